@@ -1,0 +1,48 @@
+"""The one door to PyTorch internals.
+
+Everything here is private API of PyTorch that has no public counterpart. Each entry says why it is needed;
+``tests/test_torch_adapter.py`` fails with a clear message when one of them changes.
+
+- ``FakeTensorMode`` / ``FakeTensor``: tensors with shape, dtype, strides and device but no data. The public
+  ``torch.export`` is built on them, but forgets ``detach`` and ``no_grad`` when it decomposes, cannot nest (a
+  gradient inside a captured function), and costs 0.25 s for the smallest graph.
+- ``TorchDispatchMode``: sees every ATen call below autograd. Documented, but lives in a private module.
+- ``pytree``: flattening of nested containers, with the registrations other libraries (transformers) made.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch._subclasses.fake_tensor import (
+    DataDependentOutputException,
+    DynamicOutputShapeException,
+    FakeTensor,
+    FakeTensorMode,
+    UnsupportedOperatorException,
+)
+from torch.utils import _pytree as pytree
+from torch.utils._python_dispatch import TorchDispatchMode
+
+# Raised where a value (not a shape) of a tensor would decide what happens next.
+DATA_DEPENDENT = (DataDependentOutputException, DynamicOutputShapeException)
+UNSUPPORTED = (UnsupportedOperatorException, NotImplementedError)
+
+# One mode for the process: nested captures and derivatives of graphs share their fake tensors.
+FAKE = FakeTensorMode(allow_non_fake_inputs=True)
+
+# Python code object of ``Function.apply``: a frame that runs it is inside a custom autograd Function.
+FUNCTION_APPLY_CODE = torch.autograd.Function.apply.__func__.__code__  # pyright: ignore[reportFunctionMemberAccess]
+
+
+def fake_like(tensor: torch.Tensor) -> torch.Tensor:
+    """A fresh fake tensor with the geometry of ``tensor`` (never a memoized one: traces must not share state)."""
+    with FAKE:
+        return torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device=tensor.device)
+
+
+
+def is_fake(value: Any) -> bool:
+    """True for a tensor without data."""
+    return isinstance(value, FakeTensor)

@@ -1,0 +1,206 @@
+"""Capture: a callable or ``nn.Module`` and example inputs become a functional ATen graph.
+
+The program runs once on fake tensors under a tracer. Autograd is on and the tensors require gradients exactly as in
+a real training step, because programs ask (``torch.is_grad_enabled``, ``requires_grad``) and because a custom
+``autograd.Function`` that returns its input shows itself only then.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack, nullcontext
+from typing import Any
+
+import torch
+from torch import fx, nn
+from torch.func import functional_call
+
+from memograd._torch import FAKE, UNSUPPORTED, fake_like, pytree
+from memograd.closures import Closure, closure_of
+from memograd.errors import CaptureError, MemogradError
+from memograd.graph import Calling, Graph, Input, Output
+from memograd.tracer import Tracer
+
+_ACTIVE: list[Tracer] = []  # captures under way; an inner one makes the outer ones look away
+
+
+class _Program(nn.Module):
+    """A callable and the modules it closes over, as one module, so that parameters can be swapped in it."""
+
+    def __init__(self, function: Callable[..., Any], modules: Mapping[str, nn.Module]) -> None:
+        super().__init__()
+        self.function = function
+        for name, module in modules.items():
+            self.add_module(name, module)
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        return self.function(*args, **kwargs)
+
+
+def capture(f: Callable[..., Any], *args: Any, **kwargs: Any) -> Graph:
+    """The graph that ``f(*args, **kwargs)`` computes.
+
+    Args:
+        f: an ``nn.Module``, or a function of tensors or pytrees of tensors. Parameters of modules that the function
+            closes over are parameters of the graph. Leaves that are no tensors are baked in.
+        args, kwargs: example inputs; their values do not matter, only structure, shapes, strides, dtypes, devices.
+
+    Returns:
+        A functional graph; nodes carry ``val``, ``module`` (dotted path) and ``source`` (``file:line``).
+
+    Raises:
+        CaptureError: the program raised, its control flow depends on values, or an operator cannot be traced.
+    """
+    closure = Closure({"": f}, {}) if isinstance(f, nn.Module) else closure_of(f)
+    return _Capture(f, closure).run(args, kwargs)
+
+
+class _Capture:
+    def __init__(self, f: Callable[..., Any], closure: Closure) -> None:
+        self.f = f
+        self.closure = closure
+        self.root = f if isinstance(f, nn.Module) else _Program(f, closure.modules)
+        self.graph = fx.Graph()
+        self.inputs: list[Input] = []
+        self.first_operator: fx.Node | None = None
+        self.tracer = Tracer(self.graph, lift=self._lift, stops=True)
+
+    def run(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Graph:
+        leaves, in_spec = pytree.tree_flatten((args, kwargs))
+        names = leaf_names(self.f, args, kwargs)
+        with ExitStack() as stack:
+            for outer in _ACTIVE:
+                stack.enter_context(outer.pause())
+            tensors = self._parameters()
+            flat = [self._input(leaf, name) if isinstance(leaf, torch.Tensor) else leaf
+                    for leaf, name in zip(leaves, names, strict=True)]
+            fake_args, fake_kwargs = pytree.tree_unflatten(flat, in_spec)
+            out = self._trace(tensors, fake_args, fake_kwargs)
+        out_leaves, out_spec = pytree.tree_flatten(out)
+        outputs, results, tensor_out = [], [], []
+        for i, leaf in enumerate(out_leaves):
+            if isinstance(leaf, torch.Tensor):
+                results.append(self.tracer.node_of(leaf))
+                outputs.append(Output("output", f"output_{len(outputs)}" if len(out_leaves) > 1 else "output"))
+                tensor_out.append(i)
+        self._mutations(outputs, results)
+        self.graph.output(tuple(results))
+        calling = Calling(
+            in_spec=in_spec,
+            in_leaves=tuple(None if isinstance(x, torch.Tensor) else x for x in leaves),
+            in_names=tuple(names),
+            out_spec=out_spec,
+            out_leaves=tuple(None if isinstance(x, torch.Tensor) else x for x in out_leaves),
+            tensor_in=tuple(i for i, x in enumerate(leaves) if isinstance(x, torch.Tensor)),
+            tensor_out=tuple(tensor_out),
+        )
+        return Graph(self.graph, tuple(self.inputs), tuple(outputs), calling).verify()
+
+    def _trace(self, tensors: dict[str, torch.Tensor], args: Any, kwargs: Any) -> Any:
+        _ACTIVE.append(self.tracer)
+        try:
+            with FAKE, self.tracer, self.tracer.modules.follow(self.root):
+                return functional_call(self.root, tensors, args, kwargs, strict=False)
+        except MemogradError:
+            raise
+        except UNSUPPORTED as error:
+            raise CaptureError(f"an operator cannot be captured{self._where()}: {_first_line(error)}") from error
+        except Exception as error:
+            message = f"{type(error).__name__}: {_first_line(error)}"
+            raise CaptureError(f"the program raised while it was captured{self._where()}: {message}") from error
+        finally:
+            _ACTIVE.pop()
+
+    def _where(self) -> str:
+        last = next((n for n in reversed(self.graph.nodes) if n.op == "call_function"), None)
+        module = self.tracer.modules.path
+        parts = [f" in module '{module}'" if module else ""]
+        if last is not None:
+            parts.append(f" after {last.target} at {last.meta.get('source')}")
+        return "".join(parts)
+
+    # -- inputs --------------------------------------------------------------------------------------------------
+
+    def _parameters(self) -> dict[str, torch.Tensor]:
+        """Placeholders for parameters and buffers; tied ones share one. Returns what functional_call swaps in."""
+        fakes: dict[int, torch.Tensor] = {}
+        swapped: dict[str, torch.Tensor] = {}
+        named = [("parameter", *p) for p in self.root.named_parameters(remove_duplicate=False)]
+        named += [("buffer", *b) for b in self.root.named_buffers(remove_duplicate=False)]
+        position: dict[int, int] = {}
+        for kind, name, tensor in named:
+            if id(tensor) in position:
+                at = position[id(tensor)]
+                entry = self.inputs[at]
+                self.inputs[at] = Input(entry.kind, entry.name, tensor, (*entry.aliases, name))
+            else:
+                position[id(tensor)] = len(self.inputs)
+                fake = fake_like(tensor.detach())
+                if kind == "parameter":
+                    fake = nn.Parameter(fake, requires_grad=tensor.requires_grad)
+                fakes[id(tensor)] = self._placeholder(Input(kind, name, tensor), fake)
+                # the program may also hold the real tensor (a closure, a list): it is the same value
+                self.tracer.alias(tensor, fakes[id(tensor)])
+            swapped[name] = fakes[id(tensor)]
+        return swapped
+
+    def _input(self, tensor: torch.Tensor, name: str) -> torch.Tensor:
+        fake = fake_like(tensor)
+        if fake.is_floating_point() or fake.is_complex():
+            with FAKE:  # requires a gradient, but is no leaf, so that the program may write to it
+                fake = fake.requires_grad_().clone(memory_format=torch.preserve_format)
+        return self._placeholder(Input("input", name), fake)
+
+    def _placeholder(self, entry: Input, fake: torch.Tensor) -> torch.Tensor:
+        if self.first_operator is None:
+            self.first_operator = next((n for n in self.graph.nodes if n.op == "call_function"), None)
+        before = self.first_operator
+        with self.graph.inserting_before(before) if before is not None else nullcontext():
+            node = self.graph.placeholder(_identifier(entry.name))
+        node.meta["val"] = fake
+        self.inputs.append(entry)
+        return self.tracer.bind(fake, node)
+
+    def _lift(self, tensor: torch.Tensor) -> fx.Node:
+        """A tensor the program uses without having been given it: a constant, or a parameter if it wants gradients."""
+        kind = "parameter" if tensor.requires_grad and tensor.is_leaf else "constant"
+        name = self.closure.tensors.get(id(tensor)) or f"constant_{sum(i.kind == 'constant' for i in self.inputs)}"
+        return self.tracer.node_of(self._placeholder(Input(kind, name, tensor), fake_like(tensor.detach())))
+
+    def _mutations(self, outputs: list[Output], results: list[fx.Node]) -> None:
+        """Outputs for the inputs and buffers the program wrote to."""
+        of = {node: entry for node, entry in zip(self.graph.find_nodes(op="placeholder"), self.inputs, strict=True)}
+        for storage in self.tracer.storages():
+            origin = storage.origin
+            if storage.version and origin in of:
+                outputs.append(Output("mutation", of[origin].name))
+                results.append(storage.node)
+
+
+def leaf_names(f: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[str]:
+    """A name for each leaf: the parameter's name, then the keys on the way down (``batch.labels``, ``x.0``)."""
+    target = f.forward if isinstance(f, nn.Module) else f
+    try:
+        bound = [p.name for p in inspect.signature(target).parameters.values()
+                 if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    except (TypeError, ValueError):
+        bound = []
+    names = []
+    for path, _ in pytree.tree_flatten_with_path((args, kwargs))[0]:
+        keys = [str(getattr(k, "key", getattr(k, "idx", getattr(k, "name", k)))) for k in path]
+        if keys[0] == "0":
+            position = int(keys[1])
+            keys[1] = bound[position] if position < len(bound) else f"arg{position}"
+        names.append(".".join(keys[1:]))
+    return names
+
+
+def _identifier(name: str) -> str:
+    """A Python identifier that reads like ``name``."""
+    text = "".join(c if c.isalnum() else "_" for c in name) or "x"
+    return text if not text[0].isdigit() else f"x_{text}"
+
+
+def _first_line(error: BaseException) -> str:
+    return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)

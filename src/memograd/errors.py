@@ -1,0 +1,55 @@
+"""Every error memograd raises on purpose. Each message says what happened, where, and what to do."""
+
+from __future__ import annotations
+
+
+class MemogradError(RuntimeError):
+    """Base of all errors of this library; catching it catches every one of them."""
+
+
+class CaptureError(MemogradError):
+    """The program could not be turned into a graph (data-dependent control flow, an untraceable op, bad input)."""
+
+
+class GraphError(MemogradError):
+    """A graph was asked for something it does not hold, or is not well formed."""
+
+
+class MissingRuleError(MemogradError):
+    """The chain rule reached an operator that has no entry in the derivative table."""
+
+
+class NotDifferentiableError(MemogradError):
+    """The operator has no derivative at all, and a gradient was asked to flow through it."""
+
+
+class OpaqueBackwardError(MemogradError):
+    """A custom ``autograd.Function`` stands on the path, and its hand-written backward is not registered."""
+
+
+class ProductLimitError(MemogradError):
+    """The naive (unmemoized) recursion would need more products than allowed."""
+
+
+class BudgetInfeasibleError(MemogradError):
+    """No schedule fits the memory budget.
+
+    Attributes:
+        floor_bytes: the least budget, in bytes, that any schedule of this step needs.
+    """
+
+    def __init__(self, message: str, floor_bytes: int) -> None:
+        super().__init__(message)
+        self.floor_bytes = floor_bytes
+
+
+class PlanViolationError(MemogradError):
+    """A plan did not hold what it promised when it was checked or run."""
+
+
+class BackendError(MemogradError):
+    """A run backend cannot execute this graph on this machine."""
+
+
+class DataError(MemogradError):
+    """A data set, checkpoint or setting handed to training is unusable."""

@@ -1,0 +1,182 @@
+"""Turn mutation into values: which functional operator an in-place one stands for, and what a write to a view
+means for its base and for the base's other views.
+
+A *storage* is a piece of memory with the node of its present value. An *alias* is a tensor that looks at a storage
+through a chain of view operators. Writing through an alias makes a new value of the whole storage (the inverse of
+each view, from the last to the first) and a new version; other aliases replay their chain when they are next read.
+This is the bookkeeping PyTorch calls functionalization.
+"""
+
+from __future__ import annotations
+
+import functools
+import operator
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import fx
+
+from memograd import ops
+from memograd.errors import CaptureError
+
+aten = torch.ops.aten
+Emit = Callable[[Any, Any, Any, Any], fx.Node]
+Step = tuple[Any, tuple[Any, ...], dict[str, Any], int | None]  # view operator, its further arguments, output index
+
+# In-place operators whose functional twin has another name or signature.
+_RENAMED = {
+    aten.bernoulli_.float: aten.bernoulli.p,
+    aten.bernoulli_.Tensor: aten.bernoulli.Tensor,
+    aten.normal_.default: aten.normal_functional.default,
+    aten._native_batch_norm_legit.default: aten._native_batch_norm_legit_functional.default,
+}
+_REFUSED = ("set_", "resize_", "resize_as_", "share_memory_")
+
+
+@functools.cache
+def functional_twin(func: Any) -> Any:
+    """The operator that returns what ``func`` would write, or None when ``func`` writes nothing."""
+    if func in _RENAMED:
+        return _RENAMED[func]
+    schema = func._schema
+    if not schema.is_mutable:
+        return None
+    namespace, name = func._schema.name.split("::")
+    if name in _REFUSED:
+        raise CaptureError(f"{func} changes the memory of a tensor; write the result to a new tensor instead")
+    outs = {a.name for a in schema.arguments if a.kwarg_only and a.alias_info is not None and a.alias_info.is_write}
+    wanted = [(a.name, str(a.type)) for a in schema.arguments if a.name not in outs]
+    packet = getattr(getattr(torch.ops, namespace), name if outs else name.removesuffix("_"), None)
+    for overload in packet.overloads() if packet is not None else ():
+        twin = getattr(packet, overload)
+        if not twin._schema.is_mutable and [(a.name, str(a.type)) for a in twin._schema.arguments] == wanted:
+            return twin
+    raise CaptureError(f"{func} writes in place and has no functional twin; use an operator that returns its result")
+
+
+@functools.cache
+def is_view(func: Any) -> bool:
+    """True when the operator's result shares memory with its first argument."""
+    returns = func._schema.returns
+    return bool(returns) and returns[0].alias_info is not None and not returns[0].alias_info.is_write
+
+
+@dataclass(eq=False)
+class Storage:
+    """A piece of memory: a tensor of its geometry, the node of its present value, the node it began with."""
+
+    fake: torch.Tensor
+    node: fx.Node
+    version: int = 0
+    origin: fx.Node = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.origin = self.node
+
+
+@dataclass(eq=False)
+class Alias:
+    """A tensor that looks at ``storage`` through ``chain``."""
+
+    tensor: torch.Tensor
+    storage: Storage
+    chain: tuple[tuple[Step, torch.Tensor], ...] = ()  # each view with a tensor of its result's geometry
+    node: fx.Node | None = None
+    version: int = 0
+    stopped: bool = field(default=False)
+
+    def view(self, tensor: torch.Tensor, step: Step, node: fx.Node) -> Alias:
+        """The alias one view further."""
+        stopped = self.stopped or step[0] in (aten.detach.default, ops.stop)
+        return Alias(tensor, self.storage, (*self.chain, (step, tensor)), node, self.storage.version, stopped)
+
+    def refresh(self, emit: Emit) -> fx.Node:
+        """The node of the present value; replays the chain if the storage was written since."""
+        if not self.chain:
+            return self.storage.node
+        if self.version != self.storage.version or self.node is None:
+            self.node = self.storage.node
+            for step, value in self.chain:
+                self.node = _apply(step, self.node, value, emit)
+            self.version = self.storage.version
+        return self.node
+
+
+def _apply(step: Step, node: fx.Node, value: torch.Tensor, emit: Emit) -> fx.Node:
+    func, args, kwargs, index = step
+    if func is aten.detach.default:
+        return emit(ops.stop, (node,), {}, value)
+    out = emit(func, (node, *args), kwargs, value)
+    return out if index is None else emit(operator.getitem, (out, index), {}, value)
+
+
+def write_back(alias: Alias, value: fx.Node, hidden: bool, emit: Emit) -> None:
+    """Give ``alias`` the new ``value``: rebuild the storage through the inverse of its views.
+
+    Args:
+        hidden: autograd does not see this write (no_grad, .data); adjoints go past it, to the old value.
+    """
+    storage = alias.storage
+    befores = [storage.node]  # the value in front of each view of the chain
+    fakes = [storage.fake]
+    for step, fake in alias.chain[:-1]:
+        befores.append(_apply(step, befores[-1], fake, emit))
+        fakes.append(fake)
+    new = value
+    for (step, _), before, fake in zip(reversed(alias.chain), reversed(befores), reversed(fakes), strict=False):
+        new = _invert(step, before, new, fake, emit)
+    if hidden:
+        new = emit(ops.overwrite, (storage.node, new), {}, storage.fake)
+    storage.node = new
+    storage.version += 1
+
+
+def _invert(step: Step, before: fx.Node, new: fx.Node, fake: torch.Tensor, emit: Emit) -> fx.Node:
+    """What ``before`` becomes when its view by ``step`` becomes ``new``."""
+    func, args, kwargs, index = step
+    packet = func.overloadpacket
+    if func in (aten.alias.default, aten.detach.default, aten.lift_fresh.default, ops.stop):
+        return new
+    if packet in (aten.view, aten._reshape_alias, aten.squeeze, aten.unsqueeze):
+        if func is aten.view.dtype:
+            return emit(func, (new, fake.dtype), {}, fake)
+        return emit(aten.reshape.default, (new, list(fake.shape)), {}, fake)
+    if packet is aten.t:
+        return emit(aten.t.default, (new,), {}, fake)
+    if packet is aten.transpose:
+        return emit(func, (new, *args), kwargs, fake)
+    if packet is aten.permute:
+        order = [d % fake.dim() for d in args[0]]
+        return emit(func, (new, [order.index(d) for d in range(fake.dim())]), {}, fake)
+    if packet in (aten.select, aten.slice, aten.diagonal, aten.as_strided):
+        scatter = getattr(aten, packet.__name__.removeprefix("aten.") + "_scatter").default
+        return emit(scatter, (before, new, *args), kwargs, fake)
+    if packet in (aten.unbind, aten.split, aten.split_with_sizes):
+        return _invert_part(packet, args, kwargs, index or 0, before, new, fake, emit)
+    if packet in (aten._conj, aten._neg_view):
+        return emit(aten.conj_physical.default if packet is aten._conj else aten.neg.default, (new,), {}, fake)
+    if packet in (aten.view_as_real, aten.view_as_complex):
+        other = aten.view_as_complex if packet is aten.view_as_real else aten.view_as_real
+        return emit(other.default, (new,), {}, fake)
+    raise CaptureError(
+        f"an in-place write through the view {func} (at {before.meta.get('source', '?')}) cannot be written as a "
+        "value; clone the view before writing to it"
+    )
+
+
+def _invert_part(
+    packet: Any, args: Any, kwargs: Any, index: int, before: fx.Node, new: fx.Node, fake: torch.Tensor, emit: Emit
+) -> fx.Node:
+    """Inverse of one output of unbind or split."""
+    if packet is aten.unbind:
+        dim = args[0] if args else kwargs.get("dim", 0)
+        return emit(aten.select_scatter.default, (before, new, dim, index), {}, fake)
+    dim = args[1] if len(args) > 1 else kwargs.get("dim", 0)
+    sizes = args[0] if packet is aten.split_with_sizes else None
+    start = sum(sizes[:index]) if sizes is not None else args[0] * index
+    length = sizes[index] if sizes is not None else args[0]
+    end = min(start + length, fake.shape[dim])
+    return emit(aten.slice_scatter.default, (before, new, dim, start, end), {}, fake)
+

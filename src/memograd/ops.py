@@ -1,0 +1,41 @@
+"""The few operators of our own that a graph may hold besides ATen's: marks that steer differentiation.
+
+They are identities on values; only the derivative table (``rules/marks.py``) tells them apart. They are real
+dispatcher operators, so that a graph which is run inside another capture leaves its marks there too.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch.library import Library
+
+_LIBRARY = Library("memograd", "DEF")  # the namespace is ours; one process loads this module once
+
+# The value passes, the adjoint does not: detach, no_grad, .data.
+_LIBRARY.define("stop(Tensor(a) x) -> Tensor(a)")
+# The value is `new`, the adjoint goes to `old`: a write that autograd does not see (`p.data.clamp_()`).
+_LIBRARY.define("overwrite(Tensor old, Tensor(a) new) -> Tensor(a)")
+# The value passes, an adjoint that arrives is an error: output of an autograd.Function without a rule.
+_LIBRARY.define("opaque(Tensor(a) x, str function, str where) -> Tensor(a)")
+
+
+@torch.library.impl(_LIBRARY, "stop", "CompositeExplicitAutograd")
+def _stop(x: torch.Tensor) -> torch.Tensor:
+    return torch.ops.aten.alias.default(x)
+
+
+@torch.library.impl(_LIBRARY, "overwrite", "CompositeExplicitAutograd")
+def _overwrite(old: torch.Tensor, new: torch.Tensor) -> torch.Tensor:
+    return torch.ops.aten.alias.default(new)
+
+
+@torch.library.impl(_LIBRARY, "opaque", "CompositeExplicitAutograd")
+def _opaque(x: torch.Tensor, function: str, where: str) -> torch.Tensor:
+    return torch.ops.aten.alias.default(x)
+
+
+stop = torch.ops.memograd.stop.default
+overwrite = torch.ops.memograd.overwrite.default
+opaque = torch.ops.memograd.opaque.default
+
+MARKS = (stop, overwrite, opaque)

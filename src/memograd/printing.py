@@ -1,0 +1,99 @@
+"""Graphs as straight-line Python: what `graph.code` shows and what the eager backend runs is the same text."""
+
+from __future__ import annotations
+
+import operator
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import fx
+
+if TYPE_CHECKING:
+    from memograd.graph import Graph
+
+HEADER = "import torch\nfrom torch import device, inf, nan\n\naten = torch.ops.aten\n"
+
+
+def straight_line(graph: Graph, comments: bool, frees: bool = False, name: str = "graph") -> str:
+    """One Python function of the flat inputs that returns the flat outputs.
+
+    Args:
+        comments: say beside each line which module and source line it comes from and whose adjoint it is.
+        frees: forget each value behind its last use.
+    """
+    lines = [HEADER, f"def {name}({', '.join(n.name for n in graph.placeholders)}):"]
+    if comments:
+        for node, entry in zip(graph.placeholders, graph.inputs, strict=True):
+            lines.append(f"    # {node.name}: {entry.kind} {entry.name!r}, {describe(node.meta['val'])}")
+    last = last_uses(graph.fx) if frees else {}
+    marker: tuple[Any, ...] = ()
+    for node in graph.nodes:
+        if comments and (heading := _heading(node)) != marker:
+            marker = heading
+            lines.append(f"    # {' | '.join(h for h in heading if h)}")
+        lines.append(f"    {node.name} = {expression(node)}")
+        if dead := [n.name for n in last.get(node, ())]:
+            lines.append(f"    del {', '.join(dead)}")
+    if comments:
+        kinds = ", ".join(f"{o.kind} {o.name!r}" for o in graph.outputs)
+        lines.append(f"    # returns {kinds}")
+    results = "".join(f"{n.name}, " for n in graph.results)
+    lines.append(f"    return ({results})")
+    return "\n".join(lines) + "\n"
+
+
+def last_uses(graph: fx.Graph) -> dict[fx.Node, list[fx.Node]]:
+    """For each operator the values that nobody reads after it (inputs are the caller's and never listed)."""
+    seen = set(graph.output_node().all_input_nodes)
+    last: dict[fx.Node, list[fx.Node]] = {}
+    for node in reversed(graph.nodes):
+        if node.op != "call_function":
+            continue
+        fresh = [n for n in (node, *node.all_input_nodes) if n not in seen and n.op == "call_function"]
+        seen.update(fresh)
+        last[node] = list(dict.fromkeys(fresh))
+    return last
+
+
+def expression(node: fx.Node) -> str:
+    """The right-hand side that computes ``node``."""
+    if node.target is operator.getitem:
+        return f"{_literal(node.args[0])}[{_literal(node.args[1])}]"
+    args = [_literal(a) for a in node.args] + [f"{k}={_literal(v)}" for k, v in node.kwargs.items()]
+    return f"{target_name(node.target)}({', '.join(args)})"
+
+
+def target_name(target: Any) -> str:
+    """How the operator is written in Python."""
+    if isinstance(target, torch._ops.OpOverload):
+        text = str(target)
+        return text if text.startswith("aten.") else f"torch.ops.{text}"
+    return f"{target.__module__}.{target.__qualname__}"
+
+
+def describe(value: Any) -> str:
+    """``float32[4, 2]``, or for several tensors their list."""
+    if isinstance(value, torch.Tensor):
+        return f"{str(value.dtype).removeprefix('torch.')}{list(value.shape)}"
+    return f"({', '.join(describe(v) for v in value)})" if isinstance(value, (tuple, list)) else repr(value)
+
+
+def _heading(node: fx.Node) -> tuple[str, ...]:
+    meta = node.meta
+    whose = f"adjoint of {meta['adjoint_of']}" if "adjoint_of" in meta else ""
+    return (whose, meta.get("module") or "", meta.get("source") or "", meta.get("line") or "")
+
+
+def _literal(value: Any) -> str:
+    if isinstance(value, fx.Node):
+        return value.name
+    if isinstance(value, (list, tuple)):
+        inner = ", ".join(_literal(v) for v in value)
+        return f"[{inner}]" if isinstance(value, list) else f"({inner}{',' if len(value) == 1 else ''})"
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{k!r}: {_literal(v)}" for k, v in value.items()) + "}"
+    if isinstance(value, slice):
+        return f"slice({_literal(value.start)}, {_literal(value.stop)}, {_literal(value.step)})"
+    if isinstance(value, torch.device):
+        return f"device({str(value)!r})"
+    return repr(value)  # numbers, strings, None, dtypes, layouts and memory formats print as they are written

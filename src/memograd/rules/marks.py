@@ -1,0 +1,21 @@
+"""Our own marks: identities on values that steer adjoints."""
+
+from memograd import ops
+from memograd.errors import OpaqueBackwardError
+from memograd.rules.registry import constant, rule
+
+constant(ops.stop, formula="no adjoint: detach, no_grad or .data stands here")
+
+
+@rule(ops.overwrite, formula="x̄_old = ȳ: autograd does not see the write")
+def overwrite(adjoint, y, old, new):
+    return adjoint, None
+
+
+@rule(ops.opaque, formula="error: a custom autograd.Function without a rule")
+def opaque(adjoint, y, x, function, where):
+    raise OpaqueBackwardError(
+        f"the custom autograd.Function {function} at {where} has its own backward, which a captured graph does not "
+        f"hold. Say that it may be traced, with memograd.rule({function.rsplit('.', 1)[-1]}), or write it with torch "
+        "functions"
+    )

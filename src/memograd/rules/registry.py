@@ -1,0 +1,173 @@
+"""The derivative table: which operator has which rule.
+
+A rule is the vector-Jacobian product of one operator, written in plain torch operations::
+
+    @rule(aten.sin.default, formula="x̄ = ȳ · cos x")
+    def sin(adjoint, y, x):
+        return adjoint * x.cos()
+
+It receives the adjoint of the result, the result, and the operator's own arguments, and returns one adjoint for each
+argument, in order (a single tensor means: for the first). ``None``: no contribution. Rules do not undo broadcasting
+and do not match dtypes: ``pull_back`` does that for all of them, in one place.
+
+Three things are different and have different entries:
+
+- ``constant(op)``: the derivative is nothing; the result does not depend smoothly on the inputs at all and autograd
+  returns no gradient (``argmax``, ``zeros_like``). No adjoint flows.
+- ``zero(op)``: the derivative is zero almost everywhere (``floor``, ``sign``). A gradient of zeros flows.
+- ``refuse(op, why)``: there is a derivative, but not here. An adjoint that arrives is an error.
+
+``expand(op)`` states an operator by other operators instead of a rule: the chain rule is then applied inside it.
+"""
+
+from __future__ import annotations
+
+import inspect
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+Rule = Callable[..., Any]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One line of the table.
+
+    Attributes:
+        target: the operator.
+        kind: ``rule``, ``expansion``, ``constant``, ``zero`` or ``refused``.
+        function: the rule, or the expansion.
+        formula: what it states, as text; ȳ is the adjoint of the result, x̄ that of an argument.
+        latex: the same for typesetting.
+        file: file and line of the rule.
+    """
+
+    target: Any
+    kind: str
+    function: Rule | None
+    formula: str
+    latex: str
+    file: str
+
+
+_TABLE: dict[Any, Entry] = {}
+
+
+def rule(*targets: Any, formula: str = "", latex: str = "") -> Callable[[Rule], Rule]:
+    """Enter a rule for each of ``targets``. A second rule for the same operator replaces the first."""
+
+    def enter(function: Rule) -> Rule:
+        for target in targets:
+            _enter(target, "rule", function, formula or _summary(function), latex)
+        return function
+
+    return enter
+
+
+def expand(*targets: Any, formula: str = "", latex: str = "") -> Callable[[Rule], Rule]:
+    """State each of ``targets`` by simpler operators: ``function(*args, **kwargs)`` computes the same value."""
+
+    def enter(function: Rule) -> Rule:
+        for target in targets:
+            _enter(target, "expansion", function, formula or _summary(function), latex)
+        return function
+
+    return enter
+
+
+def constant(*targets: Any, formula: str = "no adjoint: the result is a constant to autograd") -> None:
+    """The results of ``targets`` carry no gradient."""
+    for target in targets:
+        _enter(target, "constant", None, formula, "")
+
+
+def zero(*targets: Any) -> None:
+    """The derivative of ``targets`` with respect to every argument is zero (almost everywhere)."""
+    for target in targets:
+        _enter(target, "zero", None, "x̄ = 0", r"\bar x = 0")
+
+
+def refuse(*targets: Any, why: str) -> None:
+    """An adjoint that reaches ``targets`` is an error."""
+    for target in targets:
+        _enter(target, "refused", None, why, "")
+
+
+def lookup(target: Any) -> Entry | None:
+    """The entry of an operator, or None."""
+    return _TABLE.get(target)
+
+
+def entries() -> list[Entry]:
+    """The whole table, by operator name."""
+    return sorted(_TABLE.values(), key=lambda e: str(e.target))
+
+
+def pull_back(entry: Entry, adjoint: Any, y: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> list[Any]:
+    """Apply an entry: one adjoint (a tensor, a list of tensors, or None) for each of ``args``, in its shape and dtype.
+
+    Runs on real tensors and on traced ones. Broadcasting, type promotion and real parts are undone here.
+    """
+    if entry.kind == "constant":
+        return [None] * len(args)
+    if entry.kind == "zero":
+        return [torch.zeros_like(a) if _smooth(a) else None for a in args]
+    assert entry.function is not None
+    out = entry.function(adjoint, y, *args, **kwargs)
+    parts = list(out) if isinstance(out, tuple) else [out]
+    parts += [None] * (len(args) - len(parts))
+    return [_fit(part, arg) for part, arg in zip(parts, args, strict=False)]
+
+
+def _fit(adjoint: Any, argument: Any) -> Any:
+    if isinstance(argument, (list, tuple)):
+        if adjoint is None:
+            return None
+        return [_fit(a, x) for a, x in zip(adjoint, argument, strict=True)]
+    if adjoint is None or not isinstance(argument, torch.Tensor) or not _smooth(argument):
+        return None
+    return like(adjoint, argument)
+
+
+def like(adjoint: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+    """``adjoint`` in the shape and dtype of ``x``: broadcasting becomes a sum, promotion a cast."""
+    if adjoint.shape != x.shape:
+        adjoint = unbroadcast(adjoint, x.shape)
+    if adjoint.dtype != x.dtype:
+        if adjoint.is_complex() and not x.is_complex():
+            adjoint = adjoint.real
+        adjoint = adjoint.to(x.dtype)
+    return adjoint
+
+
+def unbroadcast(adjoint: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
+    """Sum over the dimensions that broadcasting added or stretched."""
+    extra = adjoint.dim() - len(shape)
+    stretched = [i + extra for i, n in enumerate(shape) if n == 1 and adjoint.shape[i + extra] != 1]
+    dims = [*range(extra), *stretched]
+    summed = adjoint.sum(dims, keepdim=True) if dims else adjoint
+    return summed.reshape(shape)
+
+
+def _smooth(value: Any) -> bool:
+    return isinstance(value, torch.Tensor) and (value.is_floating_point() or value.is_complex())
+
+
+def _enter(target: Any, kind: str, function: Rule | None, formula: str, latex: str) -> None:
+    if isinstance(target, torch._ops.OpOverloadPacket):
+        for overload in target.overloads():
+            _enter(getattr(target, overload), kind, function, formula, latex)
+        return
+    frame = function.__code__ if function is not None and hasattr(function, "__code__") else inspect.stack()[2]
+    path = frame.co_filename if hasattr(frame, "co_filename") else frame.filename
+    line = frame.co_firstlineno if hasattr(frame, "co_firstlineno") else frame.lineno
+    _TABLE[target] = Entry(target, kind, function, formula, latex, f"{os.path.basename(path)}:{line}")
+
+
+def _summary(function: Rule) -> str:
+    text = inspect.getdoc(function)
+    return text.splitlines()[0] if text else ""
