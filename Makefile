@@ -1,0 +1,59 @@
+# make demo     train the lecture's three networks          make test      the tests, without the long sweeps
+# make lint     ruff, pyright                               make test-all  all tests
+# make bench    timings against PyTorch and JAX             make clean     remove what these made
+#
+# TORCH_INDEX=https://download.pytorch.org/whl/cpu takes PyTorch from there (smaller than PyPI's CUDA build).
+
+SHELL := /bin/bash
+VENV  := .venv
+BIN   := $(VENV)/bin
+RUNS  := runs
+TORCH := $(shell grep '^torch==' constraints.txt)
+
+.PHONY: demo test test-all lint bench clean
+.DELETE_ON_ERROR:
+
+$(VENV)/bin/python:
+	python3 -m venv $(VENV)
+
+# torch first and alone: an exact pin takes the build that is at hand before anything else asks for torch
+$(VENV)/.torch: constraints.txt | $(VENV)/bin/python
+	$(BIN)/pip install -q $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) $(TORCH)
+	touch $@
+
+$(VENV)/.data: pyproject.toml $(VENV)/.torch
+	$(BIN)/pip install -q -c constraints.txt -e '.[data]'
+	touch $@
+
+$(VENV)/.dev: pyproject.toml $(VENV)/.torch
+	$(BIN)/pip install -q -c constraints.txt -e '.[data,dev]'
+	touch $@
+
+$(VENV)/.bench: pyproject.toml $(VENV)/.torch
+	$(BIN)/pip install -q -c constraints.txt -e '.[data,bench]'
+	touch $@
+
+demo: $(VENV)/.data
+	$(BIN)/memograd train xor
+	$(BIN)/memograd train cnn
+	$(BIN)/memograd train rnn
+
+test: $(VENV)/.dev
+	$(BIN)/pytest -m "not slow"
+
+test-all: $(VENV)/.dev
+	$(BIN)/pytest
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+
+bench: $(VENV)/.bench
+	mkdir -p $(RUNS)
+	$(BIN)/python benchmarks/steps.py --json $(RUNS)/steps.json
+	$(BIN)/python benchmarks/capture.py --json $(RUNS)/capture.json
+
+clean:
+	rm -rf $(VENV) $(RUNS) build dist .pytest_cache .ruff_cache .hypothesis .coverage
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
