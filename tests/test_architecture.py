@@ -1,0 +1,161 @@
+"""The arrows of docs/design.md, held by reading every import.
+
+A file may import what its room is allowed to, wherever in the file the import stands (also inside functions). A room
+that does not exist yet is skipped; a file that belongs to no room fails, so that nobody forgets to place it.
+"""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+SRC = Path(__file__).parent.parent / "src" / "memograd"
+
+# What may be used from anywhere: errors, our marks, where a node comes from, the one door to PyTorch's internals.
+GROUND = {"errors", "ops", "provenance", "_torch"}
+GRAPH = {"graph", "printing", "activity"}
+TRACING = {"tracer", "mutation"}
+STAGES = {"capture", "expand", "differentiate", "simplify", "plan", "run"}
+PIPELINE = GROUND | GRAPH | STAGES | {"products", "partition", "signature", "pipeline", "rules.registry"}
+
+# room: what its files may import, besides files of the same room
+ALLOWED: dict[str, set[str]] = {
+    "errors": set(),
+    "_torch": set(),
+    "ops": set(),
+    "provenance": set(),
+    "printing": {"graph"},  # for its type only
+    "graph": {"errors", "_torch", "printing"},
+    "mutation": {"errors", "ops", "_torch"},
+    "tracer": {"errors", "ops", "provenance", "_torch", "mutation"},
+    "closures": set(),
+    "rules.registry": {"errors"},
+    "rules": GROUND | {"rules.registry"},
+    "activity": {"ops", "_torch", "rules.registry"},
+    "products": GRAPH,
+    "partition": GROUND | GRAPH,
+    "signature": GROUND | {"capture", "closures"},
+    "capture": GROUND | GRAPH | TRACING | {"closures"},
+    "expand": GROUND | GRAPH | TRACING | {"rules.registry"},
+    "differentiate": GROUND | GRAPH | TRACING | {"products", "rules.registry"},
+    "simplify": GROUND | GRAPH | TRACING,
+    "plan": GROUND | GRAPH,
+    "run": GROUND | GRAPH | {"plan"},
+    "pipeline": PIPELINE | {"closures"},
+    "transforms": PIPELINE | {"transforms", "tracer", "closures"},
+    "testing": PIPELINE | {"transforms"},
+    "train": PIPELINE | {"tracer", "closures", "transforms"},
+    "frontend": PIPELINE | {"transforms", "train"},
+    "recipes": GROUND | {"train"},
+    "explain": PIPELINE | {"rules", "recipes", "transforms", "train"},
+    "cli": PIPELINE | {"train", "recipes", "explain", "transforms", "testing"},
+    "__main__": {"cli"},
+}
+
+
+def module_name(path: Path) -> str:
+    parts = path.relative_to(SRC).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" and len(parts) > 1 else parts)
+
+
+def room_of(module: str) -> str:
+    """``rules.conv`` lives in the room ``rules``, ``rules.registry`` in one of its own."""
+    return module if module in ALLOWED else module.split(".")[0]
+
+
+def imported(path: Path) -> list[tuple[int, str]]:
+    """(line, dotted name) of every import in a file, ``from a import b`` as ``a.b``."""
+    found = []
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found += [(node.lineno, alias.name) for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path.name}:{node.lineno}: relative import; write memograd.… in full"
+            found += [(node.lineno, f"{node.module}.{alias.name}") for alias in node.names]
+    return found
+
+
+def ours(name: str) -> str | None:
+    """The module of ours that an imported name belongs to; None for other packages."""
+    parts = name.split(".")
+    if parts[0] != "memograd":
+        return None
+    while len(parts) > 1:
+        path = SRC.joinpath(*parts[1:])
+        if path.with_suffix(".py").exists() or path.is_dir():
+            return ".".join(parts[1:])
+        parts.pop()
+    return "__init__"
+
+
+FILES = [p for p in sorted(SRC.rglob("*.py")) if p != SRC / "__init__.py"]
+
+
+@pytest.mark.parametrize("path", FILES, ids=[module_name(p) for p in FILES])
+def test_imports_follow_the_arrows(path: Path) -> None:
+    room = room_of(module_name(path))
+    assert room in ALLOWED, f"{module_name(path)} belongs to no room; give it one in docs/design.md and here"
+    for line, name in imported(path):
+        module = ours(name)
+        if module is None or room_of(module) == room:
+            continue
+        assert room_of(module) in ALLOWED[room], f"{path.name}:{line}: {room} must not import memograd.{module}"
+
+
+def test_stages_never_import_each_other() -> None:
+    """The table above is the rule; this holds the table itself."""
+    for stage in STAGES:
+        assert (ALLOWED[stage] & STAGES) <= ({"plan"} if stage == "run" else set()), stage
+
+
+def test_differentiate_knows_the_registry_and_no_rule() -> None:
+    names = {ours(name) for _, name in imported(SRC / "differentiate.py")} - {None}
+    rules = {n for n in names if n and n.split(".")[0] == "rules"}
+    assert rules == {"rules.registry"}
+
+
+def test_no_rule_file_imports_graphs() -> None:
+    """A rule is plain torch operations: it runs on real tensors as well as on traced ones."""
+    for path in sorted((SRC / "rules").glob("*.py")):
+        used = {ours(name) for _, name in imported(path)} & {"graph", "tracer", "capture", "differentiate"}
+        assert not used, f"{path.name} imports {used}"
+
+
+# -- PyTorch's internals -----------------------------------------------------------------------------------------
+
+# Names with an underscore that are public in fact: the type of torch.ops.aten.add.Tensor has no other name, and
+# torch.ops.aten._softmax and its like are operators, not modules.
+TOLERATED = ("torch._ops.OpOverload", "torch._ops.OpOverloadPacket", "torch.ops.")
+
+
+def dotted(node: ast.AST) -> str | None:
+    """``torch._C._something`` as text, None for anything but a chain of names."""
+    parts = []
+    while isinstance(node, ast.Attribute):
+        parts.append(node.attr)
+        node = node.value
+    return ".".join([node.id, *reversed(parts)]) if isinstance(node, ast.Name) else None
+
+
+def private_torch(path: Path) -> list[tuple[int, str]]:
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    names = imported(path)
+    names += [(n.lineno, text) for n in ast.walk(tree) if isinstance(n, ast.Attribute) and (text := dotted(n))]
+    return [
+        (line, name)
+        for line, name in names
+        if name.startswith("torch.")
+        and any(part.startswith("_") and not part.startswith("__") for part in name.split("."))
+        and not name.startswith(TOLERATED)
+        and name != "torch._ops"
+    ]
+
+
+@pytest.mark.parametrize("path", FILES, ids=[module_name(p) for p in FILES])
+def test_only_one_file_touches_the_internals_of_torch(path: Path) -> None:
+    if path.name == "_torch.py" and path.parent == SRC:
+        return
+    found = private_torch(path)
+    assert not found, f"{path.name} uses {found}: private to PyTorch; go through memograd._torch"

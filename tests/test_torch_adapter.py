@@ -1,0 +1,177 @@
+"""What we rely on inside PyTorch, thing by thing (``src/memograd/_torch.py``).
+
+When one of these fails after an upgrade of PyTorch, the message says which assumption no longer holds; nothing else
+needs to be searched.
+"""
+
+from __future__ import annotations
+
+import inspect
+import sys
+
+import pytest
+import torch
+
+from memograd import _torch as adapter
+
+WHY = f"PyTorch {torch.__version__} changed something memograd/_torch.py relies on: "
+
+
+def test_a_fake_tensor_has_a_geometry() -> None:
+    real = torch.empty(2, 3, 4, dtype=torch.float64).transpose(0, 2)
+    fake = adapter.fake_like(real)
+    same = (fake.shape, fake.stride(), fake.dtype, fake.device) == (real.shape, real.stride(), real.dtype, real.device)
+    assert adapter.is_fake(fake) and same, WHY + "a FakeTensor keeps shape, strides, dtype and device"
+    assert not adapter.is_fake(real)
+
+
+def test_a_fake_tensor_has_no_data() -> None:
+    """2**50 bytes fit only in a tensor that holds none; and nobody can read a value from one."""
+    huge = torch.empty(1, dtype=torch.uint8).expand(2**50)
+    with adapter.FAKE:
+        doubled = torch.empty(2**50, dtype=torch.uint8) * 2
+    assert doubled.shape == huge.shape, WHY + "operators on FakeTensors allocate no memory"
+    with pytest.raises(adapter.DATA_DEPENDENT), adapter.FAKE:
+        torch.ones(()).item()
+
+
+def test_fake_tensors_are_fresh() -> None:
+    real = torch.zeros(2)
+    assert adapter.fake_like(real) is not adapter.fake_like(real), WHY + "fake_like returns a new tensor each time"
+
+
+def test_data_dependent_shapes_raise() -> None:
+    with pytest.raises(adapter.DATA_DEPENDENT), adapter.FAKE:
+        torch.ones(3).nonzero()
+
+
+def test_the_fake_mode_nests() -> None:
+    """A gradient inside a captured function enters the mode again."""
+    with adapter.FAKE, adapter.FAKE:
+        inner = torch.ones(2) + 1
+    assert adapter.is_fake(inner), WHY + "FakeTensorMode can be entered inside itself"
+
+
+def test_a_function_runs_in_the_frame_of_apply() -> None:
+    """So a custom autograd.Function is recognized: while it runs, ``Function.apply`` is on the Python stack."""
+    seen = []
+
+    class Probe(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x):
+            frame = inspect.currentframe()
+            while frame is not None:
+                if frame.f_code is adapter.FUNCTION_APPLY_CODE:
+                    seen.append(frame.f_locals.get("cls"))
+                frame = frame.f_back
+            return x.clone()
+
+        @staticmethod
+        def backward(ctx, grad):
+            return grad
+
+    Probe.apply(torch.ones(2, requires_grad=True))
+    assert seen == [Probe], WHY + "autograd.Function.apply is a Python function whose local `cls` is the Function"
+
+
+class Recorder(adapter.TorchDispatchMode):
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[tuple[str, bool]] = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.seen.append((str(func), torch.is_grad_enabled()))
+        return func(*args, **(kwargs or {}))
+
+
+def test_the_mode_entered_last_sees_first() -> None:
+    """We enter the fake mode, then the tracer. It sits below autograd: linear arrives as what it is made of."""
+    with adapter.FAKE, Recorder() as recorder:
+        out = torch.nn.functional.linear(torch.zeros(3, 4, requires_grad=True), torch.zeros(5, 4))
+    names = [name for name, _ in recorder.seen if name.startswith("aten") and "zeros" not in name]
+    assert adapter.is_fake(out) and names == ["aten.t.default", "aten.mm.default"], (
+        WHY + f"a mode entered inside FakeTensorMode sees each operator before it, once, taken apart: {names}"
+    )
+
+
+def test_a_tensor_above_autograd_reaches_the_mode_unwrapped() -> None:
+    """The tracer tells tensors apart by id: an operand must arrive as the very object its producer returned."""
+    operand = {}
+
+    class Watch(adapter.TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            operand[str(func)] = args[0] if args else None
+            return func(*args, **(kwargs or {}))
+
+    with adapter.FAKE, Watch():
+        x = torch.zeros(2, requires_grad=True)
+        y = x.sin()
+        y.cos()
+    same = operand["aten.sin.default"] is x and operand["aten.cos.default"] is y
+    assert same, WHY + "dispatch modes receive the program's own tensor objects"
+
+
+def test_grad_mode_is_visible_below_autograd() -> None:
+    """How no_grad is recognized: inside the mode grad mode still says what the program said."""
+    with adapter.FAKE, Recorder() as recorder:
+        x = torch.zeros(2, requires_grad=True)
+        x.sin()
+        with torch.no_grad():
+            x.cos()
+    grad = dict(recorder.seen)
+    assert grad["aten.sin.default"] and not grad["aten.cos.default"], WHY + "dispatch modes see the caller's grad mode"
+
+
+def test_grad_mode_is_off_inside_a_function() -> None:
+    class Double(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x):
+            return x.mul(2)
+
+        @staticmethod
+        def backward(ctx, grad):
+            return grad * 2
+
+    with adapter.FAKE, Recorder() as recorder:
+        Double.apply(torch.zeros(2, requires_grad=True))
+    grad = dict(recorder.seen)
+    assert grad["aten.mul.Tensor"] is False, WHY + "the forward of an autograd.Function runs with grad mode off"
+
+
+def test_pytree_keeps_names_and_registrations() -> None:
+    tree = ((torch.ones(1), {"labels": 2}), {})
+    leaves, spec = adapter.pytree.tree_flatten(tree)
+    assert adapter.pytree.tree_unflatten(leaves, spec) == tree
+    paths = [path for path, _ in adapter.pytree.tree_flatten_with_path(tree)[0]]
+    keys = [[getattr(k, "key", getattr(k, "idx", None)) for k in path] for path in paths]
+    assert keys == [[0, 0], [0, 1, "labels"]], WHY + "pytree paths are sequence indices and dictionary keys"
+
+
+def test_transformers_outputs_are_registered() -> None:
+    outputs = pytest.importorskip("transformers.modeling_outputs")
+    out = outputs.CausalLMOutput(loss=torch.ones(()), logits=torch.ones(2))
+    assert len(adapter.pytree.tree_leaves(out)) == 2, WHY + "transformers registers its outputs with torch's pytree"
+
+
+def test_nothing_else_is_private() -> None:
+    """The list in the adapter's docstring is complete: every name it offers is tested here or is its own."""
+    text = inspect.getsource(sys.modules[__name__])
+    own = {"annotations", "Any", "torch"}
+    offered = [n for n in vars(adapter) if not n.startswith("__") and n not in own]
+    untested = [n for n in offered if n not in text]
+    assert not untested, f"memograd/_torch.py offers {untested}, which no test here mentions"
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "UNSUPPORTED",
+        "FakeTensor",
+        "FakeTensorMode",
+        "UnsupportedOperatorException",
+        "DataDependentOutputException",
+        "DynamicOutputShapeException",
+    ],
+)
+def test_names_exist(name: str) -> None:
+    assert hasattr(adapter, name), WHY + f"{name} is gone"
