@@ -1,9 +1,49 @@
 """memograd: backpropagation as the chain rule, applied recursively over a graph, with every result remembered."""
 
 from memograd import rules as _rules  # noqa: F401  (fills the derivative table)
-from memograd.capture import capture
-from memograd.differentiate import differentiate
+from memograd.errors import (
+    BackendError,
+    BudgetInfeasibleError,
+    CaptureError,
+    DataError,
+    GraphError,
+    MemogradError,
+    MissingRuleError,
+    NotDifferentiableError,
+    OpaqueBackwardError,
+    PlanViolationError,
+    ProductLimitError,
+)
+from memograd.graph import Graph
+from memograd.pipeline import capture, differentiate
 from memograd.products import count_products
 from memograd.rules.registry import rule
+from memograd.transforms import grad, hessian, hvp, jacrev, jvp, value_and_grad, vjp
 
-__all__ = ["capture", "count_products", "differentiate", "rule"]
+__version__ = "0.1.0"
+
+__all__ = [
+    "BackendError",
+    "BudgetInfeasibleError",
+    "CaptureError",
+    "DataError",
+    "Graph",
+    "GraphError",
+    "MemogradError",
+    "MissingRuleError",
+    "NotDifferentiableError",
+    "OpaqueBackwardError",
+    "PlanViolationError",
+    "ProductLimitError",
+    "capture",
+    "count_products",
+    "differentiate",
+    "grad",
+    "hessian",
+    "hvp",
+    "jacrev",
+    "jvp",
+    "rule",
+    "value_and_grad",
+    "vjp",
+]

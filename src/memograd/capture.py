@@ -8,8 +8,9 @@ a real training step, because programs ask (``torch.is_grad_enabled``, ``require
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
-from contextlib import ExitStack, nullcontext
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, nullcontext
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -23,6 +24,20 @@ from memograd.graph import Calling, Graph, Input, Output
 from memograd.tracer import Tracer
 
 _ACTIVE: list[Tracer] = []  # captures under way; an inner one makes the outer ones look away
+
+
+def capturing() -> bool:
+    """True while some program is being captured (so that this call happens inside it)."""
+    return any(not tracer.paused for tracer in _ACTIVE)
+
+
+@contextmanager
+def looking_away() -> Iterator[None]:
+    """Captures under way do not record what happens inside (the making of an inner graph)."""
+    with ExitStack() as stack:
+        for outer in _ACTIVE:
+            stack.enter_context(outer.pause())
+        yield
 
 
 class _Program(nn.Module):
@@ -69,9 +84,7 @@ class _Capture:
     def run(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Graph:
         leaves, in_spec = pytree.tree_flatten((args, kwargs))
         names = leaf_names(self.f, args, kwargs)
-        with ExitStack() as stack:
-            for outer in _ACTIVE:
-                stack.enter_context(outer.pause())
+        with looking_away():
             tensors = self._parameters()
             flat = [self._input(leaf, name) if isinstance(leaf, torch.Tensor) else leaf
                     for leaf, name in zip(leaves, names, strict=True)]
@@ -159,6 +172,8 @@ class _Capture:
         with self.graph.inserting_before(before) if before is not None else nullcontext():
             node = self.graph.placeholder(_identifier(entry.name))
         node.meta["val"] = fake
+        if any(entry.name == i.name or entry.name in i.aliases for i in self.inputs):
+            entry = replace(entry, name=f"{entry.name} ({entry.kind})")  # an argument called like a parameter
         self.inputs.append(entry)
         return self.tracer.bind(fake, node)
 

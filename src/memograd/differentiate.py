@@ -26,7 +26,7 @@ from torch import fx
 
 from memograd.activity import active_nodes, is_smooth
 from memograd.errors import GraphError, MissingRuleError, NotDifferentiableError, ProductLimitError
-from memograd.graph import Graph, Input, Output
+from memograd.graph import Graph, Input, Output, OutputKind
 from memograd.products import count_products
 from memograd.rules.registry import lookup, pull_back
 from memograd.tracer import Tracer
@@ -110,7 +110,7 @@ def differentiate(
     wrt: Sequence[str] | None = None,
     memoize: bool = True,
     of: str | None = None,
-    cotangents: bool = False,
+    cotangents: OutputKind | None = None,
     limit: int = 100_000,
 ) -> Graph:
     """The graph that computes ``graph``'s results and the gradients of its loss.
@@ -120,7 +120,8 @@ def differentiate(
             floating-point arguments.
         memoize: remember adjoints. False runs the naive recursion, once for every path.
         of: name of the result to differentiate; default the first, which must be a scalar (a loss).
-        cotangents: instead of 1 for a scalar loss, take the adjoints of all results as further arguments.
+        cotangents: instead of 1 for a scalar loss, take the adjoints of all results of this kind as further
+            arguments.
         limit: most products the naive recursion may form.
 
     Returns:
@@ -139,7 +140,7 @@ def differentiate(
     fresh, where = graph.copy()
     sources = {name: where[graph.placeholder(name)] for name in names}
     results = [where[n] for n in graph.results]
-    targets = _targets(graph, of, cotangents)
+    targets = targets_of(graph, of, cotangents)
     inputs = list(graph.inputs)
     tracer = Tracer(fresh)
     with tracer.rules():
@@ -180,11 +181,10 @@ def sum_of(tensors: list[torch.Tensor]) -> Any:
     return total
 
 
-def _targets(graph: Graph, of: str | None, cotangents: bool) -> list[int]:
+def targets_of(graph: Graph, of: str | None, cotangents: OutputKind | None) -> list[int]:
     """Positions of the results to differentiate."""
-    smooth = [i for i, o in enumerate(graph.outputs) if o.kind == "output" and is_smooth(graph.results[i])]
-    if cotangents:
-        return smooth
+    if cotangents is not None:
+        return [i for i, o in enumerate(graph.outputs) if o.kind == cotangents and is_smooth(graph.results[i])]
     if of is not None:
         named = [i for i, o in enumerate(graph.outputs) if o.name == of and o.kind != "mutation"]
         if not named:

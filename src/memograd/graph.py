@@ -17,7 +17,7 @@ from torch import fx
 
 from memograd._torch import pytree
 from memograd.errors import CaptureError, GraphError
-from memograd.printing import straight_line
+from memograd.printing import annotated, flat_function
 
 InputKind = Literal["parameter", "buffer", "constant", "input", "cotangent", "state"]
 OutputKind = Literal["output", "gradient", "mutation"]
@@ -105,6 +105,10 @@ class Graph:
     def buffers(self) -> dict[str, torch.Tensor]:
         return self.named("buffer")
 
+    def positions(self, kind: OutputKind) -> list[int]:
+        """Where the results of a kind stand among all results."""
+        return [i for i, o in enumerate(self.outputs) if o.kind == kind]
+
     def placeholder(self, name: str) -> fx.Node:
         """The placeholder of the input called ``name`` (an alias of a tied parameter also finds it)."""
         for node, entry in zip(self.placeholders, self.inputs, strict=True):
@@ -116,14 +120,15 @@ class Graph:
     @cached_property
     def code(self) -> str:
         """The graph as runnable Python: one function of the flat inputs, which returns the flat outputs."""
-        return straight_line(self, comments=True)
+        return annotated(self)
 
     def __str__(self) -> str:
         return self.code
 
     @cached_property
-    def _function(self) -> Callable[..., tuple[torch.Tensor, ...]]:
-        return load(straight_line(self, comments=False, frees=True), "graph")
+    def function(self) -> Callable[..., tuple[torch.Tensor, ...]]:
+        """The graph as a plain function of its flat inputs that returns its flat outputs and frees as it goes."""
+        return load(flat_function("graph", list(self.placeholders), self.nodes, list(self.results)), "graph")
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Run on the arguments the graph was captured with (same structure, shapes, dtypes).
@@ -136,7 +141,7 @@ class Graph:
             CaptureError: the arguments do not fit.
         """
         with torch.no_grad():
-            return self.unpack(self._function(*self.bind(args, kwargs)))
+            return self.unpack(self.function(*self.bind(args, kwargs)))
 
     def bind(self, args: Sequence[Any], kwargs: Mapping[str, Any], extra: Sequence[Any] = ()) -> list[Any]:
         """The flat list of tensors for this call; ``extra`` are the cotangents."""
@@ -175,9 +180,10 @@ class Graph:
         return pytree.tree_unflatten(leaves, self.calling.out_spec)
 
     def write_back(self, results: Sequence[torch.Tensor]) -> None:
-        """Copy every ``mutation`` output into the bound tensor it is the new value of."""
+        """Copy every ``mutation`` output into the bound tensor it is the new value of. ``results`` may end before the
+        gradients, which come last."""
         bound = {i.name: i.tensor for i in self.inputs}
-        for entry, value in zip(self.outputs, results, strict=True):
+        for entry, value in zip(self.outputs, results, strict=False):
             target = bound[entry.name] if entry.kind == "mutation" else None
             if target is not None:
                 target.copy_(value)

@@ -14,44 +14,46 @@ if TYPE_CHECKING:
 HEADER = "import torch\nfrom torch import device, inf, nan\n\naten = torch.ops.aten\n"
 
 
-def straight_line(graph: Graph, comments: bool, frees: bool = False, name: str = "graph") -> str:
-    """One Python function of the flat inputs that returns the flat outputs.
-
-    Args:
-        comments: say beside each line which module and source line it comes from and whose adjoint it is.
-        frees: forget each value behind its last use.
-    """
+def annotated(graph: Graph, name: str = "graph") -> str:
+    """The graph as one runnable Python function of the flat inputs, with comments: which module and source line each
+    line comes from, and whose adjoint it is."""
     lines = [HEADER, f"def {name}({', '.join(n.name for n in graph.placeholders)}):"]
-    if comments:
-        for node, entry in zip(graph.placeholders, graph.inputs, strict=True):
-            lines.append(f"    # {node.name}: {entry.kind} {entry.name!r}, {describe(node.meta['val'])}")
-    last = last_uses(graph.fx) if frees else {}
+    for node, entry in zip(graph.placeholders, graph.inputs, strict=True):
+        lines.append(f"    # {node.name}: {entry.kind} {entry.name!r}, {describe(node.meta['val'])}")
     marker: tuple[Any, ...] = ()
     for node in graph.nodes:
-        if comments and (heading := _heading(node)) != marker:
+        if (heading := _heading(node)) != marker:
             marker = heading
             lines.append(f"    # {' | '.join(h for h in heading if h)}")
         lines.append(f"    {node.name} = {expression(node)}")
-        if dead := [n.name for n in last.get(node, ())]:
-            lines.append(f"    del {', '.join(dead)}")
-    if comments:
-        kinds = ", ".join(f"{o.kind} {o.name!r}" for o in graph.outputs)
-        lines.append(f"    # returns {kinds}")
+    kinds = ", ".join(f"{o.kind} {o.name!r}" for o in graph.outputs)
+    lines.append(f"    # returns {kinds}")
     results = "".join(f"{n.name}, " for n in graph.results)
     lines.append(f"    return ({results})")
     return "\n".join(lines) + "\n"
 
 
-def last_uses(graph: fx.Graph) -> dict[fx.Node, list[fx.Node]]:
+def flat_function(name: str, inputs: list[fx.Node], nodes: list[fx.Node], results: list[fx.Node]) -> str:
+    """Source of a function of ``inputs`` that computes ``nodes`` in the order given, frees each value behind its last
+    use, and returns ``results``."""
+    lines = [HEADER, f"def {name}({', '.join(n.name for n in inputs)}):"]
+    last = last_uses(nodes, results)
+    for node in nodes:
+        lines.append(f"    {node.name} = {expression(node)}")
+        if last[node]:
+            lines.append(f"    del {', '.join(n.name for n in last[node])}")
+    lines.append(f"    return ({''.join(f'{n.name}, ' for n in results)})")
+    return "\n".join(lines) + "\n"
+
+
+def last_uses(nodes: list[fx.Node], results: list[fx.Node]) -> dict[fx.Node, list[fx.Node]]:
     """For each operator the values that nobody reads after it (inputs are the caller's and never listed)."""
-    seen = set(graph.output_node().all_input_nodes)
+    seen = set(results)
+    own = set(nodes)
     last: dict[fx.Node, list[fx.Node]] = {}
-    for node in reversed(graph.nodes):
-        if node.op != "call_function":
-            continue
-        fresh = [n for n in (node, *node.all_input_nodes) if n not in seen and n.op == "call_function"]
-        seen.update(fresh)
-        last[node] = list(dict.fromkeys(fresh))
+    for node in reversed(nodes):
+        last[node] = [n for n in dict.fromkeys((node, *node.all_input_nodes)) if n in own and n not in seen]
+        seen.update(last[node])
     return last
 
 

@@ -1,0 +1,70 @@
+"""Before differentiation: nodes on the path whose operator the table states by simpler operators are replaced by them.
+
+So a backward kernel, whose own derivative nobody wants to write down, is differentiated through its formula.
+Only nodes an adjoint will flow through are touched: the others keep their kernel.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Sequence
+
+import torch
+from torch import fx
+
+from memograd._torch import pytree
+from memograd.activity import active_nodes
+from memograd.graph import Graph
+from memograd.rules.registry import lookup
+from memograd.tracer import Tracer
+
+
+def expand(graph: Graph, sources: Sequence[str], results: Sequence[fx.Node]) -> Graph:
+    """``graph`` with expansions inlined on the paths from the inputs named ``sources`` to ``results``.
+
+    Expansions may use operators that are expanded in turn; the pass repeats until none is left.
+    """
+    names = {node: i for i, node in enumerate(graph.results)}
+    positions = [names[r] for r in results]
+    while True:
+        places = [graph.placeholder(name) for name in sources]
+        active = active_nodes(places, [graph.results[i] for i in positions])
+        found = {n for n in active if n.op == "call_function" and (e := lookup(n.target)) and e.kind == "expansion"}
+        if not found:
+            return graph
+        graph = _inline(graph, found)
+
+
+def _inline(graph: Graph, found: set[fx.Node]) -> Graph:
+    new = fx.Graph()
+    tracer = Tracer(new)
+    where: dict[fx.Node, fx.Node] = {}
+    parts: dict[fx.Node, list[fx.Node | None]] = {}  # results of an expanded operator that has several
+    for node in graph.fx.nodes:
+        if node.op == "output":
+            continue
+        if node.target is operator.getitem and node.args[0] in parts:
+            where[node] = parts[node.args[0]][node.args[1]]  # pyright: ignore[reportArgumentType, reportIndexIssue]
+        elif node in found:
+            outs = _trace(tracer, node, where)
+            if isinstance(node.meta["val"], torch.Tensor):
+                where[node] = outs[0]  # pyright: ignore[reportArgumentType]
+            else:
+                parts[node] = outs
+        else:
+            where[node] = new.node_copy(node, where.__getitem__)
+    new.output(tuple(where[n] for n in graph.results))
+    return graph.with_fx(new).verify()
+
+
+def _trace(tracer: Tracer, node: fx.Node, where: dict[fx.Node, fx.Node]) -> list[fx.Node | None]:
+    entry = lookup(node.target)
+    assert entry is not None and entry.function is not None
+    keep = {k: v for k, v in node.meta.items() if k != "val"}
+    with tracer.rules():
+        args, kwargs = fx.map_arg((node.args, node.kwargs), lambda n: tracer.input(where[n]))
+        before, tracer.meta = tracer.meta, keep
+        out = entry.function(*args, **kwargs)
+        nodes = [tracer.node_of(o) if isinstance(o, torch.Tensor) else None for o in pytree.tree_leaves(out)]
+        tracer.meta = before
+    return nodes

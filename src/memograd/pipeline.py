@@ -1,0 +1,81 @@
+"""The stages in order: capture -> expand -> differentiate -> simplify. Each result is verified and recorded."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from memograd import capture as _capture
+from memograd import differentiate as _differentiate
+from memograd.capture import looking_away
+from memograd.expand import expand
+from memograd.graph import Graph, OutputKind
+from memograd.simplify import PASSES, dead
+
+
+@dataclass(frozen=True)
+class Stage:
+    """What one stage did: number of operators before and after, and how long it took (seconds)."""
+
+    name: str
+    before: int
+    after: int
+    seconds: float
+
+
+LOG: list[Stage] = []  # the stages of this process, newest last; kept short
+_KEPT = 1000
+
+
+def _staged(name: str, stage: Callable[[], Graph], before: int) -> Graph:
+    start = time.perf_counter()
+    graph = stage().verify()
+    LOG.append(Stage(name, before, len(graph.nodes), time.perf_counter() - start))
+    del LOG[:-_KEPT]
+    return graph
+
+
+def capture(f: Callable[..., Any], *args: Any, **kwargs: Any) -> Graph:
+    """The graph that ``f(*args, **kwargs)`` computes, without dead code. See ``memograd.capture``.
+
+    Args:
+        f: an ``nn.Module`` or a function of tensors or pytrees of tensors.
+
+    Raises:
+        CaptureError: the program raised, its control flow depends on values, or an operator cannot be traced.
+    """
+    graph = _staged("capture", lambda: _capture.capture(f, *args, **kwargs), 0)
+    return _staged("dead", lambda: dead(graph), len(graph.nodes))
+
+
+def differentiate(
+    graph: Graph,
+    wrt: Sequence[str] | None = None,
+    memoize: bool = True,
+    of: str | None = None,
+    cotangents: OutputKind | None = None,
+    limit: int = 100_000,
+) -> Graph:
+    """The graph that computes ``graph``'s results and its gradients; see ``memograd.differentiate`` for the arguments.
+
+    With ``memoize=False`` nothing is simplified, so that the repeated work stays to be seen.
+    """
+    with looking_away():
+        names = list(wrt) if wrt is not None else _differentiate.default_wrt(graph)
+        targets = [graph.results[i] for i in _differentiate.targets_of(graph, of, cotangents)]
+        expanded = _staged("expand", lambda: expand(graph, names, targets), len(graph.nodes))
+        joint = _staged(
+            "differentiate",
+            lambda: _differentiate.differentiate(expanded, names, memoize, of, cotangents, limit),
+            len(expanded.nodes),
+        )
+        return simplify(joint) if memoize else joint
+
+
+def simplify(graph: Graph) -> Graph:
+    """Every simplification once."""
+    for one in PASSES:
+        graph = _staged(one.__name__, lambda one=one, g=graph: one(g), len(graph.nodes))
+    return graph

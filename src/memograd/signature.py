@@ -1,0 +1,72 @@
+"""When may a graph be used again? When everything capture looked at is as it was."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+
+from memograd._torch import pytree
+from memograd.capture import capturing
+from memograd.closures import captured
+
+_SIMPLE = (int, float, complex, bool, str, bytes, type(None))
+
+
+def signature(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, ...]:
+    """Structure, geometry and baked values of the arguments, and the ambient modes an operator may ask for."""
+    leaves, spec = pytree.tree_flatten((args, kwargs))
+    return (spec, tuple(_leaf(x) for x in leaves), *ambient())
+
+
+def ambient() -> tuple[Any, ...]:
+    """Autocast, default dtype and grad mode: they decide which operators run."""
+    autocast = tuple(
+        torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None for device in ("cpu", "cuda")
+    )
+    return (autocast, torch.get_default_dtype(), torch.is_grad_enabled())
+
+
+def surroundings(f: Any) -> tuple[Any, ...]:
+    """What ``f`` closes over: identity of tensors and objects, values of numbers, train or eval of modules."""
+    found: list[Any] = []
+    for name, value in [("", f), *captured(f)]:
+        if isinstance(value, nn.Module):
+            found.append((name, id(value), *(_module(m) for m in value.modules())))
+        elif isinstance(value, _SIMPLE):
+            found.append((name, value))
+        else:
+            found.append((name, id(value)))
+    return tuple(found)
+
+
+def _module(module: nn.Module) -> tuple[Any, ...]:
+    """What a module's forward may branch on: mode, which parameters it holds and whether they are trained, and its
+    plain attributes (a dropout's p)."""
+    parameters = tuple((id(p), p.requires_grad) for p in module._parameters.values() if p is not None)
+    plain = tuple((k, v) for k, v in vars(module).items() if isinstance(v, _SIMPLE))
+    return (id(module), parameters, plain)
+
+
+def _leaf(value: Any) -> Any:
+    if isinstance(value, torch.Tensor):
+        return (value.shape, value.stride(), value.dtype, value.device)
+    return (type(value), value) if isinstance(value, _SIMPLE) else (type(value), id(value))
+
+
+class Cache:
+    """Graphs by signature. Inside another capture nothing is kept: the function may close over that capture's values."""
+
+    def __init__(self, f: Any) -> None:
+        self.f = f
+        self._kept: dict[Any, Any] = {}
+
+    def get(self, args: tuple[Any, ...], kwargs: dict[str, Any], build: Callable[[], Any]) -> Any:
+        if capturing():
+            return build()
+        key = (signature(args, kwargs), surroundings(self.f))
+        if key not in self._kept:
+            self._kept[key] = build()
+        return self._kept[key]

@@ -1,0 +1,9 @@
+"""Simplification: each pass its own file, each a function from graph to graph that keeps every value."""
+
+from memograd.simplify.algebra import algebra
+from memograd.simplify.common import common
+from memograd.simplify.dead import dead
+
+PASSES = (algebra, common, dead)
+
+__all__ = ["PASSES", "algebra", "common", "dead"]

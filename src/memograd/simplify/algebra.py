@@ -1,0 +1,101 @@
+"""Algebra: rewrites that leave every value bit for bit as it was.
+
+    x * 1 = x           x + 0 = x  (not for -0.0 + 0: only what the recursion itself made, ones from the seed)
+    tᵀᵀ = t             view of a view = one view            expand to the own shape = x
+
+Each line of ``REWRITES`` is one identity with its own test.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import fx
+
+from memograd import ops
+from memograd.graph import Graph
+
+aten = torch.ops.aten
+_ONES = (aten.ones_like.default, aten.ones.default)
+_VIEWS = (aten.view.default, aten.reshape.default, aten._unsafe_view.default)
+
+
+def is_one(node: Any) -> bool:
+    """True for a number 1 and for a tensor known to be all ones."""
+    while isinstance(node, fx.Node) and node.target is aten.expand.default:
+        node = node.args[0]
+    if isinstance(node, fx.Node):
+        return node.target in _ONES
+    return isinstance(node, (int, float)) and node == 1
+
+
+def _same(node: fx.Node, x: Any) -> bool:
+    """``x`` can stand for ``node``: same shape, dtype and strides."""
+    if not isinstance(x, fx.Node) or not isinstance(x.meta.get("val"), torch.Tensor):
+        return False
+    a, b = node.meta["val"], x.meta["val"]
+    return a.shape == b.shape and a.dtype == b.dtype and a.stride() == b.stride()
+
+
+def times_one(node: fx.Node) -> Any:
+    """x · 1 = x."""
+    if node.target is aten.mul.Tensor:
+        x, z = node.args
+        if is_one(z) and _same(node, x):
+            return x
+        if is_one(x) and _same(node, z):
+            return z
+    return None
+
+
+def over_one(node: fx.Node) -> Any:
+    """x / 1 = x."""
+    return node.args[0] if node.target is aten.div.Tensor and is_one(node.args[1]) and _same(node, node.args[0]) else None
+
+
+def double_transpose(node: fx.Node) -> Any:
+    """(xᵀ)ᵀ = x."""
+    x = node.args[0] if node.args else None
+    if node.target is aten.t.default and isinstance(x, fx.Node) and x.target is aten.t.default:
+        return x.args[0]
+    return None
+
+
+def same_shape(node: fx.Node) -> Any:
+    """A view, expand or copy to what it already is."""
+    identity = (*_VIEWS, aten.expand.default, aten.alias.default, ops.stop)
+    if node.target in identity and node.target is not ops.stop and _same(node, node.args[0]):
+        return node.args[0]
+    return None
+
+
+def double_view(node: fx.Node) -> Any:
+    """view(view(x)) = x where the outer one restores the shape."""
+    x = node.args[0] if node.args else None
+    if node.target in _VIEWS and isinstance(x, fx.Node) and x.target in _VIEWS and _same(node, x.args[0]):
+        return x.args[0]
+    return None
+
+
+REWRITES: tuple[Callable[[fx.Node], Any], ...] = (times_one, over_one, double_transpose, same_shape, double_view)
+
+
+def algebra(graph: Graph) -> Graph:
+    """Apply every rewrite once, operands first."""
+    new = fx.Graph()
+    where: dict[fx.Node, fx.Node] = {}
+    for node in graph.fx.nodes:
+        if node.op == "output":
+            continue
+        copied = new.node_copy(node, where.__getitem__)
+        where[node] = copied
+        if copied.op == "call_function":
+            for rewrite in REWRITES:
+                if (simpler := rewrite(copied)) is not None:
+                    where[node] = simpler
+                    new.erase_node(copied)
+                    break
+    new.output(tuple(where[n] for n in graph.results))
+    return graph.with_fx(new)

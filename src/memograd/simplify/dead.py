@@ -1,0 +1,53 @@
+"""Dead code: operators nobody reads are dropped, and backward kernels stop computing gradients nobody reads.
+
+Random operators stay even when unread: dropping one would shift every draw after it.
+"""
+
+from __future__ import annotations
+
+import operator
+
+import torch
+from torch import fx
+
+from memograd.graph import Graph
+
+aten = torch.ops.aten
+
+# Backward kernels with a mask of the gradients wanted: operator -> position of the mask.
+MASKED = {
+    aten.convolution_backward.default: 10,
+    aten.native_batch_norm_backward.default: 9,
+    aten.native_layer_norm_backward.default: 7,
+    aten.native_group_norm_backward.default: 8,
+}
+
+
+def is_random(node: fx.Node) -> bool:
+    """True when the operator draws random numbers."""
+    tags = getattr(node.target, "tags", ())
+    return torch.Tag.nondeterministic_seeded in tags
+
+
+def dead(graph: Graph) -> Graph:
+    """Drop what no result needs."""
+    new, where = graph.copy()
+    new.output(tuple(where[n] for n in graph.results))
+    for node in reversed(new.nodes):
+        if node.op == "call_function" and not node.users and not is_random(node):
+            new.erase_node(node)
+    for node in new.nodes:
+        if node.target in MASKED:
+            _narrow(node)
+    return graph.with_fx(new)
+
+
+def _narrow(node: fx.Node) -> None:
+    """Ask a masked kernel only for the outputs that are read."""
+    read = {u.args[1] for u in node.users if u.target is operator.getitem}
+    position = MASKED[node.target]
+    if len(node.args) <= position:
+        return
+    mask = node.args[position]
+    narrowed = [bool(wanted) and i in read for i, wanted in enumerate(mask)]  # pyright: ignore[reportArgumentType]
+    node.args = (*node.args[:position], narrowed, *node.args[position + 1 :])
