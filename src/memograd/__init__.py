@@ -18,6 +18,7 @@ from memograd.graph import Graph
 from memograd.pipeline import capture, differentiate
 from memograd.products import count_products
 from memograd.rules.registry import rule
+from memograd.train.step import TrainStep
 from memograd.transforms import grad, hessian, hvp, jacrev, jvp, value_and_grad, vjp
 
 __version__ = "0.1.0"
@@ -35,6 +36,7 @@ __all__ = [
     "OpaqueBackwardError",
     "PlanViolationError",
     "ProductLimitError",
+    "TrainStep",
     "capture",
     "count_products",
     "differentiate",

@@ -75,7 +75,7 @@ class Tracer(TorchDispatchMode):
         if node not in self._inputs:
             value = node.meta["val"]
             # several nodes may share one value of metadata; tensors must tell them apart
-            self._inputs[node] = self.bind(fake_like(value) if id(value) in self._known else value, node)
+            self._inputs[node] = self.bind(self._fresh(value) if id(value) in self._known else value, node)
         return self._inputs[node]
 
     def node_of(self, tensor: torch.Tensor) -> fx.Node:
@@ -97,11 +97,15 @@ class Tracer(TorchDispatchMode):
     def placeholder(self, name: str, like: torch.Tensor) -> torch.Tensor:
         """A further input of the graph, with the geometry of ``like``."""
         last = self.graph.find_nodes(op="placeholder")
-        value = fake_like(like)
+        value = self._fresh(like)
         with self.graph.inserting_after(last[-1]) if last else nullcontext():
             node = self.graph.placeholder(name)
         node.meta["val"] = value
         return self.bind(value, node)
+
+    def _fresh(self, like: torch.Tensor) -> torch.Tensor:
+        with self.pause():
+            return fake_like(like)
 
     @contextmanager
     def rules(self) -> Iterator[None]:

@@ -1,0 +1,75 @@
+"""Pick a backend by measuring, once, and say which and why."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from memograd.errors import BackendError
+from memograd.graph import Graph
+from memograd.run.eager import Eager
+from memograd.run.inductor import Inductor
+
+_TRIALS = 5
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A backend and the reason for it."""
+
+    backend: Eager
+    reason: str
+
+
+def choose(graph: Graph, flat: Sequence[Any], name: str = "auto") -> Choice:
+    """The backend called ``name``, or with ``auto`` the fastest of those that build at once (eager, native).
+
+    Inductor is used when asked for by name: its compile time (10 s and more) is the user's to spend.
+
+    Raises:
+        BackendError: unknown name, or the backend cannot run this graph.
+    """
+    if name not in ("auto", *BACKENDS):
+        raise BackendError(f"unknown backend {name!r}; choose auto, {', '.join(BACKENDS)}")
+    if name != "auto":
+        return Choice(BACKENDS[name](graph), "asked for")
+    eager = Eager(graph)
+    reason = _why_not_native(graph)
+    if reason is not None:
+        return Choice(eager, f"native cannot run this step: {reason}")
+    compiled = BACKENDS["native"](graph)
+    slow, fast = _seconds(eager, flat), _seconds(compiled, flat)
+    best = compiled if fast < slow else eager
+    return Choice(best, f"measured: native {fast * 1e6:.1f} µs, eager {slow * 1e6:.1f} µs a step")
+
+
+def _native(graph: Graph) -> Eager:
+    from memograd.run.nativerun import Native
+
+    return Native(graph)
+
+
+def _why_not_native(graph: Graph) -> str | None:
+    from memograd.run.nativerun import supports
+
+    return supports(graph)
+
+
+BACKENDS: dict[str, Callable[[Graph], Eager]] = {"eager": Eager, "inductor": Inductor, "native": _native}
+
+
+def _seconds(backend: Eager, flat: Sequence[Any]) -> float:
+    """Best time of a few pure runs; the generators' states are put back."""
+    times = []
+    with torch.random.fork_rng():
+        for _ in range(_TRIALS):
+            start = time.perf_counter()
+            backend.compute(flat)
+            if torch.cuda.is_available():
+                torch.cuda.synchronize()
+            times.append(time.perf_counter() - start)
+    return min(times)

@@ -1,0 +1,53 @@
+"""The eager backend: straight-line Python of ATen calls, no autograd tape, each value freed at its last use."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from memograd.graph import Graph
+from memograd.run.lower import lower
+
+
+class Eager:
+    """Runs a training graph.
+
+    ``compute(flat)`` is pure: results from inputs. ``step(flat)`` also writes mutations back into the inputs and
+    returns the results that are no mutations.
+    """
+
+    name = "eager"
+
+    def __init__(self, graph: Graph) -> None:
+        self.function = self.build(lower(graph))
+        names = [i.name for i in graph.inputs]
+        self.feedback = {i: names.index(o.name) for i, o in enumerate(graph.outputs) if o.kind == "mutation"}
+        self.kept = [i for i in range(len(graph.outputs)) if i not in self.feedback]
+
+    def build(self, graph: Graph) -> Any:
+        return graph.function
+
+    def compute(self, flat: Sequence[Any]) -> tuple[torch.Tensor, ...]:
+        with torch.no_grad():
+            return self.function(*flat)
+
+    def step(self, flat: Sequence[Any]) -> list[torch.Tensor]:
+        with torch.no_grad():
+            results = self.function(*flat)
+            kept = [results[i] for i in self.kept]
+            if self.feedback:
+                torch._foreach_copy_([flat[i] for i in self.feedback.values()], [results[o] for o in self.feedback])
+        return kept
+
+    def run(self, flat: Sequence[Any], steps: int) -> torch.Tensor:
+        """Many steps on one batch; the first result (the loss) of each."""
+        losses = None
+        for k in range(steps):
+            loss = self.step(flat)[0]
+            if losses is None:
+                losses = loss.new_empty(steps)
+            losses[k] = loss
+        assert losses is not None
+        return losses

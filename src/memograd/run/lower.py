@@ -1,0 +1,27 @@
+"""What a backend runs: the graph without the marks that only differentiation needed."""
+
+from __future__ import annotations
+
+import torch
+from torch import fx
+
+from memograd import ops
+from memograd.graph import Graph
+
+aten = torch.ops.aten
+_VALUE_OF = {ops.stop: 0, ops.overwrite: 1, ops.opaque: 0}  # which operand is the value
+
+
+def lower(graph: Graph) -> Graph:
+    """``graph`` with every mark replaced by the value it stands for."""
+    new = fx.Graph()
+    where: dict[fx.Node, fx.Node] = {}
+    for node in graph.fx.nodes:
+        if node.op == "output":
+            continue
+        if node.target in _VALUE_OF:
+            where[node] = where[node.args[_VALUE_OF[node.target]]]  # pyright: ignore[reportArgumentType]
+        else:
+            where[node] = new.node_copy(node, where.__getitem__)
+    new.output(tuple(where[n] for n in graph.results))
+    return graph.with_fx(new).verify()

@@ -1,0 +1,1 @@
+"""Training: one step, many steps, checkpoints."""

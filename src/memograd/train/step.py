@@ -1,0 +1,202 @@
+"""One training step as one graph: forward, loss, backward and update."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn, optim
+
+from memograd.errors import GraphError
+from memograd.graph import Graph
+from memograd.pipeline import capture, differentiate, simplify
+from memograd.run.auto import Choice, choose
+from memograd.signature import ambient, signature
+from memograd.train.update import Update, why_not
+
+
+class _Objective(nn.Module):
+    """(inputs..., target) -> loss. With no criterion the model returns the loss (or something with ``.loss``)."""
+
+    def __init__(self, model: nn.Module, criterion: Callable[..., Any] | None) -> None:
+        super().__init__()
+        self.model = model
+        self.criterion = criterion
+
+    def forward(self, *batch: Any, **options: Any) -> Any:
+        if self.criterion is not None:
+            return self.criterion(self.model(*batch[:-1], **options), batch[-1])
+        out = self.model(*batch, **options)
+        return getattr(out, "loss", out)
+
+
+@dataclass
+class _Program:
+    """The compiled step for one input signature."""
+
+    graph: Graph
+    choice: Choice
+    bound: list[Any]  # the flat inputs; None where the batch goes
+    slots: list[int]  # positions of the batch in it
+    state: list[tuple[dict[str, Any], str, torch.Tensor]]  # optimizer state the graph is bound to
+    gradients: list[tuple[nn.Parameter, int]]  # for an optimizer outside the graph: where each gradient is
+
+
+class TrainStep:
+    """Forward, loss, backward and update of one batch in one call.
+
+    Args:
+        model: any ``nn.Module``; trained in place.
+        criterion: ``criterion(model(*inputs), target) -> scalar``; None when the model returns its loss.
+        optimizer: a ``torch.optim`` optimizer. SGD, Adam and AdamW become part of the graph; any other one is called
+            on our gradients. Its state stays in ``optimizer.state``.
+        memory_budget: not available in this version; must be None.
+        backend: ``auto`` (measures eager and native once), ``eager``, ``native`` or ``inductor``.
+
+    Raises:
+        GraphError: the model has no parameters to train, or the optimizer holds none of them.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        criterion: Callable[..., Any] | None,
+        optimizer: optim.Optimizer,
+        memory_budget: int | str | None = None,
+        backend: str = "auto",
+    ) -> None:
+        if memory_budget is not None:
+            raise GraphError("memory_budget is not available in this version; pass None")
+        trained = {id(p) for group in optimizer.param_groups for p in group["params"]}
+        self.objective = _Objective(model, criterion)
+        parameters = list(self.objective.parameters())
+        if not parameters:
+            raise GraphError(f"{type(model).__name__} has no parameters: there is nothing to train")
+        if not any(id(p) in trained and p.requires_grad for p in parameters):
+            raise GraphError("the optimizer holds no trainable parameter of this model; build it with model.parameters()")
+        self.model = model
+        self.optimizer = optimizer
+        self.backend = backend
+        self._modules = list(self.objective.modules())
+        self._parameters = parameters
+        self._rates = [torch.tensor(float(g["lr"]), dtype=torch.float64) for g in optimizer.param_groups]
+        self._seen_rates = [float(g["lr"]) for g in optimizer.param_groups]
+        self._programs: dict[Any, _Program] = {}
+        self._last: _Program | None = None
+
+    def __call__(self, *batch: Any, **options: Any) -> torch.Tensor:
+        """One step on ``(*inputs, target)``; returns the loss before the update (0-dim, detached)."""
+        program, flat = self._ready(batch, options)
+        kept = program.choice.backend.step(flat)
+        if program.gradients:
+            self._outside(program, kept)
+        return kept[0]
+
+    def run(self, *batch: Any, steps: int, **options: Any) -> torch.Tensor:
+        """``steps`` steps on one batch; returns the loss of each, shape ``[steps]``.
+
+        The native backend does not return to Python in between.
+        """
+        if steps < 1:
+            raise GraphError(f"steps must be at least 1, got {steps}")
+        program, flat = self._ready(batch, options)
+        if program.gradients:
+            return torch.stack([self(*batch, **options) for _ in range(steps)])
+        return program.choice.backend.run(flat, steps)
+
+    @property
+    def graph(self) -> Graph:
+        """The graph of the step last run."""
+        return self._required().graph
+
+    @property
+    def backend_name(self) -> str:
+        """The backend of the step last run."""
+        return self._required().choice.backend.name
+
+    @property
+    def backend_reason(self) -> str:
+        """Why that backend."""
+        return self._required().choice.reason
+
+    def _required(self) -> _Program:
+        if self._last is None:
+            raise GraphError("no step was run yet")
+        return self._last
+
+    # -- making and finding programs -----------------------------------------------------------------------------
+
+    def _ready(self, batch: tuple[Any, ...], options: dict[str, Any]) -> tuple[_Program, list[Any]]:
+        key = self._key(batch, options)
+        program = self._programs.get(key)
+        if program is not None and any(owner.get(k) is not t for owner, k, t in program.state):
+            program = None  # load_state_dict put new tensors in place
+        if program is None:
+            program = self._programs[key] = self._build(batch, options)
+        self._last = program
+        self._follow_rates()
+        if not options and all(type(b) is torch.Tensor for b in batch):
+            flat = program.bound.copy()
+            for slot, tensor in zip(program.slots, batch, strict=True):
+                flat[slot] = tensor
+            return program, flat
+        return program, program.graph.bind(batch, options)
+
+    def _key(self, batch: tuple[Any, ...], options: dict[str, Any]) -> Any:
+        modes = tuple([m.training for m in self._modules])
+        trained = tuple([p.requires_grad for p in self._parameters])
+        if not options and all(type(b) is torch.Tensor for b in batch):
+            return (tuple([(b.shape, b.stride(), b.dtype, b.device) for b in batch]), modes, trained, self._settings())
+        return (signature(batch, options), modes, trained, self._settings())
+
+    def _settings(self) -> Any:
+        """Hyperparameters baked into the graph (all but the learning rate), and ambient modes."""
+        groups = [tuple([(k, v) for k, v in g.items() if k not in _NOT_BAKED]) for g in self.optimizer.param_groups]
+        return (tuple(groups), ambient())
+
+    def _follow_rates(self) -> None:
+        for k, group in enumerate(self.optimizer.param_groups):
+            if (rate := group["lr"]) is not self._seen_rates[k]:
+                self._seen_rates[k] = rate
+                self._rates[k].fill_(float(rate))
+
+    def _build(self, batch: tuple[Any, ...], options: dict[str, Any]) -> _Program:
+        with torch.enable_grad():
+            forward = capture(self.objective, *batch, **options)
+        trained = {id(p) for group in self.optimizer.param_groups for p in group["params"] if p.requires_grad}
+        names = [i.name for i in forward.inputs if i.kind == "parameter" and id(i.tensor) in trained]
+        if not names:
+            raise GraphError("no trainable parameter takes part in this step")
+        joint = differentiate(forward, names)
+        outside = why_not(self.optimizer)
+        graph = joint if outside else simplify(Update(joint, self.optimizer, self._rates).append())
+        by_name = {i.name: i.tensor for i in graph.inputs}
+        gradients = []
+        if outside:
+            kept = [i for i, o in enumerate(graph.outputs) if o.kind != "mutation"]
+            gradients = [(by_name[graph.outputs[i].name], kept.index(i)) for i in graph.positions("gradient")]
+        bound: list[Any] = [i.tensor for i in graph.inputs]
+        slots = [i for i, t in enumerate(bound) if t is None]
+        choice = choose(graph, graph.bind(batch, options), self.backend)
+        state = [
+            (owner, key, tensor)
+            for group in self.optimizer.param_groups
+            for p in group["params"]
+            if not outside and (owner := self.optimizer.state.get(p))
+            for key, tensor in owner.items()
+            if isinstance(tensor, torch.Tensor)
+        ]
+        return _Program(graph, choice, bound, slots, state, gradients)  # pyright: ignore[reportArgumentType]
+
+    def _outside(self, program: _Program, kept: list[torch.Tensor]) -> None:
+        """Call the user's optimizer on our gradients; parameters without one get None, as autograd leaves them."""
+        self.optimizer.zero_grad(set_to_none=True)
+        for parameter, position in program.gradients:
+            parameter.grad = kept[position]
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+
+
+_NOT_BAKED = frozenset({"params", "lr", "initial_lr"})
