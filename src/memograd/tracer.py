@@ -151,7 +151,8 @@ class Tracer(TorchDispatchMode):
         return out
 
     def _record(self, func: Any, args: Any, kwargs: Any, out: Any) -> None:
-        outs, spec = pytree.tree_flatten(out)
+        single = isinstance(out, torch.Tensor)
+        outs = [out] if single else pytree.tree_leaves(out)
         if not any(isinstance(o, torch.Tensor) for o in outs):
             return  # a size, a stride, a flag: already a Python value
         source = self._known.get(id(args[0])) if args and is_view(func) else None
@@ -161,7 +162,6 @@ class Tracer(TorchDispatchMode):
             self._known[id(out)] = (source or self._known[id(args[0])]).view(out, (func, (), {}, None), value)
             return
         node = self._emit(func, *self._nodes((args, kwargs)), out)
-        single = spec.is_leaf()
         for i, tensor in enumerate(outs):
             if not isinstance(tensor, torch.Tensor) or id(tensor) in self._known:
                 continue
@@ -230,7 +230,7 @@ class Tracer(TorchDispatchMode):
         return node
 
     def _nodes(self, tree: Any) -> Any:
-        return pytree.tree_map_only(torch.Tensor, self.node_of, tree)
+        return _map_tensors(self.node_of, tree)
 
     def _fakes(self, tree: Any) -> Any:
         """Real tensors (constants of the program) replaced by fakes, so that nothing real is computed or mutated."""
@@ -241,7 +241,7 @@ class Tracer(TorchDispatchMode):
             self.node_of(tensor)
             return self._known[id(tensor)].storage.fake
 
-        return pytree.tree_map_only(torch.Tensor, fake, tree)
+        return _map_tensors(fake, tree)
 
     def _data_dependent(self, func: Any) -> str:
         source, line = caller()
@@ -259,6 +259,17 @@ class Tracer(TorchDispatchMode):
             yield
         finally:
             self.paused = before
+
+
+def _map_tensors(f: Callable[[torch.Tensor], Any], tree: Any) -> Any:
+    """``f`` applied to the tensors among an operator's arguments (at most lists of them; pytree would cost more)."""
+    if isinstance(tree, torch.Tensor):
+        return f(tree)
+    if isinstance(tree, (list, tuple)):
+        return tuple(_map_tensors(f, t) for t in tree) if isinstance(tree, tuple) else [_map_tensors(f, t) for t in tree]
+    if isinstance(tree, dict):
+        return {k: _map_tensors(f, v) for k, v in tree.items()}
+    return tree
 
 
 def _custom_function() -> str | None:
