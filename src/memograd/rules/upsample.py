@@ -1,0 +1,67 @@
+"""Interpolation. Each resize is linear: its adjoint is the ``_backward`` kernel, and the adjoint of that the resize."""
+
+import torch
+
+from memograd.rules.registry import refuse, rule
+
+aten = torch.ops.aten
+
+RESIZES = (
+    "upsample_nearest1d",
+    "upsample_nearest2d",
+    "upsample_nearest3d",
+    "_upsample_nearest_exact1d",
+    "_upsample_nearest_exact2d",
+    "_upsample_nearest_exact3d",
+    "upsample_linear1d",
+    "upsample_bilinear2d",
+    "upsample_trilinear3d",
+    "upsample_bicubic2d",
+    "_upsample_bilinear2d_aa",
+    "_upsample_bicubic2d_aa",
+    "_upsample_lanczos2d_aa",
+)
+
+
+def _enter(name):
+    forward, backward = getattr(aten, name).default, getattr(aten, f"{name}_backward").default
+
+    @rule(forward, formula="x̄ = resizeᵀ(ȳ): each ȳ goes back to the elements it was interpolated from")
+    def resize(adjoint, y, x, output_size, *how):
+        return backward(adjoint, output_size, x.shape, *how)
+
+    @rule(backward, formula="ḡ = resize(r̄)")
+    def resize_backward(adjoint, y, g, output_size, input_size, *how):
+        return forward(adjoint, output_size, *how)
+
+
+for _name in RESIZES:
+    if hasattr(aten, _name):
+        _enter(_name)
+
+
+@rule(aten.grid_sampler_2d.default, formula="x̄: ȳ spread by the interpolation weights; grid̄: ȳ · slope of x there")
+def grid_sampler_2d(adjoint, y, x, grid, interpolation_mode, padding_mode, align_corners):
+    return aten.grid_sampler_2d_backward(
+        adjoint, x, grid, interpolation_mode, padding_mode, align_corners, [True, True]
+    )
+
+
+@rule(aten.grid_sampler_3d.default, formula="x̄: ȳ spread by the interpolation weights; grid̄: ȳ · slope of x there")
+def grid_sampler_3d(adjoint, y, x, grid, interpolation_mode, padding_mode, align_corners):
+    return aten.grid_sampler_3d_backward(
+        adjoint, x, grid, interpolation_mode, padding_mode, align_corners, [True, True]
+    )
+
+
+@rule(aten.cudnn_grid_sampler.default, formula="x̄: ȳ spread by the interpolation weights; grid̄: ȳ · slope of x there")
+def cudnn_grid_sampler(adjoint, y, x, grid):
+    return aten.cudnn_grid_sampler_backward(x, grid, adjoint)
+
+
+refuse(
+    aten.grid_sampler_2d_backward.default,
+    aten.grid_sampler_3d_backward.default,
+    aten.cudnn_grid_sampler_backward.default,
+    why="the second derivative of grid_sample is not implemented",
+)
