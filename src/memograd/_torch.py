@@ -12,6 +12,9 @@ Everything here is private API of PyTorch that has no public counterpart. Each e
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -29,6 +32,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 DATA_DEPENDENT = (DataDependentOutputException, DynamicOutputShapeException)
 UNSUPPORTED = (UnsupportedOperatorException, NotImplementedError)
 
+_LOGGER = logging.getLogger(FakeTensorMode.__module__)
+
 # One mode for the process: nested captures and derivatives of graphs share their fake tensors.
 FAKE = FakeTensorMode(allow_non_fake_inputs=True)
 
@@ -41,6 +46,16 @@ def fake_like(tensor: torch.Tensor) -> torch.Tensor:
     with FAKE:
         return torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device=tensor.device)
 
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Fake tensors log an error with a traceback before they raise it; we report it once, as an exception."""
+    before = _LOGGER.level
+    _LOGGER.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        _LOGGER.setLevel(before)
 
 
 def is_fake(value: Any) -> bool:

@@ -17,10 +17,11 @@ import torch
 from torch import fx, nn
 from torch.func import functional_call
 
-from memograd._torch import FAKE, UNSUPPORTED, fake_like, pytree
+from memograd._torch import FAKE, UNSUPPORTED, fake_like, pytree, quiet
 from memograd.closures import Closure, closure_of
 from memograd.errors import CaptureError, MemogradError
 from memograd.graph import Calling, Graph, Input, Output
+from memograd.provenance import raised_at
 from memograd.tracer import Tracer
 
 _ACTIVE: list[Tracer] = []  # captures under way; an inner one makes the outer ones look away
@@ -86,8 +87,10 @@ class _Capture:
         names = leaf_names(self.f, args, kwargs)
         with looking_away():
             tensors = self._parameters()
-            flat = [self._input(leaf, name) if isinstance(leaf, torch.Tensor) else leaf
-                    for leaf, name in zip(leaves, names, strict=True)]
+            flat = [
+                self._input(leaf, name) if isinstance(leaf, torch.Tensor) else leaf
+                for leaf, name in zip(leaves, names, strict=True)
+            ]
             fake_args, fake_kwargs = pytree.tree_unflatten(flat, in_spec)
             out = self._trace(tensors, fake_args, fake_kwargs)
         out_leaves, out_spec = pytree.tree_flatten(out)
@@ -113,25 +116,22 @@ class _Capture:
     def _trace(self, tensors: dict[str, torch.Tensor], args: Any, kwargs: Any) -> Any:
         _ACTIVE.append(self.tracer)
         try:
-            with FAKE, self.tracer, self.tracer.modules.follow(self.root):
+            with quiet(), FAKE, self.tracer, self.tracer.modules.follow(self.root):
                 return functional_call(self.root, tensors, args, kwargs, strict=False)
         except MemogradError:
             raise
         except UNSUPPORTED as error:
-            raise CaptureError(f"an operator cannot be captured{self._where()}: {_first_line(error)}") from error
+            raise CaptureError(f"an operator cannot be captured{self._where(error)}: {_first_line(error)}") from error
         except Exception as error:
             message = f"{type(error).__name__}: {_first_line(error)}"
-            raise CaptureError(f"the program raised while it was captured{self._where()}: {message}") from error
+            raise CaptureError(f"the program raised while it was captured{self._where(error)}: {message}") from error
         finally:
             _ACTIVE.pop()
 
-    def _where(self) -> str:
-        last = next((n for n in reversed(self.graph.nodes) if n.op == "call_function"), None)
-        module = self.tracer.modules.path
-        parts = [f" in module '{module}'" if module else ""]
-        if last is not None:
-            parts.append(f" after {last.target} at {last.meta.get('source')}")
-        return "".join(parts)
+    def _where(self, error: Exception) -> str:
+        source, line = raised_at(error)
+        module = self.tracer.modules.failed
+        return f"{f' in module {module!r}' if module else ''} at {source} ({line})"
 
     # -- inputs --------------------------------------------------------------------------------------------------
 
@@ -197,8 +197,11 @@ def leaf_names(f: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, A
     """A name for each leaf: the parameter's name, then the keys on the way down (``batch.labels``, ``x.0``)."""
     target = f.forward if isinstance(f, nn.Module) else f
     try:
-        bound = [p.name for p in inspect.signature(target).parameters.values()
-                 if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+        bound = [
+            p.name
+            for p in inspect.signature(target).parameters.values()
+            if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)
+        ]
     except (TypeError, ValueError):
         bound = []
     names = []

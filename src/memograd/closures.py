@@ -63,7 +63,11 @@ def _is_program(value: Any) -> bool:
     if isinstance(value, types.FunctionType):
         return not value.__module__.startswith(("torch", "memograd.")) if value.__module__ else True
     # a callable object of the user's (a transform of ours too: its attributes hold the function it transforms)
-    return callable(value) and not isinstance(value, (type, nn.Module, types.BuiltinFunctionType)) and hasattr(value, "__dict__")
+    return (
+        callable(value)
+        and not isinstance(value, (type, nn.Module, types.BuiltinFunctionType))
+        and hasattr(value, "__dict__")
+    )
 
 
 def _references(function: Any) -> Iterator[tuple[str, Any]]:
@@ -84,9 +88,8 @@ def _references(function: Any) -> Iterator[tuple[str, Any]]:
         yield from ((f"default{i}", v) for i, v in enumerate(function.__defaults__ or ()))
     elif not isinstance(function, (type, nn.Module, types.ModuleType)) and hasattr(function, "__dict__"):
         yield from vars(function).items()
-        call = getattr(type(function), "__call__", None)
-        if isinstance(call, types.FunctionType):
-            yield "call", call
+        if "__call__" in vars(type(function)):
+            yield "call", vars(type(function))["__call__"]
 
 
 def _globals_of(code: types.CodeType, scope: dict[str, Any]) -> Iterator[tuple[str, Any]]:

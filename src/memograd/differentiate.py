@@ -146,7 +146,11 @@ def differentiate(
     with tracer.rules():
         seeds: dict[fx.Node, Any] = {}
         for i in targets:
-            seed = _cotangent(tracer, inputs, graph.outputs[i].name, results[i]) if cotangents else _one(tracer, results[i])
+            seed = (
+                _cotangent(tracer, inputs, graph.outputs[i].name, results[i])
+                if cotangents
+                else _one(tracer, results[i])
+            )
             seeds[results[i]] = seed if results[i] not in seeds else seeds[results[i]] + seed
         order = active_nodes(list(sources.values()), [results[i] for i in targets])
         recursion = Recursion(tracer, seeds, set(order), memoize)
@@ -168,8 +172,10 @@ def default_wrt(graph: Graph) -> list[str]:
         pairs = zip(graph.inputs, graph.placeholders, strict=True)
         names = [i.name for i, n in pairs if i.kind == "input" and is_smooth(n)]
     if not names:
-        raise GraphError("nothing to differentiate with respect to: no parameter requires a gradient, and no argument "
-                         "is a floating-point tensor")
+        raise GraphError(
+            "nothing to differentiate with respect to: no parameter requires a gradient, and no argument "
+            "is a floating-point tensor"
+        )
     return names
 
 

@@ -148,10 +148,14 @@ class Graph:
         leaves, spec = pytree.tree_flatten((tuple(args), dict(kwargs)))
         calling = self.calling
         if spec != calling.in_spec:
-            raise CaptureError(f"the arguments have the structure {spec}, the graph was captured with {calling.in_spec}")
+            raise CaptureError(
+                f"the arguments have the structure {spec}, the graph was captured with {calling.in_spec}"
+            )
         for leaf, baked, name in zip(leaves, calling.in_leaves, calling.in_names, strict=True):
             if not isinstance(leaf, torch.Tensor) and not same(leaf, baked):
-                raise CaptureError(f"argument {name!r} is {leaf!r}, the graph was captured with {baked!r}; capture again")
+                raise CaptureError(
+                    f"argument {name!r} is {leaf!r}, the graph was captured with {baked!r}; capture again"
+                )
         given = iter([*(leaves[i] for i in calling.tensor_in), *extra])
         flat = [i.tensor if i.tensor is not None else next(given, None) for i in self.inputs]
         for entry, node, tensor in zip(self.inputs, self.placeholders, flat, strict=True):

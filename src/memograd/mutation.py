@@ -179,4 +179,3 @@ def _invert_part(
     length = sizes[index] if sizes is not None else args[0]
     end = min(start + length, fake.shape[dim])
     return emit(aten.slice_scatter.default, (before, new, dim, start, end), {}, fake)
-

@@ -13,9 +13,7 @@ from torch import nn
 from torch.nn.modules import module as module_hooks
 
 # Frames inside these packages are machinery, not the user's program.
-_MACHINERY = tuple(
-    os.path.dirname(os.path.abspath(path)) + os.sep for path in (torch.__file__, __file__)
-)
+_MACHINERY = tuple(os.path.dirname(os.path.abspath(path)) + os.sep for path in (torch.__file__, __file__))
 _SKIPPED: dict[str, bool] = {}
 
 
@@ -23,14 +21,33 @@ def caller() -> tuple[str, str]:
     """(``file:line``, the text of that line) of the innermost frame outside torch and memograd."""
     frame = sys._getframe(1)
     while frame is not None:
-        name = frame.f_code.co_filename
-        skipped = _SKIPPED.get(name)
-        if skipped is None:
-            skipped = _SKIPPED[name] = name.startswith((*_MACHINERY, "<frozen")) or name == "<string>"
-        if not skipped:
-            return f"{_short(name)}:{frame.f_lineno}", linecache.getline(name, frame.f_lineno).strip()
+        if not _is_machinery(frame.f_code.co_filename):
+            return _place(frame.f_code.co_filename, frame.f_lineno)
         frame = frame.f_back
     return "<unknown>", ""
+
+
+def raised_at(error: BaseException) -> tuple[str, str]:
+    """The same for the place where ``error`` was raised."""
+    place = ("<unknown>", "")
+    traceback = error.__traceback__
+    while traceback is not None:
+        name = traceback.tb_frame.f_code.co_filename
+        if not _is_machinery(name):
+            place = _place(name, traceback.tb_lineno)
+        traceback = traceback.tb_next
+    return place
+
+
+def _is_machinery(name: str) -> bool:
+    known = _SKIPPED.get(name)
+    if known is None:
+        known = _SKIPPED[name] = name.startswith((*_MACHINERY, "<frozen")) or name == "<string>"
+    return known
+
+
+def _place(name: str, line: int) -> tuple[str, str]:
+    return f"{_short(name)}:{line}", linecache.getline(name, line).strip()
 
 
 def _short(path: str) -> str:
@@ -47,6 +64,7 @@ class ModuleStack:
     def __init__(self) -> None:
         self._names: dict[int, str] = {}
         self._stack: list[str] = []
+        self.failed = ""  # the innermost module whose forward raised
 
     @property
     def path(self) -> str:
@@ -69,6 +87,8 @@ class ModuleStack:
     def _enter(self, module: nn.Module, _args: object) -> None:
         self._stack.append(self._names.get(id(module), type(module).__name__))
 
-    def _leave(self, module: nn.Module, _args: object, _out: object) -> None:
+    def _leave(self, module: nn.Module, _args: object, out: object) -> None:
         if self._stack:
-            self._stack.pop()
+            left = self._stack.pop()
+            if out is None and not self.failed:  # PyTorch calls this hook with None when forward raises
+                self.failed = left

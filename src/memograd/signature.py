@@ -57,7 +57,7 @@ def _leaf(value: Any) -> Any:
 
 
 class Cache:
-    """Graphs by signature. Inside another capture nothing is kept: the function may close over that capture's values."""
+    """Graphs by signature. Inside another capture nothing is kept: the function may see that capture's values."""
 
     def __init__(self, f: Any) -> None:
         self.f = f

@@ -92,7 +92,9 @@ class Tracer(TorchDispatchMode):
     def item(self, node: fx.Node, index: int) -> torch.Tensor:
         """One output of a node with several, as a tensor."""
         found = [u for u in node.users if u.target is operator.getitem and u.args[1] == index]
-        return self.input(found[0] if found else self._emit(operator.getitem, (node, index), {}, node.meta["val"][index]))
+        return self.input(
+            found[0] if found else self._emit(operator.getitem, (node, index), {}, node.meta["val"][index])
+        )
 
     def placeholder(self, name: str, like: torch.Tensor) -> torch.Tensor:
         """A further input of the graph, with the geometry of ``like``."""
@@ -186,7 +188,9 @@ class Tracer(TorchDispatchMode):
         new = functional(*self._fakes(args), **self._fakes(pure_kwargs))
         news, spec = pytree.tree_flatten(new)
         node = self._emit(functional, *self._nodes((args, pure_kwargs)), new)
-        values = [node] if spec.is_leaf() else [self._emit(operator.getitem, (node, i), {}, n) for i, n in enumerate(news)]
+        values = (
+            [node] if spec.is_leaf() else [self._emit(operator.getitem, (node, i), {}, n) for i, n in enumerate(news)]
+        )
         olds = [t for w in written if w is not None for t in (w if isinstance(w, (list, tuple)) else [w])]
         result = func(*self._fakes(args), **self._fakes(kwargs))
         if func is aten._native_batch_norm_legit.default:
@@ -266,7 +270,9 @@ def _map_tensors(f: Callable[[torch.Tensor], Any], tree: Any) -> Any:
     if isinstance(tree, torch.Tensor):
         return f(tree)
     if isinstance(tree, (list, tuple)):
-        return tuple(_map_tensors(f, t) for t in tree) if isinstance(tree, tuple) else [_map_tensors(f, t) for t in tree]
+        return (
+            tuple(_map_tensors(f, t) for t in tree) if isinstance(tree, tuple) else [_map_tensors(f, t) for t in tree]
+        )
     if isinstance(tree, dict):
         return {k: _map_tensors(f, v) for k, v in tree.items()}
     return tree
@@ -280,4 +286,3 @@ def _custom_function() -> str | None:
             return frame.f_locals["cls"].__qualname__
         frame = frame.f_back
     return None
-

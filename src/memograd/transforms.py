@@ -55,7 +55,9 @@ class _Transform:
         chosen = [self.argnums] if isinstance(self.argnums, int) else list(self.argnums)
         for argnum in chosen:
             if not -count <= argnum < count:
-                raise GraphError(f"argnums={self.argnums}, but the function was called with {count} positional arguments")
+                raise GraphError(
+                    f"argnums={self.argnums}, but the function was called with {count} positional arguments"
+                )
         return [a % count for a in chosen]
 
     def pack(self, args: tuple[Any, ...], values: list[torch.Tensor]) -> Any:
@@ -86,7 +88,7 @@ class _ValueAndGrad(_Transform):
     def build(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Graph, list[str]]:
         graph = capture(self.f, *args, **kwargs)
         spec = graph.calling.out_spec
-        children = spec.children() if callable(getattr(spec, "children", None)) else spec.children_specs
+        children = spec.children()
         if self.has_aux and (spec.is_leaf() or len(children) != 2):
             raise GraphError("has_aux=True: the function must return a pair (loss, aux)")
         loss = children[0] if self.has_aux else spec
@@ -213,13 +215,15 @@ class _Jvp(_Transform):
                 name = entry.name.removeprefix("cotangent of ")
                 value = node.meta["val"]
                 dummy = torch.zeros(value.shape, dtype=value.dtype, device=value.device)
-                extra.append(by_name[name] if name in by_name else dummy)
+                extra.append(by_name.get(name, dummy))
         results = graph.function(*graph.bind(primals, {}, extra))
         graph.write_back(results)
         values = [results[i] for i in graph.positions("output")]
         pushed = {graph.outputs[i].name.removeprefix("cotangent of "): results[i] for i in graph.positions("gradient")}
         names_out = [graph.outputs[i].name for i in graph.positions("output")]
-        tangents_out = [pushed[n] if n in pushed else torch.zeros_like(v) for n, v in zip(names_out, values, strict=True)]
+        tangents_out = [
+            pushed[n] if n in pushed else torch.zeros_like(v) for n, v in zip(names_out, values, strict=True)
+        ]
         return graph.output_tree(values), graph.output_tree(tangents_out)
 
 
@@ -236,7 +240,9 @@ def jvp(f: Callable[..., Any], primals: tuple[Any, ...], tangents: tuple[Any, ..
         raise GraphError("primals and tangents must be nested alike")
     for p, t in zip(pytree.tree_leaves(primals), pytree.tree_leaves(tangents), strict=True):
         if p.shape != t.shape or p.dtype != t.dtype:
-            raise GraphError(f"a tangent of shape {tuple(t.shape)}, {t.dtype} for a primal of {tuple(p.shape)}, {p.dtype}")
+            raise GraphError(
+                f"a tangent of shape {tuple(t.shape)}, {t.dtype} for a primal of {tuple(p.shape)}, {p.dtype}"
+            )
     return _Jvp(f, tuple(range(len(primals))))(primals, tangents)
 
 

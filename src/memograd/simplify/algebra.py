@@ -52,7 +52,9 @@ def times_one(node: fx.Node) -> Any:
 
 def over_one(node: fx.Node) -> Any:
     """x / 1 = x."""
-    return node.args[0] if node.target is aten.div.Tensor and is_one(node.args[1]) and _same(node, node.args[0]) else None
+    return (
+        node.args[0] if node.target is aten.div.Tensor and is_one(node.args[1]) and _same(node, node.args[0]) else None
+    )
 
 
 def double_transpose(node: fx.Node) -> Any:

@@ -75,7 +75,9 @@ class TrainStep:
         if not parameters:
             raise GraphError(f"{type(model).__name__} has no parameters: there is nothing to train")
         if not any(id(p) in trained and p.requires_grad for p in parameters):
-            raise GraphError("the optimizer holds no trainable parameter of this model; build it with model.parameters()")
+            raise GraphError(
+                "the optimizer holds no trainable parameter of this model; build it with model.parameters()"
+            )
         self.model = model
         self.optimizer = optimizer
         self.backend = backend
