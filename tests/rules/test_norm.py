@@ -1,0 +1,113 @@
+"""Normalizations against torch.autograd."""
+
+import pytest
+import torch
+from nn_witness import check, check_second, double, rand, randn
+from torch import nn
+from torch.nn import functional as F
+
+SHAPES = {1: (4, 6, 5), 2: (4, 6, 5, 3), 3: (4, 6, 2, 3, 2)}
+BATCH = {1: nn.BatchNorm1d, 2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
+INSTANCE = {1: nn.InstanceNorm1d, 2: nn.InstanceNorm2d, 3: nn.InstanceNorm3d}
+OPTIONS = [{}, {"affine": False}, {"track_running_stats": False}, {"affine": False, "track_running_stats": False}]
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
+@pytest.mark.parametrize("dims", [1, 2, 3])
+def test_batch_norm(dims, options, training):
+    check(double(BATCH[dims](6, **options)).train(training), randn(*SHAPES[dims]))
+
+
+def test_batch_norm_of_rows_and_cumulative():
+    check(double(nn.BatchNorm1d(6)), randn(5, 6))
+    check(double(nn.BatchNorm1d(6, momentum=0.3, eps=0.1)), randn(5, 6))
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("options", [{}, {"affine": True}, {"affine": True, "track_running_stats": True}], ids=str)
+@pytest.mark.parametrize("dims", [1, 2, 3])
+def test_instance_norm(dims, options, training):
+    check(double(INSTANCE[dims](6, **options)).train(training), randn(*SHAPES[dims]))
+
+
+@pytest.mark.parametrize("options", [{}, {"elementwise_affine": False}, {"bias": False}], ids=str)
+@pytest.mark.parametrize("shape", [(3,), (5, 3)], ids=str)
+def test_layer_norm(shape, options):
+    check(double(nn.LayerNorm(shape, **options)), randn(*SHAPES[2]))
+
+
+@pytest.mark.parametrize("groups", [1, 2, 6])
+@pytest.mark.parametrize("affine", [True, False])
+def test_group_norm(groups, affine):
+    check(double(nn.GroupNorm(groups, 6, affine=affine)), randn(*SHAPES[2]))
+    check(double(nn.GroupNorm(groups, 6, affine=affine)), randn(*SHAPES[2]).to(memory_format=torch.channels_last))
+
+
+@pytest.mark.parametrize("options", [{}, {"elementwise_affine": False}, {"eps": 0.1}], ids=str)
+def test_rms_norm(options):
+    check(double(nn.RMSNorm((5, 3), **options)), randn(*SHAPES[2]))
+
+
+@pytest.mark.parametrize("p", [1, 2, 3])
+def test_normalize(p):
+    check(lambda x: F.normalize(x, p=p), randn(4, 6))
+
+
+@pytest.mark.parametrize("name", ["weight_norm", "spectral_norm", "orthogonal"])
+def test_parametrizations(name):
+    if name == "orthogonal":
+        pytest.skip("needs Householder products")
+    module = getattr(nn.utils.parametrizations, name)(double(nn.Linear(4, 3))).eval()
+    check(module, randn(2, 4))
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_second_order_batch_norm(training):
+    mean, var = randn(6), rand(6)
+
+    def f(x, w, b):
+        return F.batch_norm(x, mean.clone(), var.clone(), w, b, training=training).sin()
+
+    check_second(f, randn(4, 6, 5), randn(6), randn(6), tolerance=1e-9)
+
+
+def test_second_order_batch_norm_without_affine():
+    check_second(lambda x: F.batch_norm(x, None, None, training=True).sin(), randn(4, 6, 5), tolerance=1e-9)
+
+
+def test_second_order_layer_norm():
+    check_second(
+        lambda x, w, b: F.layer_norm(x, (5, 3), w, b).sin(), randn(2, 5, 3), randn(5, 3), randn(5, 3), tolerance=1e-9
+    )
+    check_second(lambda x: F.layer_norm(x, (3,)).sin(), randn(2, 5, 3), tolerance=1e-9)
+
+
+def test_second_order_group_norm():
+    check_second(lambda x, w, b: F.group_norm(x, 2, w, b).sin(), randn(2, 6, 5), randn(6), randn(6), tolerance=1e-9)
+    check_second(lambda x: F.instance_norm(x).sin(), randn(2, 6, 5), tolerance=1e-9)
+
+
+def test_second_order_rms_norm():
+    check_second(lambda x, w: F.rms_norm(x, (3,), w, 1e-3).sin(), randn(2, 5, 3), randn(3), tolerance=1e-9)
+
+
+def test_statistics_as_results():
+    """The kernels' mean and 1/σ are results like any other; autograd's own formula goes through plain operators."""
+
+    def ours(x):
+        y, mean, rstd = torch.native_layer_norm(x, (3,), None, None, 1e-3)
+        return y.sin() + mean * rstd
+
+    def plain(x):
+        mean = x.mean(-1, keepdim=True)
+        rstd = (x.var(-1, keepdim=True, unbiased=False) + 1e-3).rsqrt()
+        return ((x - mean) * rstd).sin() + mean * rstd
+
+    import memograd as mg
+
+    x = randn(2, 5, 3)
+    found = mg.grad(lambda x: ours(x).sum())(x)
+    leaf = x.clone().requires_grad_()
+    (expected,) = torch.autograd.grad(plain(leaf).sum(), leaf)
+    torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
