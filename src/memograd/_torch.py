@@ -25,8 +25,6 @@ from torch._subclasses.fake_tensor import (
     FakeTensorMode,
     UnsupportedOperatorException,
 )
-from torch.utils import _pytree as pytree
-from torch.utils._python_dispatch import TorchDispatchMode
 
 # Raised where a value (not a shape) of a tensor would decide what happens next.
 DATA_DEPENDENT = (DataDependentOutputException, DynamicOutputShapeException)
@@ -61,3 +59,28 @@ def quiet() -> Iterator[None]:
 def is_fake(value: Any) -> bool:
     """True for a tensor without data."""
     return isinstance(value, FakeTensor)
+
+
+def generated_function(node: Any) -> str:
+    """Name of the ``autograd.Function`` that ``torch.library.custom_op`` makes for the operator of an fx node."""
+    schema = getattr(node.target, "_schema", None)
+    return (
+        ""
+        if schema is None
+        else f"GeneratedBackwardFor_{schema.name.replace('::', '_')}_{schema.overload_name or 'default'}"
+    )
+
+
+__all__ = [
+    "DATA_DEPENDENT",
+    "FAKE",
+    "FUNCTION_APPLY_CODE",
+    "UNSUPPORTED",
+    "FakeTensor",
+    "FakeTensorMode",
+    "TorchDispatchMode",
+    "fake_like",
+    "is_fake",
+    "pytree",
+    "quiet",
+]
