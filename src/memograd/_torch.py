@@ -25,6 +25,8 @@ from torch._subclasses.fake_tensor import (
     FakeTensorMode,
     UnsupportedOperatorException,
 )
+from torch.utils import _pytree as pytree  # noqa: F401  (for the rest of the library)
+from torch.utils._python_dispatch import TorchDispatchMode  # noqa: F401
 
 # Raised where a value (not a shape) of a tensor would decide what happens next.
 DATA_DEPENDENT = (DataDependentOutputException, DynamicOutputShapeException)
@@ -64,23 +66,6 @@ def is_fake(value: Any) -> bool:
 def generated_function(node: Any) -> str:
     """Name of the ``autograd.Function`` that ``torch.library.custom_op`` makes for the operator of an fx node."""
     schema = getattr(node.target, "_schema", None)
-    return (
-        ""
-        if schema is None
-        else f"GeneratedBackwardFor_{schema.name.replace('::', '_')}_{schema.overload_name or 'default'}"
-    )
-
-
-__all__ = [
-    "DATA_DEPENDENT",
-    "FAKE",
-    "FUNCTION_APPLY_CODE",
-    "UNSUPPORTED",
-    "FakeTensor",
-    "FakeTensorMode",
-    "TorchDispatchMode",
-    "fake_like",
-    "is_fake",
-    "pytree",
-    "quiet",
-]
+    if schema is None:
+        return ""
+    return f"GeneratedBackwardFor_{schema.name.replace('::', '_')}_{schema.overload_name or 'default'}"

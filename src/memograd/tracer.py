@@ -22,7 +22,16 @@ import torch
 from torch import fx
 
 from memograd import ops
-from memograd._torch import DATA_DEPENDENT, FAKE, FUNCTION_APPLY_CODE, TorchDispatchMode, fake_like, is_fake, pytree
+from memograd._torch import (
+    DATA_DEPENDENT,
+    FAKE,
+    FUNCTION_APPLY_CODE,
+    TorchDispatchMode,
+    fake_like,
+    generated_function,
+    is_fake,
+    pytree,
+)
 from memograd.errors import CaptureError
 from memograd.mutation import Alias, Storage, functional_twin, is_view, write_back
 from memograd.provenance import ModuleStack, caller
@@ -219,6 +228,8 @@ class Tracer(TorchDispatchMode):
         if torch.is_grad_enabled():
             return node
         if function := _custom_function():
+            if function == generated_function(node.args[0] if node.target is operator.getitem else node):
+                return node  # torch.library's wrapper around this one operator: it has a rule, or that is the error
             where = node.meta.get("source", "unknown source line")
             return self._emit(ops.opaque, (node, function, where), {}, tensor)
         return self._emit(ops.stop, (node,), {}, tensor)
