@@ -43,7 +43,7 @@ def operands(node: fx.Node) -> tuple[fx.Node, ...]:
     if node.target is ops.overwrite:
         return (node.args[0],)  # pyright: ignore[reportReturnType]
     flat: list[fx.Node] = []
-    fx.map_arg(node.args, lambda n: flat.append(n) or n)
+    fx.map_arg(node.args[: getattr(node.target, "flows", None)], lambda n: flat.append(n) or n)
     return tuple(flat)
 
 

@@ -20,6 +20,7 @@ from torch.func import functional_call
 from memograd._torch import FAKE, UNSUPPORTED, fake_like, pytree, quiet
 from memograd.closures import Closure, closure_of
 from memograd.errors import CaptureError, MemogradError
+from memograd.functions import traced
 from memograd.graph import Calling, Graph, Input, Output
 from memograd.provenance import raised_at
 from memograd.tracer import Tracer
@@ -116,7 +117,7 @@ class _Capture:
     def _trace(self, tensors: dict[str, torch.Tensor], args: Any, kwargs: Any) -> Any:
         _ACTIVE.append(self.tracer)
         try:
-            with quiet(), FAKE, self.tracer, self.tracer.modules.follow(self.root):
+            with quiet(), FAKE, self.tracer, traced(self.tracer), self.tracer.modules.follow(self.root):
                 return functional_call(self.root, tensors, args, kwargs, strict=False)
         except MemogradError:
             raise

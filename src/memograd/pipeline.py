@@ -7,9 +7,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from memograd import capture as _capture
-from memograd import differentiate as _differentiate
+from memograd.capture import capture as trace
 from memograd.capture import looking_away
+from memograd.differentiate import default_wrt, targets_of
+from memograd.differentiate import differentiate as recursion
 from memograd.expand import expand
 from memograd.graph import Graph, OutputKind
 from memograd.simplify import PASSES, dead
@@ -46,7 +47,7 @@ def capture(f: Callable[..., Any], *args: Any, **kwargs: Any) -> Graph:
     Raises:
         CaptureError: the program raised, its control flow depends on values, or an operator cannot be traced.
     """
-    graph = _staged("capture", lambda: _capture.capture(f, *args, **kwargs), 0)
+    graph = _staged("capture", lambda: trace(f, *args, **kwargs), 0)
     return _staged("dead", lambda: dead(graph), len(graph.nodes))
 
 
@@ -63,12 +64,12 @@ def differentiate(
     With ``memoize=False`` nothing is simplified, so that the repeated work stays to be seen.
     """
     with looking_away():
-        names = list(wrt) if wrt is not None else _differentiate.default_wrt(graph)
-        targets = [graph.results[i] for i in _differentiate.targets_of(graph, of, cotangents)]
+        names = list(wrt) if wrt is not None else default_wrt(graph)
+        targets = [graph.results[i] for i in targets_of(graph, of, cotangents)]
         expanded = _staged("expand", lambda: expand(graph, names, targets), len(graph.nodes))
         joint = _staged(
             "differentiate",
-            lambda: _differentiate.differentiate(expanded, names, memoize, of, cotangents, limit),
+            lambda: recursion(expanded, names, memoize, of, cotangents, limit),
             len(expanded.nodes),
         )
         return simplify(joint) if memoize else joint

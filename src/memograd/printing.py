@@ -11,7 +11,7 @@ from torch import fx
 if TYPE_CHECKING:
     from memograd.graph import Graph
 
-HEADER = "import torch\nfrom torch import device, inf, nan\n\naten = torch.ops.aten\n"
+HEADER = "import torch\nimport memograd.functions\nfrom torch import device, inf, nan\n\naten = torch.ops.aten\n"
 
 
 def annotated(graph: Graph, name: str = "graph") -> str:
@@ -70,6 +70,8 @@ def target_name(target: Any) -> str:
     if isinstance(target, torch._ops.OpOverload):
         text = str(target)
         return text if text.startswith("aten.") else f"torch.ops.{text}"
+    if hasattr(target, "cls"):  # an application of an autograd.Function
+        return repr(target)
     return f"{target.__module__}.{target.__qualname__}"
 
 

@@ -42,7 +42,7 @@ def raised_at(error: BaseException) -> tuple[str, str]:
 def _is_machinery(name: str) -> bool:
     known = _SKIPPED.get(name)
     if known is None:
-        known = _SKIPPED[name] = name.startswith((*_MACHINERY, "<frozen")) or name == "<string>"
+        known = _SKIPPED[name] = name.startswith((*_MACHINERY, "<frozen", "<memograd")) or name == "<string>"
     return known
 
 

@@ -35,6 +35,7 @@ from memograd._torch import (
 from memograd.errors import CaptureError
 from memograd.mutation import Alias, Storage, functional_twin, is_view, write_back
 from memograd.provenance import ModuleStack, caller
+from memograd.rules.registry import FUNCTIONS
 
 aten = torch.ops.aten
 
@@ -113,6 +114,14 @@ class Tracer(TorchDispatchMode):
             node = self.graph.placeholder(name)
         node.meta["val"] = value
         return self.bind(value, node)
+
+    def emit(self, target: Any, args: Any, value: Any) -> fx.Node:
+        """A node for a call that the dispatcher does not see."""
+        return self._emit(target, _map_tensors(self.node_of, args), {}, value)
+
+    def rebind(self, tensor: torch.Tensor, node: fx.Node) -> None:
+        """From now on ``tensor`` is the value of ``node``."""
+        self._known[id(tensor)] = Alias(tensor, Storage(tensor, node))
 
     def _fresh(self, like: torch.Tensor) -> torch.Tensor:
         with self.pause():
@@ -227,7 +236,10 @@ class Tracer(TorchDispatchMode):
             return node
         if torch.is_grad_enabled():
             return node
-        if function := _custom_function():
+        if (cls := _custom_function()) is not None:
+            if cls in FUNCTIONS:
+                return node  # its own backward is the rule, see functions.py
+            function = cls.__qualname__
             if function == generated_function(node.args[0] if node.target is operator.getitem else node):
                 return node  # torch.library's wrapper around this one operator: it has a rule, or that is the error
             where = node.meta.get("source", "unknown source line")
@@ -289,11 +301,11 @@ def _map_tensors(f: Callable[[torch.Tensor], Any], tree: Any) -> Any:
     return tree
 
 
-def _custom_function() -> str | None:
-    """Name of the custom ``autograd.Function`` whose ``apply`` is running, if any."""
+def _custom_function() -> type | None:
+    """The custom ``autograd.Function`` whose ``apply`` is running, if any."""
     frame = sys._getframe(2)
     while frame is not None:
         if frame.f_code is FUNCTION_APPLY_CODE:
-            return frame.f_locals["cls"].__qualname__
+            return frame.f_locals["cls"]
         frame = frame.f_back
     return None

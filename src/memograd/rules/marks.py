@@ -15,7 +15,6 @@ def overwrite(adjoint, y, old, new):
 @rule(ops.opaque, formula="error: a custom autograd.Function without a rule")
 def opaque(adjoint, y, x, function, where):
     raise OpaqueBackwardError(
-        f"the custom autograd.Function {function} at {where} has its own backward, which a captured graph does not "
-        f"hold. Say that it may be traced, with memograd.rule({function.rsplit('.', 1)[-1]}), or write it with torch "
-        "functions"
+        f"the custom autograd.Function {function} at {where} has its own backward, which need not be the derivative of "
+        f"its forward. Say that memograd may use it: memograd.rule({function.rsplit('.', 1)[-1]}), before capturing"
     )

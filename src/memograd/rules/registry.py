@@ -55,10 +55,19 @@ class Entry:
 
 
 _TABLE: dict[Any, Entry] = {}
+FUNCTIONS: set[type] = set()  # autograd.Function classes whose own backward may be traced
 
 
 def rule(*targets: Any, formula: str = "", latex: str = "") -> Callable[[Rule], Rule]:
-    """Enter a rule for each of ``targets``. A second rule for the same operator replaces the first."""
+    """Enter a rule for each of ``targets``. A second rule for the same operator replaces the first.
+
+    With an ``autograd.Function`` class it enters the class's own ``backward`` instead: ``rule(MyFunction)``, or as a
+    decorator of the class (see ``functions.py``).
+    """
+
+    if len(targets) == 1 and isinstance(targets[0], type) and issubclass(targets[0], torch.autograd.Function):
+        FUNCTIONS.add(targets[0])
+        return targets[0]  # pyright: ignore[reportReturnType]
 
     def enter(function: Rule) -> Rule:
         for target in targets:
@@ -99,7 +108,7 @@ def refuse(*targets: Any, why: str) -> None:
 
 def lookup(target: Any) -> Entry | None:
     """The entry of an operator, or None."""
-    return _TABLE.get(target)
+    return _TABLE.get(target) or getattr(target, "entry", None)
 
 
 def entries() -> list[Entry]:

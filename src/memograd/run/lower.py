@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import operator
+
 import torch
 from torch import fx
 
 from memograd import ops
+from memograd.functions import Call
 from memograd.graph import Graph
 
 aten = torch.ops.aten
@@ -19,7 +22,12 @@ def lower(graph: Graph) -> Graph:
     for node in graph.fx.nodes:
         if node.op == "output":
             continue
-        if node.target in _VALUE_OF:
+        if isinstance(node.target, Call):
+            continue  # its results are its second argument
+        if node.target is operator.getitem and isinstance(node.args[0].target, Call):
+            call, index = node.args
+            where[node] = where[call.args[1][index]]  # pyright: ignore[reportArgumentType]
+        elif node.target in _VALUE_OF:
             where[node] = where[node.args[_VALUE_OF[node.target]]]  # pyright: ignore[reportArgumentType]
         else:
             where[node] = new.node_copy(node, where.__getitem__)
