@@ -24,12 +24,12 @@ def check(f: Callable[..., Any], *args: Any, tolerance: float = TOLERANCE) -> Gr
     joint = mg.differentiate(graph, wrt=wrt, cotangents="output")
     state = {i.name: i.tensor.clone() for i in graph.inputs if i.kind == "buffer"}
     outs = _results(f(*args))
-    for entry in graph.inputs:  # both runs see the same running statistics
-        if entry.kind == "buffer":
-            entry.tensor.copy_(state[entry.name])
     cotangents = [torch.randn_like(o) for o in outs]
     sources = _sources(graph, wrt, args)
     expected = torch.autograd.grad(outs, list(sources.values()), cotangents, allow_unused=True)
+    for entry in graph.inputs:  # both runs see the same running statistics
+        if entry.kind == "buffer":
+            entry.tensor.copy_(state[entry.name])
     with torch.no_grad():
         found = joint.function(*joint.bind(args, {}, extra=cotangents))
     gradients = {o.name: v for o, v in zip(joint.outputs, found, strict=True) if o.kind == "gradient"}

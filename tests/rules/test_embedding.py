@@ -37,7 +37,3 @@ def test_weighted_bag():
         randn(6, 3),
         rand(8),
     )
-
-
-def test_one_hot():
-    check(lambda w: F.one_hot(INDICES, 6).to(w.dtype) @ w, randn(6, 3))
