@@ -1,6 +1,6 @@
 """Weight normalization: w = v g / ‖v‖, the norm taken over all dimensions but one.
 
-    ḡ = Σ w̄ v / ‖v‖        v̄ = g/‖v‖ (w̄ - v Σ w̄ v / ‖v‖²)
+ḡ = Σ w̄ v / ‖v‖        v̄ = g/‖v‖ (w̄ - v Σ w̄ v / ‖v‖²)
 """
 
 import torch

@@ -1,0 +1,211 @@
+"""Orthogonal and spectral factorizations: QR, eigenvalues, singular values, pseudoinverse; the matrix exponential.
+
+As in ``linalg``: differentiate the defining equation, solve for the factors' differentials. Products like Vᴴ dV are
+antisymmetric there, which is where the denominators λⱼ - λᵢ come from: at equal eigenvalues the vectors are not
+differentiable, and the adjoints are infinite, as in autograd.
+"""
+
+import torch
+
+from memograd.errors import NotDifferentiableError
+from memograd.rules.registry import expand, rule
+
+aten = torch.ops.aten
+
+
+@rule(aten.linalg_qr.default, formula="Ā = (Q̄ + Q herm(R̄ Rᴴ - Qᴴ Q̄)) R⁻ᴴ; herm: the upper triangle, mirrored")
+def qr(adjoint, y, a, mode="reduced"):
+    q, r = y
+    rows, columns = a.shape[-2:]
+    if mode == "r" or (mode == "complete" and rows > columns):
+        raise NotDifferentiableError(
+            f"QR with mode={mode!r} of a {rows} x {columns} matrix has no derivative; use 'reduced'"
+        )
+    q_bar, r_bar = adjoint
+    if rows >= columns:
+        return _qr_tall(q, r, q_bar, r_bar)
+    # A = [X | Y], R = [U | Z]: X = Q U, and Z = Qᴴ Y
+    u, right = r[..., :rows], a[..., rows:]
+    if r_bar is None:
+        return torch.cat([_qr_tall(q, u, q_bar, None), torch.zeros_like(right)], -1)
+    u_bar, z_bar = r_bar[..., :rows], r_bar[..., rows:]
+    from_z = right @ z_bar.mH
+    q_total = from_z if q_bar is None else q_bar + from_z
+    return torch.cat([_qr_tall(q, u, q_total, u_bar), q @ z_bar], -1)
+
+
+def _qr_tall(q, r, q_bar, r_bar):
+    m = None
+    if r_bar is not None:
+        m = r_bar @ r.mH
+    if q_bar is not None:
+        inner = q.mH @ q_bar
+        m = -inner if m is None else m - inner
+    upper = m.triu()
+    real_half = torch.diag_embed(_real_diagonal(upper)).to(upper.dtype)
+    a_bar = q @ (upper + upper.triu(1).mH + real_half - torch.diag_embed(upper.diagonal(dim1=-2, dim2=-1)))
+    if q_bar is not None:
+        a_bar = a_bar + q_bar
+    return torch.linalg.solve_triangular(r.mH, a_bar, upper=False, left=False)
+
+
+@rule(aten._linalg_eigh.default, formula="Ā = V (diag λ̄ + (Vᴴ V̄) / (λⱼ - λᵢ)) Vᴴ")
+def eigh(adjoint, y, a, uplo="L", compute_v=True):
+    values_bar, v_bar = adjoint
+    values, v = y
+    middle = None if values_bar is None else torch.diag_embed(values_bar).to(v.dtype)
+    if v_bar is not None:
+        gaps = _gaps(values)
+        rotated = (v.mH @ v_bar) / gaps
+        rotated = rotated - torch.diag_embed(rotated.diagonal(dim1=-2, dim2=-1))
+        middle = rotated if middle is None else middle + rotated
+    return v @ middle @ v.mH
+
+
+@rule(aten.linalg_eig.default, formula="Ā = V⁻ᴴ (diag λ̄ + (Vᴴ V̄ - Vᴴ V Re diag(Vᴴ V̄)) / (λⱼ - λᵢ)*) Vᴴ")
+def eig(adjoint, y, a):
+    values_bar, v_bar = adjoint
+    values, v = y
+    middle = None if values_bar is None else torch.diag_embed(values_bar)
+    if v_bar is not None:
+        inner = v.mH @ v_bar
+        # eigenvectors have norm 1: what would stretch them does not count
+        rotated = (inner - (v.mH @ v) * _real_diagonal(inner).unsqueeze(-2)) / _gaps(values).conj()
+        rotated = rotated - torch.diag_embed(rotated.diagonal(dim1=-2, dim2=-1))
+        middle = rotated if middle is None else middle + rotated
+    a_bar = aten.linalg_solve_ex(v.mH, middle @ v.mH)[0]
+    return a_bar if a.is_complex() else a_bar.real
+
+
+@rule(aten._linalg_eigvals.default, formula="Ā = V⁻ᴴ diag λ̄ Vᴴ")
+def eigvals(adjoint, y, a):
+    v = aten.linalg_eig(a)[1]
+    a_bar = aten.linalg_solve_ex(v.mH, adjoint.unsqueeze(-1) * v.mH)[0]
+    return a_bar if a.is_complex() else a_bar.real
+
+
+# dP = Uᴴ dA V splits into dS (its diagonal) and rotations of U and V (the rest); with E = sⱼ² - sᵢ², skew X = X - Xᴴ:
+@rule(
+    aten._linalg_svd.default,
+    formula="Ā = U [(skew(Uᴴ Ū)/E) S + S (skew(Vᴴ V̄)/E) + diag S̄] Vᴴ + (1 - U Uᴴ) Ū S⁻¹ Vᴴ + U S⁻¹ V̄ᴴ (1 - V Vᴴ)",
+)
+def svd(adjoint, y, a, full_matrices=False, compute_uv=True, driver=None):
+    u_bar, s_bar, vh_bar = adjoint
+    if not compute_uv:
+        u, _, vh = aten._linalg_svd(a, False, True)
+        return (u * s_bar.unsqueeze(-2)) @ vh
+    u, s, vh = y
+    k = s.shape[-1]
+    if full_matrices and (u.shape[-1] > k or vh.shape[-2] > k):
+        if u_bar is not None or vh_bar is not None:
+            raise NotDifferentiableError("the vectors of an SVD with full_matrices=True have no derivative")
+        u, vh = u[..., :k], vh[..., :k, :]
+    if u_bar is None and vh_bar is None:
+        return (u * s_bar.unsqueeze(-2)) @ vh
+    row, column = s.unsqueeze(-2), s.unsqueeze(-1)
+    gaps = _off_diagonal_gaps(row, column)
+    middle = torch.zeros_like(u.mH @ u) if s_bar is None else torch.diag_embed(s_bar).to(u.dtype)
+    if u_bar is not None:
+        inner = u.mH @ u_bar
+        middle = middle + _skew(inner) / gaps * row
+        if a.is_complex():  # the phase shared by uᵢ and vᵢ
+            phase = torch.diag_embed(inner.diagonal(dim1=-2, dim2=-1).imag / s)
+            middle = middle + torch.complex(torch.zeros_like(phase), phase)
+    if vh_bar is not None:
+        middle = middle + column * (_skew(vh @ vh_bar.mH) / gaps)
+    a_bar = u @ middle @ vh
+    if u_bar is not None and u.shape[-2] > k:
+        scaled = u_bar / row
+        a_bar = a_bar + (scaled - u @ (u.mH @ scaled)) @ vh
+    if vh_bar is not None and vh.shape[-1] > k:
+        scaled = vh_bar / column
+        a_bar = a_bar + u @ (scaled - (scaled @ vh.mH) @ vh)
+    return a_bar
+
+
+# dY = -Y dA Y + Y Yᴴ dAᴴ (1 - A Y) + (1 - Y A) dAᴴ Yᴴ Y   (Golub and Pereyra, 1973)
+@rule(aten.linalg_pinv.atol_rtol_tensor, formula="Ā = -Yᴴ Ȳ Yᴴ + (1 - A Y) Ȳᴴ Y Yᴴ + Yᴴ Y Ȳᴴ (1 - Y A)")
+def pinv(adjoint, y, a, atol=None, rtol=None, hermitian=False):
+    return _pinv(adjoint, y, a)
+
+
+@rule(aten.linalg_lstsq.default, formula="Y = A⁺ B: B̄ = A⁺ᴴ Ȳ, Ā from A⁺̄ = Ȳ Bᴴ")
+def lstsq(adjoint, y, a, b, rcond=None, driver=None):
+    vector = b.dim() == 1 or (b.dim() + 1 == a.dim() and b.shape == a.shape[:-1])
+    x_bar, columns = (adjoint[0].unsqueeze(-1), b.unsqueeze(-1)) if vector else (adjoint[0], b)
+    inverse = torch.linalg.pinv(a)
+    b_bar = inverse.mH @ x_bar
+    return _pinv(x_bar @ columns.mH, inverse, a), b_bar.squeeze(-1) if vector else b_bar
+
+
+def _pinv(adjoint, y, a):
+    left = adjoint.mH @ y @ y.mH
+    right = y.mH @ y @ adjoint.mH
+    return -(y.mH @ adjoint @ y.mH) + left - a @ (y @ left) + right - (right @ y) @ a
+
+
+@rule(aten.linalg_matrix_exp.default, formula="Ā: the upper right block of exp [[Aᴴ, Ȳ], [0, Aᴴ]]")
+def matrix_exp(adjoint, y, a):
+    n = a.shape[-1]
+    top = torch.cat([a.mH, adjoint], -1)
+    bottom = torch.cat([torch.zeros_like(a), a.mH], -1)
+    return torch.linalg.matrix_exp(torch.cat([top, bottom], -2))[..., :n, n:]
+
+
+@rule(aten.linalg_cross.default, formula="x̄ = z* × ȳ, z̄ = ȳ × x*")
+def cross(adjoint, y, x, z, dim=-1):
+    return torch.linalg.cross(_conj(z), adjoint, dim=dim), torch.linalg.cross(adjoint, _conj(x), dim=dim)
+
+
+@expand(aten.linalg_householder_product.default, formula="Π (1 - τᵢ vᵢ vᵢᴴ), the first columns")
+def householder_product(reflectors, tau):
+    rows, columns = reflectors.shape[-2:]
+    q = torch.eye(rows, columns, dtype=reflectors.dtype, device=reflectors.device)
+    return _reflect(q.expand(reflectors.shape), reflectors, tau, reversed(range(tau.shape[-1])))
+
+
+@expand(aten.ormqr.default, formula="Q C, or Qᴴ C, C Q, C Qᴴ, with Q = Π (1 - τᵢ vᵢ vᵢᴴ)")
+def ormqr(reflectors, tau, other, left=True, transpose=False):
+    if not left:
+        return ormqr(reflectors, tau, other.mH, True, not transpose).mH
+    steps = range(tau.shape[-1])
+    if transpose:
+        return _reflect(other, reflectors, _conj(tau), steps)
+    return _reflect(other, reflectors, tau, reversed(steps))
+
+
+def _reflect(matrix, reflectors, tau, steps):
+    """(1 - τᵢ vᵢ vᵢᴴ) times ``matrix``, for each step; vᵢ is 0 above row i and 1 there."""
+    rows = reflectors.shape[-2]
+    place = torch.arange(rows, device=reflectors.device)
+    for i in steps:
+        column = reflectors[..., :, i]
+        v = torch.where(place > i, column, (place == i).to(column.dtype)).unsqueeze(-1)
+        matrix = matrix - tau[..., i, None, None] * (v @ (v.mH @ matrix))
+    return matrix
+
+
+# -- helpers -----------------------------------------------------------------------------------------------------------
+
+
+def _conj(x):
+    return x.conj_physical() if x.is_complex() else x
+
+
+def _skew(x):
+    return x - x.mH
+
+
+def _real_diagonal(x):
+    diagonal = x.diagonal(dim1=-2, dim2=-1)
+    return diagonal.real if x.is_complex() else diagonal
+
+
+def _gaps(values):
+    """λⱼ - λᵢ off the diagonal, 1 on it."""
+    return _off_diagonal_gaps(values.unsqueeze(-2), values.unsqueeze(-1), power=1)
+
+
+def _off_diagonal_gaps(row, column, power=2):
+    gaps = row - column if power == 1 else (row - column) * (row + column)
+    return gaps + torch.eye(row.shape[-1], dtype=row.dtype, device=row.device)

@@ -1,0 +1,135 @@
+"""Linear algebra and Fourier transforms against torch.autograd."""
+
+import pytest
+import torch
+from nn_witness import check, check_second, randn
+from torch import linalg
+
+
+def well_conditioned(*shape: int, dtype=torch.float64) -> torch.Tensor:
+    n = min(shape[-2:])
+    return torch.randn(*shape, dtype=dtype) + 3 * torch.eye(*shape[-2:], dtype=dtype) * torch.arange(1, n + 1).max() / n
+
+
+def hermitian(a):
+    return a + a.mH
+
+
+def positive(a):
+    return a @ a.mH + torch.eye(a.shape[-1], dtype=a.dtype)
+
+
+SQUARE = {
+    "inv": linalg.inv,
+    "det": linalg.det,
+    "slogdet": lambda a: linalg.slogdet(a)[1],
+    "cholesky": lambda a: linalg.cholesky(positive(a)),
+    "cholesky upper": lambda a: linalg.cholesky(positive(a), upper=True),
+    "cholesky_inverse": lambda a: torch.cholesky_inverse(linalg.cholesky(positive(a))),
+    "lu_factor": lambda a: linalg.lu_factor(a)[0],
+    "lu": lambda a: linalg.lu(a)[1:],
+    "qr": linalg.qr,
+    "eigvalsh": lambda a: linalg.eigvalsh(hermitian(a)),
+    "svdvals": linalg.svdvals,
+    "matrix_exp": linalg.matrix_exp,
+    "matrix_power": lambda a: linalg.matrix_power(a, 3),
+    "matrix_power -2": lambda a: linalg.matrix_power(a, -2),
+    "pinv": linalg.pinv,
+    "nuclear norm": lambda a: linalg.matrix_norm(a, "nuc"),
+    "spectral norm": lambda a: linalg.matrix_norm(a, 2),
+    "cond": linalg.cond,
+}
+# eigenvectors are unique up to a phase: compare what does not depend on it
+GAUGE_FREE = {
+    "eigh": lambda a: ((v := linalg.eigh(hermitian(a)))[1] * v[0].sin()) @ v[1].mH,
+    "eig": lambda a: (lambda w, v: v @ torch.diag_embed(w.sin()) @ linalg.inv(v))(*linalg.eig(a)),
+    "eigvals": lambda a: linalg.eigvals(a).pow(3).sum(-1),
+    "svd": lambda a: (lambda u, s, vh: (u * s.sin().unsqueeze(-2)) @ vh)(*linalg.svd(a, full_matrices=False)),
+}
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.complex128], ids=str)
+@pytest.mark.parametrize("name", [*SQUARE, *GAUGE_FREE])
+def test_square(name, dtype):
+    torch.manual_seed(3)
+    f = {**SQUARE, **GAUGE_FREE}[name]
+    check(f, well_conditioned(4, 4, dtype=dtype), tolerance=1e-9)
+    check(f, well_conditioned(2, 3, 3, dtype=dtype), tolerance=1e-9)
+
+
+@pytest.mark.parametrize("shape", [(5, 3), (3, 5)], ids=str)
+@pytest.mark.parametrize("name", ["qr", "pinv", "svdvals", "svd"])
+def test_rectangular(name, shape):
+    check({**SQUARE, **GAUGE_FREE}[name], well_conditioned(*shape), tolerance=1e-9)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.complex128], ids=str)
+@pytest.mark.parametrize("left", [True, False])
+def test_solvers(left, dtype):
+    b = torch.randn(4, 2, dtype=dtype) if left else torch.randn(2, 4, dtype=dtype)
+    a = well_conditioned(4, 4, dtype=dtype)
+    check(lambda a, b: linalg.solve(a, b, left=left), a, b)
+    for upper in (True, False):
+        for unit in (True, False):
+            check(lambda a, b: linalg.solve_triangular(a, b, upper=upper, left=left, unitriangular=unit), a, b)  # noqa: B023
+    for adjoint in (True, False):
+        check(lambda a, b: linalg.lu_solve(*linalg.lu_factor(a), b, left=left, adjoint=adjoint), a, b)  # noqa: B023
+
+
+def test_solvers_of_vectors_and_legacy():
+    a, b = well_conditioned(4, 4), randn(4, 2)
+    check(linalg.solve, a, randn(4))
+    check(linalg.solve, well_conditioned(2, 4, 4), randn(2, 4))
+    check(lambda a, b: torch.cholesky_solve(b, linalg.cholesky(positive(a))), a, b)
+    check(lambda a, b: torch.triangular_solve(b, a, upper=False, transpose=True)[0], a, b)
+    check(lambda a, b: linalg.lstsq(a, b)[0], well_conditioned(5, 3), randn(5, 2), tolerance=1e-9)
+
+
+def test_products():
+    check(lambda a, b: linalg.cross(a, b), randn(2, 3), randn(2, 3))
+    check(lambda a, b, c: linalg.multi_dot([a, b, c]), randn(2, 3), randn(3, 4), randn(4, 2))
+    check(lambda a, t: linalg.householder_product(a, t), randn(4, 3), randn(3))
+    check(lambda a, t, c: torch.ormqr(a, t, c), randn(4, 4), randn(3), randn(4, 2))
+
+
+@pytest.mark.parametrize(
+    "name", ["inv", "det", "slogdet", "cholesky", "lu_factor", "qr", "matrix_exp", "eigh", "svd", "pinv"]
+)
+def test_second_order(name):
+    torch.manual_seed(3)
+    check_second({**SQUARE, **GAUGE_FREE}[name], well_conditioned(3, 3), tolerance=1e-7)
+
+
+def test_second_order_solve():
+    check_second(linalg.solve, well_conditioned(3, 3), randn(3, 2), tolerance=1e-8)
+    check_second(
+        lambda a, b: linalg.solve_triangular(a, b, upper=True), well_conditioned(3, 3), randn(3, 2), tolerance=1e-8
+    )
+
+
+FOURIER = {
+    "fft": (torch.fft.fft, torch.complex128),
+    "ifft": (torch.fft.ifft, torch.complex128),
+    "rfft": (torch.fft.rfft, torch.float64),
+    "irfft": (torch.fft.irfft, torch.complex128),
+    "hfft": (torch.fft.hfft, torch.complex128),
+    "ihfft": (torch.fft.ihfft, torch.float64),
+    "fft2": (torch.fft.fft2, torch.complex128),
+    "rfft2": (torch.fft.rfft2, torch.float64),
+    "irfft2": (torch.fft.irfft2, torch.complex128),
+    "fftn of reals": (torch.fft.fftn, torch.float64),
+}
+
+
+@pytest.mark.parametrize("norm", ["forward", "backward", "ortho"])
+@pytest.mark.parametrize("name", FOURIER)
+def test_fourier(name, norm):
+    f, dtype = FOURIER[name]
+    for length in (6, 7):
+        check(lambda x: f(x, norm=norm), torch.randn(3, 4, length, dtype=dtype))
+
+
+def test_fourier_of_other_lengths_and_second_order():
+    check(lambda x: torch.fft.irfft(torch.fft.rfft(x, n=9), n=7), randn(3, 8))
+    check(lambda x: torch.fft.fftshift(torch.fft.fft(x)).abs(), randn(3, 8))
+    check_second(lambda x: torch.fft.irfft(torch.fft.rfft(x) * 2).sin(), randn(3, 8))
