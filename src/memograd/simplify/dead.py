@@ -19,7 +19,7 @@ MASKED = {
     aten.convolution_backward.default: 10,
     aten.native_batch_norm_backward.default: 9,
     aten.native_layer_norm_backward.default: 7,
-    aten.native_group_norm_backward.default: 8,
+    aten.native_group_norm_backward.default: 9,
 }
 
 
