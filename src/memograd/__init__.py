@@ -1,6 +1,7 @@
 """memograd: backpropagation as the chain rule, applied recursively over a graph, with every result remembered."""
 
 from memograd import rules as _rules  # noqa: F401  (fills the derivative table)
+from memograd import testing
 from memograd.errors import (
     BackendError,
     BudgetInfeasibleError,
@@ -46,6 +47,7 @@ __all__ = [
     "jacrev",
     "jvp",
     "rule",
+    "testing",
     "value_and_grad",
     "vjp",
 ]
