@@ -69,8 +69,8 @@ class JaxRunner:
 
     def __init__(self, w: Workload, model: torch.nn.Module, scan: bool) -> None:
         self.p = {k: jnp.asarray(v.detach().numpy().copy()) for k, v in model.named_parameters()}
-        zeros = jax.tree.map(jnp.zeros_like, self.p)
-        self.state = {} if w.name == "XOR" else {"m": zeros, "v": zeros, "t": jnp.zeros(())}
+        m, v = (jax.tree.map(jnp.zeros_like, self.p) for _ in range(2))  # two copies: both are donated
+        self.state = {} if w.name == "XOR" else {"m": m, "v": v, "t": jnp.zeros(())}
         self.x, self.y = jnp.asarray(w.x.numpy()), jnp.asarray(w.y.numpy())
         self.scan = scan
         loss, update = LOSSES[w.name], sgd if w.name == "XOR" else adam

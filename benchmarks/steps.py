@@ -107,7 +107,7 @@ def prepare(w: Workload, skip: list[str]) -> tuple[dict[str, Runner], dict[str, 
             loss = runner.run(CHECKED_STEPS)
             runner.run(w.steps)  # compiles for the number of steps that is timed
         except Exception as error:  # not installed, or not supported: reported in the table
-            failed[name] = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+            failed[name] = f"{type(error).__name__}: {str(error).splitlines()[0][:100] if str(error) else ''}"
             continue
         expected = loss if expected is None else expected
         if not abs(loss - expected) <= TOLERANCE * abs(expected):
