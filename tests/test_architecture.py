@@ -16,7 +16,7 @@ SRC = Path(__file__).parent.parent / "src" / "memograd"
 # What may be used from anywhere: errors, our marks, where a node comes from, the one door to PyTorch's internals.
 GROUND = {"errors", "ops", "provenance", "_torch"}
 GRAPH = {"graph", "printing", "activity"}
-TRACING = {"tracer", "mutation"}
+TRACING = {"tracer", "mutation", "functions"}
 STAGES = {"capture", "expand", "differentiate", "simplify", "plan", "run"}
 PIPELINE = GROUND | GRAPH | STAGES | {"products", "partition", "signature", "pipeline", "rules.registry"}
 
@@ -29,7 +29,8 @@ ALLOWED: dict[str, set[str]] = {
     "printing": {"graph"},  # for its type only
     "graph": {"errors", "_torch", "printing"},
     "mutation": {"errors", "ops", "_torch"},
-    "tracer": {"errors", "ops", "provenance", "_torch", "mutation"},
+    "tracer": {"errors", "ops", "provenance", "_torch", "mutation", "rules.registry"},
+    "functions": {"errors", "tracer", "rules.registry"},
     "closures": set(),
     "rules.registry": {"errors"},
     "rules": GROUND | {"rules.registry"},
@@ -42,7 +43,7 @@ ALLOWED: dict[str, set[str]] = {
     "differentiate": GROUND | GRAPH | TRACING | {"products", "rules.registry"},
     "simplify": GROUND | GRAPH | TRACING,
     "plan": GROUND | GRAPH,
-    "run": GROUND | GRAPH | {"plan"},
+    "run": GROUND | GRAPH | {"plan", "functions"},
     "pipeline": PIPELINE | {"closures"},
     "transforms": PIPELINE | {"transforms", "tracer", "closures"},
     "testing": PIPELINE | {"transforms"},
