@@ -8,8 +8,8 @@ run on symbolic tensors. So users' Functions work unchanged.
 
 from __future__ import annotations
 
-import inspect
 import operator
+import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -36,9 +36,9 @@ class Call:
         self.index = len(CALLS)
         self.__name__ = cls.__name__
         CALLS.append(self)
-        place = inspect.getsourcefile(cls) or "?"
-        formula = f"x̄ = {cls.__name__}.backward(ȳ)"
-        self.entry = Entry(self, "rule", self.vjp, formula, "", place.rsplit("/", 1)[-1])
+        code = getattr(cls.backward, "__code__", None)  # pyright: ignore[reportAttributeAccessIssue]
+        place = f"{os.path.basename(code.co_filename)}:{code.co_firstlineno}" if code is not None else "?"
+        self.entry = Entry(self, "rule", self.vjp, f"x̄ = {cls.__name__}.backward(ȳ)", "", place)
 
     def __repr__(self) -> str:
         return f"memograd.functions.CALLS[{self.index}]"
