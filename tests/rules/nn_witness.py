@@ -38,17 +38,20 @@ def check(f: Callable[..., Any], *args: Any, tolerance: float = TOLERANCE) -> Gr
     return joint
 
 
-def check_second(f: Callable[..., Any], *args: Any, tolerance: float = TOLERANCE) -> None:
+def check_second(
+    f: Callable[..., Any], *args: Any, tolerance: float = TOLERANCE, reference: Callable[..., Any] | None = None
+) -> None:
     """Second order: the gradients of a random linear form of the first gradients.
 
     ``f`` is a function of tensors alone; the adjoint it is seeded with is an argument too, so that the derivative of
-    a backward kernel with respect to the adjoint is compared as well.
+    a backward kernel with respect to the adjoint is compared as well. ``reference`` computes the same as ``f`` for
+    autograd, where that cannot differentiate a kernel twice.
     """
     torch.manual_seed(0)
     args = pytree.tree_map_only(torch.Tensor, _leaf, args)
     smooth = [a for a in args if isinstance(a, torch.Tensor) and a.is_floating_point()]
 
-    def scalar(seed, *inner):
+    def scalar(seed, *inner, f=f):
         y = _results(f(*inner))[0]
         return (y * seed).sum()
 
@@ -61,7 +64,7 @@ def check_second(f: Callable[..., Any], *args: Any, tolerance: float = TOLERANCE
 
     graph = mg.capture(first, seed, *args)
     second = mg.differentiate(graph, cotangents="output")
-    gradients = torch.autograd.grad(scalar(seed, *args), [seed, *smooth], create_graph=True)
+    gradients = torch.autograd.grad(scalar(seed, *args, f=reference or f), [seed, *smooth], create_graph=True)
     cotangents = [torch.randn_like(g) for g in gradients]
     reachable = [(g, c) for g, c in zip(gradients, cotangents, strict=True) if g.requires_grad]
     expected = torch.autograd.grad(

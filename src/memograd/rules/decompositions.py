@@ -73,14 +73,14 @@ def eig(adjoint, y, a):
         rotated = (inner - (v.mH @ v) * _real_diagonal(inner).unsqueeze(-2)) / _gaps(values).conj()
         rotated = rotated - torch.diag_embed(rotated.diagonal(dim1=-2, dim2=-1))
         middle = rotated if middle is None else middle + rotated
-    a_bar = aten.linalg_solve_ex(v.mH, middle @ v.mH)[0]
+    a_bar = torch.linalg.solve_ex(v.mH, middle @ v.mH)[0]
     return a_bar if a.is_complex() else a_bar.real
 
 
 @rule(aten._linalg_eigvals.default, formula="Ā = V⁻ᴴ diag λ̄ Vᴴ")
 def eigvals(adjoint, y, a):
     v = aten.linalg_eig(a)[1]
-    a_bar = aten.linalg_solve_ex(v.mH, adjoint.unsqueeze(-1) * v.mH)[0]
+    a_bar = torch.linalg.solve_ex(v.mH, adjoint.unsqueeze(-1) * v.mH)[0]
     return a_bar if a.is_complex() else a_bar.real
 
 

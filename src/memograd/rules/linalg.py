@@ -23,7 +23,7 @@ def inv(adjoint, y, a, check_errors=False):
 @rule(aten._linalg_det.default, formula="Ā = ȳ conj(y) A⁻ᴴ")
 def det(adjoint, y, a):
     weight = adjoint[0] * _conj(y[0])
-    return aten.linalg_solve_ex(a.mH, _scaled_identity(a, weight))[0]
+    return torch.linalg.solve_ex(a.mH, _scaled_identity(a, weight))[0]
 
 
 @rule(aten._linalg_slogdet.default, formula="Ā = ȳ A⁻ᴴ; complex: (ȳ - i Im(s̄* s)) A⁻ᴴ with the sign s")
@@ -32,11 +32,11 @@ def slogdet(adjoint, y, a):
     if not a.is_complex():
         if log_bar is None:
             return None  # the sign is piecewise constant
-        return aten.linalg_solve_ex(a.mH, _scaled_identity(a, log_bar))[0]
+        return torch.linalg.solve_ex(a.mH, _scaled_identity(a, log_bar))[0]
     angle = None if sign_bar is None else -(sign_bar.conj() * y[0]).imag
     real = torch.zeros_like(angle) if log_bar is None else log_bar
     weight = torch.complex(real, torch.zeros_like(real) if angle is None else angle)
-    return aten.linalg_solve_ex(a.mH, _scaled_identity(a, weight))[0]
+    return torch.linalg.solve_ex(a.mH, _scaled_identity(a, weight))[0]
 
 
 @rule(aten._linalg_solve_ex.default, formula="A X = B: B̄ = A⁻ᴴ X̄, Ā = -B̄ Xᴴ")
