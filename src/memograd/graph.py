@@ -141,7 +141,8 @@ class Graph:
             CaptureError: the arguments do not fit.
         """
         with torch.no_grad():
-            return self.unpack(self.function(*self.bind(args, kwargs)))
+            flat = self.bind(args, kwargs)
+            return self.unpack(self.function(*flat), flat)
 
     def bind(self, args: Sequence[Any], kwargs: Mapping[str, Any], extra: Sequence[Any] = ()) -> list[Any]:
         """The flat list of tensors for this call; ``extra`` are the cotangents."""
@@ -163,7 +164,7 @@ class Graph:
                 _check(entry, node.meta["val"], tensor)
         return flat
 
-    def unpack(self, results: Sequence[torch.Tensor]) -> Any:
+    def unpack(self, results: Sequence[torch.Tensor], flat: Sequence[Any]) -> Any:
         """The flat results as the user sees them; writes mutations back."""
         values: list[torch.Tensor] = []
         gradients: dict[str, Any] = {}
@@ -172,7 +173,7 @@ class Graph:
                 values.append(value)
             elif entry.kind == "gradient":
                 gradients[entry.name] = value
-        self.write_back(results)
+        self.write_back(results, flat)
         gradients.update(dict.fromkeys(self.unused))
         out = self.output_tree(values)
         return (out, gradients) if gradients else out
@@ -183,14 +184,14 @@ class Graph:
             leaves[position] = value
         return pytree.tree_unflatten(leaves, self.calling.out_spec)
 
-    def write_back(self, results: Sequence[torch.Tensor]) -> None:
-        """Copy every ``mutation`` output into the bound tensor it is the new value of. ``results`` may end before the
-        gradients, which come last."""
-        bound = {i.name: i.tensor for i in self.inputs}
-        for entry, value in zip(self.outputs, results, strict=False):
-            target = bound[entry.name] if entry.kind == "mutation" else None
-            if target is not None:
-                target.copy_(value)
+    def write_back(self, results: Sequence[torch.Tensor], flat: Sequence[Any]) -> None:
+        """Copy every ``mutation`` output into the input it is the new value of: a buffer, or a tensor the caller
+        passed. ``results`` may end before the gradients, which come last."""
+        names = [i.name for i in self.inputs]
+        with torch.no_grad():
+            for entry, value in zip(self.outputs, results, strict=False):
+                if entry.kind == "mutation":
+                    flat[names.index(entry.name)].copy_(value)
 
     def verify(self) -> Graph:
         """Check that the graph is well formed; returns it.

@@ -79,8 +79,8 @@ class _ValueAndGrad(_Transform):
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         joint, names = self.cache.get(args, kwargs, lambda: self.build(args, kwargs))
-        results = joint.function(*joint.bind(args, kwargs))
-        out, gradients = joint.unpack(results)
+        flat_inputs = joint.bind(args, kwargs)
+        out, gradients = joint.unpack(joint.function(*flat_inputs), flat_inputs)
         flat = pytree.tree_leaves(tuple(args[a] for a in self._argnums(len(args))))
         packed = self.pack(args, zeros_for([gradients.get(n) for n in names], flat))
         return packed, out
@@ -144,9 +144,10 @@ class _Vjp(_Transform):
 
     def forward(self, args: tuple[Any, ...], has_aux: bool = False) -> tuple[Any, Callable[..., Any]]:
         joint, halves, names = self.cache.get(args, {}, lambda: self.build(args))
-        flat = [t for t, i in zip(self._flat(joint, args), joint.inputs, strict=True) if i.kind != "cotangent"]
-        results, saved = gather(halves, flat)
-        joint.write_back(results)
+        flat = self._flat(joint, args)
+        early = [t for t, i in zip(flat, joint.inputs, strict=True) if i.kind != "cotangent"]
+        results, saved = gather(halves, early)
+        joint.write_back(results, flat)
         values = [results[i] for i in joint.positions("output")]
         wanted = [i.name.removeprefix("cotangent of ") for i in joint.inputs if i.kind == "cotangent"]
         gradients = [joint.outputs[i].name for i in joint.positions("gradient")]
@@ -216,8 +217,9 @@ class _Jvp(_Transform):
                 value = node.meta["val"]
                 dummy = torch.zeros(value.shape, dtype=value.dtype, device=value.device)
                 extra.append(by_name.get(name, dummy))
-        results = graph.function(*graph.bind(primals, {}, extra))
-        graph.write_back(results)
+        flat = graph.bind(primals, {}, extra)
+        results = graph.function(*flat)
+        graph.write_back(results, flat)
         values = [results[i] for i in graph.positions("output")]
         pushed = {graph.outputs[i].name.removeprefix("cotangent of "): results[i] for i in graph.positions("gradient")}
         names_out = [graph.outputs[i].name for i in graph.positions("output")]
