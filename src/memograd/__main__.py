@@ -1,0 +1,8 @@
+"""``python -m memograd`` is the command ``memograd``."""
+
+import sys
+
+from memograd.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,92 @@
+"""What the two recipes on handwritten digits share: loaders, training, report."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import torch
+from torch import nn, optim
+from torch.utils.data import DataLoader, TensorDataset
+
+from memograd.errors import DataError
+from memograd.recipes import Settings, curve, data
+from memograd.train import checkpoint
+from memograd.train.loop import train_model
+
+
+def train_digits(name: str, model_type: type[nn.Module], settings: Settings) -> dict[str, Any]:
+    """Train a new ``model_type()`` on the digits with Adam and write the run folder; returns ``metrics.json``."""
+    s = settings
+    assert s.epochs is not None and s.lr is not None and s.seed is not None and s.batch_size is not None
+    if s.batch_size < 1:
+        raise DataError(f"batch size must be at least 1, got {s.batch_size}")
+    images = data.digits(s.data)
+    torch.manual_seed(s.seed)
+    model = model_type()
+    train, test = loaders(images, s.batch_size, s.seed)
+    count = sum(p.numel() for p in model.parameters())
+    s.say(
+        f"{model_type.__name__}, {count:,} parameters; CrossEntropyLoss, Adam lr {s.lr:g}, batch {s.batch_size}; "
+        f"{len(images.train_y):,} images to train, {len(images.test_y):,} to test; {s.epochs} epochs, seed {s.seed}"
+    )
+    history = train_model(
+        model,
+        nn.CrossEntropyLoss(),
+        optim.Adam(model.to(s.device).parameters(), lr=s.lr),
+        train,
+        s.epochs,
+        validation=test,
+        device=s.device,
+        checkpoint=s.out,
+        resume=s.resume,
+        settings={"recipe": name, "seed": s.seed, "lr": s.lr, "batch_size": s.batch_size, "data": s.data},
+        callback=lambda record: s.say(line(record, s.epochs or 0)),
+        progress=s.progress,
+        backend=s.backend,
+        memory_budget=s.memory_budget,
+    )
+    last = history[-1]
+    seconds = sum(history["seconds"])
+    s.say(
+        f"test accuracy {last['validation_accuracy']:.2%} after {len(history)} epochs; {seconds:.1f} s, "
+        f"backend {history.backend} ({history.backend_reason or 'asked for'})"
+    )
+    metrics = {
+        "recipe": name,
+        "parameters": count,
+        "epochs": len(history),
+        "lr": s.lr,
+        "batch_size": s.batch_size,
+        "seed": s.seed,
+        "data": s.data,
+        "loss": last["loss"],
+        "test_loss": last["validation_loss"],
+        "test_accuracy": last["validation_accuracy"],
+        "seconds": seconds,
+        "backend": history.backend,
+        "backend_reason": history.backend_reason,
+        "history": list(history),
+    }
+    checkpoint.save_weights(s.out, model)
+    checkpoint.write_text(s.out / "metrics.json", json.dumps(metrics, indent=1) + "\n")
+    title = f"{model_type.__name__} on handwritten digits, trained by memograd"
+    tests = history["validation_loss"], history["validation_accuracy"]
+    metrics["files"] = curve.draw(s.out, title, history["epoch"], history["loss"], *tests)
+    return metrics
+
+
+def loaders(images: data.Digits, batch_size: int, seed: int) -> tuple[DataLoader[Any], DataLoader[Any]]:
+    """Training batches, shuffled by their own generator, and test batches."""
+    shuffled = torch.Generator().manual_seed(seed)
+    train = TensorDataset(images.train_x, images.train_y)
+    test = TensorDataset(images.test_x, images.test_y)
+    return DataLoader(train, batch_size, shuffle=True, generator=shuffled), DataLoader(test, 500)
+
+
+def line(record: dict[str, Any], epochs: int) -> str:
+    """One epoch as the lecture prints it, with the test's result."""
+    return (
+        f"Epoch [{record['epoch']}/{epochs}], Loss: {record['loss']:.4f}, "
+        f"test loss: {record['validation_loss']:.4f}, test accuracy: {record['validation_accuracy']:.2%}"
+    )
