@@ -1,0 +1,279 @@
+"""A graph as one C function.
+
+Each operator appends a statement (a loop nest) that writes one buffer, or none at all: views and formulas wait until
+somebody needs them stored. Afterwards every temporary gets a place in one arena, shared by those that are never alive
+at the same time.
+"""
+
+from __future__ import annotations
+
+import math
+import operator
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import fx
+
+from memograd.errors import BackendError
+from memograd.graph import Graph
+from memograd.run.native.values import (
+    C_TYPES,
+    Body,
+    Buffer,
+    Const,
+    Lazy,
+    Value,
+    View,
+    contiguous_strides,
+    loops,
+)
+
+Kernel = Callable[..., Any]
+KERNELS: dict[Any, Kernel] = {}
+
+MATMUL_LIMIT = 2_000_000  # multiply-adds from which BLAS is the better choice
+LAZY_LIMIT = 48  # operators in one fused formula
+STATEMENT_LIMIT = 3_000  # loops in one C function; compilers take more than seconds beyond
+ALIGN = 64
+
+
+def kernel(*targets: Any) -> Callable[[Kernel], Kernel]:
+    """Enter an emitter: ``emit(builder, node, *args, **kwargs)`` with values in place of nodes."""
+
+    def enter(function: Kernel) -> Kernel:
+        for target in targets:
+            KERNELS[target] = function
+        return function
+
+    return enter
+
+
+@dataclass(frozen=True)
+class Statement:
+    lines: list[str]
+    reads: frozenset[Buffer]
+    writes: frozenset[Buffer]
+
+
+@dataclass(frozen=True)
+class Source:
+    """C text that defines ``step(in, out, arena)`` and ``loop(...)``, and how much arena it needs."""
+
+    text: str
+    arena_bytes: int
+    work: int  # roughly how many elements one step touches
+
+
+class Builder:
+    """Collects statements while the graph is walked once."""
+
+    def __init__(self, graph: Graph) -> None:
+        self.graph = graph
+        self.statements: list[Statement] = []
+        self.values: dict[fx.Node, Any] = {}
+        self.stored: dict[Value, View] = {}
+        self.work = 0
+        self._temporaries = 0
+        self._homes: dict[fx.Node, Buffer] = {}
+        for number, node in enumerate(graph.placeholders):
+            self.values[node] = _whole(_buffer("in", number, node), tuple(node.meta["val"].shape))
+        for number, node in enumerate(graph.results):
+            if node.op != "placeholder":
+                self._homes.setdefault(node, _buffer("out", number, node))
+
+    # ---- values
+
+    def view(self, value: Value) -> View:
+        """``value`` in memory, whatever its strides."""
+        return value if isinstance(value, View) else self.store(value)
+
+    def dense(self, value: Value) -> View:
+        """``value`` in contiguous memory."""
+        return value if isinstance(value, View) and value.contiguous else self.store(value)
+
+    def store(self, value: Value, node: fx.Node | None = None) -> View:
+        """Write ``value`` out, once."""
+        if value not in self.stored:
+            target = self.new(value.shape, value.dtype, node)
+            self.assign(target, value)
+            self.stored[value] = target
+        return self.stored[value]
+
+    def new(self, shape: tuple[int, ...], dtype: torch.dtype, node: fx.Node | None = None) -> View:
+        """Fresh contiguous memory: the program's output if ``node`` is a result, else a temporary."""
+        buffer = self._homes.pop(node, None) if node is not None else None
+        if buffer is None or buffer.dtype != dtype or buffer.numel != math.prod(shape):
+            buffer = Buffer("tmp", self._temporaries, math.prod(shape), dtype)
+            self._temporaries += 1
+        return View(tuple(shape), dtype, buffer, 0, contiguous_strides(shape))
+
+    def result(self, node: fx.Node) -> View:
+        """Memory for the value of ``node``."""
+        value = node.meta["val"]
+        return self.new(tuple(value.shape), value.dtype, node)
+
+    def lazy(self, shape: Any, dtype: torch.dtype, compute: torch.dtype | None, write: Any, *operands: Value) -> Lazy:
+        """A formula; operands that would be computed again and again by broadcasting, or too long, are stored."""
+        numel, room, kept = math.prod(shape), LAZY_LIMIT, []
+        for operand in operands:
+            size = getattr(operand, "size", 1)
+            if not isinstance(operand, (View, Const)) and (operand.numel not in (1, numel) or size > room):
+                operand, size = self.store(operand), 1
+            room -= size
+            kept.append(operand)
+        return Lazy(tuple(shape), dtype, tuple(kept), write, compute)
+
+    # ---- statements
+
+    def assign(self, target: View, value: Value) -> None:
+        """``target[...] = value`` element by element."""
+        body = Body()
+        if target.contiguous and value.runs_over(target.shape):
+            text = value.at(body, "i")
+            self.add(loops([target.numel], ["i"], [*body.lines, f"{target.ref('i')} = {text};"]), body.reads, target)
+            return
+        index = tuple(f"i{d}" for d in range(len(target.shape)))
+        text = value.at(body, index)
+        lines = loops(target.shape, index, [*body.lines, f"{target.ref(index)} = {text};"])
+        self.add(lines, body.reads, target)
+
+    def add(self, lines: list[str], reads: set[Buffer], *targets: View, work: int = 0) -> None:
+        self.work += work or sum(t.numel for t in targets)
+        self.statements.append(Statement(lines, frozenset(reads), frozenset(t.buffer for t in targets)))
+
+    # ---- the walk
+
+    def run(self) -> Source:
+        needed = _needed(self.graph)
+        for node in self.graph.nodes:
+            if node in needed:
+                self.values[node] = self.settle(node, self.emit(node))
+        for number, node in enumerate(self.graph.results):
+            value = self.values[node]
+            home = _whole(_buffer("out", number, node), value.shape)
+            if not (isinstance(value, View) and value.buffer.name == home.buffer.name):
+                self.assign(home, value)
+        if len(self.statements) > STATEMENT_LIMIT:
+            raise BackendError(
+                f"the graph needs {len(self.statements)} loops, the native backend stops at {STATEMENT_LIMIT}"
+            )
+        offsets, arena = _place(self.statements)
+        return Source(_source(self.statements, offsets), arena, self.work)
+
+    def emit(self, node: fx.Node) -> Any:
+        args, kwargs = fx.map_arg((node.args, node.kwargs), self.values.__getitem__)
+        if node.target is operator.getitem:
+            return args[0][args[1]]
+        return KERNELS[node.target](self, node, *args, **kwargs)
+
+    def settle(self, node: fx.Node, value: Any) -> Any:
+        """Store a formula which several others need, or which is a result."""
+        if isinstance(value, (View, Const)) or not isinstance(value, Value):
+            return value
+        return self.store(value, node) if len(node.users) > 1 or node in self._homes else value
+
+
+def emit(graph: Graph) -> Source:
+    """The C source of a graph.
+
+    Raises:
+        BackendError: an operator, dtype or device is not supported.
+    """
+    if (why := unsupported(graph)) is not None:
+        raise BackendError(why)
+    return Builder(graph).run()
+
+
+def unsupported(graph: Graph) -> str | None:
+    """Why no C can be written for ``graph``, by a look at its operators alone."""
+    needed = _needed(graph)
+    for node in graph.fx.nodes:
+        if node.op == "output" or (node.op == "call_function" and node not in needed):
+            continue
+        if node.op == "call_function" and node.target is not operator.getitem and node.target not in KERNELS:
+            return f"the native backend has no kernel for {node.target}"
+        values = node.meta["val"] if isinstance(node.meta["val"], (tuple, list)) else [node.meta["val"]]
+        for value in values:
+            if not isinstance(value, torch.Tensor):
+                continue
+            if value.device.type != "cpu":
+                return f"the native backend runs on the CPU; {node.name} ({node.target}) is on {value.device}"
+            if value.dtype not in C_TYPES:
+                return f"the native backend does not know {value.dtype}, the dtype of {node.name} ({node.target})"
+    return None
+
+
+def _needed(graph: Graph) -> set[fx.Node]:
+    needed = set(graph.results)
+    for node in reversed(list(graph.fx.nodes)):
+        if node in needed:
+            needed.update(node.all_input_nodes)
+    return needed
+
+
+def _buffer(kind: str, number: int, node: fx.Node) -> Buffer:
+    value = node.meta["val"]
+    if not isinstance(value, torch.Tensor):
+        raise BackendError(f"the native backend needs tensors as inputs and results; {node.name} is {value!r}")
+    return Buffer(kind, number, value.numel(), value.dtype)
+
+
+def _whole(buffer: Buffer, shape: tuple[int, ...]) -> View:
+    return View(shape, buffer.dtype, buffer, 0, contiguous_strides(shape))
+
+
+def _place(statements: list[Statement]) -> tuple[dict[Buffer, int], int]:
+    """Offsets of the temporaries in the arena: first fit, over the time between first write and last use."""
+    last: dict[Buffer, int] = {}
+    for now, statement in enumerate(statements):
+        for buffer in statement.reads | statement.writes:
+            last[buffer] = now
+    offsets: dict[Buffer, int] = {}
+    alive: list[Buffer] = []
+    end = 0
+    for now, statement in enumerate(statements):
+        alive = [b for b in alive if last[b] >= now]
+        for buffer in sorted(statement.writes, key=lambda b: b.number):
+            if buffer.kind == "tmp" and buffer not in offsets:
+                place = 0
+                for other in sorted(alive, key=offsets.__getitem__):
+                    if offsets[other] - place >= _padded(buffer):
+                        break
+                    place = max(place, offsets[other] + _padded(other))
+                offsets[buffer] = place
+                alive.append(buffer)
+                end = max(end, place + _padded(buffer))
+    return offsets, end
+
+
+def _padded(buffer: Buffer) -> int:
+    return max(1, -(-buffer.bytes // ALIGN)) * ALIGN
+
+
+LOOP = """
+long memograd_loop(void **in, void **out, char *arena, long first, long count, long every,
+                   long fed, const long *from, const long *to, const long *bytes, char *losses, long width) {
+    for (long s = first; s < first + count; ++s) {
+        memograd_step(in, out, arena);
+        if (width && s % every == 0) __builtin_memcpy(losses + s / every * width, out[0], width);
+        for (long f = 0; f < fed; ++f) __builtin_memcpy(in[to[f]], out[from[f]], bytes[f]);
+    }
+    return count;
+}
+"""
+
+
+def _source(statements: list[Statement], offsets: dict[Buffer, int]) -> str:
+    lines = ["void memograd_step(void **in, void **out, char *arena) {", "(void)in; (void)out; (void)arena;"]
+    for statement in statements:
+        lines.append("{")
+        for buffer in sorted(statement.reads | statement.writes, key=lambda b: b.name):
+            where = f"(arena + {offsets[buffer]}L)" if buffer.kind == "tmp" else f"{buffer.kind}[{buffer.number}]"
+            const = "" if buffer in statement.writes else "const "
+            kind = f"{const}{C_TYPES[buffer.dtype]}"
+            # only what is written is promised not to alias: two inputs may be the same tensor
+            lines.append(f"{kind} *{'restrict ' if not const else ''}{buffer.name} = ({kind} *){where};")
+        lines += [*statement.lines, "}"]
+    return "\n".join([*lines, "}", LOOP])

@@ -1,0 +1,186 @@
+"""The compiled graph as something to call: pointers in, pointers out, and as little Python as possible around it."""
+
+from __future__ import annotations
+
+import ctypes
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from operator import is_
+from typing import Any
+
+import torch
+
+from memograd.errors import BackendError
+from memograd.graph import Graph
+from memograd.run.native import build
+from memograd.run.native.emit import Source
+
+CHUNK_SECONDS = 0.2  # between two chances to interrupt a loop
+QUICK = 20_000  # element operations: below, the step is over before another thread could make use of the GIL
+
+_data_ptr = torch.Tensor.data_ptr
+
+
+class Plan:
+    """What one ``feedback`` needs: which outputs are returned, and where the others live and go."""
+
+    def __init__(self, feedback: Mapping[int, int], prototypes: Sequence[torch.Tensor], arena: int) -> None:
+        self.feedback = dict(feedback)
+        self.kept = [(o, p) for o, p in enumerate(prototypes) if o not in feedback]
+        self.own = {o: torch.empty_like(prototypes[o]) for o in feedback}
+        self.out = (ctypes.c_void_p * max(1, len(prototypes)))()
+        for o, tensor in self.own.items():
+            self.out[o] = tensor.data_ptr()
+        numbers = ctypes.c_long * max(1, len(feedback))
+        sizes = [prototypes[o].numel() * prototypes[o].element_size() for o in feedback]
+        self.fed = (ctypes.c_long(len(feedback)), numbers(*feedback), numbers(*feedback.values()), numbers(*sizes))
+        self.arena = ctypes.c_void_p(arena)
+        zero, one = ctypes.c_long(0), ctypes.c_long(1)
+        self.once = (self.out, self.arena, zero, one, one, *self.fed, ctypes.c_void_p(None), zero)
+
+
+class Program:
+    """A graph as one compiled function of its flat inputs.
+
+    Inputs that were seen in the last call are recognized and not checked again. Tensors whose memory is not contiguous
+    are copied at every call; contiguous ones are read, and for fed-back inputs written, where they lie. An index out of
+    range reads element 0 instead of raising as PyTorch does.
+    """
+
+    def __init__(self, graph: Graph, source: Source) -> None:
+        library = build.load(source.text)
+        quick = ctypes.PyDLL(library._name) if source.work < QUICK else library  # PyDLL keeps the GIL
+        self._step, self._once, self._many = quick.memograd_step, quick.memograd_loop, library.memograd_loop
+        for function in (self._step, self._once, self._many):
+            function.restype = None
+        self.names = [i.name for i in graph.inputs]
+        self.specs = [(n.meta["val"].shape, n.meta["val"].dtype) for n in graph.placeholders]
+        self.prototypes = [torch.empty(n.meta["val"].shape, dtype=n.meta["val"].dtype) for n in graph.results]
+        self._arena = torch.empty(source.arena_bytes + 64, dtype=torch.uint8)
+        self._aligned = -(-self._arena.data_ptr() // 64) * 64
+        self._in = (ctypes.c_void_p * max(1, len(self.specs)))()
+        self._lock = threading.Lock()  # one arena, one array of pointers
+        self._seen: list[torch.Tensor] = []
+        self._pointers: list[int] | None = None
+        self._held: list[torch.Tensor] = []  # keeps the memory behind the pointers alive, even if `.data` is replaced
+        self._copies: list[tuple[int, torch.Tensor, torch.Tensor]] = []
+        self._plain = Plan({}, self.prototypes, self._aligned)
+        self._plan = self._plain
+
+    def __call__(self, *flat: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """Run once; fresh outputs."""
+        with self._lock:
+            self._bind(flat)
+            plan = self._plain
+            outputs = [torch.empty_like(p) for p in self.prototypes]
+            plan.out[: len(outputs)] = [*map(_data_ptr, outputs)]
+            self._step(self._in, plan.out, plan.arena)
+        return tuple(outputs)
+
+    def step(self, flat: Sequence[torch.Tensor], feedback: Mapping[int, int]) -> list[torch.Tensor]:
+        """Run once and write output ``o`` into input ``feedback[o]`` in place; returns the other outputs."""
+        with self._lock:
+            plan = self._planned(feedback)
+            self._bind(flat)
+            outputs = self._fresh(plan)
+            self._once(self._in, *plan.once)
+            if plan.feedback:
+                self._written(flat, plan)
+        return outputs
+
+    def loop(
+        self, flat: Sequence[torch.Tensor], feedback: Mapping[int, int], steps: int, every: int = 1
+    ) -> tuple[list[torch.Tensor], torch.Tensor]:
+        """``steps`` times ``step``, without Python in between.
+
+        Args:
+            every: record the loss (output 0, one number) of steps 0, every, 2·every and so on.
+
+        Returns:
+            The outputs of the last step that are not fed back, and the recorded losses. Ctrl-C ends the loop between
+            two steps, with every fed-back input in the state of the last finished one.
+        """
+        if steps < 1 or every < 1:
+            raise BackendError(f"loop needs steps and every of at least 1, got {steps} and {every}")
+        if not self.prototypes or self.prototypes[0].numel() != 1:
+            raise BackendError("loop records output 0 as the loss; it must be one number")
+        with self._lock:
+            plan = self._planned(feedback)
+            self._bind(flat)
+            outputs = self._fresh(plan)
+            losses = torch.empty(-(-steps // every), dtype=self.prototypes[0].dtype)
+            try:
+                self._chunks(plan, steps, every, losses)
+            finally:
+                self._written(flat, plan)
+        return outputs, losses
+
+    def _chunks(self, plan: Plan, steps: int, every: int, losses: torch.Tensor) -> None:
+        long, width = ctypes.c_long, ctypes.c_long(losses.element_size())
+        into = ctypes.c_void_p(losses.data_ptr())
+        done, count = 0, 1
+        while done < steps:
+            count = min(count, steps - done)
+            start = time.perf_counter()
+            self._many(self._in, plan.out, plan.arena, long(done), long(count), long(every), *plan.fed, into, width)
+            done += count
+            seconds = max(time.perf_counter() - start, 1e-9)
+            count = max(1, min(32 * count, int(count * CHUNK_SECONDS / seconds)))
+
+    # ---- inputs and outputs
+
+    def _fresh(self, plan: Plan) -> list[torch.Tensor]:
+        outputs = []
+        for o, prototype in plan.kept:
+            tensor = torch.empty_like(prototype)
+            plan.out[o] = tensor.data_ptr()
+            outputs.append(tensor)
+        return outputs
+
+    def _planned(self, feedback: Mapping[int, int]) -> Plan:
+        if self._plan.feedback != feedback:
+            if len(set(feedback.values())) != len(feedback):
+                raise BackendError(f"feedback sends two outputs into one input: {dict(feedback)}")
+            for o, i in feedback.items():
+                produced, wanted = (self.prototypes[o].shape, self.prototypes[o].dtype), self.specs[i]
+                if produced != wanted:
+                    raise BackendError(
+                        f"output {o} {produced} cannot be fed back into input {self.names[i]!r} {wanted}"
+                    )
+            self._plan = Plan(feedback, self.prototypes, self._aligned)
+        return self._plan
+
+    def _bind(self, flat: Sequence[torch.Tensor]) -> None:
+        """Point the program at these tensors."""
+        if [*map(_data_ptr, flat)] != self._pointers or not all(map(is_, flat, self._seen)):
+            self._bind_new(flat)
+        for _, copy, original in self._copies:
+            copy.copy_(original)
+
+    def _bind_new(self, flat: Sequence[torch.Tensor]) -> None:
+        if len(flat) != len(self.specs):
+            raise BackendError(f"the program takes {len(self.specs)} tensors, got {len(flat)}")
+        self._pointers, held, copies = None, [], []
+        for number, (tensor, (shape, dtype)) in enumerate(zip(flat, self.specs, strict=True)):
+            if tensor.shape != shape or tensor.dtype != dtype or tensor.device.type != "cpu":
+                raise BackendError(
+                    f"input {self.names[number]!r} is {tensor.dtype}{list(tensor.shape)} on {tensor.device}; the program "
+                    f"was compiled for {dtype}{list(shape)} on the CPU"
+                )
+            memory = tensor.detach()
+            if not memory.is_contiguous() or memory.is_neg():
+                copies.append((number, torch.empty(shape, dtype=dtype), memory))
+                memory = copies[-1][1]
+            held.append(memory)
+            self._in[number] = memory.data_ptr()
+        self._seen, self._held, self._copies = list(flat), held, copies
+        self._pointers = [t.data_ptr() for t in flat]
+
+    def _written(self, flat: Sequence[Any], plan: Plan) -> None:
+        """Tell autograd which inputs changed, and carry copies of them back."""
+        targets = plan.feedback.values()
+        for number, copy, original in self._copies:
+            if number in targets:
+                original.copy_(copy)
+        torch.autograd.graph.increment_version([flat[i] for i in targets])
