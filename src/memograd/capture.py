@@ -160,6 +160,8 @@ class _Capture:
         return swapped
 
     def _input(self, tensor: torch.Tensor, name: str) -> torch.Tensor:
+        if tensor.layout is not torch.strided:
+            raise CaptureError(f"argument {name!r} has layout {tensor.layout}, which cannot be captured; use x.to_dense()")
         fake = fake_like(tensor)
         if fake.is_floating_point() or fake.is_complex():
             with FAKE:  # requires a gradient, but is no leaf, so that the program may write to it

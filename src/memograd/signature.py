@@ -11,6 +11,7 @@ from torch import nn
 from memograd._torch import pytree
 from memograd.capture import capturing
 from memograd.closures import captured
+from memograd.errors import CaptureError
 
 _SIMPLE = (int, float, complex, bool, str, bytes, type(None))
 
@@ -52,6 +53,8 @@ def _module(module: nn.Module) -> tuple[Any, ...]:
 
 def _leaf(value: Any) -> Any:
     if isinstance(value, torch.Tensor):
+        if value.layout is not torch.strided:
+            raise CaptureError(f"an argument of layout {value.layout} cannot be captured; pass x.to_dense()")
         return (value.shape, value.stride(), value.dtype, value.device)
     return (type(value), value) if isinstance(value, _SIMPLE) else (type(value), id(value))
 

@@ -1,0 +1,158 @@
+"""The derivative table against PyTorch's own test database (OpInfo, ``torch.testing``'s ``op_db``).
+
+Every sample of every differentiable operator: our vector-Jacobian product with random cotangents against
+``torch.autograd.grad``. A sample *passes*, is *refused* (a loud error that says why) or is *wrong*.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from memograd._torch import pytree
+from memograd.errors import MemogradError
+from memograd.transforms import vjp
+
+Tensor = torch.Tensor
+TOLERANCE = {torch.float64: 1e-8, torch.complex128: 1e-8, torch.float32: 2e-3, torch.bfloat16: 5e-2, torch.float16: 2e-2}
+
+
+@dataclass
+class Tally:
+    """What happened to the samples of one entry."""
+
+    name: str
+    passed: int = 0
+    refused: int = 0
+    wrong: int = 0
+    reasons: Counter[str] = field(default_factory=Counter)
+
+    @property
+    def verdict(self) -> str:
+        return "wrong" if self.wrong else "refused" if self.refused else "pass" if self.passed else "no samples"
+
+    def __str__(self) -> str:
+        reason = self.reasons.most_common(1)[0][0] if self.reasons else ""
+        return f"{self.name:55s} {self.verdict:10s} {self.passed:4d} {self.refused:4d} {self.wrong:4d}  {reason[:110]}"
+
+
+def entries(dtype: torch.dtype = torch.float64, order: int = 1) -> list[Any]:
+    """The entries of op_db that autograd differentiates in ``dtype`` on the CPU."""
+    from torch.testing._internal.common_methods_invocations import op_db  # needs the package expecttest
+
+    found = [op for op in op_db if op.supports_autograd and dtype in op.supported_backward_dtypes("cpu")]
+    return [op for op in found if order == 1 or op.supports_gradgrad]
+
+
+def sweep(
+    ops: Iterable[Any], dtype: torch.dtype = torch.float64, order: int = 1, limit: int | None = None, seed: int = 0
+) -> Iterator[Tally]:
+    """One tally for each entry; ``limit`` samples of each at most, drawn by ``seed``."""
+    for op in ops:
+        torch.manual_seed(seed)
+        tally = Tally(op.name + (f".{op.variant_test_name}" if op.variant_test_name else ""))
+        try:
+            samples = list(op.sample_inputs("cpu", dtype, requires_grad=True))
+        except Exception as error:  # the database itself lacks something (a library, a device)
+            tally.reasons[f"no samples: {error}"] += 1
+            yield tally
+            continue
+        if limit is not None and len(samples) > limit:
+            samples = random.Random(f"{seed} {op.name}").sample(samples, limit)
+        for sample in samples:
+            _count(tally, op, sample, dtype, order)
+        yield tally
+
+
+def _count(tally: Tally, op: Any, sample: Any, dtype: torch.dtype, order: int) -> None:
+    function, tensors = flat_function(op, sample)
+    if not tensors:
+        return
+    try:
+        witness = _witness(function, tensors, order)
+    except Exception:  # autograd itself cannot: nothing to compare with
+        return
+    if witness is None:
+        return
+    cotangents, theirs = witness
+    try:
+        ours = _ours(function, tensors, cotangents, order)
+    except MemogradError as error:
+        tally.refused += 1
+        tally.reasons[f"{type(error).__name__}: {error}"] += 1
+        return
+    except Exception as error:
+        tally.refused += 1
+        tally.reasons[f"CRASH {type(error).__name__}: {error}"] += 1
+        return
+    problem = compare(ours, theirs, tensors, TOLERANCE.get(dtype, 1e-3) * 10 ** (2 * (order - 1)))
+    tally.passed += problem is None
+    if problem is not None:
+        tally.wrong += 1
+        tally.reasons[f"WRONG {problem}"] += 1
+
+
+def flat_function(op: Any, sample: Any) -> tuple[Callable[..., tuple[Tensor, ...]], list[Tensor]]:
+    """The sample as a function of the tensors that require gradients, returning the results that have them."""
+    leaves, spec = pytree.tree_flatten((sample.input, sample.args, sample.kwargs))
+    places = [i for i, x in enumerate(leaves) if isinstance(x, Tensor) and x.requires_grad]
+    target = op.get_op()
+
+    def function(*tensors: Tensor) -> tuple[Tensor, ...]:
+        filled = list(leaves)
+        for place, tensor in zip(places, tensors, strict=True):
+            filled[place] = tensor
+        first, args, kwargs = pytree.tree_unflatten(filled, spec)
+        out = target(first, *args, **kwargs)
+        if sample.output_process_fn_grad is not None:
+            out = sample.output_process_fn_grad(out)
+        smooth = [o for o in pytree.tree_leaves(out) if isinstance(o, Tensor)]
+        return tuple(o for o in smooth if o.is_floating_point() or o.is_complex())
+
+    return function, [leaves[i].detach() for i in places]
+
+
+def _witness(function: Callable[..., Any], tensors: list[Tensor], order: int) -> Any:
+    """(cotangents, gradients by torch.autograd), or None where autograd has no gradient to offer."""
+    leaves = [t.clone().requires_grad_() for t in tensors]
+    cotangents: list[tuple[Tensor, ...]] = []
+    outs = function(*leaves)
+    for degree in range(1, order + 1):
+        seeds = tuple(torch.randn_like(o) for o in outs)
+        cotangents.append(seeds)
+        used = [(o, s) for o, s in zip(outs, seeds, strict=True) if o.requires_grad]
+        if not used:
+            return None
+        found = torch.autograd.grad(
+            [o for o, _ in used], leaves, [s for _, s in used], allow_unused=True, create_graph=degree < order
+        )
+        outs = tuple(torch.zeros_like(x) if g is None else g for g, x in zip(found, leaves, strict=True))
+    return cotangents, outs
+
+
+def _ours(function: Callable[..., Any], tensors: list[Tensor], cotangents: Any, order: int) -> tuple[Tensor, ...]:
+    for seeds in cotangents[: order - 1]:
+        function = _pulled(function, seeds)
+    return vjp(function, *tensors)[1](cotangents[order - 1])
+
+
+def _pulled(function: Callable[..., Any], seeds: Any) -> Callable[..., Any]:
+    return lambda *at: vjp(function, *at)[1](seeds)
+
+
+def compare(ours: Iterable[Tensor], theirs: Iterable[Tensor], like: Iterable[Tensor], tolerance: float) -> str | None:
+    """None when the gradients agree in shape, dtype and value; else what differs."""
+    for k, (a, b, x) in enumerate(zip(ours, theirs, like, strict=True)):
+        if a.shape != x.shape or a.dtype != x.dtype:
+            return f"gradient {k} is {a.dtype}{list(a.shape)} for an argument {x.dtype}{list(x.shape)}"
+        if not torch.allclose(a, b, rtol=tolerance, atol=tolerance, equal_nan=True):
+            error = (a - b).abs().nan_to_num(nan=float("inf")).max().item()
+            return f"gradient {k} differs by up to {error:.3g}"
+    return None
+
+
