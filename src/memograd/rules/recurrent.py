@@ -6,6 +6,7 @@ is one pointwise kernel. Everything else arrives unrolled and needs no rule here
 
 import torch
 
+from memograd.rules._lstm_kernel import lstm_layer_backward
 from memograd.rules.registry import expand, refuse, rule
 
 aten = torch.ops.aten
@@ -16,17 +17,13 @@ aten = torch.ops.aten
 
 @rule(aten.mkldnn_rnn_layer.default, formula="backpropagation through time, by the kernel")
 def mkldnn_rnn_layer(adjoint, y, x, w_ih, w_hh, b_ih, b_hh, h, c, reverse, batch_sizes, mode, hidden_size, *how):
-    num_layers, has_biases, bidirectional, batch_first, train = how
-    output, h_n, c_n, workspace = y
-    sizes = (mode, hidden_size, num_layers, has_biases, train, bidirectional, batch_sizes, batch_first)
-    return aten.mkldnn_rnn_layer_backward(
-        x, w_ih, w_hh, b_ih, b_hh, h, c, output, h_n, c_n, *adjoint[:3], reverse, *sizes, workspace
-    )
+    has_biases = how[1]
+    parts = lstm_layer_backward(x, w_ih, w_hh, b_ih, b_hh, h, c, *adjoint[:3], reverse, has_biases)
+    return parts if has_biases else (*parts[:3], None, None, *parts[5:])
 
 
-@expand(aten.mkldnn_rnn_layer_backward.default, formula="backpropagation through time")
-def mkldnn_rnn_layer_backward(x, w_ih, w_hh, b_ih, b_hh, h, c, output, h_n, c_n, g_output, g_h, g_c, reverse, *how):
-    # The kernel's saved results are functions of its inputs; computed again here, so that derivatives pass through.
+@expand(lstm_layer_backward, formula="backpropagation through time")
+def lstm_layer_backward_formula(x, w_ih, w_hh, b_ih, b_hh, h, c, g_output, g_h, g_c, reverse, has_biases):
     order = range(x.shape[0] - 1, -1, -1) if reverse else range(x.shape[0])
     h_t, c_t = h.reshape(-1, w_hh.shape[1]), c.reshape(-1, w_hh.shape[1])
     steps = []
