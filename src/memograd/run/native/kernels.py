@@ -295,6 +295,6 @@ def _check_product(node: fx.Node, dtype: torch.dtype, work: int) -> None:
         raise BackendError(f"the native backend multiplies matrices of floating-point numbers only, not {dtype}")
     if work > MATMUL_LIMIT:
         raise BackendError(
-            f"{node.name} ({node.target}) is a matrix product with {work} multiply-adds; from {MATMUL_LIMIT} on PyTorch's "
-            "own (BLAS) is faster than the native backend"
+            f"{node.name} ({node.target}) is a matrix product with {work} multiply-adds; from {MATMUL_LIMIT} on "
+            "PyTorch's own (BLAS) is faster than the native backend"
         )

@@ -14,7 +14,7 @@ from torch import fx
 
 from memograd.errors import BackendError
 from memograd.run.native.emit import Builder, kernel
-from memograd.run.native.values import C_TYPES, FLOATS, Const, Lazy, Value, cast, formula
+from memograd.run.native.values import FLOATS, Const, Lazy, Value, cast, formula
 
 aten = torch.ops.aten
 

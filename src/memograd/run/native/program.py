@@ -165,8 +165,8 @@ class Program:
         for number, (tensor, (shape, dtype)) in enumerate(zip(flat, self.specs, strict=True)):
             if tensor.shape != shape or tensor.dtype != dtype or tensor.device.type != "cpu":
                 raise BackendError(
-                    f"input {self.names[number]!r} is {tensor.dtype}{list(tensor.shape)} on {tensor.device}; the program "
-                    f"was compiled for {dtype}{list(shape)} on the CPU"
+                    f"input {self.names[number]!r} is {tensor.dtype}{list(tensor.shape)} on {tensor.device}; the "
+                    f"program was compiled for {dtype}{list(shape)} on the CPU"
                 )
             memory = tensor.detach()
             if not memory.is_contiguous() or memory.is_neg():

@@ -103,8 +103,9 @@ def argmax(b: Builder, node: fx.Node, x: Value, dim: int | None = None, keepdim:
     dim = (dim or 0) % max(len(x.shape), 1)
     here = source.ref(_at(source, dim, "r"))
     best = source.ref(_at(source, dim, "m"))
-    lines = ["long m = 0;", _for("r", x.shape[dim]), f"if ({best} == {best} && ({here} {sign} {best} || {here} != {here}))"
-             " m = r;", f"{out.ref(_kept(out, len(x.shape), {dim}))} = m;"]  # fmt: skip
+    better = f"{best} == {best} && ({here} {sign} {best} || {here} != {here})"  # the first of equals; NaN wins
+    place = out.ref(_kept(out, len(x.shape), {dim}))
+    lines = ["long m = 0;", _for("r", x.shape[dim]), f"if ({better}) m = r;", f"{place} = m;"]
     b.add(_rows(source, dim, lines), {source.buffer}, out)
     return out
 
@@ -208,7 +209,8 @@ def bce(b: Builder, node: fx.Node, x: Value, y: Value, weight: Any = None, reduc
 def bce_backward(b: Builder, node: fx.Node, grad: Value, x: Value, y: Value, weight: Any = None,
                  reduction: int = MEAN) -> Lazy:  # fmt: skip
     variance = "((T)1 - {b}) * {b}"
-    text = f"{{a}} * ({{b}} - {{c}}) / ({variance} < (T)1e-12 ? (T)1e-12 : {variance})"
+    # PyTorch's bound is the float 1e-12, in double arithmetic too
+    text = f"{{a}} * ({{b}} - {{c}}) / ({variance} < (T)1e-12f ? (T)1e-12f : {variance})"
     if weight is None:
         return loss_backward(b, node, text, reduction, grad, x, y)
     return loss_backward(b, node, text + " * {d}", reduction, grad, x, y, weight)
