@@ -14,6 +14,7 @@ from memograd.errors import (
     OpaqueBackwardError,
     PlanViolationError,
     ProductLimitError,
+    RuleError,
 )
 from memograd.graph import Graph
 from memograd.pipeline import capture, differentiate
@@ -37,6 +38,7 @@ __all__ = [
     "OpaqueBackwardError",
     "PlanViolationError",
     "ProductLimitError",
+    "RuleError",
     "TrainStep",
     "capture",
     "count_products",

@@ -25,7 +25,14 @@ import torch
 from torch import fx
 
 from memograd.activity import active_nodes, is_smooth
-from memograd.errors import GraphError, MissingRuleError, NotDifferentiableError, ProductLimitError
+from memograd.errors import (
+    GraphError,
+    MemogradError,
+    MissingRuleError,
+    NotDifferentiableError,
+    ProductLimitError,
+    RuleError,
+)
 from memograd.graph import Graph, Input, Output, OutputKind
 from memograd.products import count_products
 from memograd.rules.registry import lookup, pull_back
@@ -88,7 +95,12 @@ class Recursion:
         args, kwargs = fx.map_arg((u.args, u.kwargs), self.tracer.input)
         y = fx.map_arg(u, self.tracer.input) if isinstance(u.meta["val"], torch.Tensor) else self.outputs(u)
         with self.tracer.about(u):
-            parts = pull_back(entry, adjoint, y, args, kwargs)
+            try:
+                parts = pull_back(entry, adjoint, y, args, kwargs)
+            except MemogradError:
+                raise
+            except Exception as error:
+                raise RuleError(f"the rule of {_at(u)} ({entry.file}) raised {type(error).__name__}: {error}") from error
         contributions: dict[fx.Node, list[Any]] = {}
         for argument, part in zip(u.args, parts, strict=True):
             pairs = zip(argument, part, strict=True) if isinstance(part, list) else [(argument, part)]

@@ -19,6 +19,10 @@ class MissingRuleError(MemogradError):
     """The chain rule reached an operator that has no entry in the derivative table."""
 
 
+class RuleError(MemogradError):
+    """A rule of the derivative table raised, or returned something that does not fit its operator."""
+
+
 class NotDifferentiableError(MemogradError):
     """The operator has no derivative at all, and a gradient was asked to flow through it."""
 

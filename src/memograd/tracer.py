@@ -31,6 +31,7 @@ from memograd._torch import (
     generated_function,
     is_fake,
     pytree,
+    quiet,
 )
 from memograd.errors import CaptureError
 from memograd.mutation import Alias, Storage, functional_twin, is_view, write_back
@@ -130,7 +131,7 @@ class Tracer(TorchDispatchMode):
     @contextmanager
     def rules(self) -> Iterator[None]:
         """Record the derivative rules that run inside: no autograd, and other tracers look away."""
-        with torch.no_grad(), FAKE, self:
+        with torch.no_grad(), quiet(), FAKE, self:
             yield
 
     @contextmanager

@@ -1,0 +1,145 @@
+"""TrainStep against the same loop in plain PyTorch, and its errors."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn, optim
+
+import memograd as mg
+
+X = torch.tensor([[0, 0], [0, 1], [1, 0], [1, 1]], dtype=torch.float64)
+Y = torch.tensor([[0], [1], [1], [0]], dtype=torch.float64)
+
+OPTIMIZERS = {
+    "sgd": lambda p: optim.SGD(p, lr=0.1),
+    "nesterov": lambda p: optim.SGD(p, lr=0.1, momentum=0.9, nesterov=True, weight_decay=0.01),
+    "dampening": lambda p: optim.SGD(p, lr=0.1, momentum=0.9, dampening=0.5),
+    "maximize": lambda p: optim.SGD(p, lr=0.001, maximize=True),
+    "adam": lambda p: optim.Adam(p, lr=0.01, weight_decay=0.01),
+    "amsgrad": lambda p: optim.Adam(p, lr=0.01, amsgrad=True),
+    "adamw": lambda p: optim.AdamW(p, lr=0.01),
+    "rmsprop": lambda p: optim.RMSprop(p, lr=0.01),
+}
+
+
+def network():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(2, 3), nn.Tanh(), nn.Linear(3, 1), nn.Sigmoid()).double()
+
+
+def plain(model, optimizer, steps, schedule=None):
+    for _ in range(steps):
+        optimizer.zero_grad()
+        loss = nn.BCELoss()(model(X), Y)
+        loss.backward()
+        optimizer.step()
+        if schedule:
+            schedule.step()
+    return loss
+
+
+def same_state(ours, theirs):
+    for a, b in zip(ours["state"].values(), theirs["state"].values(), strict=True):
+        assert a.keys() == b.keys()
+        for k in a:
+            torch.testing.assert_close(a[k], b[k], rtol=1e-9, atol=1e-12, check_dtype=False)
+
+
+@pytest.mark.parametrize("backend", ["eager", "auto"])
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_against_plain_pytorch(name, backend):
+    ours, theirs = network(), network()
+    a, b = OPTIMIZERS[name](ours.parameters()), OPTIMIZERS[name](theirs.parameters())
+    step = mg.TrainStep(ours, nn.BCELoss(), a, backend=backend)
+    for _ in range(50):
+        loss = step(X, Y)
+    torch.testing.assert_close(loss, plain(theirs, b, 50).detach(), rtol=1e-9, atol=0)
+    for p, q in zip(ours.parameters(), theirs.parameters(), strict=True):
+        torch.testing.assert_close(p, q, rtol=1e-9, atol=1e-12)
+    same_state(a.state_dict(), b.state_dict())
+
+
+def test_scheduler_changes_the_rate_without_a_new_graph():
+    ours, theirs = network(), network()
+    a, b = OPTIMIZERS["sgd"](ours.parameters()), OPTIMIZERS["sgd"](theirs.parameters())
+    step, schedule = mg.TrainStep(ours, nn.BCELoss(), a), optim.lr_scheduler.ExponentialLR(a, 0.9)
+    for _ in range(20):
+        step(X, Y)
+        schedule.step()
+    plain(theirs, b, 20, optim.lr_scheduler.ExponentialLR(b, 0.9))
+    for p, q in zip(ours.parameters(), theirs.parameters(), strict=True):
+        torch.testing.assert_close(p, q, rtol=1e-9, atol=1e-12)
+    assert len(step._programs) == 1
+
+
+def test_run_equals_calls():
+    ours, theirs = network(), network()
+    step = mg.TrainStep(ours, nn.BCELoss(), OPTIMIZERS["adam"](ours.parameters()))
+    other = mg.TrainStep(theirs, nn.BCELoss(), OPTIMIZERS["adam"](theirs.parameters()))
+    losses = step.run(X, Y, steps=30)
+    singles = torch.stack([other(X, Y).clone() for _ in range(30)])
+    assert losses.shape == (30,)
+    torch.testing.assert_close(losses, singles, rtol=1e-12, atol=0)
+    for p, q in zip(ours.parameters(), theirs.parameters(), strict=True):
+        torch.testing.assert_close(p, q, rtol=1e-12, atol=0)
+
+
+def test_loaded_optimizer_state_is_used():
+    ours = network()
+    optimizer = OPTIMIZERS["adam"](ours.parameters())
+    step = mg.TrainStep(ours, nn.BCELoss(), optimizer)
+    step(X, Y)
+    saved, weights = copy.deepcopy(optimizer.state_dict()), copy.deepcopy(ours.state_dict())
+    expected = [step(X, Y).clone() for _ in range(3)]
+    optimizer.load_state_dict(saved)
+    ours.load_state_dict(weights)
+    again = [step(X, Y).clone() for _ in range(3)]
+    assert all(torch.equal(a, b) for a, b in zip(expected, again, strict=True))
+
+
+def test_modes_shapes_and_frozen_parameters():
+    model = nn.Sequential(nn.Linear(2, 8), nn.Dropout(0.5), nn.Linear(8, 1)).double()
+    step = mg.TrainStep(model, nn.MSELoss(), optim.SGD(model.parameters(), lr=0.1))
+    step(X, Y)
+    step(X[:2], Y[:2])
+    model.eval()
+    assert step(X, Y).item() != step(X, Y).item(), "it trains"
+    model[0].requires_grad_(False)
+    before = model[0].weight.clone()
+    step(X, Y)
+    assert torch.equal(before, model[0].weight)
+    assert len(step._programs) == 4
+
+
+def test_unused_parameters_keep_their_values_under_weight_decay():
+    class Partly(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.used, self.unused = nn.Linear(2, 1), nn.Linear(2, 1)
+
+        def forward(self, x):
+            return self.used(x)
+
+    model = Partly().double()
+    before = model.unused.weight.clone()
+    mg.TrainStep(model, nn.MSELoss(), optim.SGD(model.parameters(), lr=0.1, weight_decay=0.5))(X, Y)
+    assert torch.equal(before, model.unused.weight)
+
+
+def test_errors():
+    model = network()
+    with pytest.raises(mg.GraphError, match="no parameters"):
+        mg.TrainStep(nn.ReLU(), nn.MSELoss(), optim.SGD(model.parameters(), lr=0.1))
+    with pytest.raises(mg.GraphError, match=r"model\.parameters"):
+        mg.TrainStep(model, nn.MSELoss(), optim.SGD(nn.Linear(1, 1).parameters(), lr=0.1))
+    step = mg.TrainStep(model, nn.MSELoss(reduction="none"), optim.SGD(model.parameters(), lr=0.1))
+    with pytest.raises(mg.GraphError, match="one real number"):
+        step(X, Y)
+    before = copy.deepcopy(model.state_dict())
+    step = mg.TrainStep(model, nn.MSELoss(), optim.SGD(model.parameters(), lr=0.1))
+    with pytest.raises(mg.CaptureError, match="reduction dim"):
+        step(torch.randn(4, 3, dtype=torch.float64), Y)
+    assert all(torch.equal(a, b) for a, b in zip(before.values(), model.state_dict().values(), strict=True))
+    with pytest.raises(mg.BackendError, match="choose"):
+        mg.TrainStep(model, nn.MSELoss(), optim.SGD(model.parameters(), lr=0.1), backend="fast")(X, Y)
