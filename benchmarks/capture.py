@@ -106,6 +106,9 @@ def main() -> None:
         medians = {way: statistics.median(s) if s else None for way, s in seconds.items()}
         cells = (f"{medians[way]:.3f} ({nodes[way]} ops)" if medians[way] else "fails" for way in WAYS)
         print(f"{w.name:16}" + "".join(f"{c:>20}" for c in cells), flush=True)
+        for way, reason in nodes.items():
+            if isinstance(reason, str):
+                print(f"{'':16}{way}: {reason[:150]}")
         rows.append({"workload": w.name, "seconds": medians, "operators": nodes})
     if options.json:
         options.json.write_text(json.dumps({"torch": torch.__version__, "rows": rows}, indent=2) + "\n")
