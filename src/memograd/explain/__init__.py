@@ -9,7 +9,7 @@ import torch
 from torch import fx, nn
 
 from memograd.activity import active_nodes, operands
-from memograd.explain.watch import Event, Paths, Watched, entry_of, evaluate, jacobian
+from memograd.explain.watch import Event, Paths, Watched, entry_of, evaluate, jacobian, label
 from memograd.graph import Graph
 from memograd.pipeline import capture, differentiate
 from memograd.printing import target_name
@@ -113,14 +113,19 @@ def explain(title: str, model: nn.Module, criterion: nn.Module, x: torch.Tensor,
             recursion.adjoint(node)
         gradients = _gradients(graph, loss, (x, target), Paths(values, graph.results[0], set(order)))
         edges = [
-            Edge(u.name, v.name, entry_of(u).formula, entry_of(u).file, jacobian(u, v, values).tolist())
+            Edge(label(u), label(v), entry_of(u).formula, entry_of(u).file, jacobian(u, v, values).tolist())
             for u in order
             if u.op == "call_function"
             for v in dict.fromkeys(operands(u))
             if v in recursion.active
         ]
-    names = [(n.name, i.name, values[n]) for n, i in zip(graph.placeholders, graph.inputs, strict=True)]
-    operators = [(n.name, target_name(n.target), [v.name for v in n.all_input_nodes], values[n]) for n in graph.nodes]
+    names = [
+        (label(n), i.name.removeprefix("model."), values[n])
+        for n, i in zip(graph.placeholders, graph.inputs, strict=True)
+    ]
+    operators = [
+        (label(n), target_name(n.target), [label(v) for v in n.all_input_nodes], values[n]) for n in graph.nodes
+    ]
     return Explanation(title, names, operators, edges, recursion.events, gradients, count_products(graph))
 
 
@@ -155,7 +160,7 @@ def _difference(loss: Any, batch: tuple[torch.Tensor, ...], parameter: torch.Ten
 
 
 def _element(node: fx.Node, i: int) -> str:
-    return f"{node.name}{_index(node.meta['val'].shape, i)}"
+    return f"{label(node)}{_index(node.meta['val'].shape, i)}"
 
 
 def _index(shape: torch.Size, i: int) -> str:

@@ -37,10 +37,10 @@ class Watched(Recursion):
         self.depth = 0
 
     def adjoint(self, v: fx.Node) -> Any:
-        return self.watched(f"adjoint({v.name})", v in self.table, lambda: super(Watched, self).adjoint(v))
+        return self.watched(f"adjoint({label(v)})", v in self.table, lambda: super(Watched, self).adjoint(v))
 
     def vjp(self, u: fx.Node) -> dict[fx.Node, list[Any]]:
-        return self.watched(f"vjp({u.name})", u in self.pulled, lambda: super(Watched, self).vjp(u))
+        return self.watched(f"vjp({label(u)})", u in self.pulled, lambda: super(Watched, self).vjp(u))
 
     def watched(self, what: str, hit: bool, compute: Any) -> Any:
         if not hit:
@@ -72,6 +72,11 @@ def evaluate(graph: Graph, flat: list[Any]) -> dict[fx.Node, Any]:
             args, kwargs = fx.map_arg((node.args, node.kwargs), values.__getitem__)
             values[node] = node.target(*args, **kwargs)  # pyright: ignore[reportCallIssue]
     return values
+
+
+def label(node: fx.Node) -> str:
+    """A node's name without the variable that holds the model."""
+    return node.name.removeprefix("model_")
 
 
 def entry_of(u: fx.Node) -> Entry:

@@ -1,0 +1,121 @@
+"""train_model: against the same loop in plain PyTorch, its options, its errors."""
+
+import pytest
+import torch
+from torch import nn, optim
+from torch.utils.data import DataLoader, TensorDataset
+
+from memograd.errors import DataError, MemogradError
+from memograd.train.loop import train_model
+
+
+def data(n=20, seed=0):
+    g = torch.Generator().manual_seed(seed)
+    return TensorDataset(torch.randn(n, 3, generator=g), torch.randint(0, 2, (n,), generator=g))
+
+
+def network(dropout=0.0):
+    torch.manual_seed(1)
+    return nn.Sequential(nn.Linear(3, 5), nn.ReLU(), nn.Dropout(dropout), nn.Linear(5, 2))
+
+
+def loader(seed=3):
+    return DataLoader(data(), 8, shuffle=True, generator=torch.Generator().manual_seed(seed))  # last batch: 4
+
+
+def run(model, epochs=2, **options):
+    options.setdefault("backend", "eager")
+    optimizer = optim.Adam(model.parameters(), lr=0.01)
+    return train_model(model, nn.CrossEntropyLoss(), optimizer, options.pop("loader", loader()), epochs, **options)
+
+
+def test_same_as_plain_pytorch():
+    ours, plain = network().double(), network().double()
+    batches = [(x.double(), y) for x, y in loader()]
+    run(ours, 3, loader=batches)
+    optimizer = optim.Adam(plain.parameters(), lr=0.01)
+    for _ in range(3):
+        for x, y in batches:
+            optimizer.zero_grad()
+            nn.CrossEntropyLoss()(plain(x), y).backward()
+            optimizer.step()
+    for a, b in zip(ours.parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-12)
+
+
+def test_history_validation_and_callback():
+    seen = []
+    history = run(network(0.5), validation=DataLoader(data(10, 5), 4), callback=seen.append)
+    assert history["epoch"] == [1, 2] and len(history) == 2 and list(history) == seen
+    assert set(history.keys()) == {"epoch", "loss", "seconds", "validation_loss", "validation_accuracy"}
+    assert 0 <= history[-1]["validation_accuracy"] <= 1 and "loss" in history
+    with pytest.raises(KeyError, match="no column"):
+        history["nonsense"]
+
+
+def test_modes_are_left_as_found():
+    model = network(0.5)
+    model.eval()
+    run(model, validation=loader())
+    assert not any(m.training for m in model.modules())
+    model.train()
+    model[2].eval()  # a frozen part stays frozen
+    run(model, validation=loader())
+    assert model.training and not model[2].training
+
+
+@pytest.mark.parametrize(("after", "dropout"), [(1, 0.0), (2, 0.5)])
+def test_resume_is_exact(tmp_path, after, dropout):
+    whole, first, second = network(dropout), network(dropout), network(dropout)
+    torch.manual_seed(7)
+    run(whole, 4)
+    torch.manual_seed(7)
+    run(first, after, checkpoint=tmp_path)
+    torch.manual_seed(99)
+    history = run(second, 4, checkpoint=tmp_path, resume=True, loader=loader(seed=1234))
+    assert history["epoch"] == [1, 2, 3, 4]
+    for a, b in zip(whole.parameters(), second.parameters(), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_nan_data_stops_before_the_weights_change(tmp_path):
+    model = network()
+    before = [p.clone() for p in model.parameters()]
+    with pytest.raises(DataError, match="epoch 1, batch 1: the data contain NaN"):
+        run(model, loader=[(torch.full((2, 3), torch.nan), torch.tensor([0, 1]))])
+    assert all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
+
+
+def test_diverging_loss_names_epoch_and_batch(tmp_path):
+    batches = [(torch.ones(2, 3), torch.tensor([0, 1])), (torch.full((2, 3), torch.inf), torch.tensor([0, 1]))]
+    with pytest.raises(DataError, match="epoch 1, batch 2: lower the learning rate"):
+        run(network(), loader=batches)
+
+
+BAD = {
+    "empty": ([], "no batches"),
+    "no target": ([torch.ones(2, 3)], r"must yield \(inputs, target\)"),
+    "shape": ([(torch.ones(2, 4), torch.tensor([0, 1]))], "shape|size|mat"),
+    "integers": ([(torch.ones(2, 3, dtype=torch.long), torch.tensor([0, 1]))], "dtype"),
+    "class out of range": ([(torch.ones(2, 3), torch.tensor([0, 9]))], "out of bounds"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_batches(name):
+    batches, message = BAD[name]
+    with pytest.raises(MemogradError, match=message):
+        run(network(), loader=batches)
+
+
+def test_other_bad_input():
+    with pytest.raises(DataError, match="iterator"):
+        run(network(), loader=iter([(torch.ones(2, 3), torch.tensor([0, 1]))]))
+    with pytest.raises(DataError, match="at least 1"):
+        run(network(), 0)
+    unrelated = optim.SGD([nn.Parameter(torch.ones(1))], lr=0.1)
+    with pytest.raises(MemogradError, match="no parameters"):
+        train_model(nn.ReLU(), nn.CrossEntropyLoss(), unrelated, loader())
+    model = network()
+    with pytest.raises(MemogradError, match="loss must be one"):
+        train_model(model, nn.CrossEntropyLoss(reduction="none"), optim.SGD(model.parameters(), 0.1), loader())
