@@ -252,15 +252,24 @@ def _padded(buffer: Buffer) -> int:
     return max(1, -(-buffer.bytes // ALIGN)) * ALIGN
 
 
+# One argument: ctypes takes longer to pass twelve than a small network takes to step.
 LOOP = """
-long memograd_loop(void **in, void **out, char *arena, long first, long count, long every,
-                   long fed, const long *from, const long *to, const long *bytes, char *losses, long width) {
-    for (long s = first; s < first + count; ++s) {
-        memograd_step(in, out, arena);
-        if (width && s % every == 0) __builtin_memcpy(losses + s / every * width, out[0], width);
-        for (long f = 0; f < fed; ++f) __builtin_memcpy(in[to[f]], out[from[f]], bytes[f]);
+struct memograd_plan {
+    void **in, **out;
+    char *arena;
+    long first, count, every;  /* steps first .. first + count - 1; a loss is kept from every so many */
+    long fed;  /* this many outputs: from[f] goes to input to[f], bytes[f] long */
+    const long *from, *to, *bytes;
+    char *losses;
+    long width;  /* bytes of one loss; 0: keep none */
+};
+
+void memograd_loop(const struct memograd_plan *p) {
+    for (long s = p->first; s < p->first + p->count; ++s) {
+        memograd_step(p->in, p->out, p->arena);
+        if (p->width && s % p->every == 0) __builtin_memcpy(p->losses + s / p->every * p->width, p->out[0], p->width);
+        for (long f = 0; f < p->fed; ++f) __builtin_memcpy(p->in[p->to[f]], p->out[p->from[f]], p->bytes[f]);
     }
-    return count;
 }
 """
 

@@ -22,22 +22,44 @@ QUICK = 20_000  # element operations: below, the step is over before another thr
 _data_ptr = torch.Tensor.data_ptr
 
 
+class Call(ctypes.Structure):
+    """``struct memograd_plan`` of the C source."""
+
+    _fields_ = [
+        *((name, ctypes.c_void_p) for name in ("inputs", "outputs", "arena")),
+        *((name, ctypes.c_long) for name in ("first", "count", "every", "fed")),
+        *((name, ctypes.c_void_p) for name in ("origin", "target", "bytes", "losses")),
+        ("width", ctypes.c_long),
+    ]
+
+
 class Plan:
     """What one ``feedback`` needs: which outputs are returned, and where the others live and go."""
 
-    def __init__(self, feedback: Mapping[int, int], prototypes: Sequence[torch.Tensor], arena: int) -> None:
+    def __init__(
+        self, feedback: Mapping[int, int], prototypes: Sequence[torch.Tensor], inputs: Any, arena: int
+    ) -> None:
         self.feedback = dict(feedback)
         self.kept = [(o, p) for o, p in enumerate(prototypes) if o not in feedback]
         self.own = {o: torch.empty_like(prototypes[o]) for o in feedback}
+        self.changed: list[torch.Tensor] | None = None  # the bound inputs it writes
         self.out = (ctypes.c_void_p * max(1, len(prototypes)))()
         for o, tensor in self.own.items():
             self.out[o] = tensor.data_ptr()
         numbers = ctypes.c_long * max(1, len(feedback))
         sizes = [prototypes[o].numel() * prototypes[o].element_size() for o in feedback]
-        self.fed = (ctypes.c_long(len(feedback)), numbers(*feedback), numbers(*feedback.values()), numbers(*sizes))
+        self.fed = (numbers(*feedback), numbers(*feedback.values()), numbers(*sizes))
         self.arena = ctypes.c_void_p(arena)
-        zero, one = ctypes.c_long(0), ctypes.c_long(1)
-        self.once = (self.out, self.arena, zero, one, one, *self.fed, ctypes.c_void_p(None), zero)
+        where = [ctypes.addressof(a) for a in (inputs, self.out)]
+        lists = [ctypes.addressof(a) for a in self.fed]
+        self.call = Call(*where, arena, 0, 1, 1, len(feedback), *lists, None, 0)
+        self.once = ctypes.byref(self.call)
+
+    def many(self, losses: torch.Tensor, every: int) -> Call:
+        """The call that records losses, its range of steps still to be filled in."""
+        call = Call.from_buffer_copy(self.call)
+        call.every, call.losses, call.width = every, losses.data_ptr(), losses.element_size()
+        return call
 
 
 class Program:
@@ -65,7 +87,7 @@ class Program:
         self._pointers: list[int] | None = None
         self._held: list[torch.Tensor] = []  # keeps the memory behind the pointers alive, even if `.data` is replaced
         self._copies: list[tuple[int, torch.Tensor, torch.Tensor]] = []
-        self._plain = Plan({}, self.prototypes, self._aligned)
+        self._plain = Plan({}, self.prototypes, self._in, self._aligned)
         self._plan = self._plain
 
     def __call__(self, *flat: torch.Tensor) -> tuple[torch.Tensor, ...]:
@@ -84,9 +106,9 @@ class Program:
             plan = self._planned(feedback)
             self._bind(flat)
             outputs = self._fresh(plan)
-            self._once(self._in, *plan.once)
+            self._once(plan.once)
             if plan.feedback:
-                self._written(flat, plan)
+                self._written(plan)
         return outputs
 
     def loop(
@@ -113,17 +135,18 @@ class Program:
             try:
                 self._chunks(plan, steps, every, losses)
             finally:
-                self._written(flat, plan)
+                self._written(plan)
         return outputs, losses
 
     def _chunks(self, plan: Plan, steps: int, every: int, losses: torch.Tensor) -> None:
-        long, width = ctypes.c_long, ctypes.c_long(losses.element_size())
-        into = ctypes.c_void_p(losses.data_ptr())
+        call = plan.many(losses, every)
+        at = ctypes.byref(call)
         done, count = 0, 1
         while done < steps:
             count = min(count, steps - done)
             start = time.perf_counter()
-            self._many(self._in, plan.out, plan.arena, long(done), long(count), long(every), *plan.fed, into, width)
+            call.first, call.count = done, count
+            self._many(at)
             done += count
             seconds = max(time.perf_counter() - start, 1e-9)
             count = max(1, min(32 * count, int(count * CHUNK_SECONDS / seconds)))
@@ -148,7 +171,7 @@ class Program:
                     raise BackendError(
                         f"output {o} {produced} cannot be fed back into input {self.names[i]!r} {wanted}"
                     )
-            self._plan = Plan(feedback, self.prototypes, self._aligned)
+            self._plan = Plan(feedback, self.prototypes, self._in, self._aligned)
         return self._plan
 
     def _bind(self, flat: Sequence[torch.Tensor]) -> None:
@@ -175,12 +198,14 @@ class Program:
             held.append(memory)
             self._in[number] = memory.data_ptr()
         self._seen, self._held, self._copies = list(flat), held, copies
+        self._plan.changed = None
         self._pointers = [t.data_ptr() for t in flat]
 
-    def _written(self, flat: Sequence[Any], plan: Plan) -> None:
+    def _written(self, plan: Plan) -> None:
         """Tell autograd which inputs changed, and carry copies of them back."""
-        targets = plan.feedback.values()
+        if plan.changed is None:
+            plan.changed = [t for i in plan.feedback.values() if not (t := self._seen[i]).is_inference()]
         for number, copy, original in self._copies:
-            if number in targets:
+            if number in plan.feedback.values():
                 original.copy_(copy)
-        torch.autograd.graph.increment_version([flat[i] for i in targets])
+        torch.autograd.graph.increment_version(plan.changed)
