@@ -162,6 +162,15 @@ def test_a_custom_operator_runs_in_a_function_of_its_name() -> None:
     assert seen == [adapter.generated_function(node)], WHY + "the name of the Function a custom operator is wrapped in"
 
 
+def test_the_shapes_of_the_ctc_loss_are_known() -> None:
+    """``register_op_impl``: fake tensors give up on this operator without our entry."""
+    with adapter.FAKE:
+        x, targets = torch.empty(8, 3, 5), torch.empty(3, 4, dtype=torch.long)
+        lengths = torch.empty(3, dtype=torch.long)
+        loss, table = torch.ops.aten._ctc_loss(x, targets, lengths, lengths)
+    assert loss.shape == (3,) and table.shape == (3, 8, 9), WHY + "register_op_impl enters shapes of an operator"
+
+
 def test_pytree_keeps_names_and_registrations() -> None:
     tree = ((torch.ones(1), {"labels": 2}), {})
     leaves, spec = adapter.pytree.tree_flatten(tree)

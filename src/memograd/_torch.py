@@ -7,6 +7,7 @@ Everything here is private API of PyTorch that has no public counterpart. Each e
   ``torch.export`` is built on them, but forgets ``detach`` and ``no_grad`` when it decomposes, cannot nest (a
   gradient inside a captured function), and costs 0.25 s for the smallest graph.
 - ``TorchDispatchMode``: sees every ATen call below autograd. Documented, but lives in a private module.
+- ``register_op_impl``: tells fake tensors the shapes of an operator on which they give up.
 - ``pytree``: flattening of nested containers, with the registrations other libraries (transformers) made.
 """
 
@@ -18,6 +19,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+from torch._subclasses.fake_impls import register_op_impl
 from torch._subclasses.fake_tensor import (
     DataDependentOutputException,
     DynamicOutputShapeException,
@@ -69,3 +71,19 @@ def generated_function(node: Any) -> str:
     if schema is None:
         return ""
     return f"GeneratedBackwardFor_{schema.name.replace('::', '_')}_{schema.overload_name or 'default'}"
+
+
+@register_op_impl([torch.ops.aten._ctc_loss.default, torch.ops.aten._ctc_loss.Tensor])
+def _ctc_loss_shapes(mode: Any, func: Any, log_probs: Any, targets: Any, *rest: Any, **_: Any) -> Any:
+    """Shapes of the CTC loss and of its table. PyTorch gives up on them because the lengths may be tensors; for padded
+    targets there is a bound, and nothing but the kernel's own backward reads the table."""
+    target_lengths = rest[1]
+    if not isinstance(target_lengths, torch.Tensor):
+        longest = max(target_lengths)
+    elif targets.dim() == 2:
+        longest = targets.shape[1]
+    else:
+        raise DynamicOutputShapeException(func)
+    time, batch = log_probs.shape[:2]
+    with mode:
+        return log_probs.new_empty(batch), log_probs.new_empty(batch, time, 2 * longest + 1)

@@ -4,8 +4,8 @@ import pytest
 import torch
 from nn_witness import check, check_second, double, randn
 from torch import nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn import functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 Q, K = (2, 3, 5, 4), (2, 3, 6, 4)
 
