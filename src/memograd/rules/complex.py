@@ -7,17 +7,17 @@ from memograd.rules.registry import rule
 aten = torch.ops.aten
 
 
-@rule(aten.view_as_real.default, formula="x̄ = ȳ₀ + i ȳ₁")
+@rule(aten.view_as_real.default, aten.view_as_real_copy.default, formula="x̄ = ȳ₀ + i ȳ₁")
 def view_as_real(adjoint, y, x):
     return torch.view_as_complex(adjoint.contiguous())
 
 
-@rule(aten.view_as_complex.default, formula="x̄ = [Re ȳ, Im ȳ]")
+@rule(aten.view_as_complex.default, aten.view_as_complex_copy.default, formula="x̄ = [Re ȳ, Im ȳ]")
 def view_as_complex(adjoint, y, x):
     return torch.view_as_real(adjoint.contiguous().resolve_conj())
 
 
-@rule(aten._conj.default, aten._conj_physical.default, aten.conj_physical.default, formula="x̄ = conj ȳ")
+@rule(aten._conj.default, aten._conj_copy.default, aten._conj_physical.default, aten.conj_physical.default, formula="x̄ = conj ȳ")
 def conjugate(adjoint, y, x):
     return adjoint.conj_physical()
 

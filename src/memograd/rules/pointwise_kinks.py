@@ -38,7 +38,7 @@ def sgn(adjoint, y, x):
         return torch.zeros_like(adjoint)
     size = x.abs()
     # what is tangential to the unit circle at y, over |x|
-    return (adjoint / size - (adjoint / x.conj_physical()).real * y).masked_fill(size == 0, 0)
+    return (adjoint / size - (adjoint / x).real * y).masked_fill(size == 0, 0)
 
 
 @rule(aten.copysign.Tensor, aten.copysign.Scalar, formula="x̄ = ȳ · y / x, 0 at x = 0; z̄ = 0")

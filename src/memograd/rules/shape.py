@@ -17,7 +17,11 @@ aten = torch.ops.aten
     aten.squeeze.default,
     aten.squeeze.dim,
     aten.squeeze.dims,
+    aten.squeeze_copy.default,
+    aten.squeeze_copy.dim,
+    aten.squeeze_copy.dims,
     aten.unsqueeze.default,
+    aten.unsqueeze_copy.default,
     formula="x̄ = ȳ in the shape of x",
 )
 def view(adjoint, y, x, *_, **__):
@@ -27,6 +31,7 @@ def view(adjoint, y, x, *_, **__):
 @rule(
     aten.clone.default,
     aten.alias.default,
+    aten.alias_copy.default,
     aten.lift.default,
     aten.lift_fresh.default,
     aten.lift_fresh_copy.default,
@@ -48,17 +53,17 @@ def expand(adjoint, y, x, size, implicit=False):
     return adjoint  # the table undoes broadcasting
 
 
-@rule(aten.t.default, formula="X̄ = Ȳᵀ")
+@rule(aten.t.default, aten.t_copy.default, formula="X̄ = Ȳᵀ")
 def t(adjoint, y, x):
     return adjoint.t()
 
 
-@rule(aten.transpose.int, formula="x̄ = ȳ transposed")
+@rule(aten.transpose.int, aten.transpose_copy.int, formula="x̄ = ȳ transposed")
 def transpose(adjoint, y, x, dim0, dim1):
     return adjoint.transpose(dim0, dim1)
 
 
-@rule(aten.permute.default, formula="x̄ = ȳ in the inverse permutation")
+@rule(aten.permute.default, aten.permute_copy.default, formula="x̄ = ȳ in the inverse permutation")
 def permute(adjoint, y, x, dims):
     inverse = [0] * len(dims)
     for i, d in enumerate(dims):
@@ -136,6 +141,8 @@ def block_diag(adjoint, y, tensors):
 @rule(
     aten.split.Tensor,
     aten.split_with_sizes.default,
+    aten.split_copy.Tensor,
+    aten.split_with_sizes_copy.default,
     aten.unsafe_split.Tensor,
     aten.unsafe_split_with_sizes.default,
     aten.unsafe_chunk.default,
@@ -145,7 +152,7 @@ def split(adjoint, y, x, sizes, dim=0):
     return torch.cat(_filled(adjoint, y), dim)
 
 
-@rule(aten.unbind.int, formula="x̄ = the adjoints of the slices, stacked")
+@rule(aten.unbind.int, aten.unbind_copy.int, formula="x̄ = the adjoints of the slices, stacked")
 def unbind(adjoint, y, x, dim=0):
     return torch.stack(_filled(adjoint, y), dim)
 

@@ -13,9 +13,14 @@ def _bounds(x, dim, start, end):
     return 0 if start is None else start, x.shape[dim] if end is None else min(end, sys.maxsize)
 
 
-@rule(aten.slice.Tensor, formula="x̄ = zeros with ȳ in the slice")
+@rule(aten.slice.Tensor, aten.slice_copy.Tensor, formula="x̄ = zeros with ȳ in the slice")
 def slice_(adjoint, y, x, dim=0, start=None, end=None, step=1):
     return aten.slice_backward(adjoint, x.shape, dim, *_bounds(x, dim, start, end), step)
+
+
+@rule(aten.narrow_copy.default, formula="x̄ = zeros with ȳ in the slice")
+def narrow_copy(adjoint, y, x, dim, start, length):
+    return aten.slice_backward(adjoint, x.shape, dim, start, start + length, 1)
 
 
 @rule(aten.slice_backward.default, formula="ḡ = the slice of ȳ")
@@ -35,7 +40,7 @@ def slice_inverse(adjoint, y, x, z, dim=0, start=None, end=None, step=1):
     return part, aten.slice_scatter(adjoint, torch.zeros_like(x), dim, start, end, step)
 
 
-@rule(aten.select.int, formula="x̄ = zeros with ȳ in the slice")
+@rule(aten.select.int, aten.select_copy.int, formula="x̄ = zeros with ȳ in the slice")
 def select(adjoint, y, x, dim, index):
     return aten.select_backward(adjoint, x.shape, dim, index)
 
@@ -50,7 +55,7 @@ def select_scatter(adjoint, y, x, z, dim, index):
     return aten.select_scatter(adjoint, torch.zeros_like(z), dim, index), adjoint.select(dim, index)
 
 
-@rule(aten.diagonal.default, formula="x̄ = zeros with ȳ on the diagonal")
+@rule(aten.diagonal.default, aten.diagonal_copy.default, formula="x̄ = zeros with ȳ on the diagonal")
 def diagonal(adjoint, y, x, offset=0, dim1=0, dim2=1):
     return aten.diagonal_backward(adjoint, x.shape, offset, dim1, dim2)
 
@@ -66,7 +71,7 @@ def diagonal_scatter(adjoint, y, x, z, offset=0, dim1=0, dim2=1):
     return cleared, adjoint.diagonal(offset, dim1, dim2)
 
 
-@rule(aten.unfold.default, formula="x̄ = Σ ȳ over the windows that show x")
+@rule(aten.unfold.default, aten.unfold_copy.default, formula="x̄ = Σ ȳ over the windows that show x")
 def unfold(adjoint, y, x, dimension, size, step):
     return aten.unfold_backward(adjoint, x.shape, dimension, size, step)
 
