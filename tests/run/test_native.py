@@ -317,6 +317,19 @@ def test_losses(dtype):
     check(cases, [x, y, w, edge, hard, g, each, target, rows, total])
 
 
+@both
+def test_normalization_and_embedding(dtype):
+    x, w, b = torch.randn(4, 3, 5, dtype=dtype), torch.randn(5, dtype=dtype), torch.randn(5, dtype=dtype)
+    turned, index = torch.randn(5, 3, 4, dtype=dtype).permute(2, 1, 0), torch.randint(0, 6, (4, 3))
+    cases = []
+    for v in (x, turned):
+        cases += [op(aten.native_layer_norm.default, v, [5], *p, 1e-5) for p in ((w, b), (w, None), (None, None))]
+        cases += [op(aten.var.correction, v, d, correction=c, keepdim=k) for d in ([0], [1, 2], None)
+                  for c in (0, 1) for k in (False, True)]  # fmt: skip
+        cases += [op(aten.embedding_dense_backward.default, v, index, 6, 2, False)]
+    check(cases, [x, w, b, turned, index])
+
+
 def mlp(dtype, hidden=(8,), act=nn.ReLU, out=1):
     torch.manual_seed(0)
     layers, width = [], 2

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from memograd.errors import BackendError
 from memograd.graph import Graph
-from memograd.run.native import build, emit, kernels, pointwise, reduce  # noqa: F401  they enter their operators
+from memograd.run.native import build, emit, kernels, nn, pointwise, reduce  # noqa: F401  they enter their operators
 from memograd.run.native.program import Program
 
 __all__ = ["Program", "compile", "supports"]
