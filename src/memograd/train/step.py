@@ -40,7 +40,7 @@ class _Program:
     choice: Choice
     bound: list[Any]  # the flat inputs; None where the batch goes
     slots: list[int]  # positions of the batch in it
-    state: list[tuple[dict[str, Any], str, torch.Tensor]]  # optimizer state the graph is bound to
+    state: list[tuple[torch.Tensor, str, torch.Tensor]]  # optimizer state the graph is bound to
     gradients: list[tuple[nn.Parameter, int]]  # for an optimizer outside the graph: where each gradient is
 
 
@@ -133,8 +133,10 @@ class TrainStep:
     def _ready(self, batch: tuple[Any, ...], options: dict[str, Any]) -> tuple[_Program, list[Any]]:
         key = self._key(batch, options)
         program = self._programs.get(key)
-        if program is not None and any(owner.get(k) is not t for owner, k, t in program.state):
-            program = None  # load_state_dict put new tensors in place
+        if program is not None:
+            held = self.optimizer.state
+            if any(p not in held or held[p].get(k) is not t for p, k, t in program.state):
+                program = None  # load_state_dict put new tensors in place
         if program is None:
             program = self._programs[key] = self._build(batch, options)
         self._last = program
@@ -181,13 +183,14 @@ class TrainStep:
             gradients = [(by_name[graph.outputs[i].name], kept.index(i)) for i in graph.positions("gradient")]
         bound: list[Any] = [i.tensor for i in graph.inputs]
         slots = [i for i, t in enumerate(bound) if t is None]
+        self.optimizer._opt_called = True  # pyright: ignore[reportAttributeAccessIssue]  # what schedulers look at
         choice = choose(graph, graph.bind(batch, options), self.backend)
         state = [
-            (owner, key, tensor)
+            (p, key, tensor)
             for group in self.optimizer.param_groups
             for p in group["params"]
-            if not outside and (owner := self.optimizer.state.get(p))
-            for key, tensor in owner.items()
+            if not outside and p in self.optimizer.state
+            for key, tensor in self.optimizer.state[p].items()
             if isinstance(tensor, torch.Tensor)
         ]
         return _Program(graph, choice, bound, slots, state, gradients)  # pyright: ignore[reportArgumentType]

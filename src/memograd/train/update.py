@@ -78,10 +78,10 @@ def why_not(optimizer: optim.Optimizer) -> str | None:
 
 def prepare(optimizer: optim.Optimizer, group: dict[str, Any], p: Tensor) -> State:
     """The optimizer's own state tensors for ``p``, made as torch.optim makes them when they are missing."""
+    if isinstance(optimizer, optim.SGD) and not group["momentum"]:
+        return {}
     state = optimizer.state[p]
     if isinstance(optimizer, optim.SGD):
-        if not group["momentum"]:
-            return {}
         if state.get("momentum_buffer") is None:
             state["momentum_buffer"] = torch.zeros_like(p, memory_format=torch.preserve_format)
         return {"momentum_buffer": state["momentum_buffer"]}
