@@ -20,6 +20,7 @@ from memograd.graph import Graph
 from memograd.pipeline import capture, differentiate
 from memograd.products import count_products
 from memograd.rules.registry import rule
+from memograd.train.loop import train_model
 from memograd.train.step import TrainStep
 from memograd.transforms import grad, hessian, hvp, jacrev, jvp, value_and_grad, vjp
 
@@ -50,6 +51,7 @@ __all__ = [
     "jvp",
     "rule",
     "testing",
+    "train_model",
     "value_and_grad",
     "vjp",
 ]
