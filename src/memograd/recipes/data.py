@@ -72,7 +72,7 @@ def _stratified(y: torch.Tensor, test_share: float) -> tuple[torch.Tensor, torch
 
 def _torchvision(folder: Path) -> Digits:
     try:
-        from torchvision.datasets import MNIST
+        from torchvision.datasets import MNIST  # pyright: ignore[reportMissingImports]
     except ImportError as error:
         raise DataError("--data mnist needs torchvision: pip install torchvision") from error
     try:

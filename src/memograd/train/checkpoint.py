@@ -104,10 +104,10 @@ def check_fits(path: Path, model: nn.Module, stored: dict[str, Any]) -> None:
     """Raises DataError when ``stored`` is not a state of ``model``."""
     own = model.state_dict()
     for name in dict.fromkeys([*own, *stored]):
-        ours, theirs = own.get(name), stored.get(name)
         if name not in own or name not in stored:
             where = "model" if name not in own else "file"
             raise _mismatch(path, f"{name!r} is not in the {where}")
+        ours, theirs = own[name], stored[name]
         if isinstance(ours, torch.Tensor) and (theirs.shape != ours.shape or theirs.dtype != ours.dtype):
             here, there = (f"{t.dtype} of shape {tuple(t.shape)}" for t in (ours, theirs))
             raise _mismatch(path, f"{name!r} is {here} in the model and {there} in the file")
@@ -206,7 +206,7 @@ def _digest(tensors: dict[str, torch.Tensor], tree: str) -> str:
     return digest.hexdigest()
 
 
-def _write(path: Path, write: Callable[[Path], None]) -> None:
+def _write(path: Path, write: Callable[[Path], Any]) -> None:
     """Let ``write`` make the file beside its place, then put it there in one step."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
@@ -223,7 +223,7 @@ def _write(path: Path, write: Callable[[Path], None]) -> None:
 
 def write_text(path: Path, text: str) -> None:
     """Replace a text file in one step."""
-    _write(path, lambda temporary: temporary.write_text(text, encoding="utf-8") and None)
+    _write(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
 
 def _damaged(path: Path, why: str) -> DataError:
