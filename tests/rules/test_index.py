@@ -9,10 +9,6 @@ WHERE = torch.tensor([[0, 1, 2, 0], [2, 2, 0, 1]])
 MASK = torch.tensor([[True, False, True, False], [False, False, True, True], [True, False, False, False]])
 
 
-def put(x, *indices, accumulate=False, of=None):
-    return torch.index_put(x, indices, x[0] if of is None else of, accumulate)
-
-
 READS = {
     "integer": lambda x: x[INDEX],
     "two": lambda x: x[INDEX, INDEX],
@@ -24,7 +20,7 @@ READS = {
     "take": lambda x: x.take(WHERE * 3),
     "take_along_dim": lambda x: x.take_along_dim(WHERE, 0),
     "sort": lambda x: x.sort(-1).values,
-    "sort_stable": lambda x: x.sort(0, descending=True, stable=True).values,
+    "sort_stable": lambda x: x.sort(dim=0, descending=True, stable=True).values,
     "topk": lambda x: x.topk(2, 0).values,
     "msort": torch.msort,
 }
@@ -37,9 +33,9 @@ WRITES = {
     "index_copy": lambda x, z: x.index_copy(0, torch.tensor([2, 0, 1]), z),
     "index_fill": lambda x, z: x.index_fill(0, INDEX[1:], z[0, 0]),
     "index_fill_number": lambda x, z: x.index_fill(-1, INDEX[1:], 3.0) * z,
-    "scatter": lambda x, z: x.scatter(1, torch.tensor([[1, 0], [3, 2]]), z),
+    "scatter": lambda x, z: x.scatter(1, torch.tensor([[1, 0], [3, 2]]), z[:2, :2]),
     "scatter_number": lambda x, z: x.scatter(0, WHERE, 2.0) * z,
-    "scatter_add": lambda x, z: x.scatter_add(0, WHERE, z),
+    "scatter_add": lambda x, z: x.scatter_add(0, WHERE, z[:2]),
     "masked_fill": lambda x, z: x.masked_fill(MASK, z[0, 0]),
     "masked_fill_number": lambda x, z: x.masked_fill(MASK, 2.0) * z,
     "masked_scatter": lambda x, z: x.masked_scatter(MASK, z),
@@ -91,7 +87,7 @@ def test_assignments():
         y[MASK] = 0.5
         y[INDEX[:2]] += 1
         y[:, 0] = y[:, 1]
-        y[1] = y[0] * y[2]
+        y[1] = y[0].clone() * y[2].clone()
         return y * x
 
     check(f, values(3, 4))

@@ -80,7 +80,10 @@ def silu_backward(adjoint, y, g, x):
     return aten.silu_backward(adjoint, x), adjoint * g * s * (1 - s) * (2 + x * (1 - 2 * s))
 
 
-@rule(aten.mish_backward.default, formula="ḡ = ȳ · f'(x), x̄ = ȳ · g (1 - t²) σ (2 + x (1 - σ) - 2 x σ t), t = tanh(softplus x)")
+@rule(
+    aten.mish_backward.default,
+    formula="ḡ = ȳ · f'(x), x̄ = ȳ · g (1 - t²) σ (2 + x (1 - σ) - 2 x σ t), t = tanh(softplus x)",
+)
 def mish_backward(adjoint, y, g, x):
     s, t = x.sigmoid(), torch.nn.functional.softplus(x).tanh()
     second = (1 - t * t) * s * (2 + x * (1 - s) - 2 * x * s * t)

@@ -17,7 +17,13 @@ def view_as_complex(adjoint, y, x):
     return torch.view_as_real(adjoint.contiguous().resolve_conj())
 
 
-@rule(aten._conj.default, aten._conj_copy.default, aten._conj_physical.default, aten.conj_physical.default, formula="x̄ = conj ȳ")
+@rule(
+    aten._conj.default,
+    aten._conj_copy.default,
+    aten._conj_physical.default,
+    aten.conj_physical.default,
+    formula="x̄ = conj ȳ",
+)
 def conjugate(adjoint, y, x):
     return adjoint.conj_physical()
 

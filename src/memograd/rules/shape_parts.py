@@ -91,7 +91,9 @@ def as_strided(adjoint, y, x, size, stride, storage_offset=None):
     memory = torch.zeros(extent, dtype=adjoint.dtype, device=x.device).index_add(0, shown, adjoint.reshape(-1))
     own = where.as_strided(x.shape, x.stride(), 0).reshape(-1)
     if x.numel() > _distinct(x.shape, x.stride()):
-        times = torch.zeros(extent, dtype=adjoint.dtype, device=x.device).index_add(0, own, torch.ones_like(own).to(memory.dtype))
+        times = torch.zeros(extent, dtype=adjoint.dtype, device=x.device).index_add(
+            0, own, torch.ones_like(own).to(memory.dtype)
+        )
         memory = memory / times.clamp_min(1)
     return memory.index_select(0, own).reshape(x.shape)
 
