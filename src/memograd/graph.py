@@ -142,7 +142,7 @@ class Graph:
         """
         with torch.no_grad():
             flat = self.bind(args, kwargs)
-            return self.unpack(self.function(*flat), flat)
+            return self.unpack(run(self.function, flat), flat)
 
     def bind(self, args: Sequence[Any], kwargs: Mapping[str, Any], extra: Sequence[Any] = ()) -> list[Any]:
         """The flat list of tensors for this call; ``extra`` are the cotangents."""
@@ -223,6 +223,14 @@ class Graph:
             if node.op != "output":
                 where[node] = new.node_copy(node, where.__getitem__)
         return new, where
+
+
+def run(function: Callable[..., Any], flat: Sequence[Any]) -> Any:
+    """Call a graph's function as it was captured: autocast is part of the graph already and must not act twice."""
+    if not any(torch.is_autocast_enabled(d) for d in ("cpu", "cuda")):
+        return function(*flat)
+    with torch.autocast("cpu", enabled=False), torch.autocast("cuda", enabled=False):
+        return function(*flat)
 
 
 def load(source: str, name: str) -> Callable[..., Any]:

@@ -14,7 +14,7 @@ import torch
 
 from memograd._torch import pytree
 from memograd.errors import GraphError
-from memograd.graph import Graph
+from memograd.graph import Graph, run
 from memograd.partition import Halves, gather, partition
 from memograd.pipeline import capture, differentiate
 from memograd.signature import Cache
@@ -80,7 +80,7 @@ class _ValueAndGrad(_Transform):
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         joint, names = self.cache.get(args, kwargs, lambda: self.build(args, kwargs))
         flat_inputs = joint.bind(args, kwargs)
-        out, gradients = joint.unpack(joint.function(*flat_inputs), flat_inputs)
+        out, gradients = joint.unpack(run(joint.function, flat_inputs), flat_inputs)
         flat = pytree.tree_leaves(tuple(args[a] for a in self._argnums(len(args))))
         packed = self.pack(args, zeros_for([gradients.get(n) for n in names], flat))
         return packed, out
@@ -218,7 +218,7 @@ class _Jvp(_Transform):
                 dummy = torch.zeros(value.shape, dtype=value.dtype, device=value.device)
                 extra.append(by_name.get(name, dummy))
         flat = graph.bind(primals, {}, extra)
-        results = graph.function(*flat)
+        results = run(graph.function, flat)
         graph.write_back(results, flat)
         values = [results[i] for i in graph.positions("output")]
         pushed = {graph.outputs[i].name.removeprefix("cotangent of "): results[i] for i in graph.positions("gradient")}

@@ -1,7 +1,8 @@
 """oneDNN's LSTM backward as an operator that does not need the forward kernel's workspace.
 
-``mkldnn_rnn_layer`` returns its workspace only when it runs with autograd enabled, and a graph runs with autograd off.
-So the forward kernel is run once more, with autograd enabled on detached tensors, right before the backward kernel.
+``mkldnn_rnn_layer`` returns its workspace only when grad mode is on. Backends run with grad mode on (on tensors that
+require no gradient, so nothing is taped) and get it. Where it is empty, because somebody ran the graph under
+``no_grad``, the forward kernel is run once more right before the backward kernel: slower, never wrong.
 """
 
 from __future__ import annotations
@@ -14,20 +15,21 @@ aten = torch.ops.aten
 _LIBRARY = Library("memograd", "FRAGMENT")
 _LIBRARY.define(
     "lstm_layer_backward(Tensor x, Tensor w_ih, Tensor w_hh, Tensor b_ih, Tensor b_hh, Tensor h, Tensor c, "
-    "Tensor? g_output, Tensor? g_h, Tensor? g_c, bool reverse, bool has_biases) "
+    "Tensor output, Tensor h_n, Tensor c_n, Tensor? workspace, Tensor? g_output, Tensor? g_h, Tensor? g_c, bool reverse, bool has_biases) "
     "-> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)"
 )
 LSTM_MODE = 2
 
 
 @torch.library.impl(_LIBRARY, "lstm_layer_backward", "CPU")
-def _backward(x, w_ih, w_hh, b_ih, b_hh, h, c, g_output, g_h, g_c, reverse, has_biases):
+def _backward(x, w_ih, w_hh, b_ih, b_hh, h, c, output, h_n, c_n, workspace, g_output, g_h, g_c, reverse, has_biases):
     inputs = [t.detach() for t in (x, w_ih, w_hh, b_ih, b_hh, h, c)]
     hidden = w_hh.shape[1]
-    with torch.enable_grad():
-        output, h_n, c_n, workspace = aten.mkldnn_rnn_layer.default(
-            *inputs, reverse, [], LSTM_MODE, hidden, 1, has_biases, False, False, True
-        )
+    if workspace is None or workspace.numel() == 0:
+        with torch.enable_grad():
+            output, h_n, c_n, workspace = aten.mkldnn_rnn_layer.default(
+                *inputs, reverse, [], LSTM_MODE, hidden, 1, has_biases, False, False, True
+            )
     sizes = (LSTM_MODE, hidden, 1, has_biases, True, False, [], False)
     parts = aten.mkldnn_rnn_layer_backward.default(
         *inputs, output, h_n, c_n, g_output, g_h, g_c, reverse, *sizes, workspace
@@ -37,7 +39,9 @@ def _backward(x, w_ih, w_hh, b_ih, b_hh, h, c, g_output, g_h, g_c, reverse, has_
 
 
 @torch.library.impl(_LIBRARY, "lstm_layer_backward", "Meta")
-def _backward_meta(x, w_ih, w_hh, b_ih, b_hh, h, c, g_output, g_h, g_c, reverse, has_biases):
+def _backward_meta(
+    x, w_ih, w_hh, b_ih, b_hh, h, c, output, h_n, c_n, workspace, g_output, g_h, g_c, reverse, has_biases
+):
     return tuple(torch.empty_like(t, memory_format=torch.contiguous_format) for t in (x, w_ih, w_hh, b_ih, b_hh, h, c))
 
 

@@ -18,12 +18,14 @@ aten = torch.ops.aten
 @rule(aten.mkldnn_rnn_layer.default, formula="backpropagation through time, by the kernel")
 def mkldnn_rnn_layer(adjoint, y, x, w_ih, w_hh, b_ih, b_hh, h, c, reverse, batch_sizes, mode, hidden_size, *how):
     has_biases = how[1]
-    parts = lstm_layer_backward(x, w_ih, w_hh, b_ih, b_hh, h, c, *adjoint[:3], reverse, has_biases)
+    parts = lstm_layer_backward(x, w_ih, w_hh, b_ih, b_hh, h, c, *y, *adjoint[:3], reverse, has_biases)
     return parts if has_biases else (*parts[:3], None, None, *parts[5:])
 
 
 @expand(lstm_layer_backward, formula="backpropagation through time")
-def lstm_layer_backward_formula(x, w_ih, w_hh, b_ih, b_hh, h, c, g_output, g_h, g_c, reverse, has_biases):
+def lstm_layer_backward_formula(
+    x, w_ih, w_hh, b_ih, b_hh, h, c, output, h_n, c_n, workspace, g_output, g_h, g_c, reverse, has_biases
+):
     order = range(x.shape[0] - 1, -1, -1) if reverse else range(x.shape[0])
     h_t, c_t = h.reshape(-1, w_hh.shape[1]), c.reshape(-1, w_hh.shape[1])
     steps = []

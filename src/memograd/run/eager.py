@@ -7,12 +7,12 @@ from typing import Any
 
 import torch
 
-from memograd.graph import Graph
+from memograd.graph import Graph, run
 from memograd.run.lower import lower
 
 
 class Eager:
-    """Runs a training graph.
+    """Runs a training graph on tensors that require no gradient (detached ones), so that nothing is taped.
 
     ``compute(flat)`` is pure: results from inputs. ``step(flat)`` also writes mutations back into the inputs and
     returns the results that are no mutations.
@@ -30,16 +30,13 @@ class Eager:
         return graph.function
 
     def compute(self, flat: Sequence[Any]) -> tuple[torch.Tensor, ...]:
-        with torch.no_grad():
-            return self.function(*flat)
+        return run(self.function, flat)
 
     def step(self, flat: Sequence[Any]) -> list[torch.Tensor]:
-        with torch.no_grad():
-            results = self.function(*flat)
-            kept = [results[i] for i in self.kept]
-            if self.feedback:
-                torch._foreach_copy_([flat[i] for i in self.feedback.values()], [results[o] for o in self.feedback])
-        return kept
+        results = run(self.function, flat)
+        if self.feedback:
+            torch._foreach_copy_([flat[i] for i in self.feedback.values()], [results[o] for o in self.feedback])
+        return [results[i] for i in self.kept]
 
     def run(self, flat: Sequence[Any], steps: int) -> torch.Tensor:
         """Many steps on one batch; the first result (the loss) of each."""

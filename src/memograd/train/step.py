@@ -38,7 +38,8 @@ class _Program:
 
     graph: Graph
     choice: Choice
-    bound: list[Any]  # the flat inputs; None where the batch goes
+    bound: list[Any]  # the flat inputs, detached; None where the batch goes
+    owners: list[tuple[torch.Tensor, int]]  # whose memory they are, and its address
     slots: list[int]  # positions of the batch in it
     state: list[tuple[torch.Tensor, str, torch.Tensor]]  # optimizer state the graph is bound to
     gradients: list[tuple[nn.Parameter, int]]  # for an optimizer outside the graph: where each gradient is
@@ -137,6 +138,8 @@ class TrainStep:
             held = self.optimizer.state
             if any(p not in held or held[p].get(k) is not t for p, k, t in program.state):
                 program = None  # load_state_dict put new tensors in place
+            elif any(owner.data_ptr() != address for owner, address in program.owners):
+                program = None  # the model was moved, or a parameter's .data replaced
         if program is None:
             program = self._programs[key] = self._build(batch, options)
         self._last = program
@@ -144,9 +147,9 @@ class TrainStep:
         if not options and all(type(b) is torch.Tensor for b in batch):
             flat = program.bound.copy()
             for slot, tensor in zip(program.slots, batch, strict=True):
-                flat[slot] = tensor
+                flat[slot] = tensor.detach() if tensor.requires_grad else tensor
             return program, flat
-        return program, program.graph.bind(batch, options)
+        return program, _detached(program.graph.bind(batch, options))
 
     def _key(self, batch: tuple[Any, ...], options: dict[str, Any]) -> Any:
         modes = tuple([m.training for m in self._modules])
@@ -181,10 +184,11 @@ class TrainStep:
         if outside:
             kept = [i for i, o in enumerate(graph.outputs) if o.kind != "mutation"]
             gradients = [(by_name[graph.outputs[i].name], kept.index(i)) for i in graph.positions("gradient")]
-        bound: list[Any] = [i.tensor for i in graph.inputs]
+        owners = [(i.tensor, i.tensor.data_ptr()) for i in graph.inputs if i.tensor is not None]
+        bound = _detached([i.tensor for i in graph.inputs])
         slots = [i for i, t in enumerate(bound) if t is None]
         self.optimizer._opt_called = True  # pyright: ignore[reportAttributeAccessIssue]  # what schedulers look at
-        choice = choose(graph, graph.bind(batch, options), self.backend)
+        choice = choose(graph, _detached(graph.bind(batch, options)), self.backend)
         state = [
             (p, key, tensor)
             for group in self.optimizer.param_groups
@@ -193,7 +197,7 @@ class TrainStep:
             for key, tensor in self.optimizer.state[p].items()
             if isinstance(tensor, torch.Tensor)
         ]
-        return _Program(graph, choice, bound, slots, state, gradients)  # pyright: ignore[reportArgumentType]
+        return _Program(graph, choice, bound, owners, slots, state, gradients)  # pyright: ignore[reportArgumentType]
 
     def _outside(self, program: _Program, kept: list[torch.Tensor]) -> None:
         """Call the user's optimizer on our gradients; parameters without one get None, as autograd leaves them."""
@@ -202,6 +206,10 @@ class TrainStep:
             parameter.grad = kept[position]
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
+
+
+def _detached(flat: list[Any]) -> list[Any]:
+    return [t.detach() if isinstance(t, torch.Tensor) else t for t in flat]
 
 
 _NOT_BAKED = frozenset({"params", "lr", "initial_lr"})
