@@ -41,7 +41,8 @@ def active_nodes(sources: Iterable[fx.Node], results: Iterable[fx.Node]) -> list
 def operands(node: fx.Node) -> tuple[fx.Node, ...]:
     """The arguments an adjoint of ``node`` can flow to, one entry for each slot (``x * x`` has two)."""
     if node.target is ops.overwrite:
-        return (node.args[0],)  # pyright: ignore[reportReturnType]
+        written: Any = node.args[0]
+        return (written,)
     flat: list[fx.Node] = []
     fx.map_arg(node.args[: getattr(node.target, "flows", None)], lambda n: flat.append(n) or n)
     return tuple(flat)

@@ -21,7 +21,7 @@ from memograd._torch import FAKE, UNSUPPORTED, fake_like, pytree, quiet
 from memograd.closures import Closure, closure_of
 from memograd.errors import CaptureError, MemogradError
 from memograd.functions import traced
-from memograd.graph import Calling, Graph, Input, Output
+from memograd.graph import Calling, Graph, Input, InputKind, Output
 from memograd.provenance import raised_at
 from memograd.tracer import Tracer
 
@@ -140,8 +140,9 @@ class _Capture:
         """Placeholders for parameters and buffers; tied ones share one. Returns what functional_call swaps in."""
         fakes: dict[int, torch.Tensor] = {}
         swapped: dict[str, torch.Tensor] = {}
-        named = [("parameter", *p) for p in self.root.named_parameters(remove_duplicate=False)]
-        named += [("buffer", *b) for b in self.root.named_buffers(remove_duplicate=False)]
+        named: list[tuple[InputKind, str, torch.Tensor]] = []
+        named.extend(("parameter", *p) for p in self.root.named_parameters(remove_duplicate=False))
+        named.extend(("buffer", *b) for b in self.root.named_buffers(remove_duplicate=False))
         position: dict[int, int] = {}
         for kind, name, tensor in named:
             if id(tensor) in position:
@@ -161,7 +162,8 @@ class _Capture:
 
     def _input(self, tensor: torch.Tensor, name: str) -> torch.Tensor:
         if tensor.layout is not torch.strided:
-            raise CaptureError(f"argument {name!r} has layout {tensor.layout}, which cannot be captured; use x.to_dense()")
+            message = f"argument {name!r} has layout {tensor.layout}, which cannot be captured"
+            raise CaptureError(f"{message}; use x.to_dense()")
         fake = fake_like(tensor)
         if fake.is_floating_point() or fake.is_complex():
             with FAKE:  # requires a gradient, but is no leaf, so that the program may write to it

@@ -85,8 +85,10 @@ class Recursion:
 
     def apply_rule(self, u: fx.Node, adjoint: Any) -> dict[fx.Node, list[Any]]:
         """The table's rule for the operator of ``u``, on symbolic tensors."""
+        operands: Any = u.args
         if u.target is operator.getitem:  # one output of a node with several
-            return {u.args[0]: [(u.args[1], adjoint)]}  # pyright: ignore[reportReturnType]
+            source, index = operands
+            return {source: [(index, adjoint)]}
         entry = lookup(u.target)
         if entry is None:
             raise MissingRuleError(_missing(u))
@@ -100,9 +102,10 @@ class Recursion:
             except MemogradError:
                 raise
             except Exception as error:
-                raise RuleError(f"the rule of {_at(u)} ({entry.file}) raised {type(error).__name__}: {error}") from error
+                message = f"the rule of {_at(u)} ({entry.file}) raised {type(error).__name__}: {error}"
+                raise RuleError(message) from error
         contributions: dict[fx.Node, list[Any]] = {}
-        for argument, part in zip(u.args, parts, strict=True):
+        for argument, part in zip(operands, parts, strict=True):
             pairs = zip(argument, part, strict=True) if isinstance(part, list) else [(argument, part)]
             for v, share in pairs:
                 if share is not None and v in self.active:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import fx
@@ -39,16 +40,18 @@ def _inline(graph: Graph, found: set[fx.Node]) -> Graph:
     new = fx.Graph()
     tracer = Tracer(new)
     where: dict[fx.Node, fx.Node] = {}
-    parts: dict[fx.Node, list[fx.Node | None]] = {}  # results of an expanded operator that has several
+    parts: dict[fx.Node, list[Any]] = {}  # nodes (or None): results of an expanded operator that has several
     for node in graph.fx.nodes:
         if node.op == "output":
             continue
-        if node.target is operator.getitem and node.args[0] in parts:
-            where[node] = parts[node.args[0]][node.args[1]]  # pyright: ignore[reportArgumentType, reportIndexIssue]
+        operands: Any = node.args
+        if node.target is operator.getitem and operands[0] in parts:
+            source, index = operands
+            where[node] = parts[source][index]
         elif node in found:
             outs = _trace(tracer, node, where)
             if isinstance(node.meta["val"], torch.Tensor):
-                where[node] = outs[0]  # pyright: ignore[reportArgumentType]
+                where[node] = outs[0]
             else:
                 parts[node] = outs
         else:
@@ -57,7 +60,7 @@ def _inline(graph: Graph, found: set[fx.Node]) -> Graph:
     return graph.with_fx(new).verify()
 
 
-def _trace(tracer: Tracer, node: fx.Node, where: dict[fx.Node, fx.Node]) -> list[fx.Node | None]:
+def _trace(tracer: Tracer, node: fx.Node, where: dict[fx.Node, fx.Node]) -> list[Any]:
     entry = lookup(node.target)
     assert entry is not None and entry.function is not None
     keep = {k: v for k, v in node.meta.items() if k != "val"}

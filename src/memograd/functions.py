@@ -28,7 +28,7 @@ class Call:
 
     flows = 1  # adjoints flow to the first argument only: the inputs
 
-    def __init__(self, cls: type, attributes: dict[str, Any], saved: int, names: list[str]) -> None:
+    def __init__(self, cls: Any, attributes: dict[str, Any], saved: int, names: list[str]) -> None:
         self.cls = cls
         self.attributes = attributes  # what forward put on ctx, besides tensors
         self.saved = saved  # how many of the remembered tensors were given to save_for_backward
@@ -36,7 +36,7 @@ class Call:
         self.index = len(CALLS)
         self.__name__ = cls.__name__
         CALLS.append(self)
-        code = getattr(cls.backward, "__code__", None)  # pyright: ignore[reportAttributeAccessIssue]
+        code = getattr(cls.backward, "__code__", None)
         place = f"{os.path.basename(code.co_filename)}:{code.co_firstlineno}" if code is not None else "?"
         self.entry = Entry(self, "rule", self.vjp, f"x̄ = {cls.__name__}.backward(ȳ)", "", place)
 
@@ -53,7 +53,7 @@ class Call:
         """The class's own backward."""
         context = _Context(self, inputs, list(saved))
         given = [torch.zeros_like(r) if a is None else a for a, r in zip(adjoint, results, strict=True)]
-        out = self.cls.backward(context, *given)  # pyright: ignore[reportAttributeAccessIssue]
+        out = self.cls.backward(context, *given)
         parts = list(out) if isinstance(out, (tuple, list)) else [out]
         if len(parts) < len(inputs):
             raise CaptureError(

@@ -86,7 +86,8 @@ class Graph:
     @cached_property
     def results(self) -> tuple[fx.Node, ...]:
         """The nodes returned, one for each entry of ``outputs``."""
-        return tuple(self.fx.output_node().args[0])  # pyright: ignore[reportArgumentType]
+        returned: Any = self.fx.output_node().args[0]
+        return tuple(returned)
 
     @property
     def nodes(self) -> list[fx.Node]:

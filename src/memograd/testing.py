@@ -75,12 +75,12 @@ def _check(
         for j, (slope, a, b) in enumerate(zip(pushed, ahead, behind, strict=True)):
             _compare(f, points, slope, (a - b) / (2 * eps), rtol, atol, f"order {degree}, argument {k}, result {j}")
         seeds = tuple(_random(o, generator) for o in outputs)
-        left = sum(_inner(u, t) for u, t in zip(seeds, pushed, strict=True))
+        left: Any = sum(_inner(u, t) for u, t in zip(seeds, pushed, strict=True))
         right = _inner(pull(seeds)[k], ways[k])
         if not torch.allclose(left, right, rtol=1e-9, atol=1e-9, equal_nan=True):
             raise GradientMismatchError(
-                f"order {degree}, argument {k} {tuple(x.shape)} of {_operators(f, points)}: <u, Jv> = {left.item():.12g} "
-                f"but <Jᵀu, v> = {right.item():.12g}"
+                f"order {degree}, argument {k} {tuple(x.shape)} of {_operators(f, points)}: "
+                f"<u, Jv> = {left.item():.12g} but <Jᵀu, v> = {right.item():.12g}"
             )
 
 

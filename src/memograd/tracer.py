@@ -182,7 +182,7 @@ class Tracer(TorchDispatchMode):
             value = self._emit(ops.stop, (node,), {}, out) if self.stops else node
             self._known[id(out)] = (source or self._known[id(args[0])]).view(out, (func, (), {}, None), value)
             return
-        node = self._emit(func, *self._nodes((args, kwargs)), out)
+        node = self._emit(func, self._nodes(args), self._nodes(kwargs), out)
         for i, tensor in enumerate(outs):
             if not isinstance(tensor, torch.Tensor) or id(tensor) in self._known:
                 continue
@@ -210,7 +210,7 @@ class Tracer(TorchDispatchMode):
                 node.meta["val"] = fake_like(args[0])
         new = functional(*self._fakes(args), **self._fakes(pure_kwargs))
         news, spec = pytree.tree_flatten(new)
-        node = self._emit(functional, *self._nodes((args, pure_kwargs)), new)
+        node = self._emit(functional, self._nodes(args), self._nodes(pure_kwargs), new)
         values = (
             [node] if spec.is_leaf() else [self._emit(operator.getitem, (node, i), {}, n) for i, n in enumerate(news)]
         )

@@ -58,9 +58,10 @@ class Watched(Recursion):
 
     def apply_rule(self, u: fx.Node, adjoint: Any) -> dict[fx.Node, list[Any]]:
         contributions: dict[fx.Node, list[Any]] = {}
-        for v, share in zip(u.args, pulled(u, adjoint, self.values), strict=False):
+        operands: Any = u.args
+        for v, share in zip(operands, pulled(u, adjoint, self.values), strict=False):
             if share is not None and v in self.active:
-                contributions.setdefault(v, []).append(share)  # pyright: ignore[reportArgumentType]
+                contributions.setdefault(v, []).append(share)
         return contributions
 
 
@@ -70,7 +71,8 @@ def evaluate(graph: Graph, flat: list[Any]) -> dict[fx.Node, Any]:
     with torch.no_grad():
         for node in graph.nodes:
             args, kwargs = fx.map_arg((node.args, node.kwargs), values.__getitem__)
-            values[node] = node.target(*args, **kwargs)  # pyright: ignore[reportCallIssue]
+            function: Any = node.target
+            values[node] = function(*args, **kwargs)
     return values
 
 
@@ -88,8 +90,9 @@ def entry_of(u: fx.Node) -> Entry:
 
 def pulled(u: fx.Node, adjoint: torch.Tensor, values: dict[fx.Node, Any]) -> list[Any]:
     """What the rule of ``u`` passes back to each argument, in numbers."""
-    args, kwargs = fx.map_arg((u.args, u.kwargs), values.__getitem__)
-    return pull_back(entry_of(u), adjoint, values[u], args, kwargs)  # pyright: ignore[reportArgumentType]
+    operands: Any = fx.map_arg((u.args, u.kwargs), values.__getitem__)
+    args, kwargs = operands
+    return pull_back(entry_of(u), adjoint, values[u], args, kwargs)
 
 
 def jacobian(u: fx.Node, v: fx.Node, values: dict[fx.Node, Any]) -> torch.Tensor:

@@ -15,7 +15,8 @@ aten = torch.ops.aten
 _LIBRARY = Library("memograd", "FRAGMENT")
 _LIBRARY.define(
     "lstm_layer_backward(Tensor x, Tensor w_ih, Tensor w_hh, Tensor b_ih, Tensor b_hh, Tensor h, Tensor c, "
-    "Tensor output, Tensor h_n, Tensor c_n, Tensor? workspace, Tensor? g_output, Tensor? g_h, Tensor? g_c, bool reverse, bool has_biases) "
+    "Tensor output, Tensor h_n, Tensor c_n, Tensor? workspace, "
+    "Tensor? g_output, Tensor? g_h, Tensor? g_c, bool reverse, bool has_biases) "
     "-> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)"
 )
 LSTM_MODE = 2

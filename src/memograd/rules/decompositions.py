@@ -5,6 +5,8 @@ antisymmetric there, which is where the denominators λⱼ - λᵢ come from: at
 differentiable, and the adjoints are infinite, as in autograd.
 """
 
+from typing import Any
+
 import torch
 
 from memograd.errors import NotDifferentiableError
@@ -35,7 +37,7 @@ def qr(adjoint, y, a, mode="reduced"):
 
 
 def _qr_tall(q, r, q_bar, r_bar):
-    m = None
+    m: Any = None  # one of the two adjoints is there
     if r_bar is not None:
         m = r_bar @ r.mH
     if q_bar is not None:

@@ -6,6 +6,8 @@ everything but dA to the other side of the inner product. For X = A⁻¹ B:  dX 
     ⟨X̄, dX⟩ = ⟨A⁻ᴴ X̄, dB⟩ - ⟨A⁻ᴴ X̄ Xᴴ, dA⟩,    B̄ = A⁻ᴴ X̄,   Ā = -B̄ Xᴴ
 """
 
+from typing import Any
+
 import torch
 
 from memograd.errors import NotDifferentiableError
@@ -33,7 +35,7 @@ def slogdet(adjoint, y, a):
         if log_bar is None:
             return None  # the sign is piecewise constant
         return torch.linalg.solve_ex(a.mH, _scaled_identity(a, log_bar))[0]
-    angle = None if sign_bar is None else -(sign_bar.conj() * y[0]).imag
+    angle: Any = None if sign_bar is None else -(sign_bar.conj() * y[0]).imag
     real = torch.zeros_like(angle) if log_bar is None else log_bar
     weight = torch.complex(real, torch.zeros_like(real) if angle is None else angle)
     return torch.linalg.solve_ex(a.mH, _scaled_identity(a, weight))[0]

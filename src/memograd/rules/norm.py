@@ -10,6 +10,8 @@ can have adjoints of their own (``statistics``), and arguments on which the form
 differentiated again, without computing the statistics a second time.
 """
 
+from typing import Any
+
 import torch
 
 from memograd.rules.registry import expand, rule
@@ -19,7 +21,7 @@ aten = torch.ops.aten
 FORMULA = "x̄ = ρ (ĝ - mean ĝ - x̂ mean(ĝ x̂)), w̄ = Σ ȳ x̂, b̄ = Σ ȳ, where ĝ = w ȳ"
 
 
-def statistics(x, mean, rstd, mean_bar, rstd_bar, dims):
+def statistics(x, mean, rstd, mean_bar, rstd_bar, dims) -> Any:
     """The adjoint of x from those of μ and ρ: ∂μ/∂x = 1/n, ∂ρ/∂x = -ρ³ (x - μ)/n; None when both are None."""
     n = 1
     for dim in dims:
@@ -67,7 +69,7 @@ def layer_norm_backward(g, x, normalized_shape, mean, rstd, w, b, mask):
     outer = list(range(x.dim() - len(normalized_shape)))
     x_hat = (x - mean) * rstd
     x_bar = normalized_backward(g if w is None else g * w, x_hat, rstd, dims).to(x.dtype) if mask[0] else None
-    w_bar = _total(g * x_hat, outer).to(w.dtype) if mask[1] else None
+    w_bar = _as(w, _total(g * x_hat, outer)) if mask[1] else None
     b_bar = _total(g, outer) if mask[2] else None
     return x_bar, w_bar, b_bar
 
@@ -89,7 +91,7 @@ def rms_norm_backward(g, x, normalized_shape, rstd, w, mask):
     outer = list(range(x.dim() - len(normalized_shape)))
     x_hat, g_hat = x * rstd, g if w is None else g * w
     x_bar = (rstd * (g_hat - x_hat * (g_hat * x_hat).mean(dims, keepdim=True))).to(x.dtype) if mask[0] else None
-    return x_bar, _total(g * x_hat, outer).to(w.dtype) if mask[1] else None
+    return x_bar, _as(w, _total(g * x_hat, outer)) if mask[1] else None
 
 
 # -- group norm --------------------------------------------------------------------------------------------------------
@@ -102,8 +104,9 @@ def group_norm(adjoint, y, x, w, b, n, c, hxw, group, eps):
     x_bar = None
     if mean_bar is not None or rstd_bar is not None:
         grouped, per_group = x.reshape(n, group, -1), (n, group, 1)
-        bars = [None if s is None else s.reshape(per_group) for s in (mean_bar, rstd_bar)]
-        x_bar = statistics(grouped, mean.reshape(per_group), rstd.reshape(per_group), *bars, [2]).reshape(x.shape)
+        mean_bar, rstd_bar = (None if s is None else s.reshape(per_group) for s in (mean_bar, rstd_bar))
+        mean_of, rstd_of = mean.reshape(per_group), rstd.reshape(per_group)
+        x_bar = statistics(grouped, mean_of, rstd_of, mean_bar, rstd_bar, [2]).reshape(x.shape)
     if g is None:
         return x_bar
     mask = [True, w is not None, b is not None]
@@ -121,7 +124,7 @@ def group_norm_backward(g, x, mean, rstd, w, n, c, hxw, group, mask):
     g_grouped = g.reshape(grouped)
     g_hat = g_grouped if w is None else g_grouped * w.reshape(1, group, -1, 1)
     x_bar = normalized_backward(g_hat, x_hat, rstd, [2, 3]).reshape(x.shape).to(x.dtype) if mask[0] else None
-    w_bar = (g_grouped * x_hat).sum([0, 3]).reshape(c).to(w.dtype) if mask[1] else None
+    w_bar = _as(w, (g_grouped * x_hat).sum([0, 3]).reshape(c)) if mask[1] else None
     b_bar = g_grouped.sum([0, 3]).reshape(c) if mask[2] else None
     return x_bar, w_bar, b_bar
 
@@ -156,8 +159,8 @@ def _batch_norm(adjoint, y, x, w, b, running_mean, running_var, training, eps):
     x_bar = None
     if training:
         running_mean = running_var = None  # not part of the result
-        bars = [None if s is None else _per_channel(s, x) for s in (mean_bar, rstd_bar)]
-        x_bar = statistics(x, _per_channel(mean, x), _per_channel(rstd, x), *bars, _but_channel(x))
+        mean_bar, rstd_bar = (None if s is None else _per_channel(s, x) for s in (mean_bar, rstd_bar))
+        x_bar = statistics(x, _per_channel(mean, x), _per_channel(rstd, x), mean_bar, rstd_bar, _but_channel(x))
     if g is None:
         return x_bar
     mask = [True, w is not None, b is not None]
@@ -179,7 +182,7 @@ def batch_norm_backward(g, x, w, running_mean, running_var, mean, rstd, training
         x_bar = normalized_backward(g_hat, x_hat, rstd, _but_channel(x)) if training else g_hat * rstd
         x_bar = x_bar.to(x.dtype)
     if mask[1]:
-        w_bar = (g * x_hat).sum(_but_channel(x)).to(w.dtype)
+        w_bar = _as(w, (g * x_hat).sum(_but_channel(x)))
     if mask[2]:
         b_bar = g.sum(_but_channel(x))
     return x_bar, w_bar, b_bar
@@ -203,6 +206,11 @@ def _last(x, normalized_shape):
 
 def _total(x, dims):
     return x.sum(dims) if dims else x
+
+
+def _as(w, w_bar):
+    """``w_bar`` in the dtype of ``w``."""
+    return w_bar.to(w.dtype)
 
 
 def _per_channel(s, x):

@@ -4,6 +4,8 @@ On the CPU a float32 LSTM layer is one oneDNN kernel, on CUDA a whole recurrent 
 is one pointwise kernel. Everything else arrives unrolled and needs no rule here.
 """
 
+from typing import Any
+
 import torch
 
 from memograd.rules._lstm_kernel import lstm_layer_backward
@@ -37,8 +39,8 @@ def lstm_layer_backward_formula(
         h_t, c_t = o * c_next.tanh(), c_next
     h_bar = torch.zeros_like(h_t) if g_h is None else g_h.reshape(h_t.shape)
     c_bar = torch.zeros_like(c_t) if g_c is None else g_c.reshape(c_t.shape)
-    rows = [None] * len(steps)
-    before = [None] * len(steps)
+    rows: list[Any] = [None] * len(steps)
+    before: list[Any] = [None] * len(steps)
     for t, i, f, g, o, h_before, c_before, c_after in reversed(steps):
         if g_output is not None:
             h_bar = h_bar + g_output[t]
@@ -98,7 +100,8 @@ def fused_lstm_cell(adjoint, y, input_gates, hidden_gates, cx, input_bias=None, 
 def fused_lstm_cell_backward(h_bar, c_bar, cx, cy, workspace, has_bias):
     h_bar = torch.zeros_like(cx) if h_bar is None else h_bar
     c_bar = torch.zeros_like(cx) if c_bar is None else c_bar
-    gates_bar, cx_bar = _cell_backward(h_bar, c_bar, *workspace.chunk(4, 1), cx, cy)
+    i, f, g, o = workspace.chunk(4, 1)
+    gates_bar, cx_bar = _cell_backward(h_bar, c_bar, i, f, g, o, cx, cy)
     return gates_bar, cx_bar, gates_bar.sum(0) if has_bias else None
 
 

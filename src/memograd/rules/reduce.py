@@ -4,6 +4,7 @@
 """
 
 import math
+from typing import Any
 
 import torch
 
@@ -21,7 +22,7 @@ def dims_of(x, dim):
     return sorted(d % x.dim() for d in chosen) if x.dim() else []
 
 
-def kept(t, x, dim):
+def kept(t, x, dim) -> Any:
     """``t``, a reduction of ``x`` over ``dim``, with the reduced dimensions in place."""
     if t is None:
         return None

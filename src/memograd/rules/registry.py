@@ -171,9 +171,12 @@ def _enter(target: Any, kind: str, function: Rule | None, formula: str, latex: s
         for overload in target.overloads():
             _enter(getattr(target, overload), kind, function, formula, latex)
         return
-    frame = function.__code__ if function is not None and hasattr(function, "__code__") else inspect.stack()[2]
-    path = frame.co_filename if hasattr(frame, "co_filename") else frame.filename
-    line = frame.co_firstlineno if hasattr(frame, "co_firstlineno") else frame.lineno
+    code = getattr(function, "__code__", None)
+    if code is not None:
+        path, line = code.co_filename, code.co_firstlineno
+    else:
+        caller = inspect.stack()[2]
+        path, line = caller.filename, caller.lineno
     _TABLE[target] = Entry(target, kind, function, formula, latex, f"{os.path.basename(path)}:{line}")
 
 

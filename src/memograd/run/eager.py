@@ -35,7 +35,8 @@ class Eager:
     def step(self, flat: Sequence[Any]) -> list[torch.Tensor]:
         results = run(self.function, flat)
         if self.feedback:
-            torch._foreach_copy_([flat[i] for i in self.feedback.values()], [results[o] for o in self.feedback])
+            old, new = [flat[i] for i in self.feedback.values()], [results[o] for o in self.feedback]
+            torch._foreach_copy_(old, new)  # pyright: ignore[reportPrivateImportUsage]
         return [results[i] for i in self.kept]
 
     def run(self, flat: Sequence[Any], steps: int) -> torch.Tensor:

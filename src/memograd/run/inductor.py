@@ -17,12 +17,14 @@ class Inductor(Eager):
     name = "inductor"
 
     def build(self, graph: Graph) -> Any:
+        from torch._dynamo.exc import TorchDynamoException  # slow to import, like the compiler itself
+
         compiled = torch.compile(graph.function, fullgraph=True, dynamic=False)
 
         def call(*flat: Any) -> Any:
             try:
                 return compiled(*flat)
-            except torch._dynamo.exc.TorchDynamoException as error:
+            except TorchDynamoException as error:
                 raise BackendError(f"Inductor cannot compile this step: {str(error).splitlines()[0]}") from error
 
         return call

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+from typing import Any
 
 import torch
 from torch import fx
@@ -24,11 +25,12 @@ def lower(graph: Graph) -> Graph:
             continue
         if isinstance(node.target, Call):
             continue  # its results are its second argument
-        if node.target is operator.getitem and isinstance(node.args[0].target, Call):
-            call, index = node.args
-            where[node] = where[call.args[1][index]]  # pyright: ignore[reportArgumentType]
+        operands: Any = node.args
+        if node.target is operator.getitem and isinstance(operands[0].target, Call):
+            call, index = operands
+            where[node] = where[call.args[1][index]]
         elif node.target in _VALUE_OF:
-            where[node] = where[node.args[_VALUE_OF[node.target]]]  # pyright: ignore[reportArgumentType]
+            where[node] = where[operands[_VALUE_OF[node.target]]]
         else:
             where[node] = new.node_copy(node, where.__getitem__)
     new.output(tuple(where[n] for n in graph.results))

@@ -6,6 +6,7 @@ Random operators stay even when unread: dropping one would shift every draw afte
 from __future__ import annotations
 
 import operator
+from typing import Any
 
 import torch
 from torch import fx
@@ -44,10 +45,12 @@ def dead(graph: Graph) -> Graph:
 
 def _narrow(node: fx.Node) -> None:
     """Ask a masked kernel only for the outputs that are read."""
-    read = {u.args[1] for u in node.users if u.target is operator.getitem}
-    position = MASKED[node.target]
+    target: Any = node.target
+    position = MASKED[target]
     if len(node.args) <= position:
         return
-    mask = node.args[position]
-    narrowed = [bool(wanted) and i in read for i, wanted in enumerate(mask)]  # pyright: ignore[reportArgumentType]
+    mask: Any = node.args[position]
+    reads: list[Any] = [u.args for u in node.users if u.target is operator.getitem]
+    read = {index for _, index in reads}
+    narrowed = [bool(wanted) and i in read for i, wanted in enumerate(mask)]
     node.args = (*node.args[:position], narrowed, *node.args[position + 1 :])

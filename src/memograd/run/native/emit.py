@@ -163,7 +163,8 @@ class Builder:
         return Source(_source(self.statements, offsets), arena, self.work)
 
     def emit(self, node: fx.Node) -> Any:
-        args, kwargs = fx.map_arg((node.args, node.kwargs), self.values.__getitem__)
+        operands: Any = fx.map_arg((node.args, node.kwargs), self.values.__getitem__)
+        args, kwargs = operands
         if node.target is operator.getitem:
             return args[0][args[1]]
         return KERNELS[node.target](self, node, *args, **kwargs)

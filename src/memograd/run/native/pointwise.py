@@ -102,7 +102,8 @@ def pointwise(b: Builder, node: fx.Node, text: str, *operands: Any) -> Lazy:
 
 def promoted(node: fx.Node) -> torch.dtype:
     """The dtype in which a comparison compares."""
-    left, right = (a.meta["val"] if isinstance(a, fx.Node) else a for a in node.args[:2])
+    operands: Any = node.args[:2]
+    left, right = (a.meta["val"] if isinstance(a, fx.Node) else a for a in operands)
     return torch.result_type(left, right)
 
 
@@ -145,7 +146,8 @@ _enter_tables()
 
 @kernel(aten.add.Tensor, aten.add.Scalar, aten.sub.Tensor, aten.sub.Scalar, aten.rsub.Scalar, aten.rsub.Tensor)
 def add(b: Builder, node: fx.Node, x: Any, y: Any, alpha: Any = 1) -> Lazy:
-    name = node.target._schema.name  # pyright: ignore[reportFunctionMemberAccess]
+    target: Any = node.target
+    name = target._schema.name
     if name == "aten::rsub":
         x, y = y, x
     sign = "+" if name == "aten::add" else "-"
