@@ -30,6 +30,7 @@ _RENAMED = {
     aten.bernoulli_.float: aten.bernoulli.p,
     aten.bernoulli_.Tensor: aten.bernoulli.Tensor,
     aten.normal_.default: aten.normal_functional.default,
+    aten.rrelu_with_noise.default: aten.rrelu_with_noise_functional.default,
     aten._native_batch_norm_legit.default: aten._native_batch_norm_legit_functional.default,
 }
 _REFUSED = ("set_", "resize_", "resize_as_", "share_memory_")

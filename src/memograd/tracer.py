@@ -216,15 +216,14 @@ class Tracer(TorchDispatchMode):
         )
         olds = [t for w in written if w is not None for t in (w if isinstance(w, (list, tuple)) else [w])]
         result = func(*self._fakes(args), **self._fakes(kwargs))
-        if func is aten._native_batch_norm_legit.default:
-            news, values, fresh = news[3:], values[3:], values[:3]
-            for tensor, value in zip(result, fresh, strict=True):
-                self.bind(tensor, self._marked(value, tensor))
-        for old, value, fake in zip(olds, values, news, strict=False):
+        fresh = sum(r.alias_info is None for r in func._schema.returns)  # results besides what is written
+        for tensor, value in zip(pytree.tree_leaves(result), values[:fresh], strict=False):
+            self.bind(tensor, self._marked(value, tensor))
+        for old, value, fake in zip(olds, values[fresh:], news[fresh:], strict=True):
             self._write(old, value, fake)
-        if isinstance(result, torch.Tensor):
-            return olds[0]
-        return result if func is aten._native_batch_norm_legit.default else type(result)(olds)
+        if fresh:
+            return result
+        return olds[0] if isinstance(result, torch.Tensor) else result if result is None else type(result)(olds)
 
     def _write(self, old: torch.Tensor, value: fx.Node, fake: torch.Tensor) -> None:
         alias = self._known.get(id(old)) or self._lift(old)

@@ -19,7 +19,7 @@ ACTIVATIONS = {
     "silu": F.silu,
     "mish": F.mish,
     "elu": lambda x: F.elu(x, 1.3),
-    "celu": lambda x: F.celu(x, 1.3),
+    "celu": lambda x: F.celu(x, 2.0),
     "selu": F.selu,
     "leaky_relu": lambda x: F.leaky_relu(x, 0.2),
     "hardtanh": F.hardtanh,
@@ -37,16 +37,19 @@ def values(*shape, seed=0):
     return 2 * torch.randn(shape, dtype=torch.double, generator=torch.Generator().manual_seed(seed))
 
 
+ONCE = {"hardsigmoid"}  # autograd has no second derivative of it on the CPU: no witness
+
+
 @pytest.mark.parametrize("name", ACTIVATIONS)
 @pytest.mark.parametrize("shape", [(), (6, 2), (0, 2)])
 def test_activation(name, shape):
-    check(ACTIVATIONS[name], values(*shape))
+    check(ACTIVATIONS[name], values(*shape), second=name not in ONCE)
 
 
 @pytest.mark.parametrize("name", [n for n in ACTIVATIONS if n != "rrelu"])
 def test_activation_at_its_kinks(name):
     x = torch.tensor([-3.0, -1.0, -0.5, 0.0, 0.1, 0.5, 1.0, 3.0, 6.0], dtype=torch.double)
-    check(ACTIVATIONS[name], x)
+    check(ACTIVATIONS[name], x, second=name not in ONCE)
 
 
 @pytest.mark.parametrize("dim", [0, -1])
