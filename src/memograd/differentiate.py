@@ -35,7 +35,7 @@ from memograd.errors import (
 )
 from memograd.graph import Graph, Input, Output, OutputKind
 from memograd.products import count_products
-from memograd.rules.registry import lookup, pull_back
+from memograd.rules.registry import Refused, lookup, pull_back
 from memograd.tracer import Tracer
 
 
@@ -108,6 +108,8 @@ class Recursion:
         for argument, part in zip(operands, parts, strict=True):
             pairs = zip(argument, part, strict=True) if isinstance(part, list) else [(argument, part)]
             for v, share in pairs:
+                if isinstance(share, Refused) and v in self.active:
+                    raise NotDifferentiableError(f"{_at(u)} cannot be differentiated: {share.why}")
                 if share is not None and v in self.active:
                     contributions.setdefault(v, []).append(share)
         return contributions

@@ -1,16 +1,20 @@
 """The derivative table against PyTorch's own test database (OpInfo, ``torch.testing``'s ``op_db``).
 
 Every sample of every differentiable operator: our vector-Jacobian product with random cotangents against
-``torch.autograd.grad``. A sample *passes*, is *refused* (a loud error that says why) or is *wrong*.
+``torch.autograd.grad``. A sample *passes*, is *refused* (a loud error that says why) or is *wrong*. Where the two
+disagree on real numbers, finite differences decide: autograd is not the derivative everywhere (``cholesky_inverse``
+reads one triangle and gets a gradient in both).
 """
 
 from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
+from unittest.mock import patch
 
 import torch
 
@@ -19,7 +23,13 @@ from memograd.errors import MemogradError
 from memograd.transforms import vjp
 
 Tensor = torch.Tensor
-TOLERANCE = {torch.float64: 1e-8, torch.complex128: 1e-8, torch.float32: 2e-3, torch.bfloat16: 5e-2, torch.float16: 2e-2}
+TOLERANCE = {
+    torch.float64: 1e-8,
+    torch.complex128: 1e-8,
+    torch.float32: 2e-3,
+    torch.bfloat16: 5e-2,
+    torch.float16: 2e-2,
+}
 
 _SEED = 12345
 
@@ -30,6 +40,7 @@ class Tally:
 
     name: str
     passed: int = 0
+    disputed: int = 0  # of those passed, where autograd differs from finite differences and we do not
     refused: int = 0
     wrong: int = 0
     reasons: Counter[str] = field(default_factory=Counter)
@@ -66,9 +77,19 @@ def sweep(
             continue
         if limit is not None and len(samples) > limit:
             samples = random.Random(f"{seed} {op.name}").sample(samples, limit)
-        for sample in samples:
-            _count(tally, op, sample, dtype, order)
+        with _plain_random():
+            for sample in samples:
+                _count(tally, op, sample, dtype, order)
         yield tally
+
+
+@contextmanager
+def _plain_random() -> Iterator[None]:
+    """The database seeds random operators inside their call, which a captured graph does not repeat; we seed outside."""
+    from torch.testing._internal import common_methods_invocations
+
+    with patch.object(common_methods_invocations, "wrapper_set_seed", lambda op, *args, **kwargs: op(*args, **kwargs)):
+        yield
 
 
 def _count(tally: Tally, op: Any, sample: Any, dtype: torch.dtype, order: int) -> None:
@@ -94,6 +115,10 @@ def _count(tally: Tally, op: Any, sample: Any, dtype: torch.dtype, order: int) -
         tally.reasons[f"CRASH {type(error).__name__}: {error}"] += 1
         return
     problem = compare(ours, theirs, tensors, TOLERANCE.get(dtype, 1e-3) * 10 ** (2 * (order - 1)))
+    if problem is not None and order == 1 and dtype == torch.float64:
+        if _closer(function, tensors, cotangents[0], ours, theirs):
+            tally.disputed += 1
+            problem = None
     tally.passed += problem is None
     if problem is not None:
         tally.wrong += 1
@@ -128,6 +153,8 @@ def _witness(function: Callable[..., Any], tensors: list[Tensor], order: int) ->
     generator = torch.Generator().manual_seed(_SEED)
     for degree in range(1, order + 1):
         seeds = tuple(torch.randn(o.shape, dtype=o.dtype, generator=generator) for o in outs)
+        # Autograd calls some results constants that are none (the statistics of a norm); we differentiate those.
+        seeds = tuple(s if o.requires_grad else torch.zeros_like(s) for o, s in zip(outs, seeds, strict=True))
         cotangents.append(seeds)
         used = [(o, s) for o, s in zip(outs, seeds, strict=True) if o.requires_grad]
         if not used:
@@ -150,6 +177,33 @@ def _pulled(function: Callable[..., Any], seeds: Any) -> Callable[..., Any]:
     return lambda *at: vjp(function, *at)[1](seeds)
 
 
+def _closer(
+    function: Callable[..., Any],
+    at: list[Tensor],
+    cotangents: Sequence[Tensor],
+    ours: Sequence[Tensor],
+    theirs: Sequence[Tensor],
+) -> bool:
+    """True where central differences along random directions agree with ``ours`` and contradict ``theirs``."""
+    generator = torch.Generator().manual_seed(_SEED)
+
+    def value(tensors: list[Tensor]) -> float:
+        torch.manual_seed(_SEED)
+        return sum(float((o * c).sum()) for o, c in zip(function(*tensors), cotangents, strict=True))
+
+    step, contradicted = 1e-6, False
+    for _ in range(3):
+        along = [torch.randn(x.shape, dtype=x.dtype, generator=generator) for x in at]
+        ahead, behind = (value([x + h * d for x, d in zip(at, along, strict=True)]) for h in (step, -step))
+        slope = (ahead - behind) / (2 * step)
+        good, bad = (sum(float((g * d).sum()) for g, d in zip(side, along, strict=True)) for side in (ours, theirs))
+        size = 1 + sum(float((g * d).abs().sum()) for g, d in zip(ours, along, strict=True))
+        if not abs(slope - good) <= 1e-5 * size:
+            return False
+        contradicted = contradicted or not abs(slope - bad) <= 1e-4 * size
+    return contradicted
+
+
 def compare(ours: Iterable[Tensor], theirs: Iterable[Tensor], like: Iterable[Tensor], tolerance: float) -> str | None:
     """None when the gradients agree in shape, dtype and value; else what differs."""
     for k, (a, b, x) in enumerate(zip(ours, theirs, like, strict=True)):
@@ -159,5 +213,3 @@ def compare(ours: Iterable[Tensor], theirs: Iterable[Tensor], like: Iterable[Ten
             error = (a - b).abs().nan_to_num(nan=float("inf")).max().item()
             return f"gradient {k} differs by up to {error:.3g}"
     return None
-
-

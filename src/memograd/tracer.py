@@ -205,9 +205,10 @@ class Tracer(TorchDispatchMode):
         outs = {a.name for a in func._schema.arguments if a.kwarg_only and a.alias_info is not None}
         pure_kwargs = {k: v for k, v in kwargs.items() if k not in outs}
         if torch.Tag.inplace_view in func.tags and is_fake(args[0]):
-            node = self.node_of(args[0])  # ``squeeze_`` changes the shape of the very tensor that documents this node
-            if node.meta["val"] is args[0]:
-                node.meta["val"] = fake_like(args[0])
+            self.node_of(args[0])
+            for node in self.graph.nodes:  # ``squeeze_`` changes the shape of the very tensor that documents a node
+                if node.meta.get("val") is args[0]:
+                    node.meta["val"] = fake_like(args[0])
         new = functional(*self._fakes(args), **self._fakes(pure_kwargs))
         news, spec = pytree.tree_flatten(new)
         node = self._emit(functional, self._nodes(args), self._nodes(pure_kwargs), new)

@@ -51,8 +51,9 @@ def _qr_tall(q, r, q_bar, r_bar):
     return torch.linalg.solve_triangular(r.mH, a_bar, upper=False, left=False)
 
 
-@rule(aten._linalg_eigh.default, formula="Ā = V (diag λ̄ + (Vᴴ V̄) / (λⱼ - λᵢ)) Vᴴ")
+@rule(aten._linalg_eigh.default, formula="Ā = sym(V (diag λ̄ + (Vᴴ V̄) / (λⱼ - λᵢ)) Vᴴ)")
 def eigh(adjoint, y, a, uplo="L", compute_v=True):
+    """Of all gradients of a function of Hermitian matrices the Hermitian one, as in autograd."""
     values_bar, v_bar = adjoint
     values, v = y
     middle = None if values_bar is None else torch.diag_embed(values_bar).to(v.dtype)
@@ -61,7 +62,8 @@ def eigh(adjoint, y, a, uplo="L", compute_v=True):
         rotated = (v.mH @ v_bar) / gaps
         rotated = rotated - torch.diag_embed(rotated.diagonal(dim1=-2, dim2=-1))
         middle = rotated if middle is None else middle + rotated
-    return v @ middle @ v.mH
+    a_bar = v @ middle @ v.mH
+    return (a_bar + a_bar.mH) / 2
 
 
 @rule(aten.linalg_eig.default, formula="Ā = V⁻ᴴ (diag λ̄ + (Vᴴ V̄ - Vᴴ V Re diag(Vᴴ V̄)) / (λⱼ - λᵢ)*) Vᴴ")

@@ -103,7 +103,7 @@ def group_norm(adjoint, y, x, w, b, n, c, hxw, group, eps):
     _, mean, rstd = y
     x_bar = None
     if mean_bar is not None or rstd_bar is not None:
-        grouped, per_group = x.reshape(n, group, -1), (n, group, 1)
+        grouped, per_group = x.reshape(n, group, c // group * hxw), (n, group, 1)
         mean_bar, rstd_bar = (None if s is None else s.reshape(per_group) for s in (mean_bar, rstd_bar))
         mean_of, rstd_of = mean.reshape(per_group), rstd.reshape(per_group)
         x_bar = statistics(grouped, mean_of, rstd_of, mean_bar, rstd_bar, [2]).reshape(x.shape)

@@ -10,7 +10,7 @@ import math
 
 import torch
 
-from memograd.rules.registry import rule, zero
+from memograd.rules.registry import refuse, rule
 
 aten = torch.ops.aten
 
@@ -64,7 +64,12 @@ def div_mode(adjoint, y, x, z, rounding_mode=None):
     return torch.zeros_like(adjoint), torch.zeros_like(adjoint) if is_tensor(z) else None
 
 
-zero(aten.floor_divide.default, aten.floor_divide.Scalar)
+refuse(
+    aten.floor_divide.default,
+    aten.floor_divide.Scalar,
+    why="autograd has no derivative of floor_divide (//) either; use torch.div(x, z, rounding_mode='floor'), whose "
+    "gradient is zero, or detach its arguments",
+)
 
 
 @rule(aten.fmod.Tensor, aten.fmod.Scalar, formula="x̄ = ȳ, z̄ = -ȳ · trunc(x / z)")

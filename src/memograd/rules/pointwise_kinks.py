@@ -7,7 +7,7 @@ The value at a kink is PyTorch's: |x|' = 0 at 0; equal operands of ``maximum`` s
 import torch
 
 from memograd.rules.pointwise import is_tensor
-from memograd.rules.registry import rule, zero
+from memograd.rules.registry import refuse, rule, zero
 
 aten = torch.ops.aten
 
@@ -18,8 +18,8 @@ zero(
     aten.round.decimals,
     aten.trunc.default,
     aten.sign.default,
-    aten.heaviside.default,
 )
+refuse(aten.heaviside.default, why="autograd has no derivative of heaviside either; detach its arguments")
 
 
 @rule(aten.frac.default, formula="x̄ = ȳ")

@@ -54,6 +54,13 @@ class Entry:
     file: str
 
 
+@dataclass(frozen=True)
+class Refused:
+    """Returned by a rule in place of an adjoint that exists but is not known: an error where it would be used."""
+
+    why: str
+
+
 _TABLE: dict[Any, Entry] = {}
 FUNCTIONS: set[type] = set()  # autograd.Function classes whose own backward may be traced
 
@@ -133,6 +140,8 @@ def pull_back(entry: Entry, adjoint: Any, y: Any, args: Sequence[Any], kwargs: d
 
 
 def _fit(adjoint: Any, argument: Any) -> Any:
+    if isinstance(adjoint, Refused):
+        return adjoint if _smooth(argument) else None
     if isinstance(argument, (list, tuple)):
         if adjoint is None:
             return None

@@ -5,9 +5,11 @@ import math
 import torch
 
 from memograd.rules.pointwise import is_tensor
-from memograd.rules.registry import refuse, rule
+from memograd.rules.registry import Refused, refuse, rule
 
 aten = torch.ops.aten
+
+_OF_FIRST = Refused("the derivative with respect to the first argument has no closed form; detach that argument")
 
 
 @rule(aten.erf.default, formula="x̄ = ȳ · 2/√π exp(-x²)")
@@ -53,12 +55,12 @@ def polygamma(adjoint, y, n, x):
 
 @rule(aten.igamma.default, formula="x̄ = ȳ · x^(a-1) exp(-x) / Γ(a); ā is not known in closed form")
 def igamma(adjoint, y, a, x):
-    return None, adjoint * _gamma_density(a, x)
+    return _OF_FIRST, adjoint * _gamma_density(a, x)
 
 
 @rule(aten.igammac.default, formula="x̄ = -ȳ · x^(a-1) exp(-x) / Γ(a); ā is not known in closed form")
 def igammac(adjoint, y, a, x):
-    return None, -adjoint * _gamma_density(a, x)
+    return _OF_FIRST, -adjoint * _gamma_density(a, x)
 
 
 def _gamma_density(a, x):
@@ -67,7 +69,7 @@ def _gamma_density(a, x):
 
 @rule(aten.special_zeta.default, aten.special_zeta.self_scalar, formula="q̄ = -ȳ · s ζ(s + 1, q); s̄ is not known")
 def zeta(adjoint, y, s, q):
-    return None, adjoint * -s * torch.special.zeta(s + 1.0, q)
+    return _OF_FIRST, adjoint * -s * torch.special.zeta(s + 1.0, q)
 
 
 refuse(aten.special_zeta.other_scalar, why="the derivative of zeta(s, q) with respect to s has no closed form")
