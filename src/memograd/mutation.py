@@ -27,7 +27,7 @@ Step = tuple[Any, tuple[Any, ...], dict[str, Any], int | None]  # view operator,
 
 # In-place operators whose functional twin has another name or signature.
 _RENAMED = {
-    aten.bernoulli_.float: aten.bernoulli.p,
+    aten.bernoulli_.float: ops.bernoulli,
     aten.bernoulli_.Tensor: aten.bernoulli.Tensor,
     aten.normal_.default: aten.normal_functional.default,
     aten.rrelu_with_noise.default: aten.rrelu_with_noise_functional.default,

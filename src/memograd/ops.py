@@ -1,6 +1,6 @@
-"""The few operators of our own that a graph may hold besides ATen's: marks that steer differentiation.
+"""The few operators of our own that a graph may hold besides ATen's.
 
-They are identities on values; only the derivative table (``rules/marks.py``) tells them apart. They are real
+Most are marks that steer differentiation. They are identities on values; only the derivative table (``rules/marks.py``) tells them apart. They are real
 dispatcher operators, so that a graph which is run inside another capture leaves its marks there too.
 """
 
@@ -17,6 +17,17 @@ _LIBRARY.define("stop(Tensor(a) x) -> Tensor(a)")
 _LIBRARY.define("overwrite(Tensor old, Tensor(a) new) -> Tensor(a)")
 # The value passes, an adjoint that arrives is an error: output of an autograd.Function without a rule.
 _LIBRARY.define("opaque(Tensor(a) x, str function, str where) -> Tensor(a)")
+# Zeros and ones drawn as ``x.bernoulli_(p)`` draws them: aten's functional twin forgets the strides of x, and the same
+# seed would then give another mask than in the program.
+_LIBRARY.define(
+    "bernoulli(Tensor like, float p, *, Generator? generator=None) -> Tensor",
+    tags=(torch.Tag.nondeterministic_seeded,),
+)
+
+
+@torch.library.impl(_LIBRARY, "bernoulli", "CompositeExplicitAutograd")
+def _bernoulli(like: torch.Tensor, p: float, generator: torch.Generator | None = None) -> torch.Tensor:
+    return torch.empty_like(like).bernoulli_(p, generator=generator)
 
 
 @torch.library.impl(_LIBRARY, "stop", "CompositeExplicitAutograd")
@@ -37,5 +48,6 @@ def _opaque(x: torch.Tensor, function: str, where: str) -> torch.Tensor:
 stop = torch.ops.memograd.stop.default
 overwrite = torch.ops.memograd.overwrite.default
 opaque = torch.ops.memograd.opaque.default
+bernoulli = torch.ops.memograd.bernoulli.default
 
 MARKS = (stop, overwrite, opaque)

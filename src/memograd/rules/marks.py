@@ -4,6 +4,7 @@ from memograd import ops
 from memograd.errors import OpaqueBackwardError
 from memograd.rules.registry import constant, rule
 
+constant(ops.bernoulli, formula="no adjoint: random draws")
 constant(ops.stop, formula="no adjoint: detach, no_grad or .data stands here")
 
 
