@@ -1,7 +1,8 @@
 """The few operators of our own that a graph may hold besides ATen's.
 
-Most are marks that steer differentiation. They are identities on values; only the derivative table (``rules/marks.py``) tells them apart. They are real
-dispatcher operators, so that a graph which is run inside another capture leaves its marks there too.
+Most are marks that steer differentiation. They are identities on values; only the derivative table
+(``rules/marks.py``) tells them apart. They are real dispatcher operators, so that a graph which is run inside another
+capture leaves its marks there too.
 """
 
 from __future__ import annotations
