@@ -69,7 +69,13 @@ def test_resume_with_other_settings_is_refused(tmp_path, capsys):
 def start(folder, *more):
     command = [sys.executable, "-m", "memograd", "train", "xor", "--backend", "eager", "--epochs", "6000"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen([*command, "--out", str(folder), *more], stderr=subprocess.PIPE, env=environment, text=True)
+    return subprocess.Popen(
+        [*command, "--out", str(folder), *more],
+        stderr=subprocess.PIPE,
+        env=environment,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # background jobs of a shell ignore it
+    )
 
 
 @pytest.mark.parametrize("sign", [signal.SIGKILL, signal.SIGINT])
