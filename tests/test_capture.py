@@ -320,3 +320,13 @@ def test_writes_to_an_argument_reach_the_caller():
     graph = mg.capture(f, x, count)
     assert graph(x, count) == 3 and torch.equal(count, torch.ones(3))
     assert torch.equal(mg.grad(f)(x, count), torch.full((3,), 2.0)) and torch.equal(count, torch.full((3,), 2.0))
+
+
+def test_as_strided_into_the_memory_around_a_view_is_refused():
+    def f(x):
+        return x.as_strided((3,), (1,), 4).pow(2).sum()
+
+    gradient, base = mg.grad(f), torch.randn(8)
+    torch.testing.assert_close(gradient(base[:7]), torch.func.grad(f)(base[:7]))
+    with pytest.raises(mg.CaptureError, match="offset"):
+        gradient(base[1:])

@@ -164,6 +164,7 @@ class _Capture:
         if tensor.layout is not torch.strided:
             message = f"argument {name!r} has layout {tensor.layout}, which cannot be captured"
             raise CaptureError(f"{message}; use x.to_dense()")
+        self.tracer.offset_inputs |= tensor.storage_offset() != 0
         fake = fake_like(tensor)
         if fake.is_floating_point() or fake.is_complex():
             with FAKE:  # requires a gradient, but is no leaf, so that the program may write to it

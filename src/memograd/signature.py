@@ -55,7 +55,7 @@ def _leaf(value: Any) -> Any:
     if isinstance(value, torch.Tensor):
         if value.layout is not torch.strided:
             raise CaptureError(f"an argument of layout {value.layout} cannot be captured; pass x.to_dense()")
-        return (value.shape, value.stride(), value.dtype, value.device)
+        return (value.shape, value.stride(), value.storage_offset() != 0, value.dtype, value.device)
     return (type(value), value) if isinstance(value, _SIMPLE) else (type(value), id(value))
 
 

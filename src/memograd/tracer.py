@@ -67,6 +67,7 @@ class Tracer(TorchDispatchMode):
         self.modules = ModuleStack()
         self.meta: dict[str, Any] = {}  # put on every new node: provenance given from outside
         self.paused = False
+        self.offset_inputs = False  # some input starts inside its memory, which its fake stand-in does not
         self._inputs: dict[fx.Node, torch.Tensor] = {}
         self._known: dict[int, Alias] = {}  # by id; each Alias keeps its tensor alive, so ids stay unique
 
@@ -160,6 +161,11 @@ class Tracer(TorchDispatchMode):
         kwargs = kwargs or {}
         if self.paused or func in _QUERIES:
             return func(*args, **kwargs)
+        if self.offset_inputs and func is aten.as_strided.default and (len(args) > 3 or "storage_offset" in kwargs):
+            raise CaptureError(
+                "as_strided with an explicit offset, and an argument is a view into a larger tensor: "
+                "offsets count from the start of that one; pass a copy (x.clone())"
+            )
         if func is aten.native_batch_norm.default and args[3] is not None and args[5]:
             func = aten._native_batch_norm_legit.default  # the same, with a schema that owns up to its writes
         try:
