@@ -106,6 +106,20 @@ class Graph:
     def buffers(self) -> dict[str, torch.Tensor]:
         return self.named("buffer")
 
+    @cached_property
+    def reads_by_offset(self) -> bool:
+        """Whether an operator counts from the start of a tensor's memory, which for a view is not its own start."""
+        found = [n for n in self.nodes if n.target is torch.ops.aten.as_strided.default]
+        return any(len(n.args) > 3 or "storage_offset" in n.kwargs for n in found)
+
+    def check_offsets(self, tensors: Sequence[Any]) -> None:
+        """Refuse views into larger tensors where the graph reads by offset."""
+        if self.reads_by_offset and any(isinstance(t, torch.Tensor) and t.storage_offset() for t in tensors):
+            raise CaptureError(
+                "the program calls as_strided with an explicit offset, and an argument is a view into a larger tensor: "
+                "pass a copy (x.clone())"
+            )
+
     def positions(self, kind: OutputKind) -> list[int]:
         """Where the results of a kind stand among all results."""
         return [i for i, o in enumerate(self.outputs) if o.kind == kind]
@@ -158,6 +172,7 @@ class Graph:
                 raise CaptureError(
                     f"argument {name!r} is {leaf!r}, the graph was captured with {baked!r}; capture again"
                 )
+        self.check_offsets(leaves)
         given = iter([*(leaves[i] for i in calling.tensor_in), *extra])
         flat = [i.tensor if i.tensor is not None else next(given, None) for i in self.inputs]
         for entry, node, tensor in zip(self.inputs, self.placeholders, flat, strict=True):

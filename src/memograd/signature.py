@@ -13,7 +13,7 @@ from memograd.capture import capturing
 from memograd.closures import captured
 from memograd.errors import CaptureError
 
-_SIMPLE = (int, float, complex, bool, str, bytes, type(None))
+SIMPLE = (int, float, complex, bool, str, bytes, type(None))
 
 
 def signature(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, ...]:
@@ -36,7 +36,7 @@ def surroundings(f: Any) -> tuple[Any, ...]:
     for name, value in [("", f), *captured(f)]:
         if isinstance(value, nn.Module):
             found.append((name, id(value), *(_module(m) for m in value.modules())))
-        elif isinstance(value, _SIMPLE):
+        elif isinstance(value, SIMPLE):
             found.append((name, value))
         else:
             found.append((name, id(value)))
@@ -47,7 +47,7 @@ def _module(module: nn.Module) -> tuple[Any, ...]:
     """What a module's forward may branch on: mode, which parameters it holds and whether they are trained, and its
     plain attributes (a dropout's p)."""
     parameters = tuple((id(p), p.requires_grad) for p in module._parameters.values() if p is not None)
-    plain = tuple((k, v) for k, v in vars(module).items() if isinstance(v, _SIMPLE))
+    plain = tuple((k, v) for k, v in vars(module).items() if isinstance(v, SIMPLE))
     return (id(module), parameters, plain)
 
 
@@ -56,7 +56,7 @@ def _leaf(value: Any) -> Any:
         if value.layout is not torch.strided:
             raise CaptureError(f"an argument of layout {value.layout} cannot be captured; pass x.to_dense()")
         return (value.shape, value.stride(), value.storage_offset() != 0, value.dtype, value.device)
-    return (type(value), value) if isinstance(value, _SIMPLE) else (type(value), id(value))
+    return (type(value), value) if isinstance(value, SIMPLE) else (type(value), id(value))
 
 
 class Cache:

@@ -143,3 +143,27 @@ def test_errors():
     assert all(torch.equal(a, b) for a, b in zip(before.values(), model.state_dict().values(), strict=True))
     with pytest.raises(mg.BackendError, match="choose"):
         mg.TrainStep(model, nn.MSELoss(), optim.SGD(model.parameters(), lr=0.1), backend="fast")(X, Y)
+
+
+def test_a_changed_attribute_of_a_module_is_seen():
+    model = nn.Sequential(nn.Linear(2, 50), nn.Dropout(1.0), nn.Linear(50, 1, bias=False)).double()
+    step = mg.TrainStep(model, nn.MSELoss(), optim.SGD(model.parameters(), lr=0.0))
+    assert step(X, Y) == 0.5, "everything is dropped, half of the targets are 1"
+    model[1].p = 0.0
+    torch.testing.assert_close(step(X, Y), nn.MSELoss()(model(X), Y).detach(), rtol=1e-12, atol=0)
+
+
+def test_reading_around_a_view_is_refused():
+    class Around(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight = nn.Parameter(torch.ones(3))
+
+        def forward(self, x):
+            return x.as_strided((3,), (1,), 1) * self.weight
+
+    model, base = Around(), torch.randn(8)
+    step = mg.TrainStep(model, nn.MSELoss(), optim.SGD(model.parameters(), lr=0.1))
+    step(base[:7], torch.zeros(3))
+    with pytest.raises(mg.CaptureError, match="offset"):
+        step(base[1:], torch.zeros(3))

@@ -13,7 +13,7 @@ from memograd.errors import GraphError
 from memograd.graph import Graph
 from memograd.pipeline import capture, differentiate, simplify
 from memograd.run.auto import Choice, choose
-from memograd.signature import ambient, signature
+from memograd.signature import SIMPLE, ambient, signature
 from memograd.train.update import Update, why_not
 
 
@@ -82,7 +82,13 @@ class TrainStep:
         self.model = model
         self.optimizer = optimizer
         self.backend = backend
-        self._modules = list(self.objective.modules())
+        # what a forward may branch on (train or eval, a dropout's p) is baked into the graph, so it is part of the key
+        self._attributes = [
+            (vars(m), name)
+            for m in self.objective.modules()
+            for name, value in vars(m).items()
+            if isinstance(value, SIMPLE) and not name.startswith("_")
+        ]
         self._parameters = parameters
         self._rates = [torch.tensor(float(g["lr"]), dtype=torch.float64) for g in optimizer.param_groups]
         self._seen_rates = [float(g["lr"]) for g in optimizer.param_groups]
@@ -145,6 +151,7 @@ class TrainStep:
         self._last = program
         self._follow_rates()
         if not options and all(type(b) is torch.Tensor for b in batch):
+            program.graph.check_offsets(batch)
             flat = program.bound.copy()
             for slot, tensor in zip(program.slots, batch, strict=True):
                 flat[slot] = tensor.detach() if tensor.requires_grad else tensor
@@ -152,7 +159,7 @@ class TrainStep:
         return program, _detached(program.graph.bind(batch, options))
 
     def _key(self, batch: tuple[Any, ...], options: dict[str, Any]) -> Any:
-        modes = tuple([m.training for m in self._modules])
+        modes = tuple([attributes.get(name) for attributes, name in self._attributes])
         trained = tuple([p.requires_grad for p in self._parameters])
         if not options and all(type(b) is torch.Tensor for b in batch):
             return (tuple([(b.shape, b.stride(), b.dtype, b.device) for b in batch]), modes, trained, self._settings())
