@@ -55,6 +55,25 @@ def test_vjp():
     close(pull((X, X)), pull_theirs((X, X)))
 
 
+def test_cotangents_may_have_other_strides_than_the_results():
+    """The rule of ``reshape`` takes a view of the cotangent; results lie transposed, cotangents do not, and back."""
+    x = torch.randn(4, 3, 2)
+
+    def f(x):
+        return x.transpose(0, 1)
+
+    def g(x):
+        return x.reshape(12, 2).t().reshape(2, 4, 3)
+
+    for h, shape in ((f, (3, 4, 2)), (g, (2, 4, 3))):
+        dense = torch.randn(shape)
+        for seed in (dense, dense.transpose(1, 2).contiguous().transpose(1, 2), dense[:, :, :1].expand(shape)):
+            expected = torch.func.vjp(h, x)[1](seed)
+            torch.testing.assert_close(mg.vjp(h, x)[1](seed), expected)
+        tangent = torch.randn(2, 4, 3).permute(1, 2, 0)
+        torch.testing.assert_close(mg.jvp(h, (x,), (tangent,))[1], h(tangent))
+
+
 def test_jvp_and_adjoint_identity():
     def g(x):
         return (x.sin() * x).cumsum(0)

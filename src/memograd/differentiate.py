@@ -232,8 +232,12 @@ def _one(tracer: Tracer, result: fx.Node) -> torch.Tensor:
 
 
 def _cotangent(tracer: Tracer, inputs: list[Input], name: str, result: fx.Node) -> torch.Tensor:
+    """A further input for the adjoint of ``result``: contiguous, whatever the strides of the result itself."""
     inputs.append(Input("cotangent", f"cotangent of {name}"))
-    return tracer.placeholder(f"cotangent_{name}", result.meta["val"])
+    value = result.meta["val"]
+    with tracer.pause():
+        like = torch.empty(value.shape, dtype=value.dtype, device=value.device)
+    return tracer.placeholder(f"cotangent_{name}", like)
 
 
 def _at(u: fx.Node) -> str:

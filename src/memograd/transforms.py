@@ -182,7 +182,7 @@ def _cotangents(joint: Graph, values: list[torch.Tensor], wanted: list[str], giv
                 f"the cotangent of {name!r} has shape {tuple(cotangent.shape)} and dtype {cotangent.dtype}, the result "
                 f"has {tuple(value.shape)} and {value.dtype}"
             )
-    return [by_name[name] for name in wanted]
+    return [by_name[name].contiguous() for name in wanted]  # as it was traced: rules may take views of it
 
 
 def vjp(f: Callable[..., Any], *primals: Any) -> tuple[Any, Callable[..., Any]]:
@@ -216,7 +216,7 @@ class _Jvp(_Transform):
                 name = entry.name.removeprefix("cotangent of ")
                 value = node.meta["val"]
                 dummy = torch.zeros(value.shape, dtype=value.dtype, device=value.device)
-                extra.append(by_name.get(name, dummy))
+                extra.append(by_name.get(name, dummy).contiguous())
         flat = graph.bind(primals, {}, extra)
         results = run(graph.function, flat)
         graph.write_back(results, flat)
