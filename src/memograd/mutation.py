@@ -31,6 +31,8 @@ _RENAMED = {
     aten.bernoulli_.Tensor: aten.bernoulli.Tensor,
     aten.normal_.default: aten.normal_functional.default,
     aten.rrelu_with_noise.default: aten.rrelu_with_noise_functional.default,
+    aten.rrelu_with_noise_.default: aten.rrelu_with_noise_functional.default,
+    aten._fused_moving_avg_obs_fq_helper.default: aten._fused_moving_avg_obs_fq_helper_functional.default,
     aten._native_batch_norm_legit.default: aten._native_batch_norm_legit_functional.default,
 }
 _REFUSED = ("set_", "resize_", "resize_as_", "share_memory_")
@@ -66,9 +68,9 @@ def is_view(func: Any) -> bool:
 
 @dataclass(eq=False)
 class Storage:
-    """A piece of memory: a tensor of its geometry, the node of its present value, the node it began with."""
+    """A piece of memory: the tensor it was first seen as, the node of its present value, the node it began with."""
 
-    fake: torch.Tensor
+    tensor: torch.Tensor
     node: fx.Node
     version: int = 0
     origin: fx.Node = field(init=False)
@@ -121,7 +123,7 @@ def write_back(alias: Alias, value: fx.Node, hidden: bool, emit: Emit) -> None:
     """
     storage = alias.storage
     befores = [storage.node]  # the value in front of each view of the chain
-    fakes = [storage.fake]
+    fakes = [storage.tensor]
     for step, fake in alias.chain[:-1]:
         befores.append(_apply(step, befores[-1], fake, emit))
         fakes.append(fake)
@@ -129,7 +131,7 @@ def write_back(alias: Alias, value: fx.Node, hidden: bool, emit: Emit) -> None:
     for (step, _), before, fake in zip(reversed(alias.chain), reversed(befores), reversed(fakes), strict=False):
         new = _invert(step, before, new, fake, emit)
     if hidden:
-        new = emit(ops.overwrite, (storage.node, new), {}, storage.fake)
+        new = emit(ops.overwrite, (storage.node, new), {}, storage.tensor)
     storage.node = new
     storage.version += 1
 

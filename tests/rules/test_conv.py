@@ -75,3 +75,8 @@ def test_second_order_transposed():
         return nn.functional.conv_transpose2d(x, w, b, stride=3, output_padding=1, groups=2)
 
     check_second(f, randn(*SHAPES[2]), randn(4, 3, 2, 2), randn(6))
+
+
+def test_time_first():
+    x, weight, bias = randn(6, 2, 3), randn(3, 3, 4), randn(4)
+    check(lambda x, w, b: torch.conv_tbc(x, w, b, 1).sin(), x, weight, bias)

@@ -54,6 +54,15 @@ def test_normalize(p):
     check(lambda x: F.normalize(x, p=p), randn(4, 6))
 
 
+@pytest.mark.parametrize("p", [1, 2, 3.5])
+@pytest.mark.parametrize("dim", [0, -1])
+def test_renorm(p, dim):
+    """Some slices are longer than the maximum, some are not."""
+    x = torch.tensor([[3.0, 4.0, 1.0], [0.1, 0.2, 0.3]], dtype=torch.float64)
+    check(lambda x: torch.renorm(x, p, dim, 2.0).sin(), x)
+    check_second(lambda x: torch.renorm(x, p, dim, 2.0), x)
+
+
 @pytest.mark.parametrize("name", ["weight_norm", "spectral_norm", "orthogonal"])
 def test_parametrizations(name):
     if name == "orthogonal":

@@ -7,7 +7,7 @@ each of ȳ, x and w too; its own rule needs nothing but convolution and itself.
 
 import torch
 
-from memograd.rules.registry import rule
+from memograd.rules.registry import expand, rule
 
 aten = torch.ops.aten
 
@@ -45,6 +45,12 @@ def convolution_backward(
     for term in terms[1:]:
         g_bar = g_bar + term
     return g_bar, g_for_x, g_for_w
+
+
+@expand(aten.conv_tbc.default, formula="conv1d, with the dimensions as time, batch, channel")
+def conv_tbc(x, w, bias, pad=0):
+    y = torch.nn.functional.conv1d(x.permute(1, 2, 0), w.permute(2, 1, 0), bias, padding=pad)
+    return y.permute(2, 0, 1).contiguous()
 
 
 @rule(aten.im2col.default, formula="x̄ = col2im(ȳ)")

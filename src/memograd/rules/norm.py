@@ -200,6 +200,13 @@ def cudnn_batch_norm_backward(x, g, w, running_mean, running_var, mean, rstd, ep
     return batch_norm_backward(g, x, w, None, None, mean, rstd, True, eps, [True, True, True])
 
 
+@expand(aten.renorm.default, formula="y = x · c / (‖x‖ₚ + 1e-7) in every slice along dim with ‖x‖ₚ > c, else x")
+def renorm(x, p, dim, maxnorm):
+    others = [d for d in range(x.dim()) if d != dim % x.dim()]
+    norm = torch.linalg.vector_norm(x, p, others, keepdim=True)
+    return x * torch.where(norm > maxnorm, maxnorm / (norm + 1e-7), torch.ones_like(norm))
+
+
 def _last(x, normalized_shape):
     return list(range(x.dim() - len(normalized_shape), x.dim()))
 

@@ -40,6 +40,14 @@ for _name in RESIZES:
         _enter(_name)
 
 
+@rule(aten.affine_grid_generator.default, formula="y = [p, 1] θᵀ at every grid point p: θ̄ = Σ ȳᵀ [p, 1]")
+def affine_grid_generator(adjoint, y, theta, size, align_corners):
+    identity = torch.eye(*theta.shape[1:], dtype=theta.dtype, device=theta.device).unsqueeze(0)
+    points = aten.affine_grid_generator(identity, [1, *size[1:]], align_corners).flatten(0, -2)
+    points = torch.cat([points, torch.ones_like(points[:, :1])], -1)
+    return adjoint.flatten(1, -2).mT @ points
+
+
 @rule(aten.grid_sampler_2d.default, formula="x̄: ȳ spread by the interpolation weights; grid̄: ȳ · slope of x there")
 def grid_sampler_2d(adjoint, y, x, grid, interpolation_mode, padding_mode, align_corners):
     return aten.grid_sampler_2d_backward(
