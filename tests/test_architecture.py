@@ -16,7 +16,7 @@ SRC = Path(__file__).parent.parent / "src" / "memograd"
 # What may be used from anywhere: errors, our marks, where a node comes from, the one door to PyTorch's internals.
 GROUND = {"errors", "ops", "provenance", "_torch"}
 GRAPH = {"graph", "printing", "activity"}
-TRACING = {"tracer", "mutation", "functions"}
+TRACING = {"tracer", "tape", "mutation", "functions"}
 STAGES = {"capture", "expand", "differentiate", "simplify", "plan", "run"}
 PIPELINE = GROUND | GRAPH | STAGES | {"products", "partition", "signature", "pipeline", "rules.registry"}
 
@@ -29,7 +29,8 @@ ALLOWED: dict[str, set[str]] = {
     "printing": {"graph"},  # for its type only
     "graph": {"errors", "_torch", "printing"},
     "mutation": {"errors", "ops", "_torch"},
-    "tracer": {"errors", "ops", "provenance", "_torch", "mutation", "rules.registry"},
+    "tape": {"errors", "provenance", "_torch", "mutation"},
+    "tracer": {"errors", "ops", "provenance", "_torch", "mutation", "tape", "rules.registry"},
     "functions": {"errors", "tracer", "rules.registry"},
     "closures": set(),
     "rules.registry": {"errors"},
@@ -47,12 +48,13 @@ ALLOWED: dict[str, set[str]] = {
     "pipeline": PIPELINE | {"closures"},
     "transforms": PIPELINE | {"transforms", "tracer", "closures"},
     "testing": PIPELINE | {"transforms"},
+    "audit": {"errors", "_torch", "mutation", "rules.registry"},
     "sweep": PIPELINE | {"transforms"},
     "train": PIPELINE | {"tracer", "closures", "transforms"},
     "frontend": PIPELINE | {"transforms", "train"},
     "recipes": GROUND | {"train"},
     "explain": PIPELINE | {"rules", "recipes", "transforms", "train"},
-    "cli": PIPELINE | {"train", "recipes", "explain", "transforms", "testing"},
+    "cli": PIPELINE | {"train", "recipes", "explain", "transforms", "testing", "audit", "sweep"},
     "__main__": {"cli"},
 }
 

@@ -186,6 +186,11 @@ def test_transformers_outputs_are_registered() -> None:
     assert len(adapter.pytree.tree_leaves(out)) == 2, WHY + "transformers registers its outputs with torch's pytree"
 
 
+def test_composite_operators_are_known() -> None:
+    composite = [adapter.is_composite(op) for op in (torch.ops.aten.linear.default, torch.ops.aten.sin.default)]
+    assert composite == [True, False], WHY + "the dispatcher tells which operators have an implicit derivative"
+
+
 def test_every_private_name_is_tested() -> None:
     """Whatever the adapter imports from PyTorch's private modules is mentioned here."""
     tree = ast.parse(inspect.getsource(adapter))

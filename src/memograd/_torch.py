@@ -8,6 +8,7 @@ Everything here is private API of PyTorch that has no public counterpart. Each e
   gradient inside a captured function), and costs 0.25 s for the smallest graph.
 - ``TorchDispatchMode``: sees every ATen call below autograd. Documented, but lives in a private module.
 - ``register_op_impl``: tells fake tensors the shapes of an operator on which they give up.
+- ``is_composite``: no public function tells operators that autograd takes apart from those it differentiates.
 - ``pytree``: flattening of nested containers, with the registrations other libraries (transformers) made.
 """
 
@@ -32,6 +33,7 @@ from torch.utils._python_dispatch import TorchDispatchMode  # noqa: F401
 
 # Raised where a value (not a shape) of a tensor would decide what happens next.
 DATA_DEPENDENT = (DataDependentOutputException, DynamicOutputShapeException)
+_NO_DATA = ("data is not allocated", "Cannot access data pointer", ".numpy() is not supported")
 UNSUPPORTED = (UnsupportedOperatorException, NotImplementedError)
 
 _LOGGER = logging.getLogger(FakeTensorMode.__module__)
@@ -49,6 +51,22 @@ def fake_like(tensor: torch.Tensor) -> torch.Tensor:
         return torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device=tensor.device)
 
 
+def copy_of(tensor: torch.Tensor) -> torch.Tensor:
+    """A copy with the very strides of ``tensor``, also where its elements overlap; nobody's view."""
+    tensor = tensor.detach().resolve_conj().resolve_neg()
+    copy = torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device=tensor.device)
+    memory = tensor.as_strided((copy.untyped_storage().nbytes() // copy.element_size(),), (1,)).clone()
+    return copy.set_(memory.untyped_storage(), 0, copy.shape, copy.stride())
+
+
+@contextmanager
+def same_draws() -> Iterator[None]:
+    """What runs inside draws random numbers, and leaves the generators as they were."""
+    devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
+    with torch.random.fork_rng(list(devices)):
+        yield
+
+
 @contextmanager
 def quiet() -> Iterator[None]:
     """Fake tensors log an error with a traceback before they raise it; we report it once, as an exception."""
@@ -63,6 +81,11 @@ def quiet() -> Iterator[None]:
 def is_fake(value: Any) -> bool:
     """True for a tensor without data."""
     return isinstance(value, FakeTensor)
+
+
+def needs_data(error: Exception) -> bool:
+    """True when C++ code (``tensor_split``, ``.numpy()``) wanted the data of a tensor that has none."""
+    return any(text in str(error) for text in _NO_DATA)
 
 
 def generated_function(node: Any) -> str:
@@ -87,3 +110,8 @@ def _ctc_loss_shapes(mode: Any, func: Any, log_probs: Any, targets: Any, *rest: 
     time, batch = log_probs.shape[:2]
     with mode:
         return log_probs.new_empty(batch), log_probs.new_empty(batch, time, 2 * longest + 1)
+
+
+def is_composite(operator: Any) -> bool:
+    """True for an operator that autograd sees only as the operators it is composed of (``linear``, ``matmul``)."""
+    return torch._C._dispatch_has_kernel_for_dispatch_key(operator.name(), "CompositeImplicitAutograd")

@@ -24,8 +24,9 @@ from __future__ import annotations
 
 import inspect
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from types import FrameType
 from typing import Any
 
 import torch
@@ -184,9 +185,16 @@ def _enter(target: Any, kind: str, function: Rule | None, formula: str, latex: s
     if code is not None:
         path, line = code.co_filename, code.co_firstlineno
     else:
-        caller = inspect.stack()[2]
-        path, line = caller.filename, caller.lineno
+        caller = next(f for f in _callers() if f.f_code.co_filename != __file__)
+        path, line = caller.f_code.co_filename, caller.f_lineno
     _TABLE[target] = Entry(target, kind, function, formula, latex, f"{os.path.basename(path)}:{line}")
+
+
+def _callers() -> Iterator[FrameType]:
+    frame = inspect.currentframe()
+    while frame is not None:
+        yield frame
+        frame = frame.f_back
 
 
 def _summary(function: Rule) -> str:
