@@ -7,6 +7,8 @@ capture leaves its marks there too.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch.library import Library
 
@@ -52,3 +54,8 @@ opaque = torch.ops.memograd.opaque.default
 bernoulli = torch.ops.memograd.bernoulli.default
 
 MARKS = (stop, overwrite, opaque)
+
+
+def is_random(node: Any) -> bool:
+    """True when the operator of an fx node draws random numbers."""
+    return torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -57,11 +58,11 @@ def last_uses(nodes: list[fx.Node], results: list[fx.Node]) -> dict[fx.Node, lis
     return last
 
 
-def expression(node: fx.Node) -> str:
-    """The right-hand side that computes ``node``."""
+def expression(node: fx.Node, name: Callable[[fx.Node], str] = str) -> str:
+    """The right-hand side that computes ``node``; ``name`` says what its operands are called."""
     if node.target is operator.getitem:
-        return f"{_literal(node.args[0])}[{_literal(node.args[1])}]"
-    args = [_literal(a) for a in node.args] + [f"{k}={_literal(v)}" for k, v in node.kwargs.items()]
+        return f"{_literal(node.args[0], name)}[{_literal(node.args[1], name)}]"
+    args = [_literal(a, name) for a in node.args] + [f"{k}={_literal(v, name)}" for k, v in node.kwargs.items()]
     return f"{target_name(node.target)}({', '.join(args)})"
 
 
@@ -85,19 +86,20 @@ def describe(value: Any) -> str:
 def _heading(node: fx.Node) -> tuple[str, ...]:
     meta = node.meta
     whose = f"adjoint of {meta['adjoint_of']}" if "adjoint_of" in meta else ""
+    whose = f"update of {meta['update_of']}" if "update_of" in meta else whose
     return (whose, meta.get("module") or "", meta.get("source") or "", meta.get("line") or "")
 
 
-def _literal(value: Any) -> str:
+def _literal(value: Any, name: Callable[[fx.Node], str]) -> str:
     if isinstance(value, fx.Node):
-        return value.name
+        return name(value)
     if isinstance(value, (list, tuple)):
-        inner = ", ".join(_literal(v) for v in value)
+        inner = ", ".join(_literal(v, name) for v in value)
         return f"[{inner}]" if isinstance(value, list) else f"({inner}{',' if len(value) == 1 else ''})"
     if isinstance(value, dict):
-        return "{" + ", ".join(f"{k!r}: {_literal(v)}" for k, v in value.items()) + "}"
+        return "{" + ", ".join(f"{k!r}: {_literal(v, name)}" for k, v in value.items()) + "}"
     if isinstance(value, slice):
-        return f"slice({_literal(value.start)}, {_literal(value.stop)}, {_literal(value.step)})"
+        return f"slice({', '.join(_literal(v, name) for v in (value.start, value.stop, value.step))})"
     if isinstance(value, torch.device):
         return f"device({str(value)!r})"
     return repr(value)  # numbers, strings, None, dtypes, layouts and memory formats print as they are written

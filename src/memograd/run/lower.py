@@ -23,6 +23,8 @@ def lower(graph: Graph) -> Graph:
     for node in graph.fx.nodes:
         if node.op == "output":
             continue
+        if node in where:
+            continue
         if isinstance(node.target, Call):
             continue  # its results are its second argument
         operands: Any = node.args
@@ -33,5 +35,14 @@ def lower(graph: Graph) -> Graph:
             where[node] = where[operands[_VALUE_OF[node.target]]]
         else:
             where[node] = new.node_copy(node, where.__getitem__)
+            if isinstance(node.meta["val"], (tuple, list)):
+                _pick(new, node, where)
     new.output(tuple(where[n] for n in graph.results))
     return graph.with_fx(new).verify()
+
+
+def _pick(new: fx.Graph, node: fx.Node, where: dict[fx.Node, fx.Node]) -> None:
+    """Pick the results of ``node`` at once: those that nobody reads can then be freed, the others one by one."""
+    for user in node.users:
+        if user.target is operator.getitem:
+            where[user] = new.node_copy(user, where.__getitem__)

@@ -10,8 +10,7 @@ from typing import Any
 from torch import fx
 
 from memograd.graph import Graph
-from memograd.ops import opaque
-from memograd.simplify.dead import is_random
+from memograd.ops import is_random, opaque
 
 
 def common(graph: Graph) -> Graph:

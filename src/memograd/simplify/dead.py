@@ -12,6 +12,7 @@ import torch
 from torch import fx
 
 from memograd.graph import Graph
+from memograd.ops import is_random
 
 aten = torch.ops.aten
 
@@ -22,12 +23,6 @@ MASKED = {
     aten.native_layer_norm_backward.default: 7,
     aten.native_group_norm_backward.default: 9,
 }
-
-
-def is_random(node: fx.Node) -> bool:
-    """True when the operator draws random numbers."""
-    tags = getattr(node.target, "tags", ())
-    return torch.Tag.nondeterministic_seeded in tags
 
 
 def dead(graph: Graph) -> Graph:

@@ -135,6 +135,7 @@ class Update:
         lr = self._input(f"learning rate {k}", self.rates[k])
         shared: dict[float, Tensor] = {}  # bias corrections are computed once for all equal step counters
         for (_, name), tensors, count in zip(found, states, counts, strict=True):
+            self.tracer.meta = {"update_of": name}
             state = {key: self._input(f"{key} of {name}", t) for key, t in tensors.items()}
             if "step" in state:
                 new_step = state["step"] + 1

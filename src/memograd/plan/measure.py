@@ -1,0 +1,210 @@
+"""What one operator costs: seconds, workspace and result bytes, measured once on the device it will run on.
+
+Operators with the same target, the same literal arguments and the same geometry of tensors are measured once in a
+process. They run on made-up data (parameters excepted); an operator that refuses such data gets a modelled cost.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import fx
+from torch.profiler import ProfilerActivity, profile, record_function
+
+from memograd._torch import pytree
+from memograd.plan.storages import Storages, bytes_of
+
+_BYTES_A_SECOND = 5e9  # the model: memory traffic ...
+_OVERHEAD = 5e-6  # ... and a constant for each call, seconds
+_ENOUGH = 0.02  # seconds of repetitions for one operator
+_TRIALS = 5
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """One run of an operator: ``seconds``, ``workspace`` bytes besides inputs and results, and the bytes of each
+    result. ``modelled`` when it was not measured."""
+
+    seconds: float
+    workspace: int
+    results: tuple[int, ...]
+    modelled: bool = False
+
+
+Call = Callable[[], tuple[int, ...]]  # runs the operator once; bytes of each result
+Prepare = Callable[[], Call]  # makes up its inputs
+
+_CACHE: dict[Any, Measurement] = {}
+
+
+def measure(storages: Storages) -> list[Measurement]:
+    """A measurement of each operator. Needs memory for the inputs and results of one operator at a time."""
+    bound = {
+        node: entry.tensor.detach()
+        for node, entry in zip(storages.graph.placeholders, storages.graph.inputs, strict=True)
+        if entry.tensor is not None
+    }
+    wanted: dict[Any, Prepare] = {}
+    keys: list[Any] = []
+    for o in storages.operators:
+        key = (_key(o.node) if o.into is None else ("write", _geometry(o.node.meta["val"])), torch.get_num_threads())
+        keys.append(key)
+        if key not in _CACHE and key not in wanted:
+            wanted[key] = _call(o.node, bound) if o.into is None else _write(o.node)
+    # as backends run: oneDNN's LSTM keeps its workspace only where gradients are enabled
+    with torch.enable_grad(), torch.random.fork_rng():
+        _measure(wanted)
+    found = [_CACHE.get(k) for k in keys]
+    return [m or _modelled(o.node, o.into is not None) for m, o in zip(found, storages.operators, strict=True)]
+
+
+def _measure(wanted: dict[Any, Prepare]) -> None:
+    seconds: dict[Any, float] = {}
+    for key, prepare in wanted.items():
+        try:
+            seconds[key] = _seconds(prepare())
+        except Exception:  # made-up data does not suit every operator (a matrix that is not positive definite)
+            continue
+    memory = _memory({k: wanted[k] for k in seconds})
+    for key, (workspace, results) in memory.items():
+        _CACHE[key] = Measurement(seconds[key], workspace, results)
+
+
+def _seconds(call: Call) -> float:
+    """The best of a few runs after a first one."""
+    call()
+    times: list[float] = []
+    while len(times) < _TRIALS and sum(times) < _ENOUGH:
+        start = time.perf_counter()
+        call()
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        times.append(time.perf_counter() - start)
+    return min(times)
+
+
+def _memory(calls: dict[Any, Prepare]) -> dict[Any, tuple[int, tuple[int, ...]]]:
+    """(workspace, bytes of each result) of every call. On the CPU PyTorch's profiler sees each allocation."""
+    if torch.cuda.is_available():
+        return {k: _cuda_memory(prepare()) for k, prepare in calls.items()}
+    results: list[tuple[int, ...]] = []
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as watched:
+        for prepare in calls.values():
+            call = prepare()
+            with record_function("memograd operator"):
+                results.append(call())
+            del call
+    peaks = _peaks(watched)
+    return {k: (max(0, peak - sum(r)), r) for k, peak, r in zip(calls, peaks, results, strict=True)}
+
+
+def _peaks(watched: profile) -> list[int]:
+    """The most bytes allocated at once inside each marked range, in order."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "trace.json"
+        watched.export_chrome_trace(str(path))
+        events = json.loads(path.read_text(encoding="utf-8"))["traceEvents"]
+    ranges = sorted((e["ts"], e["ts"] + e["dur"]) for e in events if e["name"] == "memograd operator")
+    changes = sorted((e["ts"], e["args"]["Bytes"]) for e in events if e["name"] == "[memory]")
+    peaks, at = [], 0
+    for start, stop in ranges:
+        live = peak = 0
+        while at < len(changes) and changes[at][0] <= stop:
+            if changes[at][0] >= start:
+                live += changes[at][1]
+                peak = max(peak, live)
+            at += 1
+        peaks.append(peak)
+    return peaks
+
+
+def _cuda_memory(call: Call) -> tuple[int, tuple[int, ...]]:
+    torch.cuda.synchronize()
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    results = call()
+    torch.cuda.synchronize()
+    return max(0, torch.cuda.max_memory_allocated() - before - sum(results)), results
+
+
+def _tensors(value: Any) -> list[Any]:
+    return list(value) if isinstance(value, (tuple, list)) else [value]
+
+
+def _result_bytes(out: Any, expected: Any) -> tuple[int, ...]:
+    """Bytes of each result that the graph knows as a tensor; 0 where the kernel made none."""
+    found = zip(_tensors(out), _tensors(expected), strict=True)
+    return tuple(_allocated(t) for t, known in found if isinstance(known, torch.Tensor))
+
+
+def _allocated(made: Any) -> int:
+    return max(bytes_of(made), made.untyped_storage().nbytes()) if isinstance(made, torch.Tensor) else 0
+
+
+def _modelled(node: fx.Node, write: bool) -> Measurement:
+    value = node.meta["val"]
+    made = [t for t in _tensors(value) if isinstance(t, torch.Tensor)]
+    read = [n.meta["val"] for n in node.all_input_nodes if isinstance(n.meta["val"], torch.Tensor)]
+    traffic = sum(map(bytes_of, made)) + sum(map(bytes_of, read))
+    results = () if write else tuple(map(bytes_of, made))
+    # nothing is known of its workspace: as much as it touches is what the worst kernels take
+    return Measurement(_OVERHEAD + traffic / _BYTES_A_SECOND, 0 if write else traffic, results, modelled=True)
+
+
+# -- calls on made-up data -------------------------------------------------------------------------------------------
+
+
+def _call(node: fx.Node, bound: dict[fx.Node, torch.Tensor]) -> Prepare:
+    def prepare() -> Call:
+        made: dict[fx.Node, Any] = {n: bound[n] if n in bound else _invent(n.meta["val"]) for n in node.all_input_nodes}
+        args, kwargs = fx.map_arg((node.args, node.kwargs), made.__getitem__)
+        target: Any = node.target
+        return lambda: _result_bytes(target(*args, **kwargs), node.meta["val"])
+
+    return prepare
+
+
+def _write(node: fx.Node) -> Prepare:
+    def prepare() -> Call:
+        new, old = _invent(node.meta["val"]), _invent(node.meta["val"])
+
+        def call() -> tuple[int, ...]:
+            old.copy_(new)
+            return ()
+
+        return call
+
+    return prepare
+
+
+def _invent(value: Any) -> Any:
+    """A real tensor of the form of a fake one: zeros (also valid indices) for integers, else numbers in [½, 1)."""
+    if not isinstance(value, torch.Tensor):
+        return pytree.tree_map(_invent, value) if isinstance(value, (tuple, list)) else value
+    extent = 1 + sum((n - 1) * s for n, s in zip(value.shape, value.stride(), strict=True)) if value.numel() else 0
+    flat = torch.zeros(extent, dtype=value.dtype, device=value.device)
+    if flat.is_floating_point() or flat.is_complex():
+        flat.uniform_(0.5, 1) if flat.is_floating_point() else flat.fill_(0.75)
+    return flat.as_strided(value.shape, value.stride())
+
+
+def _key(node: fx.Node) -> Any:
+    leaves, spec = pytree.tree_flatten((node.args, dict(node.kwargs)))
+    return (node.target, str(spec), tuple(_leaf(x) for x in leaves))
+
+
+def _leaf(leaf: Any) -> Any:
+    return _geometry(leaf.meta["val"]) if isinstance(leaf, fx.Node) else repr(leaf)
+
+
+def _geometry(value: Any) -> Any:
+    if isinstance(value, torch.Tensor):
+        return (value.dtype, tuple(value.shape), tuple(value.stride()), str(value.device))
+    return tuple(_geometry(v) for v in value) if isinstance(value, Sequence) else repr(value)

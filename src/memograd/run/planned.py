@@ -1,0 +1,30 @@
+"""The eager backend in a plan's order: what the plan computes again is computed again, what it drops is freed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from memograd.errors import BackendError
+from memograd.graph import Graph, load, run
+from memograd.plan.plan import Plan
+from memograd.run.eager import Eager
+
+
+class Planned(Eager):
+    """Runs ``plan.code``: it writes mutations in place as soon as nobody needs the old value any more."""
+
+    name = "eager, planned"
+
+    def __init__(self, graph: Graph, plan: Plan) -> None:
+        self.plan = plan
+        self.function = load(plan.code, "step")
+        self.kept = [i for i, o in enumerate(graph.outputs) if o.kind != "mutation"]
+
+    def compute(self, flat: Sequence[Any]) -> tuple[torch.Tensor, ...]:
+        raise BackendError("a planned step writes in place and cannot be run without its effects")
+
+    def step(self, flat: Sequence[Any]) -> list[torch.Tensor]:
+        return list(run(self.function, flat))

@@ -1,0 +1,59 @@
+"""Views share, results of one operator are separate storages, parameters are resident."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn, optim
+from training_steps import Mixed, step_graph
+
+from memograd.pipeline import capture
+from memograd.plan.storages import storages
+from memograd.run.lower import lower
+
+
+def test_a_view_is_its_base() -> None:
+    found = storages(lower(capture(lambda x: (x * 2).T.reshape(-1).sin(), torch.randn(3, 4))))
+    assert [o.name for o in found.operators] == ["mul", "clone", "sin"]
+    assert found.reads == ((), (0,), (1,)), "the transposed view is read as the product, which owns the memory"
+    assert found.sizes == (48, 48, 48) and found.resident == 48 and found.kept == {2}
+
+
+def test_results_of_one_operator_die_one_by_one() -> None:
+    found = storages(lower(capture(lambda x: torch.max(x, 1)[0] * 2, torch.randn(3, 4))))
+    assert found.outputs == ((0, 1), (2,)) and found.sizes == (12, 24, 12)
+    assert found.reads[1] == (0,)
+
+
+def test_residents_are_counted_once_and_writes_wait_for_readers() -> None:
+    torch.manual_seed(0)
+    model = Mixed()
+    optimizer = optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    x, y = torch.randn(4, 3, 8, 8), torch.randint(0, 4, (4,))
+    graph, _ = step_graph(model, nn.CrossEntropyLoss(), optimizer, x, y)
+    found = storages(graph)
+    owned = sum(t.numel() * t.element_size() for t in [*model.parameters(), *model.buffers(), x, y])
+    momenta = sum(p.numel() * 4 for p in model.parameters())
+    assert found.resident == owned + momenta + 8, "8: the learning rate"
+    writes = {o.into.name: k for k, o in enumerate(found.operators) if o.into is not None}
+    assert len(writes) == 2 * len(list(model.parameters())) + 3
+    conv = next(k for k, o in enumerate(found.operators) if o.node.name == "convolution")
+    assert any(u == conv and found.operators[v].name.endswith("conv_weight") for u, v in found.before)
+    dropout = next(k for k, o in enumerate(found.operators) if "bernoulli" in o.name or "dropout" in o.name)
+    assert dropout in found.once and set(writes.values()) <= found.once
+
+
+def test_a_swap_in_place_keeps_its_order() -> None:
+    def swap(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+        old = a.clone()
+        a.copy_(b)
+        b.copy_(old)
+        return a.sum()
+
+    found = storages(lower(capture(swap, torch.randn(3), torch.randn(3))))
+    names = [o.name for o in found.operators]
+    assert names.index("clone") < names.index("write a") < names.index("write b"), "the clone lets it be done in order"
+
+
+def test_random_operators_keep_their_order() -> None:
+    found = storages(lower(capture(lambda x: torch.rand_like(x) + torch.rand_like(x), torch.randn(3))))
+    assert found.before == ((0, 1),) and found.once == {0, 1}
