@@ -1,14 +1,18 @@
 """Capture: a callable or ``nn.Module`` and example inputs become a functional ATen graph.
 
-The program runs once on fake tensors under a tracer. Autograd is on and the tensors require gradients exactly as in
-a real training step, because programs ask (``torch.is_grad_enabled``, ``requires_grad``) and because a custom
-``autograd.Function`` that returns its input shows itself only then.
+The program runs once on fake tensors under a tracer. Autograd is on, and parameters and the inputs to be differentiated
+require gradients exactly as in a real training step, because programs ask (``torch.is_grad_enabled``,
+``requires_grad``), because some operators refuse a target that does, and because a custom ``autograd.Function`` that
+returns its input shows itself only then.
+
+A program whose shape or control flow depends on values cannot run on fake tensors. ``concrete`` runs it on copies of
+the tensors themselves; the graph is then right for these values only.
 """
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import replace
 from typing import Any
@@ -17,9 +21,9 @@ import torch
 from torch import fx, nn
 from torch.func import functional_call
 
-from memograd._torch import FAKE, UNSUPPORTED, fake_like, pytree, quiet
+from memograd._torch import FAKE, UNSUPPORTED, copy_of, fake_like, needs_data, pytree, quiet, same_draws
 from memograd.closures import Closure, closure_of
-from memograd.errors import CaptureError, MemogradError
+from memograd.errors import CaptureError, DataDependentError, MemogradError
 from memograd.functions import traced
 from memograd.graph import Calling, Graph, Input, InputKind, Output
 from memograd.provenance import raised_at
@@ -31,6 +35,11 @@ _ACTIVE: list[Tracer] = []  # captures under way; an inner one makes the outer o
 def capturing() -> bool:
     """True while some program is being captured (so that this call happens inside it)."""
     return any(not tracer.paused for tracer in _ACTIVE)
+
+
+def needs_values() -> bool:
+    """True inside a capture that runs on values: captures inside it may do so too."""
+    return any(not tracer.paused and tracer.concrete for tracer in _ACTIVE)
 
 
 @contextmanager
@@ -56,44 +65,62 @@ class _Program(nn.Module):
 
 
 def capture(f: Callable[..., Any], *args: Any, **kwargs: Any) -> Graph:
+    """The graph that ``f(*args, **kwargs)`` computes, for any values of its inputs; see ``trace``."""
+    return trace(f, args, kwargs)
+
+
+def trace(
+    f: Callable[..., Any],
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    wrt: Collection[int] | None = None,
+    concrete: bool = False,
+) -> Graph:
     """The graph that ``f(*args, **kwargs)`` computes.
 
     Args:
         f: an ``nn.Module``, or a function of tensors or pytrees of tensors. Parameters of modules that the function
             closes over are parameters of the graph. Leaves that are no tensors are baked in.
         args, kwargs: example inputs; their values do not matter, only structure, shapes, strides, dtypes, devices.
+        wrt: which leaves of ``(args, kwargs)`` may be differentiated, by position. Default: those that require
+            gradients, or all floating-point ones where none does.
+        concrete: run on the values of the example inputs, and let them decide shapes and branches: the graph computes
+            this one call. The state of PyTorch's random generators is left as it was.
 
     Returns:
         A functional graph; nodes carry ``val``, ``module`` (dotted path) and ``source`` (``file:line``).
 
     Raises:
-        CaptureError: the program raised, its control flow depends on values, or an operator cannot be traced.
+        DataDependentError: control flow or shapes depend on values, and ``concrete`` is false.
+        CaptureError: the program raised, or an operator cannot be traced.
     """
     closure = Closure({"": f}, {}) if isinstance(f, nn.Module) else closure_of(f)
-    return _Capture(f, closure).run(args, kwargs)
+    with looking_away(), same_draws() if concrete else nullcontext():
+        return _Capture(f, closure, concrete).run(args, kwargs, wrt)
 
 
 class _Capture:
-    def __init__(self, f: Callable[..., Any], closure: Closure) -> None:
+    def __init__(self, f: Callable[..., Any], closure: Closure, concrete: bool) -> None:
         self.f = f
         self.closure = closure
         self.root = f if isinstance(f, nn.Module) else _Program(f, closure.modules)
         self.graph = fx.Graph()
         self.inputs: list[Input] = []
         self.first_operator: fx.Node | None = None
-        self.tracer = Tracer(self.graph, lift=self._lift, stops=True)
+        self.tracer = Tracer(self.graph, lift=self._lift, stops=True, concrete=concrete)
+        self.stand_in = copy_of if concrete else fake_like
 
-    def run(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Graph:
+    def run(self, args: tuple[Any, ...], kwargs: dict[str, Any], wrt: Collection[int] | None) -> Graph:
         leaves, in_spec = pytree.tree_flatten((args, kwargs))
         names = leaf_names(self.f, args, kwargs)
-        with looking_away():
-            tensors = self._parameters()
-            flat = [
-                self._input(leaf, name) if isinstance(leaf, torch.Tensor) else leaf
-                for leaf, name in zip(leaves, names, strict=True)
-            ]
-            fake_args, fake_kwargs = pytree.tree_unflatten(flat, in_spec)
-            out = self._trace(tensors, fake_args, fake_kwargs)
+        wrt = _differentiable(leaves) if wrt is None else wrt
+        tensors = self._parameters()
+        flat = [
+            self._input(leaf, name, position in wrt) if isinstance(leaf, torch.Tensor) else leaf
+            for position, (leaf, name) in enumerate(zip(leaves, names, strict=True))
+        ]
+        own_args, own_kwargs = pytree.tree_unflatten(flat, in_spec)
+        out = self._trace(tensors, own_args, own_kwargs)
         out_leaves, out_spec = pytree.tree_flatten(out)
         outputs, results, tensor_out = [], [], []
         for i, leaf in enumerate(out_leaves):
@@ -117,7 +144,8 @@ class _Capture:
     def _trace(self, tensors: dict[str, torch.Tensor], args: Any, kwargs: Any) -> Any:
         _ACTIVE.append(self.tracer)
         try:
-            with quiet(), FAKE, self.tracer, traced(self.tracer), self.tracer.modules.follow(self.root):
+            values = nullcontext() if self.tracer.concrete else FAKE
+            with quiet(), values, self.tracer, traced(self.tracer), self.tracer.modules.follow(self.root):
                 return functional_call(self.root, tensors, args, kwargs, strict=False)
         except MemogradError:
             raise
@@ -125,7 +153,8 @@ class _Capture:
             raise CaptureError(f"an operator cannot be captured{self._where(error)}: {_first_line(error)}") from error
         except Exception as error:
             message = f"{type(error).__name__}: {_first_line(error)}"
-            raise CaptureError(f"the program raised while it was captured{self._where(error)}: {message}") from error
+            kind = DataDependentError if needs_data(error) else CaptureError
+            raise kind(f"the program raised while it was captured{self._where(error)}: {message}") from error
         finally:
             _ACTIVE.pop()
 
@@ -138,7 +167,7 @@ class _Capture:
 
     def _parameters(self) -> dict[str, torch.Tensor]:
         """Placeholders for parameters and buffers; tied ones share one. Returns what functional_call swaps in."""
-        fakes: dict[int, torch.Tensor] = {}
+        own: dict[int, torch.Tensor] = {}
         swapped: dict[str, torch.Tensor] = {}
         named: list[tuple[InputKind, str, torch.Tensor]] = []
         named.extend(("parameter", *p) for p in self.root.named_parameters(remove_duplicate=False))
@@ -151,43 +180,42 @@ class _Capture:
                 self.inputs[at] = Input(entry.kind, entry.name, tensor, (*entry.aliases, name))
             else:
                 position[id(tensor)] = len(self.inputs)
-                fake = fake_like(tensor.detach())
+                stand_in = self.stand_in(tensor.detach())
                 if kind == "parameter":
-                    fake = nn.Parameter(fake, requires_grad=tensor.requires_grad)
-                fakes[id(tensor)] = self._placeholder(Input(kind, name, tensor), fake)
+                    stand_in = nn.Parameter(stand_in, requires_grad=tensor.requires_grad)
+                own[id(tensor)] = self._placeholder(Input(kind, name, tensor), stand_in)
                 # the program may also hold the real tensor (a closure, a list): it is the same value
-                self.tracer.alias(tensor, fakes[id(tensor)])
-            swapped[name] = fakes[id(tensor)]
+                self.tracer.alias(tensor, own[id(tensor)])
+            swapped[name] = own[id(tensor)]
         return swapped
 
-    def _input(self, tensor: torch.Tensor, name: str) -> torch.Tensor:
+    def _input(self, tensor: torch.Tensor, name: str, differentiable: bool) -> torch.Tensor:
         if tensor.layout is not torch.strided:
             message = f"argument {name!r} has layout {tensor.layout}, which cannot be captured"
             raise CaptureError(f"{message}; use x.to_dense()")
         self.tracer.offset_inputs |= tensor.storage_offset() != 0
-        fake = fake_like(tensor)
-        if fake.is_floating_point() or fake.is_complex():
-            with FAKE:  # requires a gradient, but is no leaf, so that the program may write to it
-                fake = fake.requires_grad_().clone(memory_format=torch.preserve_format)
-        return self._placeholder(Input("input", name), fake)
+        stand_in = self.stand_in(tensor.detach())
+        if differentiable:
+            stand_in = _Joined.apply(stand_in, torch.ones((), requires_grad=True))
+        return self._placeholder(Input("input", name, fixed=not differentiable), stand_in)
 
-    def _placeholder(self, entry: Input, fake: torch.Tensor) -> torch.Tensor:
+    def _placeholder(self, entry: Input, stand_in: torch.Tensor) -> torch.Tensor:
         if self.first_operator is None:
             self.first_operator = next((n for n in self.graph.nodes if n.op == "call_function"), None)
         before = self.first_operator
         with self.graph.inserting_before(before) if before is not None else nullcontext():
             node = self.graph.placeholder(_identifier(entry.name))
-        node.meta["val"] = fake
+        self.tracer.document(node, stand_in)
         if any(entry.name == i.name or entry.name in i.aliases for i in self.inputs):
             entry = replace(entry, name=f"{entry.name} ({entry.kind})")  # an argument called like a parameter
         self.inputs.append(entry)
-        return self.tracer.bind(fake, node)
+        return self.tracer.bind(stand_in, node)
 
-    def _lift(self, tensor: torch.Tensor) -> fx.Node:
+    def _lift(self, tensor: torch.Tensor) -> torch.Tensor:
         """A tensor the program uses without having been given it: a constant, or a parameter if it wants gradients."""
         kind = "parameter" if tensor.requires_grad and tensor.is_leaf else "constant"
         name = self.closure.tensors.get(id(tensor)) or f"constant_{sum(i.kind == 'constant' for i in self.inputs)}"
-        return self.tracer.node_of(self._placeholder(Input(kind, name, tensor), fake_like(tensor.detach())))
+        return self._placeholder(Input(kind, name, tensor), self.stand_in(tensor.detach()))
 
     def _mutations(self, outputs: list[Output], results: list[fx.Node]) -> None:
         """Outputs for the inputs and buffers the program wrote to."""
@@ -197,6 +225,27 @@ class _Capture:
             if storage.version and origin in of:
                 outputs.append(Output("mutation", of[origin].name))
                 results.append(storage.node)
+
+
+class _Joined(torch.autograd.Function):
+    """``x``, written to by something that requires a gradient: so does ``x`` then, in its own strides and without being
+    a leaf, which the program could not write to."""
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, _: torch.Tensor) -> torch.Tensor:
+        ctx.mark_dirty(x)
+        return x
+
+    @staticmethod
+    def backward(ctx: Any, *adjoints: torch.Tensor) -> Any:
+        raise AssertionError("traced programs are never differentiated by autograd")
+
+
+def _differentiable(leaves: list[Any]) -> set[int]:
+    """What the caller may want to differentiate: what requires gradients, or else all floating-point tensors."""
+    tensors = {i: x for i, x in enumerate(leaves) if isinstance(x, torch.Tensor)}
+    smooth = {i for i, x in tensors.items() if x.is_floating_point() or x.is_complex()}
+    return {i for i in smooth if tensors[i].requires_grad} or smooth
 
 
 def leaf_names(f: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[str]:

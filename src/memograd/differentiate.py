@@ -154,6 +154,12 @@ def differentiate(
         raise ProductLimitError(
             f"the naive recursion would form {naive} products, more than limit={limit}; use memoize=True"
         )
+    fixed = [i.name for i in graph.inputs if i.fixed and i.name in names]
+    if fixed:
+        raise GraphError(
+            f"{fixed[0]!r} was captured as an input that is not differentiated, because another one requires a "
+            "gradient and it does not; capture with x.requires_grad_() for each input to differentiate"
+        )
     fresh, where = graph.copy()
     sources = {name: where[graph.placeholder(name)] for name in names}
     results = [where[n] for n in graph.results]
@@ -178,8 +184,7 @@ def differentiate(
         nodes = {name: tracer.node_of(g) for name, g in gradients.items() if g is not None}
     fresh.output(tuple([*results, *nodes.values()]))
     outputs = (*graph.outputs, *(Output("gradient", name) for name in nodes))
-    unused = tuple(n for n in names if n not in nodes)
-    return Graph(fresh, tuple(inputs), outputs, graph.calling, unused).verify()
+    return Graph(fresh, tuple(inputs), outputs, graph.calling, tuple(names)).verify()
 
 
 def default_wrt(graph: Graph) -> list[str]:
@@ -187,7 +192,7 @@ def default_wrt(graph: Graph) -> list[str]:
     names = [i.name for i in graph.inputs if i.kind == "parameter" and i.tensor is not None and i.tensor.requires_grad]
     if not names:
         pairs = zip(graph.inputs, graph.placeholders, strict=True)
-        names = [i.name for i, n in pairs if i.kind == "input" and is_smooth(n)]
+        names = [i.name for i, n in pairs if i.kind == "input" and is_smooth(n) and not i.fixed]
     if not names:
         raise GraphError(
             "nothing to differentiate with respect to: no parameter requires a gradient, and no argument "

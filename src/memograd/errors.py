@@ -11,6 +11,10 @@ class CaptureError(MemogradError):
     """The program could not be turned into a graph (data-dependent control flow, an untraceable op, bad input)."""
 
 
+class DataDependentError(CaptureError):
+    """The program needs a tensor's value where the graph is made for any values (``.item()``, ``x[mask]``)."""
+
+
 class GraphError(MemogradError):
     """A graph was asked for something it does not hold, or is not well formed."""
 

@@ -155,5 +155,5 @@ def _finish(cls: Any, ctx: Any, inputs: Any, output: Any) -> Any:
 def _emit(tracer: Tracer, call: Call, inputs: list[Any], outs: list[torch.Tensor], saved: list[torch.Tensor]) -> Any:
     node = tracer.emit(call, (inputs, outs, saved), tuple(outs))
     for i, out in enumerate(outs):
-        tracer.rebind(out, tracer.emit(operator.getitem, (node, i), out))
+        tracer.bind(out, tracer.emit(operator.getitem, (node, i), out))
     return tuple(outs)

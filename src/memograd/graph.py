@@ -31,12 +31,14 @@ class Input:
         name: the user's name: a parameter's dotted path, an argument's name.
         tensor: what it is bound to (parameters, buffers, constants); None for what the caller passes.
         aliases: other names of the same tensor (tied weights).
+        fixed: captured as an input that is not differentiated.
     """
 
     kind: InputKind
     name: str
     tensor: torch.Tensor | None = None
     aliases: tuple[str, ...] = ()
+    fixed: bool = False
 
 
 @dataclass(frozen=True)
@@ -70,14 +72,14 @@ class Graph:
         inputs: one entry for each placeholder.
         outputs: one entry for each result.
         calling: how ``graph(*args)`` maps onto them.
-        unused: names of the inputs for which gradients were asked, and which the loss does not depend on.
+        wrt: names of the inputs for which gradients were asked, in that order.
     """
 
     fx: fx.Graph
     inputs: tuple[Input, ...]
     outputs: tuple[Output, ...]
     calling: Calling
-    unused: tuple[str, ...] = ()
+    wrt: tuple[str, ...] = ()
 
     @cached_property
     def placeholders(self) -> tuple[fx.Node, ...]:
@@ -119,6 +121,12 @@ class Graph:
                 "the program calls as_strided with an explicit offset, and an argument is a view into a larger tensor: "
                 "pass a copy (x.clone())"
             )
+
+    @cached_property
+    def unused(self) -> tuple[str, ...]:
+        """Those of ``wrt`` that the loss does not depend on."""
+        found = {o.name for o in self.outputs if o.kind == "gradient"}
+        return tuple(name for name in self.wrt if name not in found)
 
     def positions(self, kind: OutputKind) -> list[int]:
         """Where the results of a kind stand among all results."""
@@ -183,14 +191,13 @@ class Graph:
     def unpack(self, results: Sequence[torch.Tensor], flat: Sequence[Any]) -> Any:
         """The flat results as the user sees them; writes mutations back."""
         values: list[torch.Tensor] = []
-        gradients: dict[str, Any] = {}
+        gradients: dict[str, Any] = dict.fromkeys(self.wrt)
         for entry, value in zip(self.outputs, results, strict=True):
             if entry.kind == "output":
                 values.append(value)
             elif entry.kind == "gradient":
                 gradients[entry.name] = value
         self.write_back(results, flat)
-        gradients.update(dict.fromkeys(self.unused))
         out = self.output_tree(values)
         return (out, gradients) if gradients else out
 

@@ -1,18 +1,20 @@
-"""The stages in order: capture -> expand -> differentiate -> simplify. Each result is verified and recorded."""
+"""The stages in order: capture -> expand -> differentiate -> simplify -> plan. Each result is verified and recorded."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from memograd.capture import capture as trace
-from memograd.capture import looking_away
+from memograd.capture import looking_away, trace
 from memograd.differentiate import default_wrt, targets_of
 from memograd.differentiate import differentiate as recursion
 from memograd.expand import expand
 from memograd.graph import Graph, OutputKind
+from memograd.plan.plan import Plan
+from memograd.plan.planner import make_plan
+from memograd.run.lower import lower
 from memograd.simplify import PASSES, dead
 
 
@@ -43,11 +45,25 @@ def capture(f: Callable[..., Any], *args: Any, **kwargs: Any) -> Graph:
 
     Args:
         f: an ``nn.Module`` or a function of tensors or pytrees of tensors.
+        args, kwargs: example inputs. Those that require gradients can be differentiated; where none does, all
+            floating-point ones can.
 
     Raises:
         CaptureError: the program raised, its control flow depends on values, or an operator cannot be traced.
     """
-    graph = _staged("capture", lambda: trace(f, *args, **kwargs), 0)
+    return capture_for(f, args, kwargs)
+
+
+def capture_for(
+    f: Callable[..., Any],
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    wrt: Collection[int] | None = None,
+    concrete: bool = False,
+) -> Graph:
+    """The same for callers that know which leaves of the arguments they will differentiate, or that use the graph for
+    this one call (``concrete``); see ``memograd.capture``."""
+    graph = _staged("capture", lambda: trace(f, args, kwargs, wrt, concrete), 0)
     return _staged("dead", lambda: dead(graph), len(graph.nodes))
 
 
@@ -80,3 +96,8 @@ def simplify(graph: Graph) -> Graph:
     for one in PASSES:
         graph = _staged(one.__name__, lambda one=one, g=graph: one(g), len(graph.nodes))
     return graph
+
+
+def plan(graph: Graph, memory_budget: int | str | Plan) -> Plan:
+    """A schedule of ``graph`` within ``memory_budget``; see ``memograd.plan.planner`` for arguments and errors."""
+    return make_plan(lower(graph), memory_budget)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable
 from typing import Any
 
@@ -9,9 +10,9 @@ import torch
 from torch import nn
 
 from memograd._torch import pytree
-from memograd.capture import capturing
+from memograd.capture import capturing, needs_values
 from memograd.closures import captured
-from memograd.errors import CaptureError
+from memograd.errors import CaptureError, DataDependentError
 
 SIMPLE = (int, float, complex, bool, str, bytes, type(None))
 
@@ -59,17 +60,40 @@ def _leaf(value: Any) -> Any:
     return (type(value), value) if isinstance(value, SIMPLE) else (type(value), id(value))
 
 
+class Recent(dict[Any, Any]):
+    """A dict that forgets what was least recently entered. Programs that change a number of their own at each call
+    (``self.calls += 1``) are captured at each call; what is made for them must not pile up."""
+
+    LIMIT = 256
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        self.pop(key, None)
+        super().__setitem__(key, value)
+        if len(self) > self.LIMIT:
+            del self[next(iter(self))]
+
+
 class Cache:
-    """Graphs by signature. Inside another capture nothing is kept: the function may see that capture's values."""
+    """Graphs by signature. Inside another capture nothing is kept: the function may see that capture's values.
+
+    A graph that depends on values serves one call and is not kept; that it does is.
+    """
 
     def __init__(self, f: Any) -> None:
         self.f = f
-        self._kept: dict[Any, Any] = {}
+        self._kept = Recent()
 
-    def get(self, args: tuple[Any, ...], kwargs: dict[str, Any], build: Callable[[], Any]) -> Any:
+    def get(self, args: tuple[Any, ...], kwargs: dict[str, Any], build: Callable[[bool], Any]) -> Any:
+        """What ``build`` makes, perhaps from an earlier call; its argument: on the values of this call?"""
         if capturing():
-            return build()
+            return build(needs_values())
         key = (signature(args, kwargs), surroundings(self.f))
         if key not in self._kept:
-            self._kept[key] = build()
-        return self._kept[key]
+            drawn = random.getstate()
+            try:
+                self._kept[key] = build(False)
+            except DataDependentError:
+                self._kept[key] = None
+                random.setstate(drawn)
+        found = self._kept[key]
+        return build(True) if found is None else found

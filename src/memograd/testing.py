@@ -9,7 +9,7 @@ import torch
 
 from memograd._torch import pytree
 from memograd.errors import MemogradError
-from memograd.pipeline import capture
+from memograd.pipeline import capture_for
 from memograd.transforms import jvp, vjp
 
 Tensor = torch.Tensor
@@ -99,7 +99,7 @@ def _compare(
 
 
 def _operators(f: Callable[..., Any], points: list[Tensor]) -> str:
-    names = dict.fromkeys(str(n.target) for n in capture(f, *points).nodes)
+    names = dict.fromkeys(str(n.target) for n in capture_for(f, tuple(points), {}, concrete=True).nodes)
     return ", ".join(n for n in names if "getitem" not in n)
 
 

@@ -1,8 +1,9 @@
 """Function transforms with the names and semantics of ``torch.func``: functions in, functions out.
 
 Each transform captures its function once per input signature (structure, shapes, strides, dtypes, devices, baked
-values, what the function closes over), differentiates the graph and keeps it. Transforms nest: one inside another is
-captured through, and the graphs of the inner one become part of the outer graph.
+values, what the function closes over), differentiates the graph and keeps it. A function whose shapes or control flow
+depend on values (``x[mask]``, ``if x.sum() > 0``) is captured at each call, for the values of that call. Transforms
+nest: one inside another is captured through, and the graphs of the inner one become part of the outer graph.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from memograd._torch import pytree
 from memograd.errors import GraphError
 from memograd.graph import Graph, run
 from memograd.partition import Halves, gather, partition
-from memograd.pipeline import capture, differentiate
+from memograd.pipeline import capture_for, differentiate
 from memograd.signature import Cache
 
 Argnums = int | tuple[int, ...]
@@ -33,12 +34,22 @@ class _Transform:
         self.cache = Cache(f)
         self.__name__ = f"{type(self).__name__.strip('_')}({getattr(f, '__name__', type(f).__name__)})"
 
+    def capture(self, args: tuple[Any, ...], kwargs: dict[str, Any], concrete: bool) -> tuple[Graph, list[str]]:
+        """The graph of ``f``, and the names of its inputs that are leaves of the chosen arguments."""
+        leaves = self.chosen(args)
+        graph = capture_for(self.f, args, kwargs, leaves, concrete)
+        return graph, self.selected(graph, args)
+
     def selected(self, graph: Graph, args: tuple[Any, ...]) -> list[str]:
         """Names of the graph's inputs that are leaves of the chosen arguments."""
-        counts = [len(pytree.tree_leaves(a)) for a in args]
-        names: list[str] = []
         position_of = {leaf: k for k, leaf in enumerate(graph.calling.tensor_in)}
         inputs = [i.name for i in graph.inputs if i.kind == "input"]
+        return [inputs[position_of[leaf]] for leaf in self.chosen(args)]
+
+    def chosen(self, args: tuple[Any, ...]) -> list[int]:
+        """Positions of the leaves to differentiate among those of all arguments."""
+        counts = [len(pytree.tree_leaves(a)) for a in args]
+        positions: list[int] = []
         for argnum in self._argnums(len(args)):
             start = sum(counts[:argnum])
             for leaf, value in enumerate(pytree.tree_leaves(args[argnum]), start):
@@ -48,8 +59,8 @@ class _Transform:
                         f"{value.dtype if isinstance(value, torch.Tensor) else type(value).__name__}; gradients exist "
                         "for floating-point and complex tensors (convert it with .float(), or leave it out of argnums)"
                     )
-                names.append(inputs[position_of[leaf]])
-        return names
+                positions.append(leaf)
+        return positions
 
     def _argnums(self, count: int) -> list[int]:
         chosen = [self.argnums] if isinstance(self.argnums, int) else list(self.argnums)
@@ -78,15 +89,15 @@ class _ValueAndGrad(_Transform):
         self.has_aux = has_aux
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        joint, names = self.cache.get(args, kwargs, lambda: self.build(args, kwargs))
+        joint, names = self.cache.get(args, kwargs, lambda concrete: self.build(args, kwargs, concrete))
         flat_inputs = joint.bind(args, kwargs)
         out, gradients = joint.unpack(run(joint.function, flat_inputs), flat_inputs)
         flat = pytree.tree_leaves(tuple(args[a] for a in self._argnums(len(args))))
         packed = self.pack(args, zeros_for([gradients.get(n) for n in names], flat))
         return packed, out
 
-    def build(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Graph, list[str]]:
-        graph = capture(self.f, *args, **kwargs)
+    def build(self, args: tuple[Any, ...], kwargs: dict[str, Any], concrete: bool) -> tuple[Graph, list[str]]:
+        graph, names = self.capture(args, kwargs, concrete)
         spec = graph.calling.out_spec
         children = spec.children()
         if self.has_aux and (spec.is_leaf() or len(children) != 2):
@@ -94,7 +105,6 @@ class _ValueAndGrad(_Transform):
         loss = children[0] if self.has_aux else spec
         if not loss.is_leaf():
             raise GraphError("the function must return one scalar tensor (or a pair of it and aux, with has_aux=True)")
-        names = self.selected(graph, args)
         return differentiate(graph, names), names
 
 
@@ -136,14 +146,13 @@ def value_and_grad(f: Callable[..., Any], argnums: Argnums = 0, has_aux: bool = 
 
 
 class _Vjp(_Transform):
-    def build(self, args: tuple[Any, ...]) -> tuple[Graph, Halves, list[str]]:
-        graph = capture(self.f, *args)
-        names = self.selected(graph, args)
+    def build(self, args: tuple[Any, ...], concrete: bool) -> tuple[Graph, Halves, list[str]]:
+        graph, names = self.capture(args, {}, concrete)
         joint = differentiate(graph, names, cotangents="output")
         return joint, partition(joint), names
 
     def forward(self, args: tuple[Any, ...], has_aux: bool = False) -> tuple[Any, Callable[..., Any]]:
-        joint, halves, names = self.cache.get(args, {}, lambda: self.build(args))
+        joint, halves, names = self.cache.get(args, {}, lambda concrete: self.build(args, concrete))
         flat = self._flat(joint, args)
         early = [t for t, i in zip(flat, joint.inputs, strict=True) if i.kind != "cotangent"]
         results, saved = gather(halves, early)
@@ -199,15 +208,14 @@ def vjp(f: Callable[..., Any], *primals: Any) -> tuple[Any, Callable[..., Any]]:
 class _Jvp(_Transform):
     """J t as the vjp of the vjp: u -> Jᵀu is linear, and the adjoint of a linear map is its transpose."""
 
-    def build(self, args: tuple[Any, ...]) -> Graph:
-        graph = capture(self.f, *args)
-        names = self.selected(graph, args)
+    def build(self, args: tuple[Any, ...], concrete: bool) -> Graph:
+        graph, names = self.capture(args, {}, concrete)
         pulled = differentiate(graph, names, cotangents="output")
         ways = [i.name for i in pulled.inputs if i.kind == "cotangent"]
         return differentiate(pulled, ways, cotangents="gradient")
 
     def __call__(self, primals: tuple[Any, ...], tangents: tuple[Any, ...]) -> tuple[Any, Any]:
-        graph = self.cache.get(primals, {}, lambda: self.build(primals))
+        graph = self.cache.get(primals, {}, lambda concrete: self.build(primals, concrete))
         names = self.selected(graph, primals)
         by_name = dict(zip(names, pytree.tree_leaves(tangents), strict=True))
         extra = []

@@ -11,13 +11,13 @@ from torch import nn, optim
 
 from memograd.errors import GraphError
 from memograd.graph import Graph
-from memograd.pipeline import capture, differentiate, simplify
+from memograd.pipeline import capture_for, differentiate, simplify
 from memograd.run.auto import Choice, choose
-from memograd.signature import SIMPLE, ambient, signature
+from memograd.signature import SIMPLE, Recent, ambient, signature
 from memograd.train.update import Update, why_not
 
 
-class _Objective(nn.Module):
+class Objective(nn.Module):
     """(inputs..., target) -> loss. With no criterion the model returns the loss (or something with ``.loss``)."""
 
     def __init__(self, model: nn.Module, criterion: Callable[..., Any] | None) -> None:
@@ -53,11 +53,16 @@ class TrainStep:
         criterion: ``criterion(model(*inputs), target) -> scalar``; None when the model returns its loss.
         optimizer: a ``torch.optim`` optimizer. SGD, Adam and AdamW become part of the graph; any other one is called
             on our gradients. Its state stays in ``optimizer.state``.
-        memory_budget: not available in this version; must be None.
-        backend: ``auto`` (measures eager and native once), ``eager``, ``native`` or ``inductor``.
+        memory_budget: the most bytes of tensors alive at any moment of a step: parameters, buffers, the batch,
+            activations, gradients, optimizer state and operators' workspace. Bytes, "8GiB", "600MB", "50%" of what
+            the step needs without a budget, or a ``Plan``. What does not fit is computed again; results are
+            bit-identical. An optimizer outside the graph (see above) allocates on its own, beyond the budget.
+        backend: ``auto`` (measures eager and native once), ``eager``, ``native`` or ``inductor``. Within a memory budget
+            steps run on the eager backend, the only one whose allocations are all known.
 
     Raises:
         GraphError: the model has no parameters to train, or the optimizer holds none of them.
+        BudgetInfeasibleError: at the first step: no schedule fits the budget.
     """
 
     def __init__(
@@ -65,13 +70,11 @@ class TrainStep:
         model: nn.Module,
         criterion: Callable[..., Any] | None,
         optimizer: optim.Optimizer,
-        memory_budget: int | str | None = None,
+        memory_budget: int | str | Plan | None = None,
         backend: str = "auto",
     ) -> None:
-        if memory_budget is not None:
-            raise GraphError("memory_budget is not available in this version; pass None")
         trained = {id(p) for group in optimizer.param_groups for p in group["params"]}
-        self.objective = _Objective(model, criterion)
+        self.objective = Objective(model, criterion)
         parameters = list(self.objective.parameters())
         if not parameters:
             raise GraphError(f"{type(model).__name__} has no parameters: there is nothing to train")
@@ -82,6 +85,7 @@ class TrainStep:
         self.model = model
         self.optimizer = optimizer
         self.backend = backend
+        self.memory_budget = memory_budget
         # what a forward may branch on (train or eval, a dropout's p) is baked into the graph, so it is part of the key
         self._attributes = [
             (vars(m), name)
@@ -92,7 +96,7 @@ class TrainStep:
         self._parameters = parameters
         self._rates = [torch.tensor(float(g["lr"]), dtype=torch.float64) for g in optimizer.param_groups]
         self._seen_rates = [float(g["lr"]) for g in optimizer.param_groups]
-        self._programs: dict[Any, _Program] = {}
+        self._programs: dict[Any, _Program] = Recent()
         self._last: _Program | None = None
 
     def __call__(self, *batch: Any, **options: Any) -> torch.Tensor:
@@ -129,6 +133,11 @@ class TrainStep:
     def backend_reason(self) -> str:
         """Why that backend."""
         return self._required().choice.reason
+
+    @property
+    def plan(self) -> Plan | None:
+        """The memory plan of the step last run; None without a budget."""
+        return getattr(self._required().choice.backend, "plan", None)
 
     def _required(self) -> _Program:
         if self._last is None:
@@ -178,7 +187,7 @@ class TrainStep:
 
     def _build(self, batch: tuple[Any, ...], options: dict[str, Any]) -> _Program:
         with torch.enable_grad():
-            forward = capture(self.objective, *batch, **options)
+            forward = capture_for(self.objective, batch, options, wrt=())  # only parameters are differentiated
         trained = {id(p) for group in self.optimizer.param_groups for p in group["params"] if p.requires_grad}
         names = [i.name for i in forward.inputs if i.kind == "parameter" and id(i.tensor) in trained]
         if not names:
@@ -195,7 +204,10 @@ class TrainStep:
         bound = _detached([i.tensor for i in graph.inputs])
         slots = [i for i, t in enumerate(bound) if t is None]
         self.optimizer._opt_called = True  # pyright: ignore[reportAttributeAccessIssue]  # what schedulers look at
-        choice = choose(graph, _detached(graph.bind(batch, options)), self.backend)
+        if self.memory_budget is None:
+            choice = choose(graph, _detached(graph.bind(batch, options)), self.backend)
+        else:
+            choice = choose_planned(graph, plan(graph, self.memory_budget), self.backend)
         state = [
             (p, key, tensor)
             for group in self.optimizer.param_groups
