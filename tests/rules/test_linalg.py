@@ -59,6 +59,14 @@ def test_square(name, dtype):
     check(f, well_conditioned(2, 3, 3, dtype=dtype), tolerance=1e-9)
 
 
+@pytest.mark.parametrize("upper", [False, True])
+def test_cholesky_where_only_one_triangle_is_read(upper):
+    torch.manual_seed(3)
+    a = positive(torch.randn(3, 3, dtype=torch.complex128))
+    check(lambda a: linalg.cholesky(a, upper=upper), a)
+    check(lambda a: torch.cholesky(a, upper=upper), a)
+
+
 @pytest.mark.parametrize("shape", [(5, 3), (3, 5)], ids=str)
 @pytest.mark.parametrize("name", ["qr", "pinv", "svdvals", "svd"])
 def test_rectangular(name, shape):
@@ -84,6 +92,19 @@ def test_solvers_of_vectors_and_legacy():
     check(linalg.solve, well_conditioned(2, 4, 4), randn(2, 4))
     check(lambda a, b: torch.cholesky_solve(b, linalg.cholesky(positive(a))), a, b)
     check(lambda a, b: torch.triangular_solve(b, a, upper=False, transpose=True)[0], a, b)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.complex128], ids=str)
+@pytest.mark.parametrize("upper", [False, True])
+def test_cholesky_factor_as_an_argument(upper, dtype):
+    """As in autograd, the gradient fills both triangles, whatever the other one holds."""
+    torch.manual_seed(3)
+    b, factor = torch.randn(2, 3, 2, dtype=dtype), well_conditioned(2, 3, 3, dtype=dtype)
+    check(lambda b, l: torch.cholesky_solve(b, l, upper=upper), b, factor)
+    check(lambda l: torch.cholesky_inverse(l, upper=upper), factor)
+    if dtype is torch.float64:
+        check_second(lambda b, l: torch.cholesky_solve(b, l, upper=upper), b, factor, tolerance=1e-9)
+        check_second(lambda l: torch.cholesky_inverse(l, upper=upper), factor, tolerance=1e-9)
 
 
 def test_least_squares():

@@ -1,4 +1,4 @@
-"""Linear solvers, inverses, determinants and triangular factorizations.
+"""Linear solvers, inverses, determinants and Cholesky factorizations.
 
 The derivations all have one pattern. Differentiate the equation that defines the result, solve for dY, and move
 everything but dA to the other side of the inner product. For X = A⁻¹ B:  dX = A⁻¹ (dB - dA X), so
@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from memograd.errors import NotDifferentiableError
+from memograd.rules.linalg_lu import through_packed
 from memograd.rules.registry import expand, rule
 
 aten = torch.ops.aten
@@ -45,7 +45,7 @@ def slogdet(adjoint, y, a):
 def solve(adjoint, y, a, b, left=True, check_errors=False):
     x_bar, lu_bar = adjoint[:2]
     x, lu, pivots, _ = y
-    a_bar = lu_factor(adjoint=[lu_bar], y=[lu, pivots], a=a) if lu_bar is not None else None
+    a_bar = None if lu_bar is None else through_packed(lu_bar, lu, pivots)
     if x_bar is None:
         return a_bar
     vector = b.dim() == 1 or (b.dim() + 1 == a.dim() and b.shape == a.shape[:-1])
@@ -74,83 +74,42 @@ def triangular_solve(b, a, upper=True, transpose=False, unitriangular=False):
 # -- Cholesky ----------------------------------------------------------------------------------------------------------
 
 
-@rule(aten.linalg_cholesky_ex.default, formula="A = L Lᴴ: Ā = sym(L⁻ᴴ Φ(Lᴴ L̄) L⁻¹), Φ: tril, half the diagonal")
+@rule(aten.linalg_cholesky_ex.default, formula="A = L Lᴴ: Ā = ½ L⁻ᴴ (P + tril₋₁(P)ᴴ) L⁻¹, P = tril(Lᴴ L̄)")
 def cholesky_ex(adjoint, y, a, upper=False, check_errors=False):
     return _cholesky(adjoint[0], y[0], upper)
 
 
-@rule(aten.cholesky.default, formula="A = L Lᴴ: Ā = sym(L⁻ᴴ Φ(Lᴴ L̄) L⁻¹), Φ: tril, half the diagonal")
+@rule(aten.cholesky.default, formula="A = L Lᴴ: Ā = ½ L⁻ᴴ (P + tril₋₁(P)ᴴ) L⁻¹, P = tril(Lᴴ L̄)")
 def cholesky(adjoint, y, a, upper=False):
     return _cholesky(adjoint, y, upper)
 
 
 def _cholesky(adjoint, y, upper):
     l, l_bar = (y.mH, adjoint.mH) if upper else (y, adjoint)
-    lower = _halved_diagonal((l.mH @ l_bar).tril())
-    inner = torch.linalg.solve_triangular(l.mH, lower, upper=True)
-    a_bar = torch.linalg.solve_triangular(l, inner, upper=False, left=False)
-    return (a_bar + a_bar.mH) / 2
+    lower = (l.mH @ l_bar).tril()
+    middle = (lower + lower.tril(-1).mH) / 2
+    inner = torch.linalg.solve_triangular(l.mH, middle, upper=True)
+    return torch.linalg.solve_triangular(l, inner, upper=False, left=False)
 
 
-@expand(aten.cholesky_solve.default, formula="(L Lᴴ)⁻¹ B")
-def cholesky_solve(b, l, upper=False):
-    l = l.mH if upper else l
-    return torch.linalg.solve_triangular(l.mH, torch.linalg.solve_triangular(l, b, upper=False), upper=True)
+# Autograd's convention for the next two: L is an argument like any other matrix, and its gradient is full, although only
+# one triangle of it is read. In that triangle the formulas are the derivative.
 
 
-@expand(aten.cholesky_inverse.default, formula="(L Lᴴ)⁻¹")
-def cholesky_inverse(l, upper=False):
-    identity = torch.eye(l.shape[-1], dtype=l.dtype, device=l.device).expand(l.shape)
-    return cholesky_solve(identity, l, upper)
+@rule(aten.cholesky_solve.default, formula="X = (L Lᴴ)⁻¹ B: B̄ = (L Lᴴ)⁻¹ X̄, L̄ = -(B̄ Xᴴ + X B̄ᴴ) L")
+def cholesky_solve(adjoint, y, b, l, upper=False):
+    b_bar = aten.cholesky_solve(adjoint, l, upper)
+    return b_bar, -_times_factor(_hermitian(b_bar @ y.mH), l, upper)
 
 
-# -- LU ----------------------------------------------------------------------------------------------------------------
+@rule(aten.cholesky_inverse.default, formula="Y = (L Lᴴ)⁻¹: L̄ = -Y (Ȳ + Ȳᴴ) Y L")
+def cholesky_inverse(adjoint, y, l, upper=False):
+    return -_times_factor(y @ _hermitian(adjoint) @ y, l, upper)
 
 
-@rule(aten.linalg_lu_factor_ex.default, formula="A = P L U: Ā = P L⁻ᴴ [tril₋₁(Lᴴ L̄) + triu(Ū Uᴴ)] U⁻ᴴ")
-def lu_factor(adjoint, y, a, pivot=True, check_errors=False):
-    p, l, u = aten.lu_unpack(y[0], y[1])
-    return _lu(p, l, u, adjoint[0], adjoint[0])
-
-
-@rule(aten.linalg_lu.default, formula="A = P L U: Ā = P L⁻ᴴ [tril₋₁(Lᴴ L̄) + triu(Ū Uᴴ)] U⁻ᴴ")
-def lu(adjoint, y, a, pivot=True):
-    p, l, u = y
-    return _lu(p, l, u, adjoint[1], adjoint[2])
-
-
-def _lu(p, l, u, l_bar, u_bar):
-    if l.shape[-2] != u.shape[-1]:
-        raise NotDifferentiableError("the LU factorization of a matrix that is not square has no rule")
-    middle = None
-    if l_bar is not None:
-        middle = (l.mH @ l_bar.tril(-1)).tril(-1)
-    if u_bar is not None:
-        upper = (u_bar.triu() @ u.mH).triu()
-        middle = upper if middle is None else middle + upper
-    left = torch.linalg.solve_triangular(l.mH, middle, upper=True, unitriangular=True)
-    return p @ torch.linalg.solve_triangular(u.mH, left, upper=False, left=False)
-
-
-@rule(aten.lu_unpack.default, formula="the adjoint of the packed matrix: tril₋₁(L̄) + triu(Ū)")
-def lu_unpack(adjoint, y, packed, pivots, unpack_data=True, unpack_pivots=True):
-    if packed.shape[-2] != packed.shape[-1]:
-        raise NotDifferentiableError("the LU factorization of a matrix that is not square has no rule")
-    lower = None if adjoint[1] is None else adjoint[1].tril(-1)
-    upper = None if adjoint[2] is None else adjoint[2].triu()
-    return upper if lower is None else lower if upper is None else lower + upper
-
-
-# A = P L U solved with its factors: Ā as for ``solve``, then dA = P (dL U + L dU) gives L̄ = Pᵀ Ā Uᴴ, Ū = Lᴴ Pᵀ Ā.
-@rule(aten.linalg_lu_solve.default, formula="B̄ = A⁻ᴴ X̄, Ā = -B̄ Xᴴ, L̄ = tril₋₁(Pᵀ Ā Uᴴ), Ū = triu(Lᴴ Pᵀ Ā)")
-def lu_solve(x_bar, y, packed, pivots, b, left=True, adjoint=False):  # ATen calls solving with Aᴴ ``adjoint``
-    p, l, u = aten.lu_unpack(packed, pivots)
-    b_bar = aten.linalg_lu_solve(packed, pivots, x_bar, left=left, adjoint=not adjoint)
-    a_bar = -(b_bar @ y.mH) if left else -(y.mH @ b_bar)
-    if adjoint:
-        a_bar = a_bar.mH
-    permuted = p.mT @ a_bar
-    return (permuted @ u.mH).tril(-1) + (l.mH @ permuted).triu(), None, b_bar
+def _times_factor(s, l, upper):
+    """S L for a Hermitian S; for the upper factor Lᴴ, its Lᴴ S."""
+    return l @ s if upper else s @ l
 
 
 # -- helpers -----------------------------------------------------------------------------------------------------------
@@ -165,5 +124,5 @@ def _scaled_identity(a, weight):
     return torch.diag_embed(weight.unsqueeze(-1).expand(a.shape[:-1])).to(a.dtype)
 
 
-def _halved_diagonal(x):
-    return x - torch.diag_embed(x.diagonal(dim1=-2, dim2=-1)) / 2
+def _hermitian(x):
+    return x + x.mH
