@@ -92,8 +92,8 @@ def _cholesky(adjoint, y, upper):
     return torch.linalg.solve_triangular(l, inner, upper=False, left=False)
 
 
-# Autograd's convention for the next two: L is an argument like any other matrix, and its gradient is full, although only
-# one triangle of it is read. In that triangle the formulas are the derivative.
+# Autograd's convention for the next two: L is an argument like any other matrix, and its gradient is full, although
+# only one triangle of it is read. In that triangle the formulas are the derivative.
 
 
 @rule(aten.cholesky_solve.default, formula="X = (L Lᴴ)⁻¹ B: B̄ = (L Lᴴ)⁻¹ X̄, L̄ = -(B̄ Xᴴ + X B̄ᴴ) L")

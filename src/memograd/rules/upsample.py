@@ -2,7 +2,7 @@
 
 import torch
 
-from memograd.rules.registry import refuse, rule
+from memograd.rules.registry import rule
 
 aten = torch.ops.aten
 
@@ -46,30 +46,3 @@ def affine_grid_generator(adjoint, y, theta, size, align_corners):
     points = aten.affine_grid_generator(identity, [1, *size[1:]], align_corners).flatten(0, -2)
     points = torch.cat([points, torch.ones_like(points[:, :1])], -1)
     return adjoint.flatten(1, -2).mT @ points
-
-
-@rule(aten.grid_sampler_2d.default, formula="x̄: ȳ spread by the interpolation weights; grid̄: ȳ · slope of x there")
-def grid_sampler_2d(adjoint, y, x, grid, interpolation_mode, padding_mode, align_corners):
-    return aten.grid_sampler_2d_backward(
-        adjoint, x, grid, interpolation_mode, padding_mode, align_corners, [True, True]
-    )
-
-
-@rule(aten.grid_sampler_3d.default, formula="x̄: ȳ spread by the interpolation weights; grid̄: ȳ · slope of x there")
-def grid_sampler_3d(adjoint, y, x, grid, interpolation_mode, padding_mode, align_corners):
-    return aten.grid_sampler_3d_backward(
-        adjoint, x, grid, interpolation_mode, padding_mode, align_corners, [True, True]
-    )
-
-
-@rule(aten.cudnn_grid_sampler.default, formula="x̄: ȳ spread by the interpolation weights; grid̄: ȳ · slope of x there")
-def cudnn_grid_sampler(adjoint, y, x, grid):
-    return aten.cudnn_grid_sampler_backward(x, grid, adjoint)
-
-
-refuse(
-    aten.grid_sampler_2d_backward.default,
-    aten.grid_sampler_3d_backward.default,
-    aten.cudnn_grid_sampler_backward.default,
-    why="the second derivative of grid_sample is not implemented",
-)
