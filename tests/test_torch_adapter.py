@@ -171,6 +171,18 @@ def test_the_shapes_of_the_ctc_loss_are_known() -> None:
     assert loss.shape == (3,) and table.shape == (3, 8, 9), WHY + "register_op_impl enters shapes of an operator"
 
 
+@pytest.mark.parametrize("driver", ["gels", "gelsy", "gelsd", "gelss"])
+@pytest.mark.parametrize("shapes", [((5, 3), (5, 2)), ((3, 5), (3, 2)), ((2, 5, 3), (2, 5)), ((1, 5, 3), (2, 5, 2))])
+def test_the_shapes_of_a_least_squares_solution_are_known(shapes: tuple[tuple[int, ...], ...], driver: str) -> None:
+    real = [torch.randn(shape) for shape in shapes]
+    expected = torch.linalg.lstsq(*real, driver=driver)
+    with adapter.FAKE:
+        found = torch.linalg.lstsq(*(adapter.fake_like(x) for x in real), driver=driver)
+    for there, here in zip(expected, found, strict=True):
+        same = (there.shape, there.stride(), there.dtype) == (here.shape, here.stride(), here.dtype)
+        assert same, WHY + "linalg_lstsq returns results of the shapes and strides we state"
+
+
 def test_pytree_keeps_names_and_registrations() -> None:
     tree = ((torch.ones(1), {"labels": 2}), {})
     leaves, spec = adapter.pytree.tree_flatten(tree)

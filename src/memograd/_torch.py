@@ -115,3 +115,22 @@ def _ctc_loss_shapes(mode: Any, func: Any, log_probs: Any, targets: Any, *rest: 
 def is_composite(operator: Any) -> bool:
     """True for an operator that autograd sees only as the operators it is composed of (``linear``, ``matmul``)."""
     return torch._C._dispatch_has_kernel_for_dispatch_key(operator.name(), "CompositeImplicitAutograd")
+
+
+@register_op_impl(torch.ops.aten.linalg_lstsq.default)
+def _lstsq_shapes(mode: Any, func: Any, a: Any, b: Any, rcond: Any = None, *, driver: str | None = None) -> Any:
+    """Shapes of a least-squares solution. PyTorch gives up on them because there are no residuals where the rank is
+    not full; we take it to be full, without which there is no derivative either."""
+    (rows, columns), batch = a.shape[-2:], a.shape[:-2]
+    vector = b.dim() == 1 or (b.dim() + 1 == a.dim() and b.shape == a.shape[:-1])
+    right = 1 if vector else b.shape[-1]
+    batch = torch.broadcast_shapes(batch, b.shape[: -1 if vector else -2])
+    driver = driver or ("gelsy" if a.device.type == "cpu" else "gels")
+    with mode:
+        tall = a.new_empty(*batch, right, max(rows, columns)).mT  # column by column, as LAPACK has it
+        solution = tall[..., :columns, 0] if vector else tall[..., :columns, :]
+        real = a.real.dtype if a.is_complex() else a.dtype
+        residuals = a.new_empty((*batch, right) if rows > columns and driver != "gelsy" else (0,), dtype=real)
+        rank = a.new_empty(a.shape[:-2] if driver != "gels" else (0,), dtype=torch.long)
+        singular = (*a.shape[:-2], min(rows, columns)) if driver in ("gelsd", "gelss") else (0,)
+        return solution, residuals, rank, a.new_empty(singular, dtype=real)

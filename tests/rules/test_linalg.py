@@ -5,7 +5,7 @@ import torch
 from nn_witness import check, check_second, randn
 from torch import linalg
 
-from memograd.rules.registry import lookup, pull_back
+import memograd as mg
 
 
 def well_conditioned(*shape: int, dtype=torch.float64) -> torch.Tensor:
@@ -107,15 +107,68 @@ def test_cholesky_factor_as_an_argument(upper, dtype):
         check_second(lambda l: torch.cholesky_inverse(l, upper=upper), factor, tolerance=1e-9)
 
 
-def test_least_squares():
-    """Not capturable (the shapes of its results depend on values); its rule, on real tensors."""
-    a, b = well_conditioned(5, 3).requires_grad_(), randn(5, 2).requires_grad_()
-    op = torch.ops.aten.linalg_lstsq.default
-    adjoint = randn(3, 2)
-    expected = torch.autograd.grad(linalg.lstsq(a, b)[0], [a, b], adjoint)
-    with torch.no_grad():
-        found = pull_back(lookup(op), [adjoint, None, None, None], op(a, b), (a, b), {})
-    torch.testing.assert_close(tuple(found), expected, rtol=1e-9, atol=1e-12)
+LEAST_SQUARES = {  # shapes of A and B
+    "tall": ((5, 3), (5, 2)),
+    "wide": ((3, 5), (3, 2)),
+    "square": ((3, 3), (3, 2)),
+    "vector": ((5, 3), (5,)),
+    "batch": ((2, 5, 3), (2, 5, 2)),
+    "batch of vectors": ((2, 5, 3), (2, 5)),
+}
+
+
+@pytest.mark.parametrize("driver", ["gelsy", "gelsd", "gels"])
+@pytest.mark.parametrize("name", LEAST_SQUARES)
+def test_least_squares(name, driver):
+    """The solution, and the residuals where the driver returns them."""
+    a, b = LEAST_SQUARES[name]
+    check(lambda a, b: linalg.lstsq(a, b, driver=driver)[:2], well_conditioned(*a), randn(*b), tolerance=1e-9)
+    complexes = well_conditioned(*a, dtype=torch.complex128), torch.randn(*b, dtype=torch.complex128)
+    check(lambda a, b: linalg.lstsq(a, b, driver=driver)[:2], *complexes, tolerance=1e-9)
+
+
+@pytest.mark.parametrize("output", [0, 1])
+def test_second_order_least_squares(output):
+    check_second(
+        lambda a, b: linalg.lstsq(a, b, driver="gels")[output], well_conditioned(5, 3), randn(5, 2), tolerance=1e-8
+    )
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.complex128], ids=str)
+@pytest.mark.parametrize("shape", [(4, 2), (2, 4), (3, 4, 2), (3, 3)], ids=str)
+def test_singular_vectors_of_the_null_spaces(shape, dtype):
+    """Where autograd leaves the further columns of U and V out. The projection on them is 1 - A A⁺, or 1 - A⁺ A."""
+    torch.manual_seed(3)
+    a, rank = torch.randn(*shape, dtype=dtype), min(shape[-2:])
+    left, right = (torch.randn(n, n, dtype=dtype) for n in shape[-2:])
+
+    def by_vectors(a):
+        u, _, vh = linalg.svd(a, full_matrices=True)
+        u, vh = u[..., rank:], vh[..., rank:, :]
+        return ((u @ u.mH * left).sum() + (vh.mH @ vh * right).sum()).real.sin()
+
+    def by_inverse(a):
+        one, other = (torch.eye(n, dtype=dtype) for n in shape[-2:])
+        y = linalg.pinv(a)
+        return (((one - a @ y) * left).sum() + ((other - y @ a) * right).sum()).real.sin()
+
+    torch.testing.assert_close(by_vectors(a), by_inverse(a))
+    torch.testing.assert_close(mg.grad(by_vectors)(a), torch.func.grad(by_inverse)(a), atol=1e-10, rtol=1e-9)
+    if dtype is torch.float64:
+        along = torch.randn_like(a)
+        ours = mg.grad(lambda a: (mg.grad(by_vectors)(a) * along).sum())(a)
+        theirs = torch.func.grad(lambda a: (torch.func.grad(by_inverse)(a) * along).sum())(a)
+        torch.testing.assert_close(ours, theirs, atol=1e-9, rtol=1e-8)
+
+
+def test_singular_vectors_cut_after_the_full_factorization():
+    def f(a):
+        u, s, vh = linalg.svd(a, full_matrices=True)
+        return (u[..., :2] * s.sin()) @ vh[..., :2, :]
+
+    for shape in ((4, 2), (2, 4)):
+        check(f, well_conditioned(*shape), tolerance=1e-9)
+        check_second(f, well_conditioned(*shape), tolerance=1e-8)
 
 
 def test_products():

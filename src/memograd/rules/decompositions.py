@@ -100,10 +100,11 @@ def svd(adjoint, y, a, full_matrices=False, compute_uv=True, driver=None):
         return (u * s_bar.unsqueeze(-2)) @ vh
     u, s, vh = y
     k = s.shape[-1]
-    if full_matrices and (u.shape[-1] > k or vh.shape[-2] > k):
-        if u_bar is not None or vh_bar is not None:
-            raise NotDifferentiableError("the vectors of an SVD with full_matrices=True have no derivative")
-        u, vh = u[..., :k], vh[..., :k, :]
+    if u.shape[-1] > k:
+        u, u_bar = _leading(u, u_bar, k)
+    if vh.shape[-2] > k:
+        v, v_bar = _leading(vh.mH, None if vh_bar is None else vh_bar.mH, k)
+        vh, vh_bar = v.mH, None if v_bar is None else v_bar.mH
     if u_bar is None and vh_bar is None:
         return (u * s_bar.unsqueeze(-2)) @ vh
     row, column = s.unsqueeze(-2), s.unsqueeze(-1)
@@ -127,19 +128,42 @@ def svd(adjoint, y, a, full_matrices=False, compute_uv=True, driver=None):
     return a_bar
 
 
+def _leading(u, u_bar, k):
+    """The first ``k`` columns of an orthogonal U = [U₁ | U₂], and their adjoint.
+
+    U₂ completes U₁ and turns with it: dU₂ = -U₁ dU₁ᴴ U₂, up to rotations within U₂, which are arbitrary. Autograd
+    leaves Ū₂ out, which is right only where it is zero.
+    """
+    u1, u2 = u[..., :k], u[..., k:]
+    if u_bar is None:
+        return u1, None
+    return u1, u_bar[..., :k] - u2 @ (u_bar[..., k:].mH @ u1)
+
+
 # dY = -Y dA Y + Y Yᴴ dAᴴ (1 - A Y) + (1 - Y A) dAᴴ Yᴴ Y   (Golub and Pereyra, 1973)
 @rule(aten.linalg_pinv.atol_rtol_tensor, formula="Ā = -Yᴴ Ȳ Yᴴ + (1 - A Y) Ȳᴴ Y Yᴴ + Yᴴ Y Ȳᴴ (1 - Y A)")
 def pinv(adjoint, y, a, atol=None, rtol=None, hermitian=False):
     return _pinv(adjoint, y, a)
 
 
-@rule(aten.linalg_lstsq.default, formula="Y = A⁺ B: B̄ = A⁺ᴴ Ȳ, Ā from A⁺̄ = Ȳ Bᴴ")
+# dX by way of A⁺, as above. The residuals ρ = ‖A X - B‖², column by column, do not change with X: they are the least.
+@rule(aten.linalg_lstsq.default, formula="X = A⁺ B: B̄ = A⁺ᴴ X̄ - E, Ā = (A⁺̄ = X̄ Bᴴ) + E Xᴴ, where E = 2 ρ̄ (A X - B)")
 def lstsq(adjoint, y, a, b, rcond=None, driver=None):
+    x_bar, residuals_bar = adjoint[:2]
+    x = y[0]
     vector = b.dim() == 1 or (b.dim() + 1 == a.dim() and b.shape == a.shape[:-1])
-    x_bar, columns = (adjoint[0].unsqueeze(-1), b.unsqueeze(-1)) if vector else (adjoint[0], b)
-    inverse = torch.linalg.pinv(a)
-    b_bar = inverse.mH @ x_bar
-    return _pinv(x_bar @ columns.mH, inverse, a), b_bar.squeeze(-1) if vector else b_bar
+    if vector:
+        b, x = b.unsqueeze(-1), x.unsqueeze(-1)
+        x_bar = None if x_bar is None else x_bar.unsqueeze(-1)
+    a_bar, b_bar = None, None
+    if x_bar is not None:
+        inverse = torch.linalg.pinv(a)
+        a_bar, b_bar = _pinv(x_bar @ b.mH, inverse, a), inverse.mH @ x_bar
+    if residuals_bar is not None and residuals_bar.numel():
+        error = 2 * residuals_bar.unsqueeze(-2) * (a @ x - b)
+        a_bar = error @ x.mH if a_bar is None else a_bar + error @ x.mH
+        b_bar = -error if b_bar is None else b_bar - error
+    return a_bar, b_bar.squeeze(-1) if vector and b_bar is not None else b_bar
 
 
 def _pinv(adjoint, y, a):
