@@ -1,6 +1,6 @@
 """The command line: parse, delegate, and turn every error into one line.
 
-Exit codes: 0 done, 1 an error that one line on stderr names, 2 wrong usage, 130 interrupted.
+Exit codes: 0 done, 1 something is wrong, which one line on stderr or the output names, 2 wrong usage, 130 interrupted.
 """
 
 from __future__ import annotations
@@ -123,10 +123,94 @@ def _explain(a: argparse.Namespace) -> int:
     return 0
 
 
+# -- rules -----------------------------------------------------------------------------------------------------------
+
+
+def _rules_options(command: argparse.ArgumentParser) -> None:
+    command.add_argument("name", nargs="?", default="", help="only operators whose name contains this (or matches a*b)")
+    kinds = ["rule", "expansion", "zero", "constant", "refused"]
+    command.add_argument("--kind", action="append", choices=kinds, help="only entries of this kind; may be repeated")
+    form = command.add_mutually_exclusive_group()
+    form.add_argument("--missing", action="store_true", help="what PyTorch differentiates and we do not, and why")
+    form.add_argument("--markdown", action="store_true", help="the whole table as a page (docs/table.md)")
+
+
+def _rules(a: argparse.Namespace) -> int:
+    if a.missing:
+        return _missing(a)
+    from memograd import tables
+    from memograd.measured import load
+
+    measured, found = load(), tables.select(a.name, tuple(a.kind or ()))
+    if not found:
+        raise MemogradError(
+            f"no entry of the table is called *{a.name}*; `memograd rules --missing` says what is missing"
+        )
+    if a.json:
+        print(json.dumps({"runs": measured.runs, "entries": [tables.as_dict(e, measured) for e in found]}))
+    elif a.markdown:
+        print(tables.markdown(measured), end="")
+    elif not a.quiet:
+        print(tables.text(found, measured))
+    return 0
+
+
+def _missing(a: argparse.Namespace) -> int:
+    from memograd.audit import audit, summary
+
+    findings = audit()
+    missing = [f for f in findings if f.status == "missing" and a.name in str(f.target)]
+    if a.json:
+        rows = [{"operator": str(f.target), "core": f.core, "why": f.why} for f in missing]
+        print(json.dumps({"summary": summary(findings), "missing": rows}))
+    elif not a.quiet:
+        for finding in missing:
+            print(f"{finding.target!s:60s} {finding.why}")
+        counts = ", ".join(f"{n} {status}" for status, n in summary(findings).items())
+        print(f"derivatives.yaml has {len(findings)} operators: {counts}")
+    return 0
+
+
+# -- check -----------------------------------------------------------------------------------------------------------
+
+
+def _check_options(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--opinfo", action="store_true", required=True, help="PyTorch's own samples of its operators")
+    dtypes = ["float64", "float32", "bfloat16", "float16", "complex128"]
+    command.add_argument("--dtype", default="float64", choices=dtypes, help="default: float64")
+    command.add_argument("--order", type=int, default=1, choices=[1, 2], help="of the derivative (default: 1)")
+    command.add_argument("--limit", type=_positive, default=3, help="most samples of an operator (default: 3)")
+    command.add_argument("--all", action="store_true", help="all samples")
+    command.add_argument("--seed", type=_seed, default=0, help="which samples are drawn (default: 0)")
+    command.add_argument("--only", default="", metavar="NAME", help="only operators whose name contains this")
+    command.add_argument("--record", action="store_true", help="write what was measured to the package's measured.json")
+
+
+def _check(a: argparse.Namespace) -> int:
+    import warnings
+
+    from memograd import check
+
+    def say(line: str) -> None:
+        if not a.quiet and not a.json:
+            print(line, flush=True)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # PyTorch's samples call what is deprecated too
+        limit = None if a.all else a.limit
+        tallies, totals = check.check_opinfo(a.dtype, a.order, limit, a.seed, a.only, a.record, say)
+    say(check.closing(totals))
+    if a.json:
+        print(json.dumps({**totals, "tallies": [check.as_dict(t) for t in tallies]}))
+    return 1 if totals["samples"]["wrong"] else 0
+
+
 Options = Callable[[argparse.ArgumentParser], None]
 COMMANDS: dict[str, tuple[str, Options, Callable[[argparse.Namespace], int]]] = {
     "train": ("Train one of the lecture's networks.", _train_options, _train),
     "explain": ("Show how the recursion finds each gradient, with numbers.", _explain_options, _explain),
+    "rules": ("List the derivative table, and what is missing from it.", _rules_options, _rules),
+    "check": ("Compare the derivatives with torch.autograd.", _check_options, _check),
 }
 
 

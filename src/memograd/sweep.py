@@ -2,7 +2,7 @@
 
 Every sample of every differentiable operator: our vector-Jacobian product with random cotangents against
 ``torch.autograd.grad``. A sample *passes*, is *refused* (a loud error that says why) or is *wrong*. Where the two
-disagree on real numbers, finite differences decide: autograd is not the derivative everywhere (``cholesky_inverse``
+disagree in double precision, finite differences decide: autograd is not the derivative everywhere (``cholesky_inverse``
 reads one triangle and gets a gradient in both).
 """
 
@@ -20,6 +20,7 @@ import torch
 
 from memograd._torch import pytree
 from memograd.errors import MemogradError
+from memograd.measured import Watch, watch
 from memograd.transforms import vjp
 
 Tensor = torch.Tensor
@@ -31,6 +32,7 @@ TOLERANCE = {
     torch.float16: 2e-2,
 }
 
+_DOUBLE = (torch.float64, torch.complex128)
 _SEED = 12345
 
 
@@ -44,6 +46,9 @@ class Tally:
     refused: int = 0
     wrong: int = 0
     reasons: Counter[str] = field(default_factory=Counter)
+    used: Counter[Any] = field(default_factory=Counter)  # operators whose rule the passing samples used
+    outer: Counter[Any] = field(default_factory=Counter)  # of those, used on a derivative (order 2)
+    complex: Counter[Any] = field(default_factory=Counter)  # of those, used on complex numbers
 
     @property
     def verdict(self) -> str:
@@ -77,9 +82,15 @@ def sweep(
             continue
         if limit is not None and len(samples) > limit:
             samples = random.Random(f"{seed} {op.name}").sample(samples, limit)
-        with _plain_random():
+        with _plain_random(), watch() as noted:
             for sample in samples:
-                _count(tally, op, sample, dtype, order)
+                before = tally.passed
+                noted.clear()
+                _count(tally, op, sample, dtype, order, noted)
+                if tally.passed > before:
+                    tally.used.update(noted.first)
+                    tally.outer.update(noted.second)
+                    tally.complex.update(noted.complex)
         yield tally
 
 
@@ -92,7 +103,7 @@ def _plain_random() -> Iterator[None]:
         yield
 
 
-def _count(tally: Tally, op: Any, sample: Any, dtype: torch.dtype, order: int) -> None:
+def _count(tally: Tally, op: Any, sample: Any, dtype: torch.dtype, order: int, noted: Watch) -> None:
     function, tensors = flat_function(op, sample)
     if not tensors:
         return
@@ -105,7 +116,7 @@ def _count(tally: Tally, op: Any, sample: Any, dtype: torch.dtype, order: int) -
         return
     cotangents, theirs = witness
     try:
-        ours = _ours(function, tensors, cotangents, order)
+        ours = _ours(function, tensors, cotangents, order, noted)
     except MemogradError as error:
         tally.refused += 1
         tally.reasons[f"{type(error).__name__}: {error}"] += 1
@@ -115,7 +126,7 @@ def _count(tally: Tally, op: Any, sample: Any, dtype: torch.dtype, order: int) -
         tally.reasons[f"CRASH {type(error).__name__}: {error}"] += 1
         return
     problem = compare(ours, theirs, tensors, TOLERANCE.get(dtype, 1e-3) * 10 ** (2 * (order - 1)))
-    arguable = problem is not None and order == 1 and dtype == torch.float64
+    arguable = problem is not None and order == 1 and dtype in (torch.float64, torch.complex128)
     if arguable and _closer(function, tensors, cotangents[0], ours, theirs):
         tally.disputed += 1
         problem = None
@@ -166,15 +177,22 @@ def _witness(function: Callable[..., Any], tensors: list[Tensor], order: int) ->
     return cotangents, outs
 
 
-def _ours(function: Callable[..., Any], tensors: list[Tensor], cotangents: Any, order: int) -> tuple[Tensor, ...]:
+def _ours(
+    function: Callable[..., Any], tensors: list[Tensor], cotangents: Any, order: int, noted: Watch
+) -> tuple[Tensor, ...]:
     torch.manual_seed(_SEED)
     for seeds in cotangents[: order - 1]:
-        function = _pulled(function, seeds)
-    return vjp(function, *tensors)[1](cotangents[order - 1])
+        function = _pulled(function, seeds, noted)
+    with noted.level(outer=order > 1):
+        return vjp(function, *tensors)[1](cotangents[order - 1])
 
 
-def _pulled(function: Callable[..., Any], seeds: Any) -> Callable[..., Any]:
-    return lambda *at: vjp(function, *at)[1](seeds)
+def _pulled(function: Callable[..., Any], seeds: Any, noted: Watch) -> Callable[..., Any]:
+    def gradient(*at: Tensor) -> tuple[Tensor, ...]:
+        with noted.level(outer=False):
+            return vjp(function, *at)[1](seeds)
+
+    return gradient
 
 
 def _closer(
@@ -189,14 +207,17 @@ def _closer(
 
     def value(tensors: list[Tensor]) -> float:
         torch.manual_seed(_SEED)
-        return sum(float((o * c).sum()) for o, c in zip(function(*tensors), cotangents, strict=True))
+        return sum(inner(c, o) for o, c in zip(function(*tensors), cotangents, strict=True))
+
+    def inner(a: Tensor, b: Tensor) -> float:  # of gradients and directions, complex numbers as pairs of reals
+        return float((a.conj() * b).real.sum()) if a.is_complex() else float((a * b).sum())
 
     step, contradicted = 1e-6, False
     for _ in range(3):
         along = [torch.randn(x.shape, dtype=x.dtype, generator=generator) for x in at]
         ahead, behind = (value([x + h * d for x, d in zip(at, along, strict=True)]) for h in (step, -step))
         slope = (ahead - behind) / (2 * step)
-        good, bad = (sum(float((g * d).sum()) for g, d in zip(side, along, strict=True)) for side in (ours, theirs))
+        good, bad = (sum(inner(g, d) for g, d in zip(side, along, strict=True)) for side in (ours, theirs))
         size = 1 + sum(float((g * d).abs().sum()) for g, d in zip(ours, along, strict=True))
         if not abs(slope - good) <= 1e-5 * size:
             return False
@@ -209,7 +230,8 @@ def compare(ours: Iterable[Tensor], theirs: Iterable[Tensor], like: Iterable[Ten
     for k, (a, b, x) in enumerate(zip(ours, theirs, like, strict=True)):
         if a.shape != x.shape or a.dtype != x.dtype:
             return f"gradient {k} is {a.dtype}{list(a.shape)} for an argument {x.dtype}{list(x.shape)}"
-        if not torch.allclose(a, b, rtol=tolerance, atol=tolerance, equal_nan=True):
+        close = tolerance if a.dtype in _DOUBLE else max(tolerance, TOLERANCE.get(a.dtype, 2e-3))
+        if not torch.allclose(a, b, rtol=close, atol=close, equal_nan=True):
             error = (a - b).abs().nan_to_num(nan=float("inf")).max().item()
             return f"gradient {k} differs by up to {error:.3g}"
     return None
