@@ -34,6 +34,7 @@ _RENAMED = {
     aten.rrelu_with_noise_.default: aten.rrelu_with_noise_functional.default,
     aten._fused_moving_avg_obs_fq_helper.default: aten._fused_moving_avg_obs_fq_helper_functional.default,
     aten._native_batch_norm_legit.default: aten._native_batch_norm_legit_functional.default,
+    aten._batch_norm_with_update.default: aten._batch_norm_with_update_functional.default,
 }
 _REFUSED = ("set_", "resize_", "resize_as_", "share_memory_")
 
@@ -62,8 +63,10 @@ def functional_twin(func: Any) -> Any:
 @functools.cache
 def is_view(func: Any) -> bool:
     """True when the operator's result shares memory with its first argument."""
-    returns = func._schema.returns
-    return bool(returns) and returns[0].alias_info is not None and not returns[0].alias_info.is_write
+    arguments, returns = func._schema.arguments, func._schema.returns
+    if not arguments or not returns or arguments[0].alias_info is None:  # ``overwrite`` shares that of its second
+        return False
+    return returns[0].alias_info is not None and not returns[0].alias_info.is_write
 
 
 @dataclass(eq=False)

@@ -85,6 +85,17 @@ def test_second_order_batch_norm_without_affine():
     check_second(lambda x: F.batch_norm(x, None, None, training=True).sin(), randn(4, 6, 5), tolerance=1e-9)
 
 
+@pytest.mark.parametrize("name", ["_batch_norm_with_update", "_batch_norm_no_update"])
+def test_batch_norm_as_exported_programs_call_it(name):
+    mean, var = randn(6), rand(6)
+
+    def f(x, w, b):
+        return getattr(torch.ops.aten, name)(x, w, b, mean.clone(), var.clone(), 0.1, 1e-3)[0]
+
+    check(f, randn(4, 6, 5), randn(6), randn(6))
+    check_second(f, randn(4, 6, 5), randn(6), randn(6), tolerance=1e-9)
+
+
 def test_second_order_layer_norm():
     check_second(
         lambda x, w, b: F.layer_norm(x, (5, 3), w, b).sin(), randn(2, 5, 3), randn(5, 3), randn(5, 3), tolerance=1e-9

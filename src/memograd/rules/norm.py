@@ -147,6 +147,16 @@ def batch_norm_no_stats(adjoint, y, x, w, b, training, momentum, eps):
     return _batch_norm(adjoint, y, x, w, b, None, None, training, eps)
 
 
+@rule(aten._batch_norm_with_update_functional.default, formula=FORMULA)
+def batch_norm_with_update(adjoint, y, x, w, b, running_mean, running_var, momentum, eps):
+    return _batch_norm(adjoint, y, x, w, b, running_mean, running_var, True, eps)
+
+
+@rule(aten._batch_norm_no_update.default, formula="x̄ = w ρ ȳ, w̄ = Σ ȳ x̂, b̄ = Σ ȳ")
+def batch_norm_no_update(adjoint, y, x, w, b, running_mean, running_var, momentum, eps):
+    return _batch_norm(adjoint, y, x, w, b, running_mean, running_var, False, eps)
+
+
 @rule(aten._native_batch_norm_legit_no_training.default, formula="x̄ = w ρ ȳ, w̄ = Σ ȳ x̂, b̄ = Σ ȳ")
 def batch_norm_no_training(adjoint, y, x, w, b, running_mean, running_var, momentum, eps):
     return _batch_norm(adjoint, y, x, w, b, running_mean, running_var, False, eps)
