@@ -20,18 +20,30 @@ def suffix_sums(t, dim):
     return t.flip(dim).cumsum(dim).flip(dim)
 
 
-@rule(aten.cumprod.default, formula="x̄_i = Σ_{k≥i} ȳ_k · conj Π_{j≤k, j≠i} x_j")
+@rule(aten.cumprod.default, formula="x̄_i = conj Π_{j<i} x_j · s_i, where s_i = ȳ_i + conj x_{i+1} · s_{i+1}")
 def cumprod(adjoint, y, x, dim, dtype=None):
-    """Where x_i ≠ 0 the product is y_k / x_i. At the first 0 it is the scan with that 0 replaced by 1; at a later 0
-    it is 0. Each of these is an identity in the other elements, so it may be differentiated again."""
-    x = x.to(y.dtype)
-    if x.dim() == 0:
+    """Without a division: at zeros too, and in every order, these are the sums of the products of the others.
+
+    The recurrence is solved by doubling: from s_i = b_i + r_i s_{i+k} follows
+    s_i = (b_i + r_i b_{i+k}) + r_i r_{i+k} s_{i+2k}.
+    """
+    x = conj(x.to(y.dtype))
+    length = 1 if x.dim() == 0 else x.shape[dim]
+    if length < 2:
         return adjoint
-    is_zero = x == 0
-    first = is_zero & (is_zero.cumsum(dim) == 1)
-    plain = suffix_sums(adjoint * conj(y), dim) / conj(x.masked_fill(is_zero, 1))
-    others = suffix_sums(adjoint * conj(x.masked_fill(first, 1).cumprod(dim)), dim)
-    return torch.where(first, others, plain.masked_fill(is_zero, 0))
+    before = torch.cat([torch.ones_like(x.narrow(dim, 0, 1)), x.narrow(dim, 0, length - 1)], dim).cumprod(dim)
+    total, ratio, step = adjoint, _ahead(x, 1, dim), 1
+    while step < length:
+        total = total + ratio * _ahead(total, step, dim)
+        ratio = ratio * _ahead(ratio, step, dim)
+        step *= 2
+    return before * total
+
+
+def _ahead(t, step, dim):
+    """t_{i+step}, and 0 beyond the end."""
+    rest = t.shape[dim] - step
+    return torch.cat([t.narrow(dim, step, rest), torch.zeros_like(t.narrow(dim, 0, step))], dim)
 
 
 @rule(aten.logcumsumexp.default, formula="x̄_i = Σ_{k≥i} ȳ_k · conj exp(x_i - y_k)")

@@ -1,0 +1,38 @@
+"""Running products against torch.autograd, above all where elements are zero."""
+
+import pytest
+import torch
+from witness import check
+
+import memograd as mg
+
+
+@pytest.mark.parametrize("zeros", [[], [0], [2], [1, 3], [2, 3], [0, 1, 4], [0, 1, 2, 3, 4]], ids=str)
+@pytest.mark.parametrize("dtype", [torch.float64, torch.complex128], ids=str)
+def test_running_product(zeros, dtype):
+    x = torch.randn(5, 3, dtype=dtype, generator=torch.Generator().manual_seed(0))
+    x[zeros] = 0
+    check(lambda x: x.cumprod(0), x)
+    check(lambda x: x.cumprod(-1), x)
+
+
+@pytest.mark.parametrize("length", range(10))
+def test_running_product_of_any_length(length):
+    check(lambda x: x.cumprod(0), torch.linspace(-1, 2, length, dtype=torch.float64))
+
+
+def test_running_product_of_a_number():
+    check(lambda x: x.cumprod(0), torch.tensor(2.0, dtype=torch.float64))
+
+
+def test_third_order_at_zeros():
+    x = torch.tensor([2.0, 0.0, 3.0, 0.0, 0.0], dtype=torch.float64)
+    weights = torch.tensor([1.0, -2.0, 0.5, 3.0, 7.0], dtype=torch.float64)
+
+    def loss(x):
+        return (x.cumprod(0) * weights).sum()
+
+    def third(grad):
+        return grad(lambda x: grad(lambda x: (grad(loss)(x) * weights).sum())(x)[3])(x)
+
+    torch.testing.assert_close(third(mg.grad), third(torch.func.grad))
