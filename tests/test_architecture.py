@@ -53,6 +53,7 @@ ALLOWED: dict[str, set[str]] = {
     "audit": {"errors", "_torch", "mutation", "rules.registry"},
     "measured": {"_torch", "differentiate", "expand"},
     "sweep": PIPELINE | {"transforms", "measured"},
+    "sweep_modules": PIPELINE | {"transforms", "sweep"},
     "check": {"errors", "sweep", "measured"},
     "tables": {"rules.registry", "measured"},
     "train": PIPELINE | {"tracer", "closures", "transforms"},
@@ -144,6 +145,7 @@ TOLERATED = (
     "torch._foreach_",
     "torch._dynamo.exc",
     "torch.testing._internal.common_methods_invocations",  # op_db, PyTorch's own test samples; needed by tests only
+    "torch.testing._internal.common_modules",  # module_db, likewise
 )
 
 

@@ -53,6 +53,7 @@ class Tape:
         self.paused = False
         self._inputs: dict[fx.Node, torch.Tensor] = {}
         self._known: dict[int, Alias] = {}  # by id; each Alias keeps its tensor alive, so ids stay unique
+        self._raw: dict[int, torch.Tensor] = {}  # by id: memory the program has allocated and not used so far
         self._documented: dict[int, list[fx.Node]] = {}  # by id of a fake tensor: the nodes whose ``val`` it is
 
     # -- which tensor is which node ------------------------------------------------------------------------------
@@ -65,6 +66,12 @@ class Tape:
     def alias(self, tensor: torch.Tensor, other: torch.Tensor) -> None:
         """Let ``tensor`` stand for the same memory as ``other``."""
         self._known[id(tensor)] = Alias(tensor, self._known[id(other)].storage)
+
+    def raw(self, tensor: torch.Tensor) -> torch.Tensor:
+        """``tensor`` is fresh memory: C++ code may fill it behind the dispatcher's back (``at::tensor`` does), so that
+        what it holds when it is first used is a constant of the program."""
+        self._raw[id(tensor)] = tensor
+        return tensor
 
     def input(self, node: fx.Node) -> torch.Tensor:
         """The tensor by which rules refer to ``node``."""
@@ -105,7 +112,10 @@ class Tape:
                 f"a rule used a tensor {tuple(tensor.shape)} it was not given; build constants with torch functions "
                 "(torch.full, torch.arange) inside the rule"
             )
-        self.alias(tensor, self.lift(tensor))
+        if self._raw.pop(id(tensor), None) is not None:
+            self.bind(tensor, self.node_of(self.lift(tensor.clone())))
+        else:
+            self.alias(tensor, self.lift(tensor))
         return self._known[id(tensor)]
 
     def _fresh(self, like: torch.Tensor) -> torch.Tensor:

@@ -47,6 +47,9 @@ _QUERIES = frozenset({torch.ops.prim.device.default, aten.is_pinned.default, ate
 # Operators that take a list of indices, of which some may be masks.
 _INDEXED = frozenset({aten.index, aten.index_put, aten.index_put_, aten._unsafe_index, aten._index_put_impl_})
 
+# Operators that return memory nobody has written to yet.
+_MEMORY = frozenset({aten.empty, aten.empty_strided, aten.empty_like, aten.new_empty, aten.new_empty_strided})
+
 
 class Tracer(Tape, TorchDispatchMode):
     """Appends every ATen call made under it to ``graph``; see ``Tape`` for the arguments."""
@@ -78,6 +81,8 @@ class Tracer(Tape, TorchDispatchMode):
             if functional := functional_twin(func):
                 return self._record_write(func, functional, args, kwargs)
             out = func(*self._stand_ins(args), **self._stand_ins(kwargs))
+            if self.concrete and func.overloadpacket in _MEMORY:
+                return self.raw(out)
         except DATA_DEPENDENT as error:
             raise DataDependentError(self._data_dependent(func)) from error
         self._record(func, args, kwargs, out)
