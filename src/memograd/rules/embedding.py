@@ -2,9 +2,11 @@
 
 import torch
 
-from memograd.rules.registry import rule
+from memograd.errors import NotDifferentiableError
+from memograd.rules.registry import expand, rule
 
 aten = torch.ops.aten
+SUM, MEAN, MAX = 0, 1, 2  # torch.nn.functional's codes for what a bag does
 
 
 @rule(aten.embedding.default, formula="w̄[i] = Σ ȳ at the places that looked up i")
@@ -65,3 +67,46 @@ def embedding_bag(
             g, weight, indices, offsets, offset2bag, mode, padding_idx
         )
     return weight_bar, None, None, None, None, None, sample_bar
+
+
+@expand(aten._embedding_bag_backward.default, formula="w̄[i] = Σ over the bags with i of s g (1/n for mean)")
+def embedding_bag_backward(
+    g,
+    indices,
+    offsets,
+    offset2bag,
+    bag_size,
+    maximum,
+    num_weights,
+    scale_grad_by_freq,
+    mode,
+    sparse,
+    per_sample_weights,
+    padding_idx=-1,
+):
+    if scale_grad_by_freq:  # no derivative of the forward pass to begin with, and the CPU's kernel counts differently
+        raise NotDifferentiableError("the second derivative of embedding_bag with scale_grad_by_freq is not defined")
+    table = g.new_zeros(num_weights, g.shape[1])
+    bag, counts = _bags(indices, offsets, padding_idx, g)  # the kernels' own ``offset2bag`` may be left empty
+    size = torch.zeros_like(g[:, 0]).index_add(0, bag, counts)
+    if mode == MAX:
+        return table.scatter_add(0, maximum.clamp_min(0), g.where(size.unsqueeze(1) > 0, 0))
+    rows = g.index_select(0, bag) * counts.unsqueeze(1)
+    if mode == MEAN:
+        rows = rows / size.clamp_min(1).index_select(0, bag).unsqueeze(1)
+    if per_sample_weights is not None:
+        rows = rows * per_sample_weights.unsqueeze(1)
+    return table.index_add(0, indices, rows)
+
+
+@expand(aten._embedding_bag_per_sample_weights_backward.default, formula="s̄ = ⟨g of the bag, w[i]⟩")
+def embedding_bag_per_sample_weights_backward(g, weight, indices, offsets, offset2bag, mode, padding_idx=-1):
+    bag, counts = _bags(indices, offsets, padding_idx, g)
+    return (g.index_select(0, bag) * weight.index_select(0, indices)).sum(1) * counts
+
+
+def _bags(indices, offsets, padding_idx, g):
+    """The bag of each look-up, and 1 where the look-up counts, 0 at the padding."""
+    place = torch.arange(indices.shape[0], dtype=offsets.dtype, device=offsets.device)
+    bag = torch.searchsorted(offsets, place, right=True) - 1
+    return bag, (indices != padding_idx).to(g.dtype)
