@@ -25,6 +25,17 @@ def test_what_autograd_refuses(f):
         mg.grad(lambda x: f(x, positive(3)).sum())(positive(3))
 
 
+def test_gamma_samples_once_but_not_twice():
+    def loss(a):
+        torch.manual_seed(0)
+        return torch._standard_gamma(a).sum()
+
+    a = positive(3).requires_grad_()
+    torch.testing.assert_close(mg.grad(loss)(a.detach()), torch.autograd.grad(loss(a), a)[0])
+    with pytest.raises(mg.NotDifferentiableError, match="gamma sample"):
+        mg.grad(lambda a: mg.grad(loss)(a).sum())(a.detach())
+
+
 @pytest.mark.parametrize("uplo", ["L", "U"])
 def test_eigh_has_a_hermitian_gradient(uplo):
     a = torch.randn(2, 4, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(1))

@@ -155,3 +155,9 @@ def _away_from_zero(x):
 @rule(aten._standard_gamma.default, formula="x̄ = ȳ · ∂y/∂x by implicit reparametrization")
 def standard_gamma(adjoint, y, x, generator=None):
     return adjoint * aten._standard_gamma_grad(x, y)
+
+
+refuse(
+    aten._standard_gamma_grad.default,
+    why="the second derivative of a gamma sample in its shape is not known, to autograd neither",
+)
