@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable
+from keyword import iskeyword
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -70,6 +71,9 @@ def target_name(target: Any) -> str:
     """How the operator is written in Python."""
     if isinstance(target, torch._ops.OpOverload):
         text = str(target)
+        packet, _, overload = text.rpartition(".")
+        if iskeyword(overload):  # aten.random.from
+            return f'getattr({packet}, "{overload}")'
         return text if text.startswith("aten.") else f"torch.ops.{text}"
     if hasattr(target, "cls"):  # an application of an autograd.Function
         return repr(target)

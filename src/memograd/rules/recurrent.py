@@ -139,6 +139,11 @@ refuse(
 
 @rule(aten._pack_padded_sequence.default, formula="x̄: every packed row of ȳ back to its place")
 def pack_padded_sequence(adjoint, y, x, lengths, batch_first):
+    """Packed rows are those with time < length, time by time; PyTorch's own backward reads values, which we have not."""
     if adjoint[0] is None:
         return None
-    return aten._pack_padded_sequence_backward(adjoint[0], x.shape, y[1], batch_first)
+    time_first = x.transpose(0, 1) if batch_first else x
+    times = torch.arange(time_first.shape[0], device=lengths.device)
+    there = (times.unsqueeze(1) < lengths).to(x.device).reshape(*time_first.shape[:2], *[1] * (x.dim() - 2))
+    x_bar = torch.zeros_like(time_first).masked_scatter(there, adjoint[0])
+    return x_bar.transpose(0, 1) if batch_first else x_bar
