@@ -106,3 +106,9 @@ def test_missing_rule_says_how_to_register_one():
 
     x = torch.randn(3)
     torch.testing.assert_close(mg.differentiate(graph)(x)[1]["x"], 3 * x * x)
+
+
+def test_gradients_come_in_the_order_asked_for():
+    graph = mg.capture(lambda x, unused, y: (x * y).sum(), *torch.ones(3, 2))
+    gradients = mg.differentiate(graph, ["y", "unused", "x"])(*torch.ones(3, 2))[1]
+    assert list(gradients) == ["y", "unused", "x"] and gradients["unused"] is None

@@ -7,7 +7,9 @@ import pytest
 import torch
 from torch import nn
 
+from memograd import NotDifferentiableError, capture
 from memograd.explain import explain, explain_xor
+from memograd.explain.watch import evaluate, jacobian
 
 
 @pytest.mark.parametrize("sample", range(4))
@@ -42,3 +44,25 @@ def test_text_fits_the_terminal_and_json_is_json():
     assert max(map(len, text.splitlines())) <= 100
     assert "● in the table" in text and "18 products" in text and "10 products" in text
     assert json.loads(json.dumps(explanation.as_dict()))["products"] == {"naive": 18, "memoized": 10}
+
+
+class Gamma(nn.Module):
+    def forward(self, x):
+        return torch.special.gammainc(x.exp(), torch.ones((), dtype=x.dtype))
+
+
+def test_a_derivative_that_is_not_known_is_refused_by_name():
+    model = nn.Sequential(nn.Linear(1, 1), Gamma()).double()
+    x, target = torch.tensor([[0.7]], dtype=torch.float64), torch.tensor([[1.0]], dtype=torch.float64)
+    with pytest.raises(NotDifferentiableError, match=r"gammainc.*no closed form"):
+        explain("gamma", model, nn.MSELoss(), x, target)
+
+
+def test_a_single_jacobian_is_refused_by_name():
+    """Also where nothing was differentiated before."""
+    graph = capture(lambda a, x: torch.special.gammainc(a, x), torch.ones(2), torch.ones(2))
+    (gamma,) = graph.nodes
+    values = evaluate(graph, [torch.ones(2), torch.ones(2)])
+    with pytest.raises(NotDifferentiableError, match=r"gammainc.*no closed form"):
+        jacobian(gamma, graph.placeholder("a"), values)
+    assert jacobian(gamma, graph.placeholder("x"), values).shape == (2, 2)

@@ -35,7 +35,7 @@ from memograd.errors import (
 )
 from memograd.graph import Graph, Input, Output, OutputKind
 from memograd.products import count_products
-from memograd.rules.registry import Refused, lookup, pull_back
+from memograd.rules.registry import Entry, Refused, lookup, pull_back
 from memograd.tracer import Tracer
 
 
@@ -89,11 +89,7 @@ class Recursion:
         if u.target is operator.getitem:  # one output of a node with several
             source, index = operands
             return {source: [(index, adjoint)]}
-        entry = lookup(u.target)
-        if entry is None:
-            raise MissingRuleError(_missing(u))
-        if entry.kind == "refused":
-            raise NotDifferentiableError(f"{_at(u)} cannot be differentiated: {entry.formula}")
+        entry = entry_of(u)
         args, kwargs = fx.map_arg((u.args, u.kwargs), self.tracer.input)
         y = fx.map_arg(u, self.tracer.input) if isinstance(u.meta["val"], torch.Tensor) else self.outputs(u)
         with self.tracer.about(u):
@@ -108,10 +104,8 @@ class Recursion:
         for argument, part in zip(operands, parts, strict=True):
             pairs = zip(argument, part, strict=True) if isinstance(part, list) else [(argument, part)]
             for v, share in pairs:
-                if isinstance(share, Refused) and v in self.active:
-                    raise NotDifferentiableError(f"{_at(u)} cannot be differentiated: {share.why}")
                 if share is not None and v in self.active:
-                    contributions.setdefault(v, []).append(share)
+                    contributions.setdefault(v, []).append(known(u, share))
         return contributions
 
     def outputs(self, u: fx.Node) -> tuple[Any, ...]:
@@ -199,6 +193,23 @@ def default_wrt(graph: Graph) -> list[str]:
             "is a floating-point tensor"
         )
     return names
+
+
+def entry_of(u: fx.Node) -> Entry:
+    """The table's line for the operator of ``u``; an error where there is none, or one that refuses."""
+    entry = lookup(u.target)
+    if entry is None:
+        raise MissingRuleError(_missing(u))
+    if entry.kind == "refused":
+        raise NotDifferentiableError(f"{_at(u)} cannot be differentiated: {entry.formula}")
+    return entry
+
+
+def known(u: fx.Node, share: Any) -> Any:
+    """What the rule of ``u`` passes back to an operand; an error where it says that it cannot."""
+    if isinstance(share, Refused):
+        raise NotDifferentiableError(f"{_at(u)} cannot be differentiated: {share.why}")
+    return share
 
 
 def sum_of(tensors: list[torch.Tensor]) -> Any:

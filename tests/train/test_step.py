@@ -7,6 +7,7 @@ import torch
 from torch import nn, optim
 
 import memograd as mg
+from memograd.signature import Recent
 
 X = torch.tensor([[0, 0], [0, 1], [1, 0], [1, 1]], dtype=torch.float64)
 Y = torch.tensor([[0], [1], [1], [0]], dtype=torch.float64)
@@ -167,3 +168,36 @@ def test_reading_around_a_view_is_refused():
     step(base[:7], torch.zeros(3))
     with pytest.raises(mg.CaptureError, match="offset"):
         step(base[1:], torch.zeros(3))
+
+
+class Counting(nn.Module):
+    """Changes a number of its own at every call, and its forward depends on it."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner = network()
+        self.calls = 0
+
+    def forward(self, x):
+        self.calls += 1
+        return self.inner(x) if self.calls % 3 else self.inner(x) * 0.5
+
+
+def test_a_module_that_counts_its_calls_is_followed_and_its_programs_do_not_pile_up(monkeypatch):
+    monkeypatch.setattr(Recent, "LIMIT", 4)
+    ours, theirs = Counting(), Counting()
+    a, b = optim.SGD(ours.parameters(), lr=0.1), optim.SGD(theirs.parameters(), lr=0.1)
+    step = mg.TrainStep(ours, nn.BCELoss(), a, backend="eager")
+    for _ in range(9):
+        torch.testing.assert_close(step(X, Y), plain(theirs, b, 1).detach(), rtol=1e-9, atol=0)
+    assert ours.calls == theirs.calls == 9
+    assert len(step._programs) == 4
+
+
+def test_recent_forgets_the_oldest(monkeypatch):
+    monkeypatch.setattr(Recent, "LIMIT", 2)
+    kept = Recent()
+    for key in "abab":
+        kept[key] = key
+    kept["c"] = "c"
+    assert list(kept) == ["b", "c"]

@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import fx
 
-from memograd.differentiate import Recursion, sum_of
+from memograd.differentiate import Recursion, entry_of, known, sum_of
 from memograd.graph import Graph
-from memograd.rules.registry import Entry, lookup, pull_back
+from memograd.rules.registry import pull_back
 
 Element = tuple[fx.Node, int]  # one number of a node's value, by its flat position
 
@@ -61,7 +61,7 @@ class Watched(Recursion):
         operands: Any = u.args
         for v, share in zip(operands, pulled(u, adjoint, self.values), strict=False):
             if share is not None and v in self.active:
-                contributions.setdefault(v, []).append(share)
+                contributions.setdefault(v, []).append(known(u, share))
         return contributions
 
 
@@ -81,13 +81,6 @@ def label(node: fx.Node) -> str:
     return node.name.removeprefix("model_")
 
 
-def entry_of(u: fx.Node) -> Entry:
-    """The table's line for the operator of ``u`` (which the recursion has visited, so there is one)."""
-    entry = lookup(u.target)
-    assert entry is not None
-    return entry
-
-
 def pulled(u: fx.Node, adjoint: torch.Tensor, values: dict[fx.Node, Any]) -> list[Any]:
     """What the rule of ``u`` passes back to each argument, in numbers."""
     operands: Any = fx.map_arg((u.args, u.kwargs), values.__getitem__)
@@ -102,7 +95,8 @@ def jacobian(u: fx.Node, v: fx.Node, values: dict[fx.Node, Any]) -> torch.Tensor
         one = torch.zeros_like(values[u]).reshape(-1)
         one[i] = 1
         parts = pulled(u, one.reshape(values[u].shape), values)
-        shares = [p.reshape(-1) for arg, p in zip(u.args, parts, strict=False) if arg is v and p is not None]
+        given = [known(u, p) for arg, p in zip(u.args, parts, strict=False) if arg is v and p is not None]
+        shares = [p.reshape(-1) for p in given]
         rows.append(sum(shares, torch.zeros(values[v].numel(), dtype=values[v].dtype)))
     return torch.stack(rows)
 
