@@ -18,9 +18,11 @@ from memograd.errors import (
 )
 from memograd.graph import Graph
 from memograd.pipeline import capture, differentiate
+from memograd.plan.plan import Plan
 from memograd.products import count_products
 from memograd.rules.registry import rule
 from memograd.train.loop import train_model
+from memograd.train.planning import plan
 from memograd.train.step import TrainStep
 from memograd.transforms import grad, hessian, hvp, jacrev, jvp, value_and_grad, vjp
 
@@ -37,6 +39,7 @@ __all__ = [
     "MissingRuleError",
     "NotDifferentiableError",
     "OpaqueBackwardError",
+    "Plan",
     "PlanViolationError",
     "ProductLimitError",
     "RuleError",
@@ -49,6 +52,7 @@ __all__ = [
     "hvp",
     "jacrev",
     "jvp",
+    "plan",
     "rule",
     "testing",
     "train_model",

@@ -18,7 +18,7 @@ from memograd.plan.measure import Measurement
 from memograd.plan.problem import Problem
 from memograd.plan.storages import Storages
 from memograd.run.lower import lower
-from memograd.train.step import _Objective
+from memograd.train.step import Objective
 from memograd.train.update import Update
 
 
@@ -47,7 +47,7 @@ def step_graph(
     model: nn.Module, criterion: Any, optimizer: optim.Optimizer, *batch: torch.Tensor
 ) -> tuple[Graph, list[Any]]:
     """The lowered graph of the whole step, and its flat inputs (detached)."""
-    forward = capture(_Objective(model, criterion), *batch)
+    forward = capture(Objective(model, criterion), *batch)
     trained = {id(p) for group in optimizer.param_groups for p in group["params"]}
     joint = differentiate(forward, [i.name for i in forward.inputs if id(i.tensor) in trained])
     rate = torch.tensor(optimizer.param_groups[0]["lr"], dtype=torch.float64)

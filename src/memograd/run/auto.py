@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,8 +12,10 @@ import torch
 
 from memograd.errors import BackendError
 from memograd.graph import Graph
+from memograd.plan.plan import Plan
 from memograd.run.eager import Eager
 from memograd.run.inductor import Inductor
+from memograd.run.planned import Planned
 
 _TRIALS = 5
 
@@ -45,6 +48,21 @@ def choose(graph: Graph, flat: Sequence[Any], name: str = "auto") -> Choice:
     slow, fast = _seconds(eager, flat), _seconds(compiled, flat)
     best = compiled if fast < slow else eager
     return Choice(best, f"measured: native {fast * 1e6:.1f} µs, eager {slow * 1e6:.1f} µs a step")
+
+
+def choose_planned(graph: Graph, plan: Plan, name: str = "auto") -> Choice:
+    """The backend that holds a plan's byte budget: eager, in the plan's order.
+
+    Raises:
+        BackendError: unknown name.
+    """
+    if name not in ("auto", *BACKENDS):
+        raise BackendError(f"unknown backend {name!r}; choose auto, {', '.join(BACKENDS)}")
+    reason = f"a memory budget of {plan.budget} bytes: its allocations are all known"
+    if name not in ("auto", "eager"):
+        reason = f"{name} decides itself what it allocates and cannot promise {reason}"
+        warnings.warn(f"running on the eager backend: {reason}", stacklevel=2)
+    return Choice(Planned(graph, plan), reason)
 
 
 def _native(graph: Graph) -> Eager:

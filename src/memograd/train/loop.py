@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from memograd._torch import pytree
 from memograd.errors import DataError, MemogradError
+from memograd.plan.plan import Plan
 from memograd.train import checkpoint as checkpoints
 from memograd.train.history import History
 from memograd.train.step import TrainStep
@@ -40,7 +41,7 @@ def train_model(
     callback: Callable[[dict[str, Any]], Any] | None = None,
     progress: bool | None = None,
     backend: str = "auto",
-    memory_budget: int | str | None = None,
+    memory_budget: int | str | Plan | None = None,
 ) -> History:
     """Train ``model`` in place.
 

@@ -11,8 +11,9 @@ from torch import nn, optim
 
 from memograd.errors import GraphError
 from memograd.graph import Graph
-from memograd.pipeline import capture_for, differentiate, simplify
-from memograd.run.auto import Choice, choose
+from memograd.pipeline import capture_for, differentiate, plan, simplify
+from memograd.plan.plan import Plan
+from memograd.run.auto import Choice, choose, choose_planned
 from memograd.signature import SIMPLE, Recent, ambient, signature
 from memograd.train.update import Update, why_not
 
@@ -57,8 +58,8 @@ class TrainStep:
             activations, gradients, optimizer state and operators' workspace. Bytes, "8GiB", "600MB", "50%" of what
             the step needs without a budget, or a ``Plan``. What does not fit is computed again; results are
             bit-identical. An optimizer outside the graph (see above) allocates on its own, beyond the budget.
-        backend: ``auto`` (measures eager and native once), ``eager``, ``native`` or ``inductor``. Within a memory budget
-            steps run on the eager backend, the only one whose allocations are all known.
+        backend: ``auto`` (measures eager and native once), ``eager``, ``native`` or ``inductor``. Within a memory
+            budget steps run on the eager backend, the only one whose allocations are all known.
 
     Raises:
         GraphError: the model has no parameters to train, or the optimizer holds none of them.

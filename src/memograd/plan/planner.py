@@ -1,0 +1,82 @@
+"""Plan one graph: measure its operators, find a schedule within the budget, prove how good it is."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from memograd.errors import BudgetInfeasibleError
+from memograd.graph import Graph
+from memograd.plan.bounds import lower_bound
+from memograd.plan.budget import human, parse_budget
+from memograd.plan.emit import source
+from memograd.plan.known import known
+from memograd.plan.measure import Measurement, measure
+from memograd.plan.plan import Plan, fingerprint
+from memograd.plan.problem import Problem, simulate
+from memograd.plan.storages import Storages, storages
+
+
+def make_plan(graph: Graph, memory_budget: int | str | Plan) -> Plan:
+    """The plan of a lowered graph.
+
+    Args:
+        memory_budget: bytes, "8GiB", "50%" of the unplanned peak, or a plan made for this graph before.
+
+    Raises:
+        BudgetInfeasibleError: no schedule within the budget was found.
+        PlanViolationError: a given plan is for another graph.
+        DataError: the budget cannot be read.
+    """
+    found = storages(graph)
+    if isinstance(memory_budget, Plan):
+        memory_budget.check_graph(found)
+        return memory_budget
+    measured = measure(found)
+    problem = found.problem(
+        [m.seconds for m in measured], [m.workspace for m in measured], [m.results for m in measured]
+    )
+    budget = parse_budget(memory_budget, simulate(problem, found.unplanned).peak)
+    schedule = known(problem, [found.unplanned]).search(budget) if budget >= problem.floor else None
+    if schedule is None:
+        leanest = known(problem, [found.unplanned]).leanest()
+        if simulate(problem, leanest).peak > budget:
+            raise _infeasible(found, problem, budget, leanest)
+        schedule = leanest
+    return _plan(found, measured, problem, budget, schedule).checked()
+
+
+def _plan(
+    found: Storages, measured: Sequence[Measurement], problem: Problem, budget: int, schedule: Sequence[int]
+) -> Plan:
+    unplanned = found.unplanned
+    extra = simulate(problem, schedule).cost - problem.total_cost
+    proven = lower_bound(problem, budget) if extra > 0 else None
+    devices = {n.meta["val"].device for n in found.graph.placeholders}
+    return Plan(
+        budget=budget,
+        schedule=tuple(schedule),
+        operators=tuple(o.name for o in found.operators),
+        modules=tuple(o.node.meta.get("module") or "" for o in found.operators),
+        unplanned=unplanned,
+        problem=problem,
+        bound=proven.any_order if proven else 0.0,
+        fingerprint=fingerprint(found),
+        device=", ".join(sorted(map(str, devices))),
+        measured=not any(m.modelled for m in measured),
+        code=source(found, schedule),
+    )
+
+
+def _infeasible(found: Storages, problem: Problem, budget: int, leanest: Sequence[int]) -> BudgetInfeasibleError:
+    """What the least budget is, who sets it, and what would lower it."""
+    usage = simulate(problem, leanest)
+    what = found.operators[leanest[usage.at]]
+    module, line = what.node.meta.get("module"), what.node.meta.get("source")
+    where = " ".join(filter(None, [f"in {module}" if module else "", f"at {line}" if line else ""]))
+    return BudgetInfeasibleError(
+        f"a budget of {human(budget)} ({budget} bytes) is not enough: the leanest schedule of this step needs "
+        f"{human(usage.peak)} ({usage.peak} bytes), set by {what.name} {where}. {human(problem.resident)} of it are "
+        "parameters, buffers, optimizer state and inputs. A smaller batch, a smaller largest layer, a lower precision "
+        "or an optimizer with less state would lower it.",
+        usage.peak,
+    )

@@ -1,0 +1,67 @@
+"""``mg.plan``: how a model's forward and backward pass fit a byte budget, before anything is trained."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+
+from memograd.pipeline import capture, differentiate
+from memograd.pipeline import plan as schedule
+from memograd.plan.plan import Plan
+from memograd.train.step import Objective
+
+
+class _LossOfOutput(nn.Module):
+    """A loss that needs no target."""
+
+    def __init__(self, model: nn.Module, loss: Callable[..., Any]) -> None:
+        super().__init__()
+        self.model = model
+        self.loss = loss
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        return self.loss(self.model(*args, **kwargs))
+
+
+def plan(
+    model: nn.Module,
+    *args: Any,
+    loss: Callable[..., Any] | None = None,
+    memory_budget: int | str | Plan,
+    **kwargs: Any,
+) -> Plan:
+    """Plan the forward and backward pass of ``model`` within a byte budget. Nothing is trained.
+
+    Args:
+        args, kwargs: what the model is called with; with a ``loss`` of two arguments the last of ``args`` is its
+            target: ``loss(model(*args[:-1]), args[-1])``.
+        loss: a criterion ``loss(output, target)``, or ``loss(output)``; None when the model returns its loss.
+        memory_budget: the most bytes of tensors alive at any moment: parameters, buffers, inputs, activations,
+            gradients and operators' workspace. An int, "8GiB", "600MB", or "50%" of the unplanned peak.
+
+    Returns:
+        The plan; ``print(plan)`` says what is kept and what is computed again, ``plan.code`` shows the step.
+
+    Raises:
+        BudgetInfeasibleError: no schedule fits; ``.floor_bytes`` is the least budget that one was found for.
+        CaptureError, MissingRuleError: the step cannot be captured or differentiated.
+    """
+    objective: nn.Module = Objective(model, loss)
+    if loss is not None and not _takes_target(loss):
+        objective = _LossOfOutput(model, loss)
+    with torch.enable_grad():
+        forward = capture(objective, *args, **kwargs)
+    return schedule(differentiate(forward), memory_budget)
+
+
+def _takes_target(loss: Callable[..., Any]) -> bool:
+    """Whether ``loss`` wants (output, target) rather than the output alone."""
+    try:
+        inspect.signature(loss.forward if isinstance(loss, nn.Module) else loss).bind(None, None)
+    except (TypeError, ValueError):
+        return False
+    return True
