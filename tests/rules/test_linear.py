@@ -45,6 +45,13 @@ def test_complex_products(name):
     check(f, *[torch.randn(*s, dtype=torch.complex128) for s in shapes])
 
 
+@pytest.mark.parametrize("name", ["addmm", "baddbmm", "addbmm", "addmv", "addr"])
+def test_complex_factors(name):
+    shapes = CASES[name][1]
+    given = [torch.randn(*s, dtype=torch.complex128) for s in shapes]
+    check(lambda c, a, b: getattr(torch, name)(c, a, b, beta=1 + 2j, alpha=3 - 1j), *given)
+
+
 @pytest.mark.parametrize("name", CASES)
 def test_second_order(name):
     f, shapes = CASES[name]

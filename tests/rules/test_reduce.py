@@ -4,6 +4,8 @@ import pytest
 import torch
 from witness import check
 
+import memograd as mg
+
 DIMS = [None, 0, -1, (0, 2), (-1, 1)]
 OVER_DIMS = {
     "sum": torch.sum,
@@ -71,6 +73,22 @@ def test_ties_share(name):
     check(lambda x: getattr(torch, name)(x, 1), x)
     check(lambda x: getattr(torch, name[1:])(x), x)
     check(lambda x: getattr(torch, name[1:])(x, 1).values, x)
+
+
+@pytest.mark.parametrize("p", [0, 0.5, 1, 1.5, 2, 3])
+def test_norm_in_a_given_dtype(p):
+    x = values(3, 4, dtype=torch.complex64)
+    check(lambda x: torch.linalg.vector_norm(x, p, 1, dtype=torch.complex128), x, second=False, rtol=1e-5, atol=1e-6)
+    check(lambda x: torch.norm(x, p, 1, dtype=torch.complex128), x, second=False, rtol=1e-5, atol=1e-6)
+
+
+def test_largest_absolute_value_in_a_given_dtype():
+    """Against the norm of the cast: autograd (PyTorch 2.13) compares in the old dtype, finds no maximum, says nan."""
+    x = values(3, 4, dtype=torch.complex64)
+    ours = mg.grad(lambda x: torch.linalg.vector_norm(x, float("inf"), 1, dtype=torch.complex128).sum())(x)
+    live = x.requires_grad_()
+    torch.linalg.vector_norm(live.to(torch.complex128), float("inf"), 1).sum().backward()
+    torch.testing.assert_close(ours, live.grad)
 
 
 @pytest.mark.parametrize("p", [0, 0.5, 1, 1.5, 2, 3, float("inf"), -float("inf")])

@@ -6,6 +6,7 @@ here is that line in one shape or another.
 
 import torch
 
+from memograd.rules.pointwise import conj, scaled
 from memograd.rules.registry import rule
 
 aten = torch.ops.aten
@@ -22,22 +23,22 @@ def mm_dtype(adjoint, y, a, b, out_dtype):
     return adjoint @ b.mH, a.mH @ adjoint
 
 
-@rule(aten.addmm.default, aten.baddbmm.default, formula="c̄ = β ȳ, Ā = α Ȳ Bᴴ, B̄ = α Aᴴ Ȳ")
+@rule(aten.addmm.default, aten.baddbmm.default, formula="c̄ = conj β · ȳ, Ā = conj α · Ȳ Bᴴ, B̄ = conj α · Aᴴ Ȳ")
 def addmm(adjoint, y, c, a, b, beta=1, alpha=1):
-    scaled = times(adjoint, alpha)
-    return times(adjoint, beta), scaled @ b.mH, a.mH @ scaled
+    through = scaled(adjoint, alpha)
+    return scaled(adjoint, beta), through @ b.mH, a.mH @ through
 
 
-@rule(aten.addmm.dtype, aten.baddbmm.dtype, formula="c̄ = β ȳ, Ā = α Ȳ Bᴴ, B̄ = α Aᴴ Ȳ")
+@rule(aten.addmm.dtype, aten.baddbmm.dtype, formula="c̄ = conj β · ȳ, Ā = conj α · Ȳ Bᴴ, B̄ = conj α · Aᴴ Ȳ")
 def addmm_dtype(adjoint, y, c, a, b, out_dtype, beta=1, alpha=1):
-    scaled = times(adjoint.to(a.dtype), alpha)
-    return times(adjoint, beta), scaled @ b.mH, a.mH @ scaled
+    through = scaled(adjoint.to(a.dtype), alpha)
+    return scaled(adjoint, beta), through @ b.mH, a.mH @ through
 
 
-@rule(aten.addbmm.default, formula="c̄ = β ȳ, Āᵢ = α Ȳ Bᵢᴴ, B̄ᵢ = α Aᵢᴴ Ȳ")
+@rule(aten.addbmm.default, formula="c̄ = conj β · ȳ, Āᵢ = conj α · Ȳ Bᵢᴴ, B̄ᵢ = conj α · Aᵢᴴ Ȳ")
 def addbmm(adjoint, y, c, a, b, beta=1, alpha=1):
-    scaled = times(adjoint, alpha)
-    return times(adjoint, beta), scaled @ b.mH, a.mH @ scaled
+    through = scaled(adjoint, alpha)
+    return scaled(adjoint, beta), through @ b.mH, a.mH @ through
 
 
 @rule(aten.mv.default, formula="Ā = ȳ xᴴ, x̄ = Aᴴ ȳ")
@@ -45,26 +46,26 @@ def mv(adjoint, y, a, x):
     return outer(adjoint, x), a.mH.mv(adjoint)
 
 
-@rule(aten.addmv.default, formula="c̄ = β ȳ, Ā = α ȳ xᴴ, x̄ = α Aᴴ ȳ")
+@rule(aten.addmv.default, formula="c̄ = conj β · ȳ, Ā = conj α · ȳ xᴴ, x̄ = conj α · Aᴴ ȳ")
 def addmv(adjoint, y, c, a, x, beta=1, alpha=1):
-    scaled = times(adjoint, alpha)
-    return times(adjoint, beta), outer(scaled, x), a.mH.mv(scaled)
+    through = scaled(adjoint, alpha)
+    return scaled(adjoint, beta), outer(through, x), a.mH.mv(through)
 
 
-@rule(aten.addr.default, formula="c̄ = β Ȳ, ū = α Ȳ conj v, v̄ = α Ȳᵀ conj u")
+@rule(aten.addr.default, formula="c̄ = conj β · Ȳ, ū = conj α · Ȳ conj v, v̄ = conj α · Ȳᵀ conj u")
 def addr(adjoint, y, c, u, v, beta=1, alpha=1):
-    scaled = times(adjoint, alpha)
-    return times(adjoint, beta), scaled.mv(_conj(v)), scaled.t().mv(_conj(u))
+    through = scaled(adjoint, alpha)
+    return scaled(adjoint, beta), through.mv(conj(v)), through.t().mv(conj(u))
 
 
 @rule(aten.dot.default, formula="x̄ = ȳ · conj z, z̄ = ȳ · conj x")
 def dot(adjoint, y, x, z):
-    return adjoint * _conj(z), adjoint * _conj(x)
+    return adjoint * conj(z), adjoint * conj(x)
 
 
 @rule(aten.vdot.default, formula="y = conj(x)·z: x̄ = conj(ȳ) · z, z̄ = ȳ · x")
 def vdot(adjoint, y, x, z):
-    return _conj(adjoint) * z, adjoint * x
+    return conj(adjoint) * z, adjoint * x
 
 
 @rule(aten._trilinear.default, formula="each factor's adjoint is the trilinear form of ȳ and the other two")
@@ -74,24 +75,15 @@ def trilinear(adjoint, y, a, b, c, expand_a, expand_b, expand_c, sumdim, unroll_
         adjoint = adjoint.unsqueeze(dim)
     a_full, b_full, c_full = _unsqueezed(a, expand_a), _unsqueezed(b, expand_b), _unsqueezed(c, expand_c)
     return (
-        _summed(adjoint * _conj(b_full) * _conj(c_full), expand_a),
-        _summed(adjoint * _conj(a_full) * _conj(c_full), expand_b),
-        _summed(adjoint * _conj(a_full) * _conj(b_full), expand_c),
+        _summed(adjoint * conj(b_full) * conj(c_full), expand_a),
+        _summed(adjoint * conj(a_full) * conj(c_full), expand_b),
+        _summed(adjoint * conj(a_full) * conj(b_full), expand_c),
     )
-
-
-def times(x, factor):
-    """``x · factor``, without an operator for the factor 1."""
-    return x if isinstance(factor, (int, float)) and factor == 1 else x * factor
 
 
 def outer(u, v):
     """u vᴴ of two vectors."""
-    return u.unsqueeze(1) * _conj(v).unsqueeze(0)
-
-
-def _conj(x):
-    return x.conj_physical() if x.is_complex() else x
+    return u.unsqueeze(1) * conj(v).unsqueeze(0)
 
 
 def _unsqueezed(x, dims):

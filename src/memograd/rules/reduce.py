@@ -136,7 +136,7 @@ def logsumexp(adjoint, y, x, dim, keepdim=False):
 
 @rule(aten.linalg_vector_norm.default, formula="x̄ = ȳ · sgn(x) |x|^(p-1) / y^(p-1), 0 where y = 0")
 def vector_norm(adjoint, y, x, ord=2, dim=None, keepdim=False, dtype=None):
-    return norm_adjoint(adjoint, y, x if dtype is None else x.to(adjoint.dtype), ord, dim)
+    return norm_adjoint(adjoint, y, x if dtype is None else x.to(dtype), ord, dim)
 
 
 @rule(aten.norm.Scalar, formula="as linalg_vector_norm")
@@ -146,12 +146,12 @@ def norm(adjoint, y, x, p=2):
 
 @rule(aten.norm.ScalarOpt_dim, aten.norm.ScalarOpt_dim_dtype, formula="as linalg_vector_norm")
 def norm_dim(adjoint, y, x, p, dim, keepdim=False, dtype=None):
-    return norm_adjoint(adjoint, y, x if dtype is None else x.to(adjoint.dtype), 2 if p is None else p, dim)
+    return norm_adjoint(adjoint, y, x if dtype is None else x.to(dtype), 2 if p is None else p, dim)
 
 
 @rule(aten.norm.ScalarOpt_dtype, formula="as linalg_vector_norm")
 def norm_dtype(adjoint, y, x, p, dtype=None):
-    return norm_adjoint(adjoint, y, x.to(adjoint.dtype), 2 if p is None else p, None)
+    return norm_adjoint(adjoint, y, x if dtype is None else x.to(dtype), 2 if p is None else p, None)
 
 
 @rule(aten.dist.default, formula="as the norm of x - z")
