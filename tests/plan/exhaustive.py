@@ -38,11 +38,11 @@ def least_cost(problem: Problem, budget: int, in_order: bool = False) -> float |
 def _runs(problem: Problem, budget: int, done: int, live: int, in_order: bool) -> Iterator[tuple[int, int]]:
     for operator in range(len(problem.cost)):
         again = done >> operator & 1
-        if again and operator in problem.once or any(not live >> v & 1 for v in problem.reads[operator]):
+        if (again and operator in problem.once) or any(not live >> v & 1 for v in problem.reads[operator]):
             continue
         if in_order and not again and done != (1 << operator) - 1:
             continue
-        if any(u == operator and done >> v & 1 or v == operator and not done >> u & 1 for u, v in problem.before):
+        if any((u == operator and done >> v & 1) or (v == operator and not done >> u & 1) for u, v in problem.before):
             continue
         after = live
         for value in problem.outputs[operator]:

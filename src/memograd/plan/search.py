@@ -152,7 +152,7 @@ def _removable(line, slot):
 def _range_of(line, slot):
     """The slots, both excluded, between which the run in ``slot`` may move."""
     operator = line.runs[slot]
-    low, high = -1, len(line.runs)
+    low, high = -1, len(line.runs) - 1
     for i in range(line.reads_at[operator], line.reads_at[operator + 1]):
         low = max(low, line.slots[line.producer[line.reads[i]], 0])
     for i in range(line.earlier_at[operator], line.earlier_at[operator + 1]):
@@ -268,6 +268,7 @@ def _anneal(line, state, steps, hot, cold, weight, cost, best, best_runs, reorde
     undo = np.empty((DEPTH, 2), np.int64)
     temperature = hot
     cooling = (cold / hot) ** (1.0 / steps)
+    period = min(64, max(1, steps // 100))
     for step in range(steps):
         temperature *= cooling
         before = line.total[EXCESS]
@@ -283,7 +284,7 @@ def _anneal(line, state, steps, hot, cold, weight, cost, best, best_runs, reorde
                     best_runs[:] = line.runs
         if reorder and line.total[EXCESS] == 0:
             break
-        if step % 64 == 0 and not reorder:
+        if step % period == 0 and not reorder:
             weight *= 1.02 if line.total[EXCESS] > 0 else 0.985
     return weight, cost, best
 

@@ -23,7 +23,7 @@ def solve(
     best = _cheapest(problem, [base, *starts], budget)
     if budget < problem.floor or _cannot_improve(problem, best):
         return best
-    steps = effort * len(base)
+    steps = effort * max(len(base), 50)
     orders = [reorder(problem, base, budget, steps // 10, heat=heat) for heat in (1.0, 10.0)]
     best = _cheapest(problem, [*orders, *([best] if best else [])], budget)
     if _cannot_improve(problem, best):

@@ -1,9 +1,10 @@
 """A schedule that can be changed run by run, its memory profile kept up to date with every change.
 
 The runs of a schedule stand in slots, about half of which are empty, so that a run can be put anywhere without moving
-the others. ``live[slot]`` is the number of live bytes while the run in that slot executes; an empty slot holds the
-bytes that live across it less ``EMPTY``, so that it never exceeds a budget. Putting in or taking out a run changes
-the lifetimes of the copies it makes and of those it reads, and nothing else: a few additions to ranges of ``live``.
+the others; the last slot stays empty, it stands for the end. ``live[slot]`` is the number of live bytes while the run
+in that slot executes; an empty slot holds the bytes that live across it less ``EMPTY``, so that it never exceeds a
+budget. Putting in or taking out a run changes the lifetimes of the copies it makes and of those it reads, and nothing
+else: a few additions to ranges of ``live``.
 
 The functions work on a ``Timeline`` of arrays, which numba compiles (see ``compiled``) and Python can run as well.
 """
@@ -207,7 +208,7 @@ def make_room(line, slot):
     stop = slot
     while stop < len(line.runs) and line.runs[stop] >= 0:
         stop += 1
-    if stop == len(line.runs):
+    if stop >= len(line.runs) - 1:
         return False
     for target in range(stop, slot, -1):
         operator = line.runs[target - 1]

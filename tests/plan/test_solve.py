@@ -1,0 +1,89 @@
+"""The solver against trying everything on tiny problems, and against the public graphs' published results."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+from exhaustive import least_cost
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from problems import random_problem
+
+from memograd.plan.compiled import COMPILED
+from memograd.plan.problem import Problem, simulate
+from memograd.plan.solve import frontier, solve
+
+
+def some_budget(problem: Problem, seed: int) -> int:
+    peak = simulate(problem, range(len(problem.cost))).peak
+    return random.Random(seed).randint(min(problem.floor, peak), peak)
+
+
+def checked(problem: Problem, budget: int, schedule: list[int] | None) -> float | None:
+    """The schedule's cost, after an independent look at its peak and its rules."""
+    if schedule is None:
+        return None
+    usage = simulate(problem, schedule)
+    assert usage.peak <= budget
+    return usage.cost
+
+
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(st.integers(0, 10**9), st.integers(1, 12))
+def test_schedules_are_valid_and_within_the_budget(seed: int, operators: int) -> None:
+    problem = random_problem(seed, operators)
+    budget = some_budget(problem, seed)
+    cost = checked(problem, budget, solve(problem, budget, effort=20))
+    assert cost is None or cost >= problem.total_cost - 1e-9
+
+
+@settings(max_examples=100, deadline=None, derandomize=True)
+@given(st.integers(0, 10**9), st.integers(1, 6))
+def test_nothing_beats_trying_everything(seed: int, operators: int) -> None:
+    problem = random_problem(seed, operators)
+    budget = some_budget(problem, seed)
+    cost, optimum = checked(problem, budget, solve(problem, budget, effort=20)), least_cost(problem, budget)
+    if optimum is None:
+        assert cost is None
+    elif cost is not None:
+        assert cost >= optimum
+
+
+@pytest.mark.skipif(not COMPILED, reason="needs more steps than uncompiled Python has time for")
+@pytest.mark.parametrize("in_order", [False, True], ids=["any order", "the given order"])
+def test_tiny_problems_are_solved_to_the_optimum(in_order: bool) -> None:
+    """Of the first hundred problems for which the base order does not fit, and which can be solved, all are."""
+    tried = 0
+    for seed in range(2000):
+        problem = random_problem(seed, 1 + seed % 6)
+        budget = some_budget(problem, seed)
+        if simulate(problem, range(len(problem.cost))).peak <= budget:
+            continue
+        optimum = least_cost(problem, budget, in_order)
+        if optimum is None:
+            continue
+        tried += 1
+        cost = checked(problem, budget, solve(problem, budget, effort=1000))
+        assert cost is not None and cost <= optimum, f"problem {seed}: {cost}, but {optimum} is possible"
+        if tried == 100:
+            break
+    assert tried == 100
+
+
+def test_the_same_question_has_the_same_answer() -> None:
+    problem = random_problem(11, 30)
+    budget = int(simulate(problem, range(30)).peak * 0.8)
+    assert solve(problem, budget, effort=20) == solve(problem, budget, effort=20)
+
+
+@settings(max_examples=10, deadline=None, derandomize=True)
+@given(st.integers(0, 10**9))
+def test_more_budget_never_costs_more(seed: int) -> None:
+    problem = random_problem(seed, 12)
+    peak = simulate(problem, range(12)).peak
+    budgets = [peak * share // 8 for share in range(3, 9)]
+    costs = [checked(problem, b, s) for b, s in zip(budgets, frontier(problem, budgets, effort=20), strict=True)]
+    known = [c for c in costs if c is not None]
+    assert costs[len(costs) - len(known) :] == known, "a plan for less memory fits more of it"
+    assert known == sorted(known, reverse=True)
