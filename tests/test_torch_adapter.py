@@ -46,6 +46,39 @@ def test_data_dependent_shapes_raise() -> None:
         torch.ones(3).nonzero()
 
 
+def test_the_data_of_a_tensor_without_any_is_recognized() -> None:
+    """Where C++ or numpy asks for it no DATA_DEPENDENT exception is raised; only the text of the error tells."""
+    for ask in (lambda: torch.tensor_split(torch.ones(4), torch.tensor([2])), lambda: torch.ones(2).numpy()):
+        with pytest.raises(Exception) as caught, adapter.quiet(), adapter.FAKE:
+            ask()
+        assert adapter.needs_data(caught.value), WHY + f"the error was {caught.value}"
+    assert not adapter.needs_data(ValueError("shapes do not match"))
+
+
+def test_copies_lie_in_memory_as_their_originals() -> None:
+    base = torch.randn(4, 6)
+    z = torch.randn(3, dtype=torch.complex64)
+    views = [
+        base[1:, ::2].t(),
+        base[0].expand(3, 6),
+        base[:0],
+        base.as_strided((3, 3), (1, 1)),
+        z.conj(),
+        z.conj().imag,
+    ]
+    for x in views:
+        copy = adapter.copy_of(x)
+        assert (copy.stride(), copy.dtype) == (x.stride(), x.dtype) and torch.equal(copy, x)
+        assert copy._base is None and not copy.is_conj() and not copy.is_neg()
+        assert x.numel() == 0 or copy.untyped_storage().data_ptr() != x.untyped_storage().data_ptr()
+
+
+def test_draws_are_repeated() -> None:
+    with adapter.same_draws():
+        first = torch.rand(3)
+    assert torch.equal(first, torch.rand(3))
+
+
 def test_the_fake_mode_nests() -> None:
     """A gradient inside a captured function enters the mode again."""
     with adapter.FAKE, adapter.FAKE:

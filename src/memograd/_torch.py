@@ -53,9 +53,10 @@ def fake_like(tensor: torch.Tensor) -> torch.Tensor:
 
 def copy_of(tensor: torch.Tensor) -> torch.Tensor:
     """A copy with the very strides of ``tensor``, also where its elements overlap; nobody's view."""
-    tensor = tensor.detach().resolve_conj().resolve_neg()
+    tensor = tensor.detach()
     copy = torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device=tensor.device)
-    memory = tensor.as_strided((copy.untyped_storage().nbytes() // copy.element_size(),), (1,)).clone()
+    memory = tensor.as_strided((copy.untyped_storage().nbytes() // copy.element_size(),), (1,))
+    memory = memory.clone().resolve_conj().resolve_neg()
     return copy.set_(memory.untyped_storage(), 0, copy.shape, copy.stride())
 
 
