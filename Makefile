@@ -1,6 +1,7 @@
 # make demo     train the lecture's three networks          make test      the tests, without the long sweeps
 # make lint     ruff, pyright                               make test-all  all tests
 # make bench    timings against PyTorch and JAX             make clean     remove what these made
+# make sweep    all of PyTorch's operator samples against the derivative table; writes measured.json and docs/table.md
 #
 # TORCH_INDEX=https://download.pytorch.org/whl/cpu takes PyTorch from there (smaller than PyPI's CUDA build).
 
@@ -10,7 +11,7 @@ BIN   := $(VENV)/bin
 RUNS  := runs
 TORCH := $(shell grep '^torch==' constraints.txt)
 
-.PHONY: demo test test-all lint bench clean
+.PHONY: demo test test-all sweep lint bench clean
 .DELETE_ON_ERROR:
 
 $(VENV)/bin/python:
@@ -43,6 +44,12 @@ test: $(VENV)/.dev
 
 test-all: $(VENV)/.dev
 	$(BIN)/pytest
+
+sweep: $(VENV)/.dev
+	$(BIN)/memograd check --opinfo --all --record
+	$(BIN)/memograd check --opinfo --all --record --order 2
+	$(BIN)/memograd check --opinfo --all --record --dtype complex128
+	$(BIN)/memograd rules --markdown > docs/table.md
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

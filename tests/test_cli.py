@@ -100,3 +100,53 @@ def test_explain(capsys):
     assert "Three witnesses" in capsys.readouterr().out
     assert main(["explain", "xor", "--json"]) == 0
     assert len(json.loads(capsys.readouterr().out)["gradients"]) == 9
+
+
+def test_rules_lists_the_table(capsys):
+    assert main(["rules", "aten.sin."]) == 0
+    out = capsys.readouterr().out
+    assert "aten.sin.default" in out and "x̄ = ȳ · " in out and "pointwise" in out
+    assert main(["rules", "softmax", "--kind", "rule", "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)["entries"]
+    assert rows and all(r["kind"] == "rule" and "softmax" in r["operator"] for r in rows)
+    assert main(["rules", "-q"]) == 0
+    assert capsys.readouterr().out == ""
+    assert main(["rules", "no_such_operator"]) == 1
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_missing_rules_have_reasons(capsys):
+    pytest.importorskip("yaml")
+    assert main(["rules", "--missing", "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert all(row["why"] and not row["core"] for row in report["missing"])
+    assert main(["rules", "--missing", "sparse"]) == 0
+    assert "aten._sparse_addmm.default" in capsys.readouterr().out
+
+
+def test_check_of_the_database(capsys):
+    pytest.importorskip("expecttest")
+    check = ["check", "--opinfo", "--only", "sigmoid"]
+    assert main([*check, "--json", "--limit", "1"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["samples"]["wrong"] == 0 and {t["entry"] for t in report["tallies"]} >= {"sigmoid"}
+    assert main([*check, "--order", "2", "-q"]) == 0
+    assert capsys.readouterr().out == ""
+    assert main([*check, "--record"]) == 1  # it would replace the counts of everything else
+    assert main(["check", "--opinfo", "--only", "no_such_entry"]) == 1
+    assert capsys.readouterr().err.count("\n") == 2
+    with pytest.raises(SystemExit) as stop:
+        main(["check"])
+    assert stop.value.code == 2
+
+
+def test_check_says_so_when_a_rule_is_wrong(capsys, monkeypatch):
+    pytest.importorskip("expecttest")
+    import torch
+
+    from memograd.rules import registry
+
+    sine = torch.ops.aten.sin.default
+    monkeypatch.setitem(registry._TABLE, sine, registry.Entry(sine, "zero", None, "", "", ""))
+    assert main(["check", "--opinfo", "--only", "sin.", "--limit", "1"]) == 1
+    assert "wrong" in capsys.readouterr().out

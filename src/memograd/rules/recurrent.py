@@ -139,7 +139,7 @@ refuse(
 
 @rule(aten._pack_padded_sequence.default, formula="x̄: every packed row of ȳ back to its place")
 def pack_padded_sequence(adjoint, y, x, lengths, batch_first):
-    """Packed rows are those with time < length, time by time; PyTorch's own backward reads values, which we have not."""
+    """Packed are the rows with time < length, time by time; PyTorch's own backward would have to read values."""
     if adjoint[0] is None:
         return None
     time_first = x.transpose(0, 1) if batch_first else x
