@@ -112,3 +112,14 @@ def test_gradients_come_in_the_order_asked_for():
     graph = mg.capture(lambda x, unused, y: (x * y).sum(), *torch.ones(3, 2))
     gradients = mg.differentiate(graph, ["y", "unused", "x"])(*torch.ones(3, 2))[1]
     assert list(gradients) == ["y", "unused", "x"] and gradients["unused"] is None
+
+
+def test_arguments_in_another_memory_layout():
+    """The rule of group norm calls ``contiguous()``, which was no operator when the graph was made."""
+    x, z = torch.randn(2, 6, 5, 3, dtype=torch.float64), torch.randn(2, 6, 5, 3, dtype=torch.float64)
+    joint = mg.differentiate(mg.capture(lambda x, z: (torch.nn.functional.group_norm(x, 2) * z).sum(), x, z))
+    other = z.to(memory_format=torch.channels_last)
+    torch.testing.assert_close(joint(x, other)[1]["x"], joint(x, z)[1]["x"])
+    writing = mg.capture(lambda x: x.mul_(2), x.clone())
+    with pytest.raises(mg.CaptureError, match="strides"):
+        writing(other)

@@ -183,9 +183,11 @@ class Graph:
         self.check_offsets(leaves)
         given = iter([*(leaves[i] for i in calling.tensor_in), *extra])
         flat = [i.tensor if i.tensor is not None else next(given, None) for i in self.inputs]
-        for entry, node, tensor in zip(self.inputs, self.placeholders, flat, strict=True):
+        written = {o.name for o in self.outputs if o.kind == "mutation"}
+        for i, (entry, node) in enumerate(zip(self.inputs, self.placeholders, strict=True)):
             if entry.tensor is None:
-                _check(entry, node.meta["val"], tensor)
+                _check(entry, node.meta["val"], flat[i])
+                flat[i] = _laid_out(entry, node.meta["val"], flat[i], entry.name in written)
         return flat
 
     def unpack(self, results: Sequence[torch.Tensor], flat: Sequence[Any]) -> Any:
@@ -281,3 +283,18 @@ def _check(entry: Input, value: torch.Tensor, tensor: Any) -> None:
             f"argument {entry.name!r} has shape {tuple(tensor.shape)} and dtype {tensor.dtype}; the graph was captured "
             f"with {tuple(value.shape)} and {value.dtype}; capture again for other shapes"
         )
+
+
+def _laid_out(entry: Input, value: torch.Tensor, tensor: torch.Tensor, written: bool) -> torch.Tensor:
+    """``tensor`` in the memory layout the graph was traced with, on which its operators count: a ``contiguous()``, for
+    one, is no operator where the tensor was contiguous already, and some kernels read memory as it lies."""
+    pairs = zip(tensor.shape, tensor.stride(), value.stride(), strict=True)
+    if tensor.numel() == 0 or all(n == 1 or there == here for n, there, here in pairs):
+        return tensor
+    if written:
+        raise CaptureError(
+            f"argument {entry.name!r}, which the program writes to, has strides {tensor.stride()}; the graph was "
+            f"captured with {value.stride()}; capture again, or pass a copy"
+        )
+    layout = torch.empty_strided(value.shape, value.stride(), dtype=tensor.dtype, device=tensor.device)
+    return layout.copy_(tensor)
