@@ -46,9 +46,12 @@ def lower_bound(problem: Problem, budget: int, effort: int = 1) -> Bound:
     floor = least_bytes(problem)
     if budget < floor:
         return Bound(inf, inf, f"no schedule fits: {floor} bytes are needed")
-    found, source = _strongest(cuts_of(problem, necessary_order(problem)), budget, effort)
-    fixed, fixed_source = _strongest(cuts_of(problem, base_order(problem)), budget, effort)
-    if fixed < found:
+    necessary, base = necessary_order(problem), base_order(problem)
+    found, source = _strongest(cuts_of(problem, necessary), budget, effort)
+    fixed, fixed_source = 0.0, ""
+    if (necessary != base).any():
+        fixed, fixed_source = _strongest(cuts_of(problem, base), budget, effort)
+    if fixed <= found:
         fixed, fixed_source = found, "as for any order"
     return Bound(found, fixed, f"any order: {source}; this order: {fixed_source}")
 

@@ -23,6 +23,7 @@ from memograd.plan.bounds_cuts import Cuts
 # Integer programs with more open variables than this cost more than they tell.
 OPEN_VARIABLES = 2500
 NODES = 100
+GAP = 1e-4  # of the whole cost: a hundredth of a percent of overhead
 # HiGHS counts within tolerances of 1e-6 to 1e-7, relatively to the total cost; its dual bound is taken with a margin.
 TRUST = 1e-6
 
@@ -56,7 +57,7 @@ def integer_bound(cuts: Cuts, budget: int, chain: list[int], effort: int) -> flo
         integrality=np.ones(len(stages.cost)),
         bounds=Bounds(stages.low, stages.high),  # pyright: ignore[reportArgumentType]  (SciPy takes arrays)
         constraints=LinearConstraint(stages.matrix, stages.right, np.inf),  # pyright: ignore[reportArgumentType]
-        options={"node_limit": NODES * effort, "mip_rel_gap": 1e-4},
+        options={"node_limit": NODES * effort, "mip_rel_gap": GAP},
     )
     if solved.status == 2:
         return inf
@@ -122,6 +123,10 @@ class _Stages:
             self.high[self._runs(a, np.arange(first[a]))] = 0.0
             window = self._runs(a, np.arange(first[a], final[a] + 1))
             self._require(window[None, :], np.ones(len(window)), 1.0)
+            if len(window) == 1:
+                self.low[window] = 1.0
+            for cut in range(1, first[a] + 1):
+                self.high[self._held(np.array(problem.outputs[a], dtype=int), cut)] = 0.0
             if a in problem.once:
                 everywhere = self._runs(a, np.arange(self.last + 1))
                 self._require(everywhere[None, :], -np.ones(len(everywhere)), -1.0)
@@ -174,4 +179,4 @@ class _Stages:
 
     def extra(self, value: float) -> float:
         """The extra cost that a bound on the scaled cost of the whole schedule amounts to."""
-        return max(0.0, value * self.unit - self.total * (1 + 1e-12))
+        return max(0.0, float(value * self.unit - self.total * (1 + 1e-12)))
