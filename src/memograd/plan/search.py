@@ -32,6 +32,7 @@ from memograd.plan.timeline import (
 
 DEPTH = 24  # the most runs that one step adds or removes
 MODULUS = 2147483647
+ROUNDS = 20  # the empty slots are spread evenly again after each
 
 
 @compiled
@@ -208,12 +209,6 @@ def _to_recompute(line, state, slot):
 
 
 @compiled
-def _step_back_added(line, slot, added):
-    for i in range(added):
-        take(line, slot + i)
-
-
-@compiled
 def _change(line, state, undo, reorder):
     """Change the schedule a little. Returns what changed: (kind, slot, count, change of cost), kind -1 for nothing."""
     slot = _random_run(line, state)
@@ -253,7 +248,8 @@ def _change(line, state, undo, reorder):
 @compiled
 def _step_back(line, undo, kind, slot, count):
     if kind == 0:
-        _step_back_added(line, slot, count)
+        for i in range(count):
+            take(line, slot + i)
     elif kind == 1:
         for i in range(count - 1, -1, -1):
             put(line, undo[i, 0], undo[i, 1])
@@ -263,54 +259,64 @@ def _step_back(line, undo, kind, slot, count):
 
 
 @compiled
-def _anneal(line, state, steps, hot, cold, weight, cost, best, best_runs, reorder):
+def _accept(line, state, undo, reorder, price, weight, temperature):
+    """One step, taken back if it is too bad for the temperature. Returns the change of cost."""
+    before = line.total[EXCESS]
+    kind, slot, count, change = _change(line, state, undo, reorder)
+    energy = price * change + weight * (line.total[EXCESS] - before)
+    if energy > 0 and _draw(state, MODULUS) >= math.exp(-energy / temperature) * MODULUS:
+        _step_back(line, undo, kind, slot, count)
+        return 0.0
+    return change
+
+
+@compiled
+def _anneal(line, state, steps, hot, cold, weight, cost, best, best_runs):
     """``steps`` steps while the temperature falls from ``hot`` to ``cold``; the best schedule goes into best_runs."""
     undo = np.empty((DEPTH, 2), np.int64)
-    temperature = hot
     cooling = (cold / hot) ** (1.0 / steps)
     period = min(64, max(1, steps // 100))
     for step in range(steps):
-        temperature *= cooling
-        before = line.total[EXCESS]
-        kind, slot, count, change = _change(line, state, undo, reorder)
-        if kind >= 0:
-            energy = change + weight * (line.total[EXCESS] - before)
-            if energy > 0 and _draw(state, MODULUS) >= math.exp(-energy / temperature) * MODULUS:
-                _step_back(line, undo, kind, slot, count)
-            else:
-                cost += change
-                if line.total[EXCESS] == 0 and cost < best:
-                    best = cost
-                    best_runs[:] = line.runs
-        if reorder and line.total[EXCESS] == 0:
-            break
-        if step % period == 0 and not reorder:
+        hot *= cooling
+        cost += _accept(line, state, undo, False, 1.0, weight, hot)
+        if line.total[EXCESS] == 0 and cost < best:
+            best = cost
+            best_runs[:] = line.runs
+        if step % period == 0:
             weight *= 1.02 if line.total[EXCESS] > 0 else 0.985
-    return weight, cost, best
+    return weight, best
+
+
+@compiled
+def _fit(line, state, steps, hot, cold, price, reorder):
+    """Up to ``steps`` steps, until nothing exceeds the budget; the temperature is one of bytes."""
+    undo = np.empty((DEPTH, 2), np.int64)
+    cooling = (cold / hot) ** (1.0 / steps)
+    for _ in range(steps):
+        if line.total[EXCESS] == 0:
+            return
+        hot *= cooling
+        _accept(line, state, undo, reorder, price, 1.0, hot)
 
 
 def anneal(
-    problem: Problem, start: Sequence[int], budget: int, steps: int, seed: int = 1, heat: float = 0.1
+    problem: Problem, start: Sequence[int], budget: int, steps: int, seed: int = 1, heat: float = 1.0
 ) -> list[int] | None:
     """The best schedule within ``budget`` met on the way from ``start`` (which need not be within it)."""
     schedule, found, best = list(start), None, math.inf
     state = np.array([seed], np.int64)
-    mean = problem.total_cost / max(len(problem.cost), 1) or 1.0
-    hot, cold = heat * mean, heat * mean * 1e-3
-    rounds = 20
-    weight = 0.0
-    for i in range(rounds):
+    mean = _mean(problem.cost)
+    weight = mean / (max(problem.size) * len(schedule) / 8)
+    hot, cooling = heat * mean, 1e-3 ** (1 / ROUNDS)
+    for _ in range(ROUNDS):
         line = timeline(problem, schedule, budget)
-        if not weight:
-            weight = mean / (max(problem.size) * len(schedule) / 8)
-        best_runs = np.full_like(line.runs, -1)
         cost = sum(problem.cost[v] for v in schedule)
         if line.total[EXCESS] == 0 and cost < best:
             best, found = cost, schedule
-        upper, lower = (hot * (cold / hot) ** (j / rounds) for j in (i, i + 1))
-        weight, cost, reached = _anneal(
-            line, state, max(steps // rounds, 1), upper, lower, weight, cost, best, best_runs, False
-        )
+        best_runs = np.full_like(line.runs, -1)
+        steps_now = max(steps // ROUNDS, 1)
+        weight, reached = _anneal(line, state, steps_now, hot, hot * cooling, weight, cost, best, best_runs)
+        hot *= cooling
         if reached < best - 1e-9 * problem.total_cost:
             best, found = reached, [int(v) for v in best_runs if v >= 0]
         schedule = schedule_of(line)
@@ -322,8 +328,25 @@ def reorder(
 ) -> list[int]:
     """The runs of ``start`` in an order that exceeds the budget less, if possible not at all."""
     line = timeline(problem, start, budget)
-    state = np.array([seed], np.int64)
-    best_runs = np.full_like(line.runs, -1)
-    mean = heat * sum(problem.size) / len(problem.size)
-    _anneal(line, state, steps, mean, 0.01 * mean, 1.0, 0.0, math.inf, best_runs, True)
+    hot = heat * _mean(problem.size)
+    _fit(line, np.array([seed], np.int64), max(steps, 1), hot, 0.01 * hot, 0.0, True)
     return schedule_of(line)
+
+
+def fit(problem: Problem, start: Sequence[int], budget: int, steps: int, seed: int = 1, heat: float = 1.0) -> list[int]:
+    """A schedule that exceeds the budget less than ``start``, if possible not at all, with little regard to cost."""
+    schedule, state = list(start), np.array([seed], np.int64)
+    size = _mean(problem.size)
+    hot, cooling = heat * size, 1e-2 ** (1 / ROUNDS)
+    for _ in range(ROUNDS):
+        line = timeline(problem, schedule, budget)
+        if line.total[EXCESS] > 0:
+            price = 0.1 * size / _mean(problem.cost)
+            _fit(line, state, max(steps // ROUNDS, 1), hot, hot * cooling, price, False)
+        hot *= cooling
+        schedule = schedule_of(line)
+    return schedule
+
+
+def _mean(numbers: Sequence[float]) -> float:
+    return sum(numbers) / max(len(numbers), 1) or 1.0

@@ -1,4 +1,9 @@
-"""The planner: a schedule within a byte budget at the least extra cost found, from several starts."""
+"""The planner: a schedule within a byte budget at the least extra cost found, from several starts.
+
+First orders without any recomputation are tried, for if one fits, nothing is cheaper. Then the search starts hot from
+the given order and from the leanest order found; if nothing fits, schedules that only try to fit come next. What is
+best so far is improved once more at a low temperature.
+"""
 
 from __future__ import annotations
 
@@ -6,9 +11,10 @@ from collections.abc import Sequence
 
 from memograd.plan.compiled import COMPILED
 from memograd.plan.problem import Problem, simulate
-from memograd.plan.search import anneal, reorder
+from memograd.plan.search import anneal, fit, reorder
 
-EFFORT = 2000 if COMPILED else 20  # steps of the search for each operator
+EFFORT = 800 if COMPILED else 10  # steps of the search for each operator
+SMALL = 500  # smaller problems get the steps of one with so many operators more: they are over soon anyway
 
 
 def solve(
@@ -23,18 +29,20 @@ def solve(
     best = _cheapest(problem, [base, *starts], budget)
     if budget < problem.floor or _cannot_improve(problem, best):
         return best
-    steps = effort * max(len(base), 50)
+    steps = effort * (len(base) + SMALL)
     orders = [reorder(problem, base, budget, steps // 10, heat=heat) for heat in (1.0, 10.0)]
-    best = _cheapest(problem, [*orders, *([best] if best else [])], budget)
+    best = _cheapest(problem, [*orders, best], budget)
     if _cannot_improve(problem, best):
         return best
-    orders.sort(key=lambda order: simulate(problem, order).peak)
-    found = [anneal(problem, start, budget, steps // 4) for start in (base, orders[0], *starts)]
-    best = _cheapest(problem, [s for s in (best, *found) if s is not None], budget)
+    lean = min(orders, key=lambda order: simulate(problem, order).peak)
+    found = [anneal(problem, start, budget, steps // 4, seed) for seed, start in enumerate((base, lean), start=1)]
+    found += [anneal(problem, start, budget, steps // 4, heat=0.1) for start in starts]
+    best = _cheapest(problem, [best, *found], budget)
+    if best is None:
+        best = _fitting(problem, [base, lean, *starts], budget, steps // 4)
     if best is None or _cannot_improve(problem, best):
         return best
-    last = anneal(problem, best, budget, steps // 2, heat=0.03)
-    return _cheapest(problem, [best, *([last] if last else [])], budget)
+    return _cheapest(problem, [best, anneal(problem, best, budget, steps // 2, heat=0.1)], budget)
 
 
 def frontier(problem: Problem, budgets: Sequence[int], effort: int = EFFORT) -> list[list[int] | None]:
@@ -43,26 +51,35 @@ def frontier(problem: Problem, budgets: Sequence[int], effort: int = EFFORT) -> 
         raise ValueError(f"budgets must increase: {list(budgets)}")
     found: list[list[int] | None] = []
     for budget in budgets:  # a schedule for less memory fits more of it
-        starts = [found[-1]] if found and found[-1] else []
+        starts = [s for s in found[-1:] if s is not None]
         found.append(solve(problem, budget, effort, starts))
     for i in range(len(budgets) - 2, -1, -1):  # and one for more is a start for less
         following = found[i + 1]
-        if following is not None:
-            again = anneal(problem, following, budgets[i], effort * len(problem.cost) // 4, heat=0.03)
-            found[i] = _cheapest(problem, [s for s in (found[i], again) if s is not None], budgets[i])
+        if following is not None and not _cannot_improve(problem, found[i]):
+            again = anneal(problem, following, budgets[i], effort * (len(problem.cost) + SMALL) // 4, heat=0.1)
+            found[i] = _cheapest(problem, [found[i], again], budgets[i])
     for i in range(1, len(budgets)):
-        found[i] = _cheapest(problem, [s for s in (found[i], found[i - 1]) if s is not None], budgets[i])
+        found[i] = _cheapest(problem, [found[i], found[i - 1]], budgets[i])
     return found
 
 
-def _cheapest(problem: Problem, schedules: Sequence[Sequence[int]], budget: int) -> list[int] | None:
+def _fitting(problem: Problem, starts: Sequence[Sequence[int]], budget: int, steps: int) -> list[int] | None:
+    """A schedule within the budget at nearly any cost, from the first start and temperature that lead to one."""
+    for heat in (0.3, 3.0):
+        for start in starts:
+            schedule = _cheapest(problem, [fit(problem, start, budget, steps, heat=heat)], budget)
+            if schedule is not None:
+                return schedule
+    return None
+
+
+def _cheapest(problem: Problem, schedules: Sequence[Sequence[int] | None], budget: int) -> list[int] | None:
     """The cheapest of the schedules that the byte-exact simulation accepts."""
     best, least = None, 0.0
     for schedule in schedules:
-        try:
-            usage = simulate(problem, schedule)
-        except ValueError:  # a start that does not belong to this problem
+        if schedule is None:
             continue
+        usage = simulate(problem, schedule)
         if usage.peak <= budget and (best is None or usage.cost < least):
             best, least = list(schedule), usage.cost
     return best
