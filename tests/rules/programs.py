@@ -108,7 +108,7 @@ def reduction(draw: Any, p: Program) -> str:
 
 def along(draw: Any, p: Program) -> str:
     d = draw(some_dim(p.y))
-    forms = ["cumsum(y, {})", "cumprod(y, {})", "prod(y, {})", "softmax(y, {})"]
+    forms = ["cumsum(y, {})", "logcumsumexp(y, {})", "cumprod(y, {})", "prod(y, {})", "softmax(y, {})"]
     forms += ["flip(y, ({},))", "sort(y, {})[0]", "cummax(y, {})[0]", "max(y, {})[0]", "roll(y, 1, {})"]
     forms += ["diff(y, dim={})", "stack([y, y * y], {})", "cat([y, y.sin(), y], {})", "median(y, {})[0]"]
     return "torch." + draw(st.sampled_from(forms)).format(d)

@@ -36,3 +36,12 @@ def test_third_order_at_zeros():
         return grad(lambda x: grad(lambda x: (grad(loss)(x) * weights).sum())(x)[3])(x)
 
     torch.testing.assert_close(third(mg.grad), third(torch.func.grad))
+
+
+@pytest.mark.parametrize("x", [[1e3, -1e3, 1e3, 5e3], [-5e3, -1e3, 5e3, 4e3], [1.0, -torch.inf, 2.0, 3.0]], ids=str)
+def test_running_logsumexp_where_exp_overflows(x):
+    x = torch.tensor(x, dtype=torch.float64)
+    cotangent = torch.tensor([1.0, -2.0, 0.0, 3.0], dtype=torch.float64)
+    leaf = x.clone().requires_grad_()
+    (expected,) = torch.autograd.grad(leaf.logcumsumexp(0), leaf, cotangent)
+    torch.testing.assert_close(mg.vjp(lambda x: x.logcumsumexp(0), x)[1](cotangent)[0], expected)

@@ -22,22 +22,23 @@ def suffix_sums(t, dim):
 
 @rule(aten.cumprod.default, formula="x̄_i = conj Π_{j<i} x_j · s_i, where s_i = ȳ_i + conj x_{i+1} · s_{i+1}")
 def cumprod(adjoint, y, x, dim, dtype=None):
-    """Without a division: at zeros too, and in every order, these are the sums of the products of the others.
-
-    The recurrence is solved by doubling: from s_i = b_i + r_i s_{i+k} follows
-    s_i = (b_i + r_i b_{i+k}) + r_i r_{i+k} s_{i+2k}.
-    """
+    """Without a division: at zeros too, and in every order, these are the sums of the products of the others."""
     x = conj(x.to(y.dtype))
     length = 1 if x.dim() == 0 else x.shape[dim]
     if length < 2:
         return adjoint
     before = torch.cat([torch.ones_like(x.narrow(dim, 0, 1)), x.narrow(dim, 0, length - 1)], dim).cumprod(dim)
-    total, ratio, step = adjoint, _ahead(x, 1, dim), 1
-    while step < length:
-        total = total + ratio * _ahead(total, step, dim)
-        ratio = ratio * _ahead(ratio, step, dim)
+    return before * _recurrence(adjoint, _ahead(x, 1, dim), dim)
+
+
+def _recurrence(b, r, dim):
+    """s_i = b_i + r_i · s_{i+1} by doubling: from s_i = b_i + r_i s_{i+k} follows the same with 2k."""
+    step = 1
+    while step < b.shape[dim]:
+        b = b + r * _ahead(b, step, dim)
+        r = r * _ahead(r, step, dim)
         step *= 2
-    return before * total
+    return b
 
 
 def _ahead(t, step, dim):
@@ -46,19 +47,14 @@ def _ahead(t, step, dim):
     return torch.cat([t.narrow(dim, step, rest), torch.zeros_like(t.narrow(dim, 0, step))], dim)
 
 
-@rule(aten.logcumsumexp.default, formula="x̄_i = Σ_{k≥i} ȳ_k · conj exp(x_i - y_k)")
+@rule(
+    aten.logcumsumexp.default,
+    formula="x̄_i = conj e^(x_i - y_i) · s_i, where s_i = ȳ_i + conj e^(y_i - y_{i+1}) · s_{i+1}",
+)
 def logcumsumexp(adjoint, y, x, dim):
-    """In logarithms, positive and negative adjoints apart, so that exp cannot overflow on the way."""
-    if x.dim() == 0 or x.numel() == 0:
+    """Σ_{k≥i} ȳ_k exp(x_i - y_k), step by step: y grows along the dimension, so that no factor exceeds 1."""
+    if x.dim() == 0 or x.shape[dim] < 2:
         return adjoint
-    if x.is_complex():
-        return conj((_suffix(conj(adjoint).log() - y, dim) + x).exp())
-    log_size = adjoint.abs().log()
-    lowest = torch.full_like(adjoint, torch.finfo(adjoint.dtype).min)
-    positive = _suffix(torch.where(adjoint > 0, log_size, lowest) - y, dim)
-    negative = _suffix(torch.where(adjoint < 0, log_size, lowest) - y, dim)
-    return (positive + x).exp() - (negative + x).exp()
-
-
-def _suffix(t, dim):
-    return t.flip(dim).logcumsumexp(dim).flip(dim)
+    ratio = (-y.diff(dim=dim)).exp()
+    ratio = torch.cat([ratio, torch.zeros_like(y.narrow(dim, 0, 1))], dim)
+    return conj((x - y).exp()) * _recurrence(adjoint, conj(ratio), dim)
