@@ -10,12 +10,17 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from memograd.plan.bounds import Bound, lower_bound
 from memograd.plan.bounds_cuts import least_bytes
 from memograd.plan.problem import Problem, simulate
+from memograd.plan.search import fit
 from memograd.plan.solve import EFFORT, solve
 
 _PROBLEMS = 16  # how many are remembered
-_CLOSE = 0.02  # the least budget is searched to this share of its distance from the proven floor
+_EFFORTS = (EFFORT // 8, EFFORT)  # first a quick search; the whole one where the certificate leaves room
+_GOOD = 0.005  # ... of more than this share of the cost of the step
+_CLOSE = 0.01  # the least budget is searched to this share of its distance from the proven floor
+_ROUNDS = 8  # of that search at most
 
 
 @dataclass
@@ -24,7 +29,7 @@ class Known:
 
     problem: Problem
     found: list[tuple[int, float, list[int]]] = field(default_factory=list)
-    failed: int = 0  # the largest budget, in bytes, for which nothing was found
+    bounds: dict[int, Bound] = field(default_factory=dict)  # by budget
     lean: tuple[int, list[int]] = (0, [])  # the least peak and its schedule: once told to a user, it stays
 
     def add(self, schedule: Sequence[int] | None) -> None:
@@ -32,35 +37,45 @@ class Known:
             usage = simulate(self.problem, schedule)
             self.found.append((usage.peak, usage.cost, list(schedule)))
 
-    def within(self, budget: int) -> list[int] | None:
-        """The cheapest known schedule within ``budget``, of equally cheap ones the leanest."""
+    def within(self, budget: int) -> tuple[float, list[int]] | None:
+        """The cheapest known schedule within ``budget`` and its extra cost; of equally cheap ones the leanest."""
         fitting = [(cost, peak, s) for peak, cost, s in self.found if peak <= budget]
-        return min(fitting)[2] if fitting else None
+        return (min(fitting)[0] - self.problem.total_cost, min(fitting)[2]) if fitting else None
 
-    def search(self, budget: int, effort: int = EFFORT) -> list[int] | None:
-        """The cheapest schedule within ``budget`` after searching for one."""
-        if budget < self.lean[0]:
+    def bound(self, budget: int) -> Bound:
+        """What every schedule within ``budget`` costs at least."""
+        if budget not in self.bounds:
+            self.bounds[budget] = lower_bound(self.problem, budget)
+        return self.bounds[budget]
+
+    def search(self, budget: int) -> list[int] | None:
+        """The cheapest schedule within ``budget`` after searching for one; None if none was found."""
+        if budget < max(self.lean[0], least_bytes(self.problem)):
             return None
         best = self.within(budget)
-        if best is None or simulate(self.problem, best).cost > self.problem.total_cost:
-            self.add(solve(self.problem, budget, effort, [best] if best else []))
+        for effort in _EFFORTS:
+            if best is not None and best[0] <= 1e-9 * self.problem.total_cost:
+                break
+            if best is not None and best[0] - self.bound(budget).any_order <= _GOOD * self.problem.total_cost:
+                break
+            self.add(solve(self.problem, budget, effort, [best[1]] if best else []))
             best = self.within(budget)
-        if best is None:
-            self.failed = max(self.failed, budget)
-        return best
+        return best[1] if best else None
 
-    def leanest(self) -> list[int]:
-        """The schedule with the least peak that bisection finds. From then on its peak is the floor."""
-        if self.lean[1]:
-            return self.lean[1]
-        low = max(least_bytes(self.problem), self.problem.floor)
-        lean = min(self.found)
-        while lean[0] - low > max(_CLOSE * lean[0], 1) and self.failed < lean[0] - 1:
-            middle = (max(low, self.failed) + lean[0]) // 2
-            self.search(middle, EFFORT // 4)
-            low, lean = max(low, min(self.failed, middle)), min(self.found)
-        self.lean = lean[0], lean[2]
-        return lean[2]
+    def leanest(self) -> tuple[int, list[int]]:
+        """The least peak that a bisection reaches, and its schedule. From then on that peak is the floor."""
+        if not self.lean[1]:
+            low, steps = least_bytes(self.problem), _EFFORTS[0] * (len(self.problem.cost) + 500)
+            peak, _, schedule = min(self.found)
+            for _ in range(_ROUNDS):
+                if peak - low <= _CLOSE * peak:
+                    break
+                middle = (low + peak) // 2
+                self.add(fit(self.problem, schedule, middle, steps))
+                peak, _, schedule = min(self.found)
+                low = low if peak <= middle else middle
+            self.lean = peak, schedule
+        return self.lean
 
 
 _KNOWN: OrderedDict[Problem, Known] = OrderedDict()

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import fx
@@ -38,6 +38,7 @@ class Measurement:
     modelled: bool = False
 
 
+T = TypeVar("T")
 Call = Callable[[], tuple[int, ...]]  # runs the operator once; bytes of each result
 Prepare = Callable[[], Call]  # makes up its inputs
 
@@ -66,20 +67,12 @@ def measure(storages: Storages) -> list[Measurement]:
 
 
 def _measure(wanted: dict[Any, Prepare]) -> None:
-    seconds: dict[Any, float] = {}
-    for key, prepare in wanted.items():
-        try:
-            seconds[key] = _seconds(prepare())
-        except Exception:  # made-up data does not suit every operator (a matrix that is not positive definite)
-            continue
-    memory = _memory({k: wanted[k] for k in seconds})
-    for key, (workspace, results) in memory.items():
-        _CACHE[key] = Measurement(seconds[key], workspace, results)
+    for key, (workspace, results) in _memory(wanted).items():
+        _CACHE[key] = Measurement(_seconds(wanted[key]()), workspace, results)
 
 
 def _seconds(call: Call) -> float:
-    """The best of a few runs after a first one."""
-    call()
+    """The best of a few runs; there was one before."""
     times: list[float] = []
     while len(times) < _TRIALS and sum(times) < _ENOUGH:
         start = time.perf_counter()
@@ -93,16 +86,26 @@ def _seconds(call: Call) -> float:
 def _memory(calls: dict[Any, Prepare]) -> dict[Any, tuple[int, tuple[int, ...]]]:
     """(workspace, bytes of each result) of every call. On the CPU PyTorch's profiler sees each allocation."""
     if torch.cuda.is_available():
-        return {k: _cuda_memory(prepare()) for k, prepare in calls.items()}
-    results: list[tuple[int, ...]] = []
+        return {
+            k: m for k, prepare in calls.items() if (m := _attempt(lambda p=prepare: _cuda_memory(p()))) is not None
+        }
+    results: list[tuple[int, ...] | None] = []
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as watched:
         for prepare in calls.values():
             call = prepare()
             with record_function("memograd operator"):
-                results.append(call())
+                results.append(_attempt(call))
             del call
-    peaks = _peaks(watched)
-    return {k: (max(0, peak - sum(r)), r) for k, peak, r in zip(calls, peaks, results, strict=True)}
+    found = zip(calls, _peaks(watched), results, strict=True)
+    return {k: (max(0, peak - sum(r)), r) for k, peak, r in found if r is not None}
+
+
+def _attempt(call: Callable[[], T]) -> T | None:
+    """None where made-up data does not suit an operator (a matrix that is not positive definite)."""
+    try:
+        return call()
+    except Exception:
+        return None
 
 
 def _peaks(watched: profile) -> list[int]:

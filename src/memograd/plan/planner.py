@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from memograd.errors import BudgetInfeasibleError
 from memograd.graph import Graph
-from memograd.plan.bounds import lower_bound
 from memograd.plan.budget import human, parse_budget
 from memograd.plan.emit import source
 from memograd.plan.known import known
@@ -29,37 +29,45 @@ def make_plan(graph: Graph, memory_budget: int | str | Plan) -> Plan:
     """
     found = storages(graph)
     if isinstance(memory_budget, Plan):
-        memory_budget.check_graph(found)
-        return memory_budget
+        return _again(found, memory_budget)
     measured = measure(found)
     problem = found.problem(
         [m.seconds for m in measured], [m.workspace for m in measured], [m.results for m in measured]
     )
     budget = parse_budget(memory_budget, simulate(problem, found.unplanned).peak)
-    schedule = known(problem, [found.unplanned]).search(budget) if budget >= problem.floor else None
+    store = known(problem, [found.unplanned])
+    schedule = store.search(budget)
     if schedule is None:
-        leanest = known(problem, [found.unplanned]).leanest()
-        if simulate(problem, leanest).peak > budget:
-            raise _infeasible(found, problem, budget, leanest)
-        schedule = leanest
+        least, schedule = store.leanest()
+        if least > budget:
+            raise _infeasible(found, problem, budget, schedule)
     return _plan(found, measured, problem, budget, schedule).checked()
+
+
+def _again(found: Storages, plan: Plan) -> Plan:
+    """A plan made before, perhaps in another process: checked with what its operators allocate here and now."""
+    plan.check_graph(found)
+    measured = measure(found)
+    problem = found.problem(plan.problem.cost, [m.workspace for m in measured], [m.results for m in measured])
+    bound = plan.bound if problem == plan.problem else 0.0  # it was proven for the bytes of then
+    return replace(plan, problem=problem, bound=bound, code=source(found, plan.schedule)).checked()
 
 
 def _plan(
     found: Storages, measured: Sequence[Measurement], problem: Problem, budget: int, schedule: Sequence[int]
 ) -> Plan:
     unplanned = found.unplanned
-    extra = simulate(problem, schedule).cost - problem.total_cost
-    proven = lower_bound(problem, budget) if extra > 0 else None
+    recomputes = len(schedule) > len(problem.cost)
     devices = {n.meta["val"].device for n in found.graph.placeholders}
     return Plan(
         budget=budget,
         schedule=tuple(schedule),
         operators=tuple(o.name for o in found.operators),
         modules=tuple(o.node.meta.get("module") or "" for o in found.operators),
+        phases=tuple(o.phase for o in found.operators),
         unplanned=unplanned,
         problem=problem,
-        bound=proven.any_order if proven else 0.0,
+        bound=known(problem, []).bound(budget).any_order if recomputes else 0.0,
         fingerprint=fingerprint(found),
         device=", ".join(sorted(map(str, devices))),
         measured=not any(m.modelled for m in measured),
@@ -72,10 +80,10 @@ def _infeasible(found: Storages, problem: Problem, budget: int, leanest: Sequenc
     usage = simulate(problem, leanest)
     what = found.operators[leanest[usage.at]]
     module, line = what.node.meta.get("module"), what.node.meta.get("source")
-    where = " ".join(filter(None, [f"in {module}" if module else "", f"at {line}" if line else ""]))
+    where = "".join([f" in {module}" if module else "", f" at {line}" if line and "<" not in line else ""])
     return BudgetInfeasibleError(
         f"a budget of {human(budget)} ({budget} bytes) is not enough: the leanest schedule of this step needs "
-        f"{human(usage.peak)} ({usage.peak} bytes), set by {what.name} {where}. {human(problem.resident)} of it are "
+        f"{human(usage.peak)} ({usage.peak} bytes), set by {what.name}{where}. {human(problem.resident)} of it are "
         "parameters, buffers, optimizer state and inputs. A smaller batch, a smaller largest layer, a lower precision "
         "or an optimizer with less state would lower it.",
         usage.peak,
