@@ -11,12 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from memograd.errors import PlanViolationError
-from memograd.plan.budget import human
+from memograd.plan import picture, report, saved
 from memograd.plan.emit import source
 from memograd.plan.problem import Problem, Usage, simulate
 from memograd.plan.storages import Storages
-
-VERSION = 1
 
 
 @dataclass(frozen=True)
@@ -26,7 +24,8 @@ class Plan:
     Attributes:
         budget: bytes allowed: parameters, buffers, inputs, activations, gradients, optimizer state and workspace.
         schedule: the operators in order of computation, as numbers into ``operators``.
-        operators: their names.
+        operators: their names; ``modules``: the paths of the modules they belong to.
+        phases: ``forward``, ``backward``, ``update`` (the optimizer's), or ``write`` (of a new value into an input).
         unplanned: the schedule without a budget.
         bound: seconds that every schedule within the budget, in any order, must spend on recomputation (proven).
         fingerprint: identifies the graph that the plan is for.
@@ -37,6 +36,7 @@ class Plan:
     schedule: tuple[int, ...]
     operators: tuple[str, ...]
     modules: tuple[str, ...]
+    phases: tuple[str, ...]
     unplanned: tuple[int, ...]
     problem: Problem
     bound: float
@@ -93,82 +93,48 @@ class Plan:
         """Operators that run more than once: name -> how many extra runs."""
         return {self.operators[k]: n - 1 for k, n in sorted(Counter(self.schedule).items()) if n > 1}
 
-    def __str__(self) -> str:
-        usage, at = self.usage, self.schedule[self.usage.at] if self.schedule else 0
-        where = self.operators[at] + (f" ({self.modules[at]})" if self.modules[at] else "")
-        lines = [
-            f"budget        {human(self.budget)}; without a plan the step peaks at {human(self.unplanned_bytes)}",
-            f"peak          {human(usage.peak)}, at {where}; resident throughout: {human(self.problem.resident)}",
-            f"floor         {human(self.floor_bytes)}: no schedule needs less",
-            f"kept          {len(self.operators) - len(self.again)} of {len(self.operators)} operators run once",
-            f"recomputed    {len(self.again)} operators, {sum(self.again.values())} extra runs",
-            *self._by_module(),
-            f"extra time    {self.extra_seconds * 1e3:.3f} ms a step, {self.overhead:.1%} of its operators' time "
-            f"(costs {'measured' if self.measured else 'measured or modelled'} on {self.device})",
-            f"lower bound   {self.lower_bound * 1e3:.3f} ms, proven for schedules in any order",
-            f"gap           at most {self.gap * 100:.1f} points from optimal",
-        ]
-        return "\n".join(lines)
+    @cached_property
+    def kept(self) -> dict[str, int]:
+        """Operators of the forward pass whose first results are read by the backward pass, or to compute something
+        again: name -> bytes."""
+        runs: Counter[int] = Counter()
+        waiting: set[int] = set()
+        for operator in self.schedule:
+            if runs[operator] or self.phases[operator] == "backward":
+                waiting.update(v for v in self.problem.reads[operator] if runs[self.problem.producer[v]] == 1)
+            runs[operator] += 1
+        sizes: Counter[str] = Counter()
+        for value in sorted(waiting):
+            producer = self.problem.producer[value]
+            if self.phases[producer] == "forward":
+                sizes[self.operators[producer]] += self.problem.size[value]
+        return dict(sizes)
 
-    def _by_module(self) -> list[str]:
-        """What is computed again, summed by module path."""
-        rows: dict[str, Counter[str]] = {}
-        index = {name: k for k, name in enumerate(self.operators)}
-        for name, extra in self.again.items():
-            kind = name.rstrip("0123456789").rstrip("_")
-            rows.setdefault(self.modules[index[name]] or "(no module)", Counter())[kind] += extra
-        return [f"  {m}: {', '.join(f'{n} x{c}' for n, c in kinds.items())}" for m, kinds in rows.items()]
+    def numbers(self) -> dict[str, Any]:
+        """What ``print(plan)`` shows, for programs."""
+        return report.numbers(self)
+
+    def __str__(self) -> str:
+        return report.text(self)
 
     def plot(self, path: str | Path) -> None:
-        """Draw the bytes alive over the step, unplanned and planned, and the budget. Needs matplotlib
-        (``memograd[data]``)."""
-        from matplotlib.figure import Figure
-
-        figure = Figure(figsize=(8, 4), layout="constrained")
-        axes = figure.add_subplot()
-        for label, usage in (("unplanned", self.unplanned_usage), ("planned", self.usage)):
-            axes.step(range(len(usage.profile)), [b / 2**20 for b in usage.profile], where="mid", label=label)
-        axes.axhline(self.budget / 2**20, color="black", linestyle="--", linewidth=1, label="budget")
-        axes.axhline(self.problem.resident / 2**20, color="gray", linestyle=":", linewidth=1, label="resident")
-        axes.set(xlabel="operator", ylabel="MiB alive", ylim=(0, None))
-        axes.legend()
-        figure.savefig(path)
+        """Draw the bytes alive over the step, unplanned and planned, and the budget; the ending of ``path`` is the
+        format. Needs matplotlib (``memograd[data]``)."""
+        picture.draw(self, path)
 
     def to_json(self) -> str:
         """The plan as one JSON object; ``from_json`` reads it."""
-        p = self.problem
-        problem = {
-            "cost": p.cost,
-            "outputs": p.outputs,
-            "reads": p.reads,
-            "size": p.size,
-            "workspace": p.workspace,
-            "keep": sorted(p.keep),
-            "once": sorted(p.once),
-            "before": p.before,
-            "resident": p.resident,
-        }
-        mine = {name: getattr(self, name) for name in _FIELDS}
-        return json.dumps({"memograd_plan": VERSION, **mine, "problem": problem})
+        return json.dumps(saved.as_data(self))
 
     @classmethod
-    def from_json(cls, text: str) -> Plan:
-        """Read a plan back.
+    def from_json(cls, text: str | bytes) -> Plan:
+        """Read a plan back. ``mg.plan`` and ``TrainStep`` take it as ``memory_budget``, for the same graph; what they
+        run is written anew from the schedule, the text's ``code`` is only to be read.
 
         Raises:
-            PlanViolationError: not a plan, one of another version, or one that breaks its own budget.
+            PlanViolationError: not a plan, one of another version, a damaged one, or one that breaks its own budget.
         """
-        try:
-            data = json.loads(text)
-            version = data["memograd_plan"]
-        except (ValueError, KeyError, TypeError) as error:
-            raise PlanViolationError("this is no plan: it is not JSON that plan.to_json() wrote") from error
-        if version != VERSION:
-            raise PlanViolationError(f"the plan has format version {version}; this version reads {VERSION}: plan again")
-        try:
-            return _from_data(cls, data).checked()
-        except (KeyError, TypeError, ValueError, IndexError) as error:
-            raise PlanViolationError(f"the plan is damaged: {error}") from error
+        return cls(**saved.fields_of(text)).checked()
 
     def checked(self) -> Plan:
         """This plan, if its schedule is valid and within its budget.
@@ -177,7 +143,7 @@ class Plan:
             PlanViolationError: it is not.
         """
         try:
-            usage = simulate(self.problem, self.schedule)
+            usage = self.usage
         except ValueError as error:
             raise PlanViolationError(f"the plan's schedule cannot run: {error}") from error
         if usage.peak > self.budget:
@@ -191,37 +157,8 @@ class Plan:
                 "the plan was made for another graph (other model, shapes, dtypes, mode or version of memograd): plan "
                 "again with mg.plan or memory_budget=..."
             )
-
-
-_FIELDS = (
-    "budget",
-    "schedule",
-    "operators",
-    "modules",
-    "unplanned",
-    "bound",
-    "fingerprint",
-    "device",
-    "measured",
-    "code",
-)
-
-
-def _from_data(cls: type[Plan], data: dict[str, Any]) -> Plan:
-    p = data["problem"]
-    problem = Problem(
-        cost=tuple(p["cost"]),
-        outputs=tuple(map(tuple, p["outputs"])),
-        reads=tuple(map(tuple, p["reads"])),
-        size=tuple(p["size"]),
-        workspace=tuple(p["workspace"]),
-        keep=frozenset(p["keep"]),
-        once=frozenset(p["once"]),
-        before=tuple((u, v) for u, v in p["before"]),
-        resident=p["resident"],
-    )
-    mine: dict[str, Any] = {name: tuple(v) if isinstance(v := data[name], list) else v for name in _FIELDS}
-    return cls(problem=problem, **mine)
+        if len(self.operators) != len(storages.operators):
+            raise PlanViolationError("the plan is damaged: it has another number of operators than its graph")
 
 
 def fingerprint(storages: Storages) -> str:

@@ -37,6 +37,15 @@ class Operator:
     def name(self) -> str:
         return self.node.name if self.into is None else f"write {self.into.name}"
 
+    @property
+    def phase(self) -> str:
+        """``forward``, ``backward``, ``update`` or ``write``."""
+        if self.into is not None:
+            return "write"
+        if "update_of" in self.node.meta:
+            return "update"
+        return "backward" if "adjoint_of" in self.node.meta else "forward"
+
 
 @dataclass(frozen=True)
 class Storages:
