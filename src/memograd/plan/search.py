@@ -209,8 +209,11 @@ def _to_recompute(line, state, slot):
 
 
 @compiled
-def _change(line, state, undo, reorder):
-    """Change the schedule a little. Returns what changed: (kind, slot, count, change of cost), kind -1 for nothing."""
+def _change(line, state, undo, reorder, dearest):
+    """Change the schedule a little; nothing dearer than ``dearest`` is added while the budget holds.
+
+    Returns what changed: (kind, slot, count, change of cost), kind -1 for nothing.
+    """
     slot = _random_run(line, state)
     if slot < 0:
         return -1, 0, 0, 0.0
@@ -236,7 +239,7 @@ def _change(line, state, undo, reorder):
             slot = _random_run(line, state)
         return -1, 0, 0, 0.0
     value, slot = _to_recompute(line, state, slot)
-    if value < 0:
+    if value < 0 or (not over and line.cost[line.producer[value]] > dearest):
         return -1, 0, 0, 0.0
     added = recompute(line, state, value, slot, 25 * _draw(state, 5), DEPTH)
     change = 0.0
@@ -262,9 +265,10 @@ def _step_back(line, undo, kind, slot, count):
 def _accept(line, state, undo, reorder, price, weight, temperature):
     """One step, taken back if it is too bad for the temperature. Returns the change of cost."""
     before = line.total[EXCESS]
-    kind, slot, count, change = _change(line, state, undo, reorder)
+    worst = -temperature * math.log((_draw(state, MODULUS) + 1) / MODULUS)  # accepts with exp(-energy / temperature)
+    kind, slot, count, change = _change(line, state, undo, reorder, worst / price if price > 0 else math.inf)
     energy = price * change + weight * (line.total[EXCESS] - before)
-    if energy > 0 and _draw(state, MODULUS) >= math.exp(-energy / temperature) * MODULUS:
+    if energy > worst:
         _step_back(line, undo, kind, slot, count)
         return 0.0
     return change

@@ -13,7 +13,7 @@ from memograd.plan.compiled import COMPILED
 from memograd.plan.problem import Problem, simulate
 from memograd.plan.search import anneal, fit, reorder
 
-EFFORT = 800 if COMPILED else 10  # steps of the search for each operator
+EFFORT = 800 if COMPILED else 20  # steps of the search for each operator
 SMALL = 500  # smaller problems get the steps of one with so many operators more: they are over soon anyway
 
 
