@@ -58,9 +58,10 @@ ALLOWED: dict[str, set[str]] = {
     "tables": {"rules.registry", "measured"},
     "train": PIPELINE | {"tracer", "closures", "transforms"},
     "frontend": PIPELINE | {"transforms", "train"},
-    "recipes": GROUND | {"train"},
+    "recipes": GROUND | {"train", "plan"},
     "explain": PIPELINE | {"rules", "recipes", "transforms", "train"},
-    "cli": PIPELINE | {"train", "recipes", "explain", "transforms", "testing", "audit", "measured", "check", "tables"},
+    "cli_plan": {"errors", "plan", "train"},
+    "cli": {"errors", "cli_plan", "train", "recipes", "explain", "audit", "measured", "check", "tables"},
     "__main__": {"cli"},
 }
 

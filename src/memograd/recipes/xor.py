@@ -16,7 +16,8 @@ import torch
 from torch import nn, optim
 
 from memograd.errors import DataError
-from memograd.recipes import Settings, curve, data
+from memograd.plan.plan import Plan
+from memograd.recipes import Settings, curve, data, of_plan, say_plan
 from memograd.recipes.models import SimpleNN
 from memograd.train import checkpoint
 from memograd.train.step import TrainStep
@@ -48,6 +49,7 @@ def train(settings: Settings) -> dict[str, Any]:
     for (a, b), answer in zip(x.int().tolist(), answers, strict=True):
         s.say(f"{a} xor {b} = {answer:.4f}")
     s.say(f"{right} of 4 answers right; {run.seconds:.2f} s, backend {run.backend} ({run.reason})")
+    say_plan(run.plan, s.say)
     if right < 4:
         s.say("This initialization did not learn XOR (a ReLU died: see the recipe's docstring); try another --seed.")
     return run.report(answers, right)
@@ -64,6 +66,11 @@ class _Run:
         self.backend = settings.backend
         self.reason = ""
         self.step: TrainStep | None = None
+
+    @property
+    def plan(self) -> Plan | None:
+        """The memory plan, if there is a budget and a step was run."""
+        return self.step.plan if self.step is not None else None
 
     def resume(self) -> None:
         """Take up the checkpoint, if that was asked for and there is one."""
@@ -92,7 +99,7 @@ class _Run:
         """``steps`` epochs in one call, and a checkpoint after them."""
         start = time.perf_counter()
         if self.step is None:
-            self.step = TrainStep(self.model, nn.BCELoss(), self.optimizer, backend=self.backend)
+            self.step = TrainStep(self.model, nn.BCELoss(), self.optimizer, self.settings.memory_budget, self.backend)
         losses = self.step.run(x, y, steps=steps).tolist()
         if not all(map(math.isfinite, losses)):
             bad = next(i for i, loss in enumerate(losses, 1) if not math.isfinite(loss))
@@ -135,6 +142,7 @@ class _Run:
             "seconds": self.seconds,
             "backend": self.backend,
             "backend_reason": self.reason,
+            **of_plan(self.plan),
             "history": [{"epoch": int(e), "loss": loss} for e, loss in self.losses if e % CHUNK == 0 or e == self.done],
         }
         checkpoint.save_weights(s.out, self.model)

@@ -16,8 +16,6 @@ from memograd.run.eager import Eager
 class Planned(Eager):
     """Runs ``plan.code``: it writes mutations in place as soon as nobody needs the old value any more."""
 
-    name = "eager, planned"
-
     def __init__(self, graph: Graph, plan: Plan) -> None:
         self.plan = plan
         self.function = load(plan.code, "step")

@@ -6,6 +6,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, overload
 
+from memograd.plan.plan import Plan
+
 
 @dataclass
 class History(Sequence[dict[str, Any]]):
@@ -16,11 +18,13 @@ class History(Sequence[dict[str, Any]]):
             validation data also ``validation_loss`` and ``validation_accuracy``.
         backend: what ran the steps.
         backend_reason: why.
+        plan: with a memory budget the plan of the step with the highest peak, if this run made a step.
     """
 
     epochs: list[dict[str, Any]] = field(default_factory=list)
     backend: str = ""
     backend_reason: str = ""
+    plan: Plan | None = None
 
     @overload
     def __getitem__(self, key: int) -> dict[str, Any]: ...

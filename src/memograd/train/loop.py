@@ -160,6 +160,8 @@ class _Run:
             self.step.backend = self.step.backend_name
             self.history.backend_reason = self.step.backend_reason
         self.history.backend = self.step.backend_name
+        if (plan := self.step.plan) is not None:
+            self.history.plan = max(plan, self.history.plan or plan, key=lambda p: p.peak_bytes)
         return loss
 
     def arguments(self, batch: Any, where: str) -> tuple[list[Any], dict[str, Any]]:

@@ -56,8 +56,9 @@ class TrainStep:
             on our gradients. Its state stays in ``optimizer.state``.
         memory_budget: the most bytes of tensors alive at any moment of a step: parameters, buffers, the batch,
             activations, gradients, optimizer state and operators' workspace. Bytes, "8GiB", "600MB", "50%" of what
-            the step needs without a budget, or a ``Plan``. What does not fit is computed again; results are
-            bit-identical. An optimizer outside the graph (see above) allocates on its own, beyond the budget.
+            the step needs without a budget (of the largest step so far, if batches differ), or a ``Plan`` made for
+            this step. What does not fit is computed again; results are bit-identical. An optimizer outside the graph
+            (see above) allocates on its own, beyond the budget.
         backend: ``auto`` (measures eager and native once), ``eager``, ``native`` or ``inductor``. Within a memory
             budget steps run on the eager backend, the only one whose allocations are all known.
 
@@ -87,6 +88,7 @@ class TrainStep:
         self.optimizer = optimizer
         self.backend = backend
         self.memory_budget = memory_budget
+        self._allowed = 0  # bytes that "50%" meant for the largest step so far: a last, smaller batch may have them too
         # what a forward may branch on (train or eval, a dropout's p) is baked into the graph, so it is part of the key
         self._attributes = [
             (vars(m), name)
@@ -208,7 +210,9 @@ class TrainStep:
         if self.memory_budget is None:
             choice = choose(graph, _detached(graph.bind(batch, options)), self.backend)
         else:
-            choice = choose_planned(graph, plan(graph, self.memory_budget), self.backend)
+            made = plan(graph, self.memory_budget, self._allowed)
+            self._allowed = max(self._allowed, made.budget)
+            choice = choose_planned(graph, made, self.backend)
         state = [
             (p, key, tensor)
             for group in self.optimizer.param_groups
