@@ -1,5 +1,7 @@
 """Activation functions, by ATen's fused backward kernels. ``activation_backward.py`` differentiates those again."""
 
+import math
+
 import torch
 
 from memograd.rules.registry import rule
@@ -129,5 +131,5 @@ def glu(adjoint, y, x, dim=-1):
 
 @rule(aten.logit.default, formula="x̄ = ȳ / (x (1 - x)); outside [ε, 1 - ε]: 0, without ε: nan")
 def logit(adjoint, y, x, eps=None):
-    low, high, outside = (0.0, 1.0, float("nan")) if eps is None else (eps, 1 - eps, 0.0)
-    return (adjoint / (x * (1 - x))).masked_fill(~((x >= low) & (x <= high)), outside)
+    low, high, outside = (0.0, 1.0, math.nan) if eps is None else (eps, 1 - eps, math.inf)
+    return adjoint / (x * (1 - x)).masked_fill(~((x >= low) & (x <= high)), outside)

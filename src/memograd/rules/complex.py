@@ -53,4 +53,4 @@ def polar(adjoint, y, r, phi):
 def angle(adjoint, y, x):
     if not x.is_complex():
         return torch.zeros_like(x)
-    return (adjoint * (x / x.abs().pow(2) * 1j)).masked_fill(x == 0, 0)
+    return adjoint * (x / x.abs().pow(2) * 1j).masked_fill(x == 0, 0)

@@ -1,14 +1,22 @@
 """A linear layer and its cross entropy in one operator that never holds all logits, but chunks of them."""
 
+from contextlib import suppress
+
 import torch
-import torch.nn.modules.linear_cross_entropy  # enters the two operators into torch.ops.torch_nn
 
 from memograd.rules.registry import Refused, expand, rule
 
-torch_nn = torch.ops.torch_nn
+with suppress(ImportError):  # PyTorch 2.11 does not have it
+    import torch.nn.modules.linear_cross_entropy  # enters the two operators into torch.ops.torch_nn
 
 
-@rule(torch_nn._linear_cross_entropy_batch_chunked.default, formula="each ȳ · the gradient computed with the loss")
+def _operator(name):
+    """The operator, or nothing where PyTorch does not have it."""
+    packet = getattr(torch.ops.torch_nn, name, None)
+    return [] if packet is None else [packet.default]
+
+
+@rule(*_operator("_linear_cross_entropy_batch_chunked"), formula="each ȳ · the gradient computed with the loss")
 def linear_cross_entropy(
     adjoint,
     y,
@@ -41,7 +49,7 @@ def linear_cross_entropy(
     return x_bar, w_bar, None, b_bar
 
 
-@expand(torch_nn._linear_cross_entropy_batch_chunked_no_reduction.default, formula="cross_entropy(x Wᵀ + b), all of it")
+@expand(*_operator("_linear_cross_entropy_batch_chunked_no_reduction"), formula="cross_entropy(x Wᵀ + b), all of it")
 def linear_cross_entropy_of_each(x, linear_weight, target, linear_bias, weight, ignore_index, chunk, policy, acc_dtype):
     """Without a reduction the gradients wait for ȳ; the logits are held meanwhile."""
     logits = torch.nn.functional.linear(x, linear_weight, linear_bias)

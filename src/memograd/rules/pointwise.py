@@ -119,7 +119,7 @@ def pow_number(adjoint, y, x, p):
 
 @rule(aten.pow.Tensor_Tensor, formula="x̄ = ȳ · conj(p x^(p-1)), p̄ = ȳ · conj(y log x); 0 where p = 0, or x = 0 ≤ p")
 def pow_tensor(adjoint, y, x, p):
-    base = (adjoint * conj(p * x.pow(p - 1))).masked_fill(p == 0, 0)
+    base = adjoint * conj(p * x.pow(p - 1)).masked_fill(p == 0, 0)
     return base, adjoint * conj(y * _promoted(x, y).log()).masked_fill((x == 0) & _nonnegative(p), 0)
 
 

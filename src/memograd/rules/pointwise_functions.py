@@ -118,4 +118,4 @@ def rad2deg(adjoint, y, x):
 @rule(aten.sinc.default, formula="x̄ = ȳ · conj((πx cos πx - sin πx) / (π x²)), 0 at x = 0")
 def sinc(adjoint, y, x):
     angle, square = x * math.pi, x * x * math.pi
-    return (adjoint * conj((angle * angle.cos() - angle.sin()) / square)).masked_fill(square == 0, 0)
+    return adjoint * conj((angle * angle.cos() - angle.sin()) / square).masked_fill(square == 0, 0)

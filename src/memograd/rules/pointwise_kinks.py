@@ -36,9 +36,10 @@ def absolute(adjoint, y, x):
 def sgn(adjoint, y, x):
     if not x.is_complex():
         return torch.zeros_like(adjoint)
-    size = x.abs()
+    at_zero = x == 0
+    x = x.masked_fill(at_zero, 1)
     # what is tangential to the unit circle at y, over |x|
-    return (adjoint / size - (adjoint / x).real * y).masked_fill(size == 0, 0)
+    return (adjoint / x.abs() - (adjoint / x).real * y).masked_fill(at_zero, 0)
 
 
 @rule(aten.copysign.Tensor, aten.copysign.Scalar, formula="x̄ = ȳ · y / x, 0 at x = 0; z̄ = 0")

@@ -72,7 +72,7 @@ def var(adjoint, y, x, dim=None, correction=1, keepdim=False):
 
 @rule(aten.std.correction, formula="x̄ = ȳ · (x - mean x) / (y (n - correction)), 0 where y = 0")
 def std(adjoint, y, x, dim=None, correction=1, keepdim=False):
-    return _var((adjoint / (y * 2)).masked_fill(y == 0, 0), x, dim, correction)
+    return _var(adjoint / (y * 2).masked_fill(y == 0, math.inf), x, dim, correction)
 
 
 @rule(aten.var_mean.correction, formula="x̄ = v̄ · 2 (x - m) / (n - correction) + m̄ / n")
@@ -175,4 +175,4 @@ def norm_adjoint(adjoint, y, x, p, dim):
     if p < 1:
         return (x.sgn() * x.abs().pow(p - 1)).masked_fill(x == 0, 0) * g * y.pow(1 - p)
     direction = x.sgn() * x.abs().pow(p - 1) if p < 2 else x * x.abs().pow(p - 2)
-    return direction * (g / y.pow(p - 1)).masked_fill(y == 0, 0)
+    return direction * (g / y.pow(p - 1).masked_fill(y == 0, math.inf))
