@@ -4,6 +4,8 @@ import pytest
 import torch
 from witness import check
 
+import memograd as mg
+
 UNARY = [
     "neg",
     "exp",
@@ -180,3 +182,31 @@ def test_building_complex_numbers():
 @pytest.mark.parametrize("n", [1, 2])
 def test_polygamma(n):
     check(lambda x: torch.polygamma(n, x), values(3).abs() + 0.5)
+
+
+def three_norm(x):
+    return torch.linalg.vector_norm(x, 3)
+
+
+@pytest.mark.parametrize(
+    ("f", "x"),
+    [
+        (torch.sgn, torch.tensor([0, 1 + 2j], dtype=torch.complex128)),
+        (torch.angle, torch.tensor([0, 1 + 2j], dtype=torch.complex128)),
+        (torch.sinc, torch.tensor([0, 1.5], dtype=torch.double)),
+        (lambda x: x.logit(0.1), torch.tensor([0, 0.5], dtype=torch.double)),
+        (lambda x: x ** torch.tensor([0, 2.0]), torch.zeros(2, dtype=torch.double)),
+        (lambda p: torch.tensor([0, 2.0]) ** p, torch.ones(2, dtype=torch.double)),
+        (torch.std, torch.ones(3, dtype=torch.double)),
+        (three_norm, torch.zeros(2, dtype=torch.double)),
+    ],
+    ids=["sgn", "angle", "sinc", "logit", "base", "exponent", "std", "norm"],
+)
+def test_jvp_where_autograd_takes_zero_for_the_derivative(f, x):
+    """The pullback is linear there too: its transpose is zero, not nan."""
+    way = torch.ones_like(x)
+    torch.testing.assert_close(mg.jvp(f, (x,), (way,))[1], torch.func.jvp(f, (x,), (way,))[1])
+
+
+def test_angle_of_the_origin():
+    check(torch.atan2, torch.tensor([0.0, 1.0]).double(), torch.tensor([0.0, 2.0]).double(), second=False)

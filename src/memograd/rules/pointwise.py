@@ -164,9 +164,10 @@ def hypot(adjoint, y, x, z):
     return adjoint * x / y, adjoint * z / y
 
 
-@rule(aten.atan2.default, formula="x̄ = ȳ · z / (x² + z²), z̄ = -ȳ · x / (x² + z²)")
+@rule(aten.atan2.default, formula="x̄ = ȳ · z / (x² + z²), z̄ = -ȳ · x / (x² + z²), 0 at the origin")
 def atan2(adjoint, y, x, z):
-    inverse = (x * x + z * z).reciprocal()
+    square = x * x + z * z
+    inverse = square.masked_fill(square == 0, math.inf).reciprocal()
     return adjoint * z * inverse, adjoint * -x * inverse
 
 
