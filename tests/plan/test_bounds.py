@@ -9,11 +9,13 @@ import pytest
 from exhaustive import least_cost
 from hypothesis import HealthCheck, Phase, find, given, settings
 from hypothesis import strategies as st
+from problems import random_problem
 
 from memograd.plan import bounds_stages
 from memograd.plan.bounds import Bound, lower_bound
 from memograd.plan.bounds_cuts import least_bytes
 from memograd.plan.problem import Problem, simulate
+from memograd.plan.solve import solve
 
 SLACK = 1e-9
 
@@ -161,3 +163,26 @@ def test_checkpointed_segments_cost_at_least_the_bound(segment: int) -> None:
     assert usage.peak < simulate(problem, range(2 * length)).peak
     assert 0 < bound.any_order <= usage.cost - problem.total_cost + SLACK
     assert bound == lower_bound(problem, usage.peak)
+
+
+@settings(max_examples=15, deadline=None, derandomize=True)
+@given(st.integers(0, 10**9), st.integers(10, 30), st.floats(0.5, 1.0))
+def test_what_the_solver_finds_costs_at_least_the_bound(seed: int, operators: int, share: float) -> None:
+    """Larger problems than can be searched through."""
+    for problem in (random_problem(seed, operators), training_chain(operators)):
+        budget = int(simulate(problem, range(len(problem.cost))).peak * share)
+        schedule = solve(problem, budget, effort=20)
+        if schedule is not None:
+            extra = simulate(problem, schedule).cost - problem.total_cost
+            assert lower_bound(problem, budget).any_order <= extra + SLACK
+
+
+def test_the_optimum_of_a_chain_is_proved() -> None:
+    """The certificate meets the schedule: at three quarters of the memory the solver's answer is the best there is."""
+    problem = training_chain(32)
+    budget = simulate(problem, range(64)).peak * 3 // 4
+    schedule = solve(problem, budget)
+    assert schedule is not None
+    extra = simulate(problem, schedule).cost - problem.total_cost
+    assert extra > 0
+    assert lower_bound(problem, budget).any_order == pytest.approx(extra, rel=1e-3)
