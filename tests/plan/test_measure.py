@@ -1,0 +1,117 @@
+"""What operators take, against the profiler's record of the operator itself."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from training_steps import allocated
+
+from memograd.pipeline import capture
+from memograd.plan.measure import Measurement, measure
+from memograd.plan.storages import Storages, storages
+from memograd.run.lower import lower
+
+
+def read(f: Callable[..., Any], *args: Any) -> Storages:
+    return storages(lower(capture(f, *args)))
+
+
+def of(found: Storages, name: str) -> Measurement:
+    return next(m for o, m in zip(found.operators, measure(found), strict=True) if o.name == name)
+
+
+OPERATORS: dict[str, tuple[Callable[..., Any], Callable[[], tuple[Any, ...]]]] = {
+    "convolution": (torch.conv2d, lambda: (torch.randn(3, 5, 17, 17), torch.randn(7, 5, 3, 3))),
+    "mm": (torch.mm, lambda: (torch.randn(33, 65), torch.randn(65, 17))),
+    "native_layer_norm": (lambda x: torch.layer_norm(x, [64]), lambda: (torch.randn(40, 64),)),
+    "sort": (lambda x: torch.sort(x)[0], lambda: (torch.randn(40, 64),)),
+    "sum_1": (lambda x: x.sum(0), lambda: (torch.randn(400, 64).bfloat16(),)),
+    "index": (lambda x, i: x[i], lambda: (torch.randn(40, 64), torch.randint(0, 40, (100,)))),
+    "cat": (lambda x, y: torch.cat([x, y]), lambda: (torch.randn(40, 64), torch.randn(2, 64))),
+    "cumsum": (lambda x: x.cumsum(0), lambda: (torch.randn(400, 3),)),
+}
+
+
+@pytest.mark.parametrize("name", OPERATORS)
+def test_results_and_workspace_are_what_the_profiler_sees(name: str, tmp_path: Path) -> None:
+    f, make = OPERATORS[name]
+    found = read(f, *make())
+    measured = of(found, name)
+    args = make()
+    kept: list[Any] = []
+    assert not measured.modelled and measured.seconds > 0
+    assert measured.workspace + sum(measured.results) == allocated(lambda: kept.append(f(*args)), tmp_path)
+
+
+def test_several_results_each_have_their_bytes() -> None:
+    found = read(lambda x: torch.sort(x)[0] + 1, torch.randn(8, 3))
+    assert of(found, "sort").results == (8 * 3 * 4, 8 * 3 * 8), "float32 values, int64 indices"
+
+
+def test_made_up_lengths_do_not_make_results_small(tmp_path: Path) -> None:
+    """CTC's table has a column for each character of the longest target, and made-up lengths are zero."""
+    lengths = torch.tensor([9, 8]), torch.tensor([3, 2])
+    scores, targets = torch.randn(9, 2, 5), torch.randint(1, 5, (2, 3))
+    found = read(lambda x, t: torch.ops.aten._ctc_loss.Tensor(x, t, *lengths)[0], scores, targets)
+    measured = of(found, "_ctc_loss")
+    assert measured.results == (2 * 4, 2 * 9 * 7 * 4)
+    kept: list[Any] = []
+    seen = allocated(lambda: kept.append(torch.ops.aten._ctc_loss.Tensor(scores, targets, *lengths)), tmp_path)
+    assert measured.workspace + sum(measured.results) >= seen
+
+
+def test_what_no_made_up_data_suits_is_modelled(tmp_path: Path) -> None:
+    """Lengths that are all zero do not add up to the rows; the model must not say less than what is taken."""
+    rows, lengths = torch.randn(50, 2), torch.tensor([20, 30])
+    found = read(lambda x, n: torch.segment_reduce(x, "sum", lengths=n, axis=0), rows, lengths)
+    measured = of(found, "segment_reduce")
+    assert measured.modelled and measured.results == (2 * 2 * 4,) and measured.seconds > 0
+    kept: list[Any] = []
+    seen = allocated(lambda: kept.append(torch.segment_reduce(rows, "sum", lengths=lengths, axis=0)), tmp_path)
+    assert measured.workspace + sum(measured.results) >= seen
+
+
+class Counting(TorchDispatchMode):
+    """Counts operators that run."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.count += 1
+        return func(*args, **(kwargs or {}))
+
+
+def test_an_operator_is_measured_once_in_a_process() -> None:
+    found = read(lambda x: torch.tanh(x) + torch.tanh(x + 1), torch.randn(31, 17))
+    first = measure(found)
+    with Counting() as counting:
+        again = measure(found)
+        other = measure(read(lambda y: torch.tanh(y), torch.randn(31, 17)))
+    assert again == first and other[0] in first, "the same operator on the same geometry, whatever the program"
+    assert counting.count < 50, "nothing was measured; tracing runs a few operators on tensors without data"
+    with Counting() as counting:
+        measure(found)
+    assert counting.count == 0
+
+
+def test_measuring_leaves_no_trace() -> None:
+    """The generators go on as if nothing had happened, and inputs are only read."""
+    weight = torch.nn.Parameter(torch.randn(9, 9))
+    found = read(lambda x: torch.nn.functional.dropout(x @ weight, 0.5), torch.randn(4, 9))
+    before, state = weight.detach().clone(), torch.get_rng_state()
+    measure(found)
+    assert torch.equal(torch.get_rng_state(), state) and torch.equal(weight, before) and weight.grad is None
+
+
+def test_writes_take_time_and_no_memory() -> None:
+    norm = torch.nn.BatchNorm1d(5)
+    found = read(norm, torch.randn(4, 5))
+    writes = [m for o, m in zip(found.operators, measure(found), strict=True) if o.into is not None]
+    assert len(writes) == 3 and all(m.results == () and m.workspace == 0 and m.seconds > 0 for m in writes)
