@@ -109,13 +109,22 @@ def test_these_never_reach_a_graph(name):
         capture(getattr(getattr(torch.ops.aten, packet), overload), *arguments)
 
 
-def test_a_wrong_rule_is_wrong_in_the_sweep(monkeypatch):
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16], ids=str)
+def test_a_wrong_rule_is_wrong_in_the_sweep(monkeypatch, dtype):
     pytest.importorskip("expecttest")
     sine = torch.ops.aten.sin.default
     wrong = registry.Entry(sine, "rule", lambda adjoint, y, x: adjoint * x.sin(), "", "", "")
     monkeypatch.setitem(registry._TABLE, sine, wrong)
-    (tally,) = sweep([e for e in entries() if e.name == "sin"], limit=1)
+    (tally,) = sweep([e for e in entries() if e.name == "sin"], dtype, limit=1)
     assert tally.verdict == "wrong" and tally.wrong == 1 and not tally.used
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16], ids=str)
+def test_finite_differences_decide_where_autograd_is_mistaken(dtype):
+    """It passes a gradient to elements that ``as_strided_scatter`` overwrites."""
+    pytest.importorskip("expecttest")
+    (tally,) = sweep([e for e in entries() if e.name == "as_strided_scatter"], dtype)
+    assert tally.verdict == "pass" and tally.disputed == tally.passed
 
 
 def test_compare():
@@ -148,3 +157,9 @@ def test_measured_counts(tmp_path):
 def test_whole_database(dtype, order):
     passing = Counter(t.verdict for t in tallies(dtype, order))["pass"]
     assert passing >= {(torch.float64, 1): 530, (torch.float64, 2): 260, (torch.complex128, 1): 320}[dtype, order]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+def test_sample_in_lower_precision(dtype):
+    assert Counter(t.verdict for t in tallies(dtype, limit=3))["pass"] >= 440

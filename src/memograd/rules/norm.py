@@ -30,7 +30,8 @@ def statistics(x, mean, rstd, mean_bar, rstd_bar, dims) -> Any:
     if mean_bar is not None:
         total = (mean_bar / n).expand(x.shape)
     if rstd_bar is not None:
-        through_rstd = (x - mean) * (rstd_bar * rstd.pow(3) / -n)
+        # not rstd³, which leaves the range of half precision
+        through_rstd = (x - mean) * rstd * (rstd_bar * rstd * rstd / -n)
         total = through_rstd if total is None else total + through_rstd
     return total
 

@@ -55,6 +55,9 @@ def logcumsumexp(adjoint, y, x, dim):
     """Σ_{k≥i} ȳ_k exp(x_i - y_k), step by step: y grows along the dimension, so that no factor exceeds 1."""
     if x.dim() == 0 or x.shape[dim] < 2:
         return adjoint
+    if x.dtype in (torch.float16, torch.bfloat16):  # exp would magnify how y was rounded
+        x = x.float()
+        y = x.logcumsumexp(dim)
     ratio = (-y.diff(dim=dim)).exp()
     ratio = torch.cat([ratio, torch.zeros_like(y.narrow(dim, 0, 1))], dim)
     return conj((x - y).exp()) * _recurrence(adjoint, conj(ratio), dim)
