@@ -85,14 +85,17 @@ def test_a_bound_never_says_more_than_the_plan_costs() -> None:
 
 def test_the_text() -> None:
     lines = str(small()).splitlines()
-    assert "205 B" in lines[0] and "200 B" in lines[0]
-    assert lines[1] == "peak          200 B, at e in net.one (backward; run 6 of 7)"
-    assert lines[3].endswith("from forward to backward, of 2 operators:") and lines[3].split()[1] == "50"
-    assert [line.split() for line in lines[4:6]] == [["30", "B", "net.three"], ["20", "B", "net.two"]]
-    assert lines[6].endswith("1 of 6 operators, 1 extra runs:")
-    assert lines[7].split() == ["1000.000", "ms", "net.one:", "a", "x1"]
-    assert "1000.000 ms" in lines[8] and "3.1%" in lines[8] and "measured on cpu" in lines[8]
-    assert "250.000 ms" in lines[9] and "2.3 points" in lines[10]
+    assert lines[:3] == [
+        "budget        205 B (205 bytes)",
+        "unplanned     205 B; no plan gets below 200 B",
+        "peak          200 B, at e in net.one (backward; run 6 of 7)",
+    ]
+    assert lines[4] == "kept          50 B from forward to backward, of 2 operators:"
+    assert [line.split() for line in lines[5:7]] == [["30", "B", "net.three"], ["20", "B", "net.two"]]
+    assert lines[7] == "recomputed    1 of 6 operators, 1 extra runs:"
+    assert lines[8].split() == ["1000.000", "ms", "net.one:", "a", "x1"]
+    assert "1000.000 ms" in lines[9] and "3.1%" in lines[9] and "measured on cpu" in lines[9]
+    assert "250.000 ms" in lines[10] and "2.3 points" in lines[11]
     assert "modelled" in str(small(measured=False))
 
 

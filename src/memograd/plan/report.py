@@ -25,8 +25,8 @@ def text(plan: Plan) -> str:
     often = f", the same one up to {most} times" if most > 1 else ""
     costs = f"costs {'measured' if plan.measured else 'measured or, for some operators, modelled'} on {plan.device}"
     lines = [
-        f"budget        {human(plan.budget)} ({plan.budget:,} bytes); without a plan the step takes "
-        f"{human(plan.unplanned_bytes)}, and any plan takes {human(plan.floor_bytes)} or more",
+        f"budget        {human(plan.budget)} ({plan.budget:,} bytes)",
+        f"unplanned     {human(plan.unplanned_bytes)}; no plan gets below {human(plan.floor_bytes)}",
         f"peak          {human(peak)}, {_peak_place(plan)}",
         f"              {human(problem.resident)} of it are there all the time: parameters, buffers, optimizer state, "
         "inputs",
