@@ -118,6 +118,13 @@ def test_repeated_blocks_are_one_line() -> None:
     assert "h.{0-2,4}.act: mul x4" in str(odd)
 
 
+def test_parts_of_a_block_stay_apart() -> None:
+    plan = deep(6)
+    numbers = tuple(f"net.{k // 2}.{k % 2}" for k in range(12))
+    text = str(replace(plan, modules=(*numbers, "")))
+    assert "net.{0-5}.0: add x6" in text and "net.{0-5}.1: mul x6" in text
+
+
 def test_of_many_places_the_largest_are_shown() -> None:
     plan = deep(30)
     named = replace(plan, modules=tuple(f"part{chr(97 + k % 26)}{'x' * (k // 26)}" for k in range(61)))

@@ -111,13 +111,17 @@ def _kinds(runs: Mapping[str, int]) -> str:
 
 
 def _by_place(plan: Plan, amounts: Mapping[str, Amount]) -> dict[str, dict[str, Amount]]:
-    """``amounts`` of operators by module; modules that differ in numbers only are one place: ``layers.{0-11}.mlp``."""
+    """``amounts`` of operators by module; modules that differ in numbers only are one place, ``layers.{0-11}.mlp``,
+    but the parts of a block stay apart: ``layers.{0-11}.0`` and ``layers.{0-11}.1``."""
     module = dict(zip(plan.operators, plan.modules, strict=True))
     places: dict[tuple[str, ...], dict[str, Amount]] = {}
     paths: dict[tuple[str, ...], list[list[str]]] = {}
     for name, amount in amounts.items():
         path = module[name].split(".")
-        key = tuple("#" if part.isdigit() else part for part in path)
+        numbered = [k for k, part in enumerate(path) if part.isdigit()]
+        if len(numbered) > 1 and numbered[-1] == len(path) - 1:
+            numbered.pop()
+        key = tuple("#" if k in numbered else part for k, part in enumerate(path))
         places.setdefault(key, {})[name] = amount
         paths.setdefault(key, []).append(path)
     return {_joined(paths[key]): found for key, found in places.items()}
