@@ -68,6 +68,17 @@ def _trace(tracer: Tracer, node: fx.Node, where: dict[fx.Node, fx.Node]) -> list
         args, kwargs = fx.map_arg((node.args, node.kwargs), lambda n: tracer.input(where[n]))
         before, tracer.meta = tracer.meta, keep
         out = entry.function(*args, **kwargs)
-        nodes = [tracer.node_of(o) if isinstance(o, torch.Tensor) else None for o in pytree.tree_leaves(out)]
+        pairs = zip(pytree.tree_leaves(out), pytree.tree_leaves(node.meta["val"]), strict=False)
+        nodes = [tracer.node_of(_laid_out(o, like)) if isinstance(o, torch.Tensor) else None for o, like in pairs]
         tracer.meta = before
     return nodes
+
+
+def _laid_out(out: torch.Tensor, like: Any) -> torch.Tensor:
+    """``out`` in the memory layout of the result it stands for, on which the views that follow it count."""
+    if not isinstance(like, torch.Tensor) or out.shape != like.shape:
+        return out
+    if all(n < 2 or a == b for n, a, b in zip(out.shape, out.stride(), like.stride(), strict=True)):
+        return out
+    outwards = sorted(range(like.dim()), key=like.stride, reverse=True)
+    return out.permute(outwards).contiguous().permute([outwards.index(d) for d in range(like.dim())])

@@ -73,6 +73,12 @@ class Tracer(Tape, TorchDispatchMode):
                 "as_strided with an explicit offset, and an argument is a view into a larger tensor: "
                 "offsets count from the start of that one; pass a copy (x.clone())"
             )
+        if kwargs.get("generator") is not None:
+            source, line = caller()
+            raise CaptureError(
+                f"{func} at {source} ({line.strip()}) draws from a torch.Generator, and a graph holds no objects: draw "
+                "outside and pass the numbers in, or draw from the global generator"
+            )
         if func is aten.native_batch_norm.default and args[3] is not None and args[5]:
             func = aten._native_batch_norm_legit.default  # the same, with a schema that owns up to its writes
         if self.concrete and func.overloadpacket in _INDEXED:

@@ -165,8 +165,8 @@ class _Vjp(_Transform):
         def pull(cotangents: Any, *more: Any) -> Any:
             given = _cotangents(joint, values, wanted, (cotangents, *more) if more else cotangents)
             found = dict(zip(gradients, halves.backward(*saved, *given), strict=True))
-            packed = self.pack(args, zeros_for([found.get(n) for n in names], pytree.tree_leaves(args)))
-            return packed
+            chosen = pytree.tree_leaves([args[a] for a in self._argnums(len(args))])
+            return self.pack(args, zeros_for([found.get(n) for n in names], chosen))
 
         return outputs, pull
 

@@ -90,7 +90,7 @@ def as_strided(adjoint, y, x, size, stride, storage_offset=None):
     shown = where.as_strided(size, stride, start).reshape(-1)
     memory = torch.zeros(extent, dtype=adjoint.dtype, device=x.device).index_add(0, shown, adjoint.reshape(-1))
     own = where.as_strided(x.shape, x.stride(), 0).reshape(-1)
-    if x.numel() > _distinct(x.shape, x.stride()):
+    if _overlaps(x.shape, x.stride()):
         times = torch.zeros(extent, dtype=adjoint.dtype, device=x.device).index_add(
             0, own, torch.ones_like(own).to(memory.dtype)
         )
@@ -110,9 +110,11 @@ def _extent(size, stride):
     return 1 + sum((n - 1) * s for n, s in zip(size, stride, strict=True)) if 0 not in size else 0
 
 
-def _distinct(size, stride):
-    """How many different elements a view that overlaps only by stride 0 shows."""
-    total = 1
-    for n, s in zip(size, stride, strict=True):
-        total *= 1 if s == 0 and n > 0 else n
-    return total
+def _overlaps(size, stride):
+    """True where two elements of a view may lie at one place: a stride does not clear what the smaller ones reach."""
+    reach = 0
+    for step, n in sorted((s, n) for n, s in zip(size, stride, strict=True) if n != 1):
+        if step <= reach:
+            return True
+        reach += (n - 1) * step
+    return False
