@@ -55,7 +55,7 @@ class Recursion:
         if v in self.table:
             return self.table[v]
         contributions = [self.seeds[v]] if v in self.seeds else []
-        for u in list(v.users):  # the rules add consumers to v while we look
+        for u in reversed(list(v.users)):  # the last consumer's share is computed first; rules add consumers meanwhile
             if u in self.active:
                 contributions += self.vjp(u).get(v, [])
         total = self.add(v, contributions)

@@ -12,9 +12,10 @@ from dataclasses import dataclass, field
 
 from memograd.plan.bounds import Bound, lower_bound
 from memograd.plan.bounds_cuts import least_bytes
+from memograd.plan.chain import chain
 from memograd.plan.problem import Problem, simulate
 from memograd.plan.search import fit
-from memograd.plan.solve import EFFORT, solve
+from memograd.plan.solve import EFFORT, LARGE, solve
 
 _PROBLEMS = 16  # how many are remembered
 _EFFORTS = (EFFORT // 8, EFFORT)  # first a quick search; the whole one where the certificate leaves room
@@ -45,7 +46,8 @@ class Known:
     def bound(self, budget: int) -> Bound:
         """What every schedule within ``budget`` costs at least."""
         if budget not in self.bounds:
-            self.bounds[budget] = lower_bound(self.problem, budget)
+            effort = 1 if len(self.problem.cost) <= LARGE else 0
+            self.bounds[budget] = lower_bound(self.problem, budget, effort)
         return self.bounds[budget]
 
     def search(self, budget: int) -> list[int] | None:
@@ -71,7 +73,8 @@ class Known:
                 if peak - low <= _CLOSE * peak:
                     break
                 middle = (low + peak) // 2
-                self.add(fit(self.problem, schedule, middle, steps))
+                start = chain(self.problem, middle) or fit(self.problem, schedule, middle, steps)
+                self.add(start)
                 peak, _, schedule = min(self.found)
                 low = low if peak <= middle else middle
             self.lean = peak, schedule

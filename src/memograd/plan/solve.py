@@ -1,20 +1,24 @@
 """The planner: a schedule within a byte budget at the least extra cost found, from several starts.
 
-First orders without any recomputation are tried, for if one fits, nothing is cheaper. Then the search starts hot from
-the given order and from the leanest order found; if nothing fits, schedules that only try to fit come next. What is
-best so far is improved once more at a low temperature.
+The dynamic program over a chain of stages gives a first schedule at once, for problems of any size. Then orders without
+any recomputation are tried, for if one fits, nothing is cheaper. The search starts hot from the given order and from
+the leanest order found; if nothing fits, schedules that only try to fit come next. What is best so far is improved once
+more at a low temperature. In large problems only this last search is made.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
+from memograd.plan.chain import chain
 from memograd.plan.compiled import COMPILED
 from memograd.plan.problem import Problem, simulate
 from memograd.plan.search import anneal, fit, reorder
 
 EFFORT = 800 if COMPILED else 20  # steps of the search for each operator
 SMALL = 500  # smaller problems get the steps of one with so many operators more: they are over soon anyway
+
+LARGE = 1500  # operators; beyond, the number of steps falls as each of them takes longer
 
 
 def solve(
@@ -29,6 +33,12 @@ def solve(
     best = _cheapest(problem, [base, *starts], budget)
     if budget < problem.floor or _cannot_improve(problem, best):
         return best
+    first = chain(problem, budget)
+    best = _cheapest(problem, [best, first], budget)
+    if len(base) > LARGE:
+        steps = effort * LARGE * LARGE // len(base)
+        return _cheapest(problem, [best, anneal(problem, best or base, budget, steps, heat=0.1)], budget)
+    starts = [*starts, *([first] if first else [])]
     steps = effort * (len(base) + SMALL)
     orders = [reorder(problem, base, budget, steps // 10, heat=heat) for heat in (1.0, 10.0)]
     best = _cheapest(problem, [*orders, best], budget)

@@ -1,9 +1,10 @@
 """Simplification: each pass its own file, each a function from graph to graph that keeps every value."""
 
+from memograd.simplify.accumulate import accumulate
 from memograd.simplify.algebra import algebra
 from memograd.simplify.common import common
 from memograd.simplify.dead import dead
 
-PASSES = (algebra, common, dead)
+PASSES = (algebra, common, dead, accumulate)
 
-__all__ = ["PASSES", "algebra", "common", "dead"]
+__all__ = ["PASSES", "accumulate", "algebra", "common", "dead"]
