@@ -10,6 +10,7 @@ from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 import memograd as mg
+from memograd._torch import pytree
 
 
 def numbers(*shape, seed=0):
@@ -148,7 +149,7 @@ def test_pytrees_in_and_out():
         return tensors_only(of_containers(*args))
 
     out, pull = mg.vjp(f, *arguments())
-    theirs, their_pull = torch.func.vjp(f, *arguments())
+    theirs, their_pull = torch.func.vjp(f, *arguments())[:2]
     equal(out, theirs)
     assert isinstance(out["pair"], Pair)
     ones = {"sum": torch.ones_like(out["sum"]), "pair": Pair(out["pair"][0], (out["pair"][1][0], out["pair"][0]))}
@@ -158,7 +159,7 @@ def test_pytrees_in_and_out():
 
 
 def test_jvp_of_pytrees():
-    ways = torch.utils._pytree.tree_map(torch.ones_like, arguments())
+    ways = pytree.tree_map(torch.ones_like, arguments())
 
     def f(*args):
         return tensors_only(of_containers(*args))
