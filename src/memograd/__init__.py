@@ -18,6 +18,7 @@ from memograd.errors import (
 )
 from memograd.graph import Graph
 from memograd.pipeline import capture, differentiate
+from memograd.plan.graphs import plan_graph
 from memograd.plan.plan import Plan
 from memograd.products import count_products
 from memograd.rules.registry import rule
@@ -53,6 +54,7 @@ __all__ = [
     "jacrev",
     "jvp",
     "plan",
+    "plan_graph",
     "rule",
     "testing",
     "train_model",
