@@ -330,3 +330,27 @@ def test_as_strided_into_the_memory_around_a_view_is_refused():
     torch.testing.assert_close(gradient(base[:7]), torch.func.grad(f)(base[:7]))
     with pytest.raises(mg.CaptureError, match="offset"):
         gradient(base[1:])
+
+
+def test_a_module_converted_since_its_capture():
+    """Another memory layout is copied into the one that was traced; another dtype is an error."""
+
+    class Model(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight = torch.nn.Parameter(torch.randn(2, 3, 2, 2, dtype=torch.float64))
+
+        def forward(self, x):
+            # on a contiguous weight, contiguous() is no operator of the graph, and a view may follow
+            return (torch.conv2d(x, self.weight).sum() * self.weight.contiguous().view(-1).sin()).sum()
+
+    model, x = Model(), torch.randn(1, 3, 4, 4, dtype=torch.float64)
+    graph = mg.differentiate(mg.capture(model, x))
+    _, before = graph(x)
+    model.weight.data = model.weight.data.to(memory_format=torch.channels_last)  # as model.to(memory_format=...)
+    assert not model.weight.is_contiguous()
+    _, after = graph(x)
+    torch.testing.assert_close(after["weight"], before["weight"], check_stride=False)
+    model.float()
+    with pytest.raises(mg.CaptureError, match="captured with"):
+        graph(x)

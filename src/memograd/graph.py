@@ -182,12 +182,11 @@ class Graph:
                 )
         self.check_offsets(leaves)
         given = iter([*(leaves[i] for i in calling.tensor_in), *extra])
-        flat = [i.tensor if i.tensor is not None else next(given, None) for i in self.inputs]
+        flat: list[Any] = [i.tensor if i.tensor is not None else next(given, None) for i in self.inputs]
         written = {o.name for o in self.outputs if o.kind == "mutation"}
         for i, (entry, node) in enumerate(zip(self.inputs, self.placeholders, strict=True)):
-            if entry.tensor is None:
-                _check(entry, node.meta["val"], flat[i])
-                flat[i] = _laid_out(entry, node.meta["val"], flat[i], entry.name in written)
+            _check(entry, node.meta["val"], flat[i])  # parameters too: the module may have been converted since
+            flat[i] = _laid_out(entry, node.meta["val"], flat[i], entry.name in written)
         return flat
 
     def unpack(self, results: Sequence[torch.Tensor], flat: Sequence[Any]) -> Any:
