@@ -14,6 +14,7 @@ from budget_models import CASES, Case
 from training_steps import allocated
 
 import memograd as mg
+from memograd.plan import known
 
 EIGHTHS = [(name, way) for name in CASES for way in range(0, 16, 2)]
 ODD_SIXTEENTHS = [pytest.param(name, way, marks=pytest.mark.slow) for name in CASES for way in range(1, 16, 2)]
@@ -51,8 +52,13 @@ def unplanned(name: str) -> tuple[list[torch.Tensor], dict[str, torch.Tensor]]:
 
 
 @pytest.mark.parametrize(("name", "way"), [*EIGHTHS, *ODD_SIXTEENTHS])
-def test_within_the_budget_and_the_same_bits(name: str, way: int, tmp_path: Path) -> None:
-    """``way``: sixteenths of the way from the floor to what the step needs without a plan."""
+def test_within_the_budget_and_the_same_bits(
+    name: str, way: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """``way``: sixteenths of the way from the floor to what the step needs without a plan. What holds must hold
+    however long the search was: every other one is short."""
+    if way % 2 == 0:
+        monkeypatch.setattr(known, "_EFFORTS", known._EFFORTS[:1])
     model, criterion, optimizer, batch = make(name)
     floor = floor_of(name)
     budget = floor + (unplanned_peak(name) - floor) * way // 16
@@ -82,7 +88,8 @@ def test_below_the_floor_nothing_runs(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_more_budget_never_costs_more(name: str) -> None:
+def test_more_budget_never_costs_more(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(known, "_EFFORTS", known._EFFORTS[:1])  # the less it searches, the more it is left to luck
     model, criterion, _, batch = make(name)
     plans = []
     for share in range(30, 101, 10):
