@@ -13,7 +13,7 @@ import torch
 from hypothesis import assume
 from hypothesis import strategies as st
 
-SIZES = st.sampled_from([2, 3, 1, 0])
+SIZES = st.sampled_from([2, 3, 4, 3, 2, 1, 0])  # what is empty or single shows few mistakes
 SHAPES = st.lists(SIZES, max_size=3)
 DTYPES = st.sampled_from([torch.float64, torch.complex128, torch.float32])
 LAYOUTS = st.sampled_from(["contiguous", "transposed", "stepped", "offset", "expanded"])
