@@ -23,11 +23,11 @@ $(VENV)/.torch: constraints.txt | $(VENV)/bin/python
 	touch $@
 
 $(VENV)/.data: pyproject.toml $(VENV)/.torch
-	$(BIN)/pip install -q -c constraints.txt -e '.[data]'
+	$(BIN)/pip install -q -c constraints.txt -e '.[data,solver]'
 	touch $@
 
 $(VENV)/.dev: pyproject.toml $(VENV)/.torch
-	$(BIN)/pip install -q -c constraints.txt -e '.[data,dev]'
+	$(BIN)/pip install -q -c constraints.txt -e '.[data,dev,solver]'
 	touch $@
 
 $(VENV)/.bench: pyproject.toml $(VENV)/.torch

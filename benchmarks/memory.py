@@ -30,6 +30,7 @@ from torch.profiler import ProfilerActivity, profile
 import memograd as mg
 
 BUDGETS = (70, 50, 35)
+CHECKPOINT = "checkpoint each block"
 Step = Callable[[], Any]
 
 
@@ -52,56 +53,64 @@ def compare(name: str, network: Network, rounds: int, compiled: bool) -> list[di
     torch.manual_seed(0)
     weights = network.make("none").state_dict()
     batch = network.batch()
-    steps: dict[str, Step] = {}
-    notes: dict[str, str] = {}
-    for mode, label in (("none", "eager"), ("each", "checkpoint each block"), ("sqrt", "checkpoint sqrt(n)")):
-        steps[label] = _torch_step(_model(network, weights, mode), network.criterion, batch)
+    trial = Trial(name, sum(t.numel() * t.element_size() for t in [*weights.values(), *batch]))
+    for mode, label in (("none", "eager"), ("each", CHECKPOINT), ("sqrt", "checkpoint sqrt(n)")):
+        trial.add(label, _torch_step(_model(network, weights, mode), network.criterion, batch))
     if compiled:
-        for budget in (0.5, 0.2):
-            steps[f"torch.compile, budget {budget}"] = _compiled_step(network, weights, batch, budget)
-    for share in (None, *BUDGETS):
-        label = "memograd" if share is None else f"memograd {share}%"
+        for share in (0.5, 0.2):
+            trial.add(f"torch.compile, budget {share}", _compiled_step(network, weights, batch, share))
+    trial.add("memograd", *_our_step(network, weights, batch, None))
+    budgets = {f"memograd {share}%": f"{share}%" for share in BUDGETS}
+    if CHECKPOINT in trial.peaks:
+        budgets["memograd, checkpoint's peak"] = trial.peaks[CHECKPOINT]
+    for label, budget in budgets.items():
         try:
-            steps[label], notes[label] = _our_step(network, weights, batch, share)
+            trial.add(label, *_our_step(network, weights, batch, budget))
         except mg.BudgetInfeasibleError as error:
             print(f"{name:9s} {label:28s} infeasible: at least {error.floor_bytes / 2**20:.1f} MiB", flush=True)
-    return _measure(name, steps, notes, weights, batch, rounds)
+    return trial.times(rounds)
 
 
-def _measure(
-    name: str, steps: dict[str, Step], notes: dict[str, str], weights: Any, batch: Any, rounds: int
-) -> list[dict[str, Any]]:
-    resident = sum(t.numel() * t.element_size() for t in [*weights.values(), *batch])
-    peaks, losses, failed = {}, {}, set()
-    for label, step in steps.items():
+class Trial:
+    """The contestants on one network: each is checked and its peak measured when it comes, all are timed together."""
+
+    def __init__(self, name: str, resident: int) -> None:
+        self.name, self.resident = name, resident
+        self.steps: dict[str, Step] = {}
+        self.notes: dict[str, str] = {}
+        self.peaks: dict[str, int] = {}
+        self.loss = 0.0
+
+    def add(self, label: str, step: Step, note: str = "") -> None:
         try:
-            losses[label] = float(step())
-            peaks[label] = resident + _allocated(step)
+            loss = float(step())
+            peak = self.resident + _allocated(step)
         except Exception as error:
-            failed.add(label)
-            print(
-                f"{name:9s} {label:28s} failed: {type(error).__name__}: {str(error).splitlines()[0]}", file=sys.stderr
-            )
-    for label, loss in losses.items():
-        assert abs(loss - losses["eager"]) < 1e-3 * (1 + abs(loss)), f"{label} computes {loss}, not {losses['eager']}"
-    times: dict[str, list[float]] = {label: [] for label in steps if label not in failed}
-    for _ in range(rounds):
-        for label in times:
-            start = time.perf_counter()
-            steps[label]()
-            times[label].append(time.perf_counter() - start)
-    rows = []
-    for label, taken in times.items():
-        seconds = statistics.median(taken)
-        relative = seconds / statistics.median(times["eager"])
-        row = {"network": name, "method": label, "peak_bytes": peaks[label], "seconds": seconds, "relative": relative}
-        rows.append(row | {"note": notes.get(label, "")})
+            reason = f"{type(error).__name__}: {str(error).splitlines()[0]}"
+            print(f"{self.name:9s} {label:28s} failed: {reason}", file=sys.stderr)
+            return
+        self.loss = self.loss or loss
+        assert abs(loss - self.loss) < 1e-3 * (1 + abs(loss)), f"{label} computes {loss}, not {self.loss}"
+        self.steps[label], self.notes[label], self.peaks[label] = step, note, peak
+
+    def times(self, rounds: int) -> list[dict[str, Any]]:
+        taken: dict[str, list[float]] = {label: [] for label in self.steps}
+        for _ in range(rounds):
+            for label, step in self.steps.items():
+                start = time.perf_counter()
+                step()
+                taken[label].append(time.perf_counter() - start)
+        median = {label: statistics.median(t) for label, t in taken.items()}
+        return [self._row(label, seconds, seconds / median["eager"]) for label, seconds in median.items()]
+
+    def _row(self, label: str, seconds: float, relative: float) -> dict[str, Any]:
+        peak, note = self.peaks[label], self.notes[label]
         print(
-            f"{name:9s} {label:28s} {peaks[label] / 2**20:8.1f} MiB {seconds * 1e3:9.1f} ms {relative:6.2f}x  "
-            f"{notes.get(label, '')}",
+            f"{self.name:9s} {label:28s} {peak / 2**20:8.1f} MiB {seconds * 1e3:9.1f} ms {relative:6.2f}x  {note}",
             flush=True,
         )
-    return rows
+        row = {"network": self.name, "method": label, "peak_bytes": peak, "seconds": seconds}
+        return row | {"relative": relative, "note": note}
 
 
 def _model(network: Network, weights: Any, mode: str) -> nn.Module:
@@ -135,9 +144,8 @@ def _compiled_step(network: Network, weights: Any, batch: Any, budget: float) ->
     return step
 
 
-def _our_step(network: Network, weights: Any, batch: Any, share: int | None) -> tuple[Step, str]:
+def _our_step(network: Network, weights: Any, batch: Any, budget: int | str | None) -> tuple[Step, str]:
     model = _model(network, weights, "none")
-    budget = None if share is None else f"{share}%"
     trained = mg.TrainStep(
         model, network.criterion, optim.SGD(model.parameters(), lr=0.01), memory_budget=budget, backend="eager"
     )

@@ -183,9 +183,9 @@ def _images(count: int, size: int) -> Callable[[], tuple[torch.Tensor, torch.Ten
 
 
 NETWORKS: dict[str, Network] = {
-    "resnet18": Network(lambda mode: _resnet((2, 2, 2, 2), False, mode), nn.CrossEntropyLoss(), _images(16, 64)),
-    "resnet50": Network(lambda mode: _resnet((3, 4, 6, 3), True, mode), nn.CrossEntropyLoss(), _images(16, 64)),
-    "vgg11": Network(_vgg, nn.CrossEntropyLoss(), _images(16, 64)),
+    "resnet18": Network(lambda mode: _resnet((2, 2, 2, 2), False, mode), nn.CrossEntropyLoss(), _images(32, 64)),
+    "resnet50": Network(lambda mode: _resnet((3, 4, 6, 3), True, mode), nn.CrossEntropyLoss(), _images(32, 64)),
+    "vgg11": Network(_vgg, nn.CrossEntropyLoss(), _images(32, 64)),
     "unet": Network(
         lambda mode: UNet(mode=mode),
         nn.CrossEntropyLoss(),

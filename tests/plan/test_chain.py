@@ -48,6 +48,15 @@ def test_more_budget_costs_less() -> None:
     assert costs == sorted(costs, reverse=True) and costs[-1] == problem.total_cost
 
 
+def test_far_below_the_root_values_are_computed_again_for_each_reader() -> None:
+    problem = network(36)
+    budget = 10 * 7
+    schedule = chain(problem, budget)
+    assert schedule is not None
+    usage = simulate(problem, schedule)
+    assert usage.peak <= budget and usage.cost > problem.total_cost + 36
+
+
 def test_nothing_is_found_below_the_floor() -> None:
     assert chain(network(16), network(16).floor - 1) is None
 
@@ -61,7 +70,8 @@ def test_every_replay_is_valid(seed: int, operators: int, data: st.DataObject) -
     turn = data.draw(st.integers(0, len(order) - 1))
     dropped = data.draw(st.sets(st.integers(0, len(problem.size) - 1))) if problem.size else set()
     free = {v for v in dropped if problem.producer[v] not in problem.once}
-    simulate(problem, replay(problem, order, turn, free))  # raises where a schedule is not valid
+    for forget in (False, True):
+        simulate(problem, replay(problem, order, turn, free, forget))  # raises where a schedule is not valid
 
 
 @settings(max_examples=100, deadline=None, derandomize=True)

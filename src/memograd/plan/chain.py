@@ -26,6 +26,7 @@ from memograd.plan.replay import replay
 STAGES = 48  # at most
 LEVELS = 2000  # of memory; each stage may lose one to rounding
 SHARES = (0.25, 0.5, 0.75)  # of a stage's values, the cheapest to compute again first
+LONGEST = 20  # times the number of operators: longer schedules are not considered
 ALLOWED = (1.0, 0.95, 0.9, 0.85, 0.8, 0.7, 0.6, 0.5)  # of the budget: the stages do not see what a replay itself needs
 
 
@@ -42,7 +43,22 @@ def chain(problem: Problem, budget: int, base: Sequence[int] | None = None) -> l
         usage = simulate(problem, schedule)
         if usage.peak <= budget and usage.cost < least:
             best, least = schedule, usage.cost
-    return best
+    return best or _leanest(problem, order, stages, budget)
+
+
+def _leanest(problem: Problem, order: list[int], stages: _Stages, budget: int) -> list[int] | None:
+    """Where no choice of segments fits: everything between checkpoints is computed again for each of its readers.
+    The closest checkpoints that leave enough room are the cheapest."""
+    count, limit = len(stages.runs) - 1, LONGEST * len(order)
+    for length in sorted({min(2**k, count) for k in range(count.bit_length() + 1)}):
+        dropped: set[int] = set()
+        for start in range(0, count, length):
+            stop = min(start + length, count)
+            dropped.update(next(r for r in stages.runs[stop] if r.start == start and r.whole).dropped)
+        schedule = replay(problem, order, stages.turn, dropped, forget=True, limit=limit)
+        if len(schedule) <= limit and simulate(problem, schedule).peak <= budget:
+            return schedule
+    return None
 
 
 @dataclass(frozen=True)
@@ -55,6 +71,7 @@ class _Run:
     needs: int
     cost: float
     dropped: tuple[int, ...]
+    whole: bool  # drops all it may
 
 
 @dataclass(frozen=True)
@@ -153,19 +170,22 @@ class _Builder:
             for stop in range(start + 1, count + 1):
                 values = values + self.values[stop - 1]
                 cost += self.again[stop - 1]
-                found[stop].append(self._run(start, stop, values, [v for v in values if self._free(v, stop)], cost))
+                free = [v for v in values if self._free(v, stop)]
+                found[stop].append(self._run(start, stop, values, free, cost, whole=True))
         return found
 
     def _free(self, value: int, stop: int) -> bool:
         """Whether a value may be dropped by a run that ends before stage ``stop``."""
         return self.until[value] < stop and self.problem.producer[value] not in self.problem.once
 
-    def _run(self, start: int, stop: int, values: list[int], dropped: list[int], cost: float) -> _Run:
+    def _run(
+        self, start: int, stop: int, values: list[int], dropped: list[int], cost: float, whole: bool = False
+    ) -> _Run:
         size = self.problem.size
         total = sum(size[v] for v in values)
         held = total - sum(size[v] for v in dropped)
         around = self._around(values, start, stop)
-        return _Run(start, held, total + around, cost if dropped else 0.0, tuple(dropped))
+        return _Run(start, held, total + around, cost if dropped else 0.0, tuple(dropped), whole)
 
     def _around(self, values: list[int], start: int, stop: int) -> int:
         """Bytes of other values while this run's turn has come, and while it runs forward."""

@@ -7,7 +7,9 @@ from collections.abc import Sequence
 from memograd.plan.problem import Problem
 
 
-def replay(problem: Problem, order: Sequence[int], turn: int, dropped: set[int]) -> list[int]:
+def replay(
+    problem: Problem, order: Sequence[int], turn: int, dropped: set[int], forget: bool = False, limit: int | None = None
+) -> list[int]:
     """``order``, where every value of ``dropped`` that is read behind position ``turn`` is computed again first.
 
     What the recomputation itself reads is computed again as well when it was dropped or had died by the turn; what may
@@ -39,8 +41,11 @@ def replay(problem: Problem, order: Sequence[int], turn: int, dropped: set[int])
                 producer = problem.producer[value]
                 if value not in there and value not in temporary and may_run(producer):
                     stack.append((producer, False))
-        there |= temporary & dropped
+        if not forget:
+            there |= temporary & dropped
         done.add(operator)
+        if limit is not None and len(schedule) > limit:
+            break
     return schedule
 
 
