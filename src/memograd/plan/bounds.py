@@ -19,6 +19,8 @@ from memograd.plan.problem import Problem
 
 # Up to this many operators are tried as cuts by the knapsack alone; more are thinned out evenly.
 SCANNED = 1000
+# Linear programs times operators: the time of a bound stays in proportion to the size of the problem.
+WORK = 12_000
 
 
 @dataclass(frozen=True)
@@ -64,7 +66,7 @@ def _strongest(cuts: Cuts, budget: int, effort: int) -> tuple[float, str]:
     best, how = scores[0][0], f"knapsack at operator {scores[0][1]}"
     if not bounds_stages.available():
         return best, how + " (install SciPy for more)"
-    leading = [w for _, w in scores[: 8 + 8 * effort]]
+    leading = [w for _, w in scores[: min(8 + 8 * effort, max(2, WORK // len(cuts.problem.cost)))]]
     linear = sorted(((bounds_stages.linear_bound(cuts, budget, [w]), w) for w in leading), reverse=True)
     if linear[0][0] > best:
         best, how = linear[0][0], f"linear program at operator {linear[0][1]}"

@@ -33,7 +33,7 @@ class Cuts:
 def necessary_order(problem: Problem) -> np.ndarray:
     """[a, b]: b needs a (through reads and ``before``), so a runs first before b does, whatever the order."""
     count = len(problem.cost)
-    precedes = np.zeros((count, count), dtype=bool)
+    precedes = np.zeros((count, count), dtype=bool, order="F")  # columns are what is worked on
     pairs = {(problem.producer[v], b) for b in range(count) for v in problem.reads[b]} | set(problem.before)
     for a, b in sorted(pairs, key=lambda pair: pair[1]):  # all that precedes a is known when b's turn comes
         precedes[:, b] |= precedes[:, a]
@@ -51,15 +51,16 @@ def cuts_of(problem: Problem, precedes: np.ndarray) -> Cuts:
     """The facts that follow from which operators run first before which."""
     count, values = len(problem.cost), len(problem.size)
     done = (precedes | np.eye(count, dtype=bool)).T  # [w, a]: a has run by the end of w's first run
-    later = np.zeros((count, values), dtype=bool)
+    later = np.zeros((count, values), dtype=bool, order="F")
     for reader, read in enumerate(problem.reads):
         for v in read:
             later[:, v] |= precedes[:, reader]
     later[:, list(problem.keep)] = True
-    wanted = done[:, list(problem.producer)] & later
+    wanted = np.ascontiguousarray(done[:, list(problem.producer)] & later)
     for w in range(count):
         wanted[w, [*problem.reads[w], *problem.outputs[w]]] = False
-    over = np.zeros((count, count), dtype=bool)
+    done = np.asfortranarray(done)
+    over = np.zeros((count, count), dtype=bool, order="F")
     once = list(problem.once)
     over[:, once] = done[:, once]
     for a, b in problem.before:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from memograd.plan.bounds import Bound, lower_bound
 from memograd.plan.bounds_cuts import least_bytes
@@ -33,6 +34,11 @@ class Known:
     bounds: dict[int, Bound] = field(default_factory=dict)  # by budget
     lean: tuple[int, list[int]] = (0, [])  # the least peak and its schedule: once told to a user, it stays
 
+    @cached_property
+    def proven_floor(self) -> int:
+        """Bytes that every schedule needs."""
+        return least_bytes(self.problem)
+
     def add(self, schedule: Sequence[int] | None) -> None:
         if schedule is not None:
             usage = simulate(self.problem, schedule)
@@ -52,7 +58,7 @@ class Known:
 
     def search(self, budget: int) -> list[int] | None:
         """The cheapest schedule within ``budget`` after searching for one; None if none was found."""
-        if budget < max(self.lean[0], least_bytes(self.problem)):
+        if budget < max(self.lean[0], self.proven_floor):
             return None
         best = self.within(budget)
         for effort in _EFFORTS:
@@ -67,7 +73,7 @@ class Known:
     def leanest(self) -> tuple[int, list[int]]:
         """The least peak that a bisection reaches, and its schedule. From then on that peak is the floor."""
         if not self.lean[1]:
-            low, steps = least_bytes(self.problem), _EFFORTS[0] * (len(self.problem.cost) + 500)
+            low, steps = self.proven_floor, _EFFORTS[0] * (len(self.problem.cost) + 500)
             peak, _, schedule = min(self.found)
             for _ in range(_ROUNDS):
                 if peak - low <= _CLOSE * peak:
