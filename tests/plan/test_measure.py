@@ -11,6 +11,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from training_steps import allocated
 
+from memograd.errors import PlanViolationError
 from memograd.pipeline import capture
 from memograd.plan.measure import Measurement, measure
 from memograd.plan.storages import Storages, storages
@@ -115,3 +116,21 @@ def test_writes_take_time_and_no_memory() -> None:
     found = read(norm, torch.randn(4, 5))
     writes = [m for o, m in zip(found.operators, measure(found), strict=True) if o.into is not None]
     assert len(writes) == 3 and all(m.results == () and m.workspace == 0 and m.seconds > 0 for m in writes)
+
+
+def test_an_operator_that_hides_a_view_is_refused() -> None:
+    """PyTorch's custom operators may not return their input; a library written below them can."""
+    library = torch.library.Library("memograd_hidden", "FRAGMENT")
+    library.define("same(Tensor x) -> Tensor")
+    library.impl("same", lambda x: torch.ops.aten.alias.default(x), "CPU")
+    library.impl("same", lambda x: torch.empty_like(x), "Meta")
+    graph = lower(capture(lambda x: torch.ops.memograd_hidden.same(x * 2) + 1, torch.randn(5)))
+    with pytest.raises(PlanViolationError, match="returns memory of another tensor"):
+        measure(storages(graph))
+
+
+def test_the_views_that_schemas_hide_are_known() -> None:
+    graph = lower(capture(lambda x: [p * 2 for p in torch.unsafe_split(x * 3, 2)], torch.randn(6, 2)))
+    found = storages(graph)
+    assert [o.name for o in found.operators] == ["mul", "mul_1", "mul_2", "mul_3"]
+    assert found.sizes == (48, 16, 16, 16) and not any(m.modelled for m in measure(found))

@@ -10,7 +10,7 @@ import json
 import os
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -20,6 +20,7 @@ from torch import fx
 from torch.profiler import ProfilerActivity, profile, record_function
 
 from memograd._torch import pytree
+from memograd.errors import MemogradError, PlanViolationError
 from memograd.plan.storages import Storages, bytes_of
 
 _BYTES_A_SECOND = 5e9  # the model: memory traffic ...
@@ -106,6 +107,8 @@ def _attempt(call: Callable[[], T]) -> T | None:
     """None where made-up data does not suit an operator (a matrix that is not positive definite)."""
     try:
         return call()
+    except MemogradError:
+        raise
     except Exception:
         return None
 
@@ -174,9 +177,29 @@ def _call(node: fx.Node, bound: dict[fx.Node, torch.Tensor]) -> Prepare:
         made: dict[fx.Node, Any] = {n: bound[n] if n in bound else _invent(n.meta["val"]) for n in node.all_input_nodes}
         args, kwargs = fx.map_arg((node.args, node.kwargs), made.__getitem__)
         target: Any = node.target
-        return lambda: _result_bytes(target(*args, **kwargs), node.meta["val"])
+
+        def call() -> tuple[int, ...]:
+            out = target(*args, **kwargs)
+            _check_memory(node, out, made.values())
+            return _result_bytes(out, node.meta["val"])
+
+        return call
 
     return prepare
+
+
+def _check_memory(node: fx.Node, out: Any, inputs: Iterable[Any]) -> None:
+    """Raise PlanViolationError for an operator whose results are not the new storages that the plan counts."""
+    seen = {t.untyped_storage().data_ptr() for t in inputs if isinstance(t, torch.Tensor) and t.numel()}
+    for result in _tensors(out):
+        if isinstance(result, torch.Tensor) and result.numel():
+            address = result.untyped_storage().data_ptr()
+            if address in seen:
+                raise PlanViolationError(
+                    f"{node.target} returns memory of another tensor, and its schema does not say so: no byte budget "
+                    "can be promised for this step. Let the operator return a clone, or declare the alias in its schema"
+                )
+            seen.add(address)
 
 
 def _write(node: fx.Node) -> Prepare:

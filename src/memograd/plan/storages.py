@@ -26,6 +26,15 @@ from memograd.plan.problem import Problem
 _CUDA_BLOCK = 512  # PyTorch's CUDA allocator rounds every request up to this many bytes
 
 
+# Views whose schema does not say so: PyTorch trusts that nobody writes into them.
+_SILENT_VIEWS = (
+    torch.ops.aten._unsafe_view.default,
+    torch.ops.aten.unsafe_split.Tensor,
+    torch.ops.aten.unsafe_split_with_sizes.default,
+    torch.ops.aten.unsafe_chunk.default,
+)
+
+
 @dataclass(frozen=True)
 class Operator:
     """One operator of the problem: a node that allocates, or the copy of ``node``'s value into the input ``into``."""
@@ -230,7 +239,7 @@ def viewed(node: fx.Node) -> fx.Node | None:
     """The node whose memory ``node`` looks at; None when it has memory of its own."""
     if node.target is operator.getitem:
         return node.args[0]  # pyright: ignore[reportReturnType]
-    if node.target is torch.ops.aten._unsafe_view.default:  # a view whose schema does not say so
+    if node.target in _SILENT_VIEWS:
         return node.args[0]  # pyright: ignore[reportReturnType]
     schema = getattr(node.target, "_schema", None)
     if schema is None or not any(r.alias_info is not None for r in schema.returns):
