@@ -51,9 +51,9 @@ def main() -> None:
 
 def compare(name: str, network: Network, rounds: int, compiled: bool) -> list[dict[str, Any]]:
     torch.manual_seed(0)
-    weights = network.make("none").state_dict()
+    weights = _tensors(network.make("none"))
     batch = network.batch()
-    trial = Trial(name, sum(t.numel() * t.element_size() for t in [*weights.values(), *batch]))
+    trial = Trial(name, sum(t.numel() * t.element_size() for t in [*weights, *batch]))
     for mode, label in (("none", "eager"), ("each", CHECKPOINT), ("sqrt", "checkpoint sqrt(n)")):
         trial.add(label, _torch_step(_model(network, weights, mode), network.criterion, batch))
     if compiled:
@@ -115,8 +115,15 @@ class Trial:
 
 def _model(network: Network, weights: Any, mode: str) -> nn.Module:
     model = network.make(mode)
-    model.load_state_dict(dict(zip(model.state_dict(), copy.deepcopy(list(weights.values())), strict=True)))
+    with torch.no_grad():
+        for mine, given in zip(_tensors(model), weights, strict=True):
+            mine.copy_(given)
     return model
+
+
+def _tensors(model: nn.Module) -> list[torch.Tensor]:
+    """Parameters and buffers, shared ones once: however the blocks are grouped, the same."""
+    return [*model.parameters(), *model.buffers()]
 
 
 def _torch_step(model: nn.Module, criterion: nn.Module, batch: tuple[torch.Tensor, torch.Tensor]) -> Step:

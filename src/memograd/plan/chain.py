@@ -27,7 +27,8 @@ STAGES = 48  # at most
 LEVELS = 2000  # of memory; each stage may lose one to rounding
 SHARES = (0.25, 0.5, 0.75)  # of a stage's values, the cheapest to compute again first
 LONGEST = 20  # times the number of operators: longer schedules are not considered
-ALLOWED = (1.0, 0.95, 0.9, 0.85, 0.8, 0.7, 0.6, 0.5)  # of the budget: the stages do not see what a replay itself needs
+# of the budget: a stage's values do not all wait while its gradients are largest, but a replay has needs of its own
+ALLOWED = (2.0, 1.6, 1.4, 1.3, 1.2, 1.1, 1.05, 1.0, 0.95, 0.9, 0.85, 0.8, 0.7, 0.6, 0.5)
 
 
 def chain(problem: Problem, budget: int, base: Sequence[int] | None = None) -> list[int] | None:
@@ -147,7 +148,18 @@ class _Builder:
         }
         self.first_back = {v: min([p for p in readers[v] if p > turn], default=ends[v]) for v in crossing}
         self.ends = ends
+        self.drawn = self._drawn()
         self.again = self._cost_of_stages()
+
+    def _drawn(self) -> set[int]:
+        """Operators that read, directly or through values which have died by the turn, what may not be computed again
+        (raw random numbers): these would have to wait in place of the result."""
+        problem, drawn = self.problem, set()
+        for operator in self.order[: self.turn + 1]:
+            dead = [problem.producer[v] for v in problem.reads[operator] if v not in self.stage_of]
+            if any(k in problem.once or k in drawn for k in dead):
+                drawn.add(operator)
+        return drawn
 
     def _cost_of_stages(self) -> list[float]:
         """Cost of all operators of a stage that lead to values in question."""
@@ -176,25 +188,31 @@ class _Builder:
 
     def _free(self, value: int, stop: int) -> bool:
         """Whether a value may be dropped by a run that ends before stage ``stop``."""
-        return self.until[value] < stop and self.problem.producer[value] not in self.problem.once
+        producer = self.problem.producer[value]
+        return self.until[value] < stop and producer not in self.problem.once and producer not in self.drawn
 
     def _run(
         self, start: int, stop: int, values: list[int], dropped: list[int], cost: float, whole: bool = False
     ) -> _Run:
         size = self.problem.size
-        total = sum(size[v] for v in values)
-        held = total - sum(size[v] for v in dropped)
-        around = self._around(values, start, stop)
-        return _Run(start, held, total + around, cost if dropped else 0.0, tuple(dropped), whole)
+        held = sum(size[v] for v in values) - sum(size[v] for v in dropped)
+        needs = max(self._forward(start, stop), self._backward(values))
+        return _Run(start, held, needs, cost if dropped else 0.0, tuple(dropped), whole)
 
-    def _around(self, values: list[int], start: int, stop: int) -> int:
-        """Bytes of other values while this run's turn has come, and while it runs forward."""
+    def _forward(self, start: int, stop: int) -> int:
+        """The most bytes of other values while these stages run for the first time."""
         first = self.cuts[start - 1] + 1 if start else 0
-        forward = int(self.rest[first : self.cuts[stop - 1] + 1].max())
+        return int(self.rest[first : self.cuts[stop - 1] + 1].max())
+
+    def _backward(self, values: list[int]) -> int:
+        """The most bytes while their values are read behind the turn: those not yet used up, and all others."""
         if not values:
-            return forward
-        back = int(self.rest[min(self.first_back[v] for v in values) : max(self.ends[v] for v in values) + 1].max())
-        return max(forward, back)
+            return 0
+        first, last = min(self.first_back[v] for v in values), max(self.ends[v] for v in values)
+        waiting = np.zeros(last - first + 2, dtype=np.int64)
+        for v in values:
+            waiting[self.ends[v] - first] += self.problem.size[v]
+        return int((np.cumsum(waiting[::-1])[::-1][:-1] + self.rest[first : last + 1]).max())
 
     def _single(self, stage: int) -> list[_Run]:
         """A stage by itself: all kept, or its cheapest values dropped."""
