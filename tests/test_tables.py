@@ -2,10 +2,12 @@
 
 from pathlib import Path
 
+import torch
+
 import memograd.rules  # noqa: F401
 from memograd import tables
 from memograd.measured import Measured, load
-from memograd.rules.registry import entries
+from memograd.rules.registry import entries, rule
 
 PAGE = Path(__file__).parent.parent / "docs" / "table.md"
 
@@ -13,6 +15,13 @@ PAGE = Path(__file__).parent.parent / "docs" / "table.md"
 def test_the_page_is_up_to_date():
     now = tables.markdown(load())
     assert PAGE.read_text(encoding="utf-8") == now, "memograd rules --markdown > docs/table.md"
+
+
+def test_rules_of_the_program_itself_are_not_on_the_page():
+    torch.library.define("memograd_page::twice", "(Tensor x) -> Tensor")
+    rule(torch.ops.memograd_page.twice.default, formula="x̄ = 2 ȳ")(lambda adjoint, y, x: 2 * adjoint)
+    assert "twice" in tables.text(tables.select("memograd_page*"), load())
+    assert PAGE.read_text(encoding="utf-8") == tables.markdown(load())
 
 
 def test_the_page_has_every_entry():

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import fnmatch
+from pathlib import Path
 from typing import Any
 
 from memograd.measured import Measured
 from memograd.rules.registry import Entry, entries
 
+_RULES = Path(__file__).parent / "rules"
 _HEAD = """# All entries of the derivative table
 
 Written by `memograd rules --markdown`; do not edit. ȳ is the adjoint of the result, x̄ that of an argument.
@@ -46,7 +48,8 @@ def text(found: list[Entry], measured: Measured) -> str:
 def markdown(measured: Measured) -> str:
     """The page of all entries, one section for each file of rules; the constants, which state nothing, as a list."""
     files: dict[str, list[Entry]] = {}
-    for entry in entries():
+    own = [e for e in entries() if (_RULES / e.file.split(":")[0]).exists()]  # a program may have rules of its own
+    for entry in own:
         if entry.kind in ("rule", "expansion", "refused"):
             files.setdefault(entry.file.split(":")[0], []).append(entry)
     used = [e for found in files.values() for e in found if e.kind != "refused"]
@@ -55,7 +58,7 @@ def markdown(measured: Measured) -> str:
     for name in sorted(files):
         parts.append(f"## [{name}](../src/memograd/rules/{name})\n\n{_section(files[name], measured)}")
     for kind, meaning in (("zero", "the derivative is zero almost everywhere"), ("constant", "no adjoint flows")):
-        names = sorted({str(e.target.overloadpacket) for e in entries() if e.kind == kind})
+        names = sorted({str(e.target.overloadpacket) for e in own if e.kind == kind})
         parts.append(f"## {kind.capitalize()}: {meaning}\n\n{', '.join(f'`{n}`' for n in names)}\n")
     return "\n".join(parts)
 
