@@ -7,6 +7,8 @@ that does not exist yet is skipped; a file that belongs to no room fails, so tha
 from __future__ import annotations
 
 import ast
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -179,3 +181,12 @@ def test_only_one_file_touches_the_internals_of_torch(path: Path) -> None:
         return
     found = private_torch(path)
     assert not found, f"{path.name} uses {found}: private to PyTorch; go through memograd._torch"
+
+
+def test_importing_loads_no_solver() -> None:
+    """Only who plans waits for the compiled search and the solvers (more than half a second)."""
+    heavy = ["numba", "scipy", "ortools", "networkx", "matplotlib"]
+    code = "import sys, torch; before = set(sys.modules); import memograd"
+    code += f"; print(sorted((set(sys.modules) - before) & set({heavy})))"
+    printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert printed.strip() == "[]"

@@ -64,11 +64,6 @@ class _Program(nn.Module):
         return self.function(*args, **kwargs)
 
 
-def capture(f: Callable[..., Any], *args: Any, **kwargs: Any) -> Graph:
-    """The graph that ``f(*args, **kwargs)`` computes, for any values of its inputs; see ``trace``."""
-    return trace(f, args, kwargs)
-
-
 def trace(
     f: Callable[..., Any],
     args: tuple[Any, ...],

@@ -13,7 +13,6 @@ from memograd.differentiate import differentiate as recursion
 from memograd.expand import expand
 from memograd.graph import Graph, OutputKind
 from memograd.plan.plan import Plan
-from memograd.plan.planner import make_plan
 from memograd.run.lower import lower
 from memograd.simplify import PASSES, dead
 
@@ -41,7 +40,7 @@ def _staged(name: str, stage: Callable[[], Graph], before: int) -> Graph:
 
 
 def capture(f: Callable[..., Any], *args: Any, **kwargs: Any) -> Graph:
-    """The graph that ``f(*args, **kwargs)`` computes, without dead code. See ``memograd.capture``.
+    """The graph that ``f(*args, **kwargs)`` computes, without dead code. See ``memograd.capture.trace``.
 
     Args:
         f: an ``nn.Module`` or a function of tensors or pytrees of tensors.
@@ -62,7 +61,7 @@ def capture_for(
     concrete: bool = False,
 ) -> Graph:
     """The same for callers that know which leaves of the arguments they will differentiate, or that use the graph for
-    this one call (``concrete``); see ``memograd.capture``."""
+    this one call (``concrete``); see ``memograd.capture.trace``."""
     graph = _staged("capture", lambda: trace(f, args, kwargs, wrt, concrete), 0)
     return _staged("dead", lambda: dead(graph), len(graph.nodes))
 
@@ -100,4 +99,6 @@ def simplify(graph: Graph) -> Graph:
 
 def plan(graph: Graph, memory_budget: int | str | Plan, at_least: int = 0) -> Plan:
     """A schedule of ``graph`` within ``memory_budget``; see ``memograd.plan.planner`` for arguments and errors."""
+    from memograd.plan.planner import make_plan  # it loads the compiled search: only who plans waits for that
+
     return make_plan(lower(graph), memory_budget, at_least)

@@ -171,14 +171,22 @@ def _witness(function: Callable[..., Any], tensors: list[Tensor], order: int, gi
         # Autograd calls some results constants that are none (the statistics of a norm); we differentiate those.
         seeds = tuple(s if o.requires_grad else torch.zeros_like(s) for o, s in zip(outs, seeds, strict=True))
         cotangents.append(seeds)
-        used = [(o, s) for o, s in zip(outs, seeds, strict=True) if o.requires_grad]
-        if not used:
+        outs = pulled_back(outs, leaves, seeds, create_graph=degree < order)
+        if outs is None:
             return None
-        found = torch.autograd.grad(
-            [o for o, _ in used], leaves, [s for _, s in used], allow_unused=True, create_graph=degree < order
-        )
-        outs = tuple(torch.zeros_like(x) if g is None else g for g, x in zip(found, leaves, strict=True))
     return cotangents, outs
+
+
+def pulled_back(
+    outs: Sequence[Tensor], leaves: Sequence[Tensor], seeds: Sequence[Tensor], create_graph: bool
+) -> tuple[Tensor, ...] | None:
+    """The gradients of ``leaves`` by torch.autograd, zeros for those it does not reach; None if it reaches none."""
+    used = [(o, s) for o, s in zip(outs, seeds, strict=True) if o.requires_grad]
+    if not used:
+        return None
+    ends, given = zip(*used, strict=True)
+    found = torch.autograd.grad(ends, leaves, given, allow_unused=True, create_graph=create_graph)
+    return tuple(torch.zeros_like(x) if g is None else g for g, x in zip(found, leaves, strict=True))
 
 
 def _ours(

@@ -20,7 +20,7 @@ from torch.func import functional_call
 from memograd._torch import pytree
 from memograd.errors import DataDependentError, MemogradError
 from memograd.pipeline import capture, differentiate
-from memograd.sweep import TOLERANCE, Tally, compare
+from memograd.sweep import TOLERANCE, Tally, compare, pulled_back
 from memograd.transforms import vjp
 
 Tensor = torch.Tensor
@@ -158,13 +158,9 @@ def _by_autograd(function: Callable[..., Any], tensors: list[Tensor], order: int
     for degree in range(1, order + 1):
         seeds = tuple(torch.randn(o.shape, dtype=o.dtype, generator=generator) for o in outs)
         cotangents.append(seeds)
-        used = [(o, s) for o, s in zip(outs, seeds, strict=True) if o.requires_grad]
-        if not used:
+        outs = pulled_back(outs, leaves, seeds, create_graph=degree < order)
+        if outs is None:
             return None
-        found = torch.autograd.grad(
-            [o for o, _ in used], leaves, [s for _, s in used], allow_unused=True, create_graph=degree < order
-        )
-        outs = tuple(torch.zeros_like(x) if g is None else g for g, x in zip(found, leaves, strict=True))
     return cotangents, outs
 
 

@@ -12,7 +12,7 @@ from problems import random_problem
 
 from memograd.plan.compiled import COMPILED
 from memograd.plan.problem import Problem, simulate
-from memograd.plan.solve import frontier, solve
+from memograd.plan.solve import solve
 
 
 def some_budget(problem: Problem, seed: int) -> int:
@@ -76,15 +76,3 @@ def test_the_same_question_has_the_same_answer() -> None:
     problem = random_problem(11, 30)
     budget = int(simulate(problem, range(30)).peak * 0.8)
     assert solve(problem, budget, effort=20) == solve(problem, budget, effort=20)
-
-
-@settings(max_examples=10, deadline=None, derandomize=True)
-@given(st.integers(0, 10**9))
-def test_more_budget_never_costs_more(seed: int) -> None:
-    problem = random_problem(seed, 12)
-    peak = simulate(problem, range(12)).peak
-    budgets = [peak * share // 8 for share in range(3, 9)]
-    costs = [checked(problem, b, s) for b, s in zip(budgets, frontier(problem, budgets, effort=20), strict=True)]
-    known = [c for c in costs if c is not None]
-    assert costs[len(costs) - len(known) :] == known, "a plan for less memory fits more of it"
-    assert known == sorted(known, reverse=True)

@@ -11,10 +11,10 @@ import torch.nn as nn
 import torch.nn.functional as F
 
 from memograd import rules  # noqa: F401  enters the derivative table
-from memograd.capture import capture
 from memograd.differentiate import differentiate
 from memograd.errors import BackendError
 from memograd.graph import Calling, Graph, Input, Output
+from memograd.pipeline import capture
 from memograd.run import native
 from memograd.run.native import build
 

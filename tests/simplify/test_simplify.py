@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 import memograd as mg
-from memograd.capture import capture as raw
+from memograd.capture import trace
 from memograd.simplify import algebra, common, dead
 
 aten = torch.ops.aten
@@ -21,7 +21,7 @@ def test_dead_drops_what_nobody_reads():
         return x.sin()
 
     x = torch.randn(3)
-    graph = raw(f, x)
+    graph = trace(f, (x,), {})
     smaller = dead(graph).verify()
     assert count(graph, aten.exp.default) == 1 and count(smaller, aten.exp.default) == 0
     assert torch.equal(smaller(x), graph(x))
@@ -32,7 +32,7 @@ def test_dead_keeps_random_draws():
         torch.rand(3)
         return x + torch.rand(3)
 
-    graph = dead(raw(f, torch.zeros(3)))
+    graph = dead(trace(f, (torch.zeros(3),), {}))
     torch.manual_seed(0)
     ours = graph(torch.zeros(3))
     torch.manual_seed(0)
@@ -48,14 +48,14 @@ def test_dead_narrows_backward_kernels():
 
 
 def test_common_computes_once():
-    graph = raw(lambda x: x.sin() * x.sin() + x.sin(), torch.randn(3))
+    graph = trace(lambda x: x.sin() * x.sin() + x.sin(), (torch.randn(3),), {})
     x = torch.randn(3)
     assert count(common(graph).verify(), aten.sin.default) == 1
     assert torch.equal(common(graph)(x), graph(x))
 
 
 def test_common_never_merges_draws_or_different_constants():
-    graph = raw(lambda x: (torch.rand_like(x) - torch.rand_like(x)) + x * 0.0 + x * -0.0, torch.ones(9))
+    graph = trace(lambda x: (torch.rand_like(x) - torch.rand_like(x)) + x * 0.0 + x * -0.0, (torch.ones(9),), {})
     merged = common(graph)
     assert count(merged, aten.rand_like.default) == 2
     assert count(merged, aten.mul.Tensor) == 2
@@ -75,7 +75,7 @@ def test_common_never_merges_draws_or_different_constants():
 )
 def test_algebra(f, gone):
     x = torch.randn(3, 2)
-    graph = raw(f, x)
+    graph = trace(f, (x,), {})
     simple = dead(algebra(algebra(graph))).verify()
     assert count(graph, gone) > 0 and count(simple, gone) == 0
     assert torch.equal(simple(x), f(x))
@@ -86,9 +86,9 @@ def test_algebra(f, gone):
 )
 def test_algebra_leaves_what_it_must(f):
     x = torch.randn(3, 2).t().contiguous().t()
-    torch.testing.assert_close(algebra(raw(f, x))(x), f(x), rtol=0, atol=0)
+    torch.testing.assert_close(algebra(trace(f, (x,), {}))(x), f(x), rtol=0, atol=0)
 
 
 def test_promotion_is_not_simplified_away():
     x = torch.ones(3, dtype=torch.int64)
-    assert algebra(raw(lambda x: x * 1.0, x))(x).dtype == torch.float32
+    assert algebra(trace(lambda x: x * 1.0, (x,), {}))(x).dtype == torch.float32

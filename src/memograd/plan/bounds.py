@@ -45,11 +45,12 @@ def lower_bound(problem: Problem, budget: int, effort: int = 1) -> Bound:
     1 adds small integer programs, and each step beyond searches more of them. The answer does not depend on the
     clock. Without SciPy only the knapsack relaxations remain.
     """
-    floor = least_bytes(problem)
+    necessary, base = necessary_order(problem), base_order(problem)
+    cuts = cuts_of(problem, necessary)
+    floor = least_bytes(cuts)
     if budget < floor:
         return Bound(inf, inf, f"no schedule fits: {floor} bytes are needed")
-    necessary, base = necessary_order(problem), base_order(problem)
-    found, source = _strongest(cuts_of(problem, necessary), budget, effort)
+    found, source = _strongest(cuts, budget, effort)
     fixed, fixed_source = 0.0, ""
     if (necessary != base).any():
         fixed, fixed_source = _strongest(cuts_of(problem, base), budget, effort)

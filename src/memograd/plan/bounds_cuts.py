@@ -68,10 +68,10 @@ def cuts_of(problem: Problem, precedes: np.ndarray) -> Cuts:
     return Cuts(problem, precedes, wanted, over)
 
 
-def least_bytes(problem: Problem) -> int:
+def least_bytes(cuts: Cuts) -> int:
     """No schedule in any order needs less: what an operator touches, with the values that must be there beside it
     because their operators cannot run again; and at the end, everything that is kept."""
-    cuts = cuts_of(problem, necessary_order(problem))
+    problem = cuts.problem
     size = np.array(problem.size, dtype=np.int64)
     beside = (cuts.wanted & cuts.over[:, list(problem.producer)]) @ size
     during = max((problem.needs(w) + int(beside[w]) for w in range(len(problem.cost))), default=0)

@@ -5,16 +5,14 @@ from __future__ import annotations
 from collections.abc import Hashable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from memograd.errors import BudgetInfeasibleError, GraphError
-from memograd.plan.bounds import Bound
 from memograd.plan.budget import human, parse_budget
-from memograd.plan.known import Known, known
 from memograd.plan.problem import Problem, simulate
-from memograd.plan.solve import EFFORT, solve
 
-THOROUGH = 2 * EFFORT  # a graph is planned for its own sake, not on the way to something else
+if TYPE_CHECKING:
+    from memograd.plan.bounds import Bound
 
 
 @dataclass(frozen=True)
@@ -39,6 +37,8 @@ class GraphPlan:
     @cached_property
     def bound(self) -> Bound:
         """What is proved about every schedule within the budget (computed when first asked for)."""
+        from memograd.plan.known import known
+
         return known(self.problem, []).bound(self.budget)
 
     @property
@@ -77,12 +77,14 @@ def plan_graph(digraph: Any, memory_budget: int | str) -> GraphPlan:
         GraphError: the graph has a circle, or a node has no cost or bytes, or negative ones.
         DataError: the budget cannot be read.
     """
+    from memograd.plan.known import THOROUGH, known  # it loads the compiled search
+
     nodes = _base_order(digraph)
     problem = _problem(digraph, nodes)
     base = simulate(problem, range(len(nodes)))
     budget = parse_budget(memory_budget, base.peak)
     store = known(problem, [])
-    schedule = _search(store, budget)
+    schedule = store.search(budget, THOROUGH, good=0.0)
     if schedule is None:
         schedule = store.leanest()[1]
     usage = simulate(problem, schedule)
@@ -90,14 +92,6 @@ def plan_graph(digraph: Any, memory_budget: int | str) -> GraphPlan:
         raise _infeasible(problem, nodes, budget, schedule)
     overhead = max(usage.cost / problem.total_cost - 1, 0.0) if len(schedule) > len(nodes) else 0.0
     return GraphPlan([nodes[v] for v in schedule], budget, usage.peak, base.peak, overhead, problem)
-
-
-def _search(store: Known, budget: int) -> list[int] | None:
-    best = store.within(budget)
-    if best is None or best[0] > 0:
-        store.add(solve(store.problem, budget, THOROUGH, [best[1]] if best else []))
-        best = store.within(budget)
-    return best[1] if best else None
 
 
 def _base_order(digraph: Any) -> list[Hashable]:

@@ -12,14 +12,15 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 from memograd.plan.bounds import Bound, lower_bound
-from memograd.plan.bounds_cuts import least_bytes
+from memograd.plan.bounds_cuts import cuts_of, least_bytes, necessary_order
 from memograd.plan.chain import chain
 from memograd.plan.problem import Problem, simulate
 from memograd.plan.search import fit
-from memograd.plan.solve import EFFORT, LARGE, solve
+from memograd.plan.solve import EFFORT, LARGE, SMALL, solve
 
 _PROBLEMS = 16  # how many are remembered
 _EFFORTS = (EFFORT // 8, EFFORT)  # first a quick search; the whole one where the certificate leaves room
+THOROUGH = (2 * EFFORT,)  # for what is planned for its own sake, not on the way to something else
 _GOOD = 0.005  # ... of more than this share of the cost of the step
 _CLOSE = 0.01  # the least budget is searched to this share of its distance from the proven floor
 _ROUNDS = 8  # of that search at most
@@ -37,7 +38,7 @@ class Known:
     @cached_property
     def proven_floor(self) -> int:
         """Bytes that every schedule needs."""
-        return least_bytes(self.problem)
+        return least_bytes(cuts_of(self.problem, necessary_order(self.problem)))
 
     def add(self, schedule: Sequence[int] | None) -> None:
         if schedule is not None:
@@ -47,7 +48,10 @@ class Known:
     def within(self, budget: int) -> tuple[float, list[int]] | None:
         """The cheapest known schedule within ``budget`` and its extra cost; of equally cheap ones the leanest."""
         fitting = [(cost, peak, s) for peak, cost, s in self.found if peak <= budget]
-        return (min(fitting)[0] - self.problem.total_cost, min(fitting)[2]) if fitting else None
+        if not fitting:
+            return None
+        cost, _, schedule = min(fitting)
+        return cost - self.problem.total_cost, schedule
 
     def bound(self, budget: int) -> Bound:
         """What every schedule within ``budget`` costs at least."""
@@ -56,24 +60,37 @@ class Known:
             self.bounds[budget] = lower_bound(self.problem, budget, effort)
         return self.bounds[budget]
 
-    def search(self, budget: int) -> list[int] | None:
-        """The cheapest schedule within ``budget`` after searching for one; None if none was found."""
+    def search(self, budget: int, efforts: Sequence[int] | None = None, good: float = _GOOD) -> list[int] | None:
+        """The cheapest schedule within ``budget`` after searching for one; None if none was found.
+
+        The dynamic program over a chain of stages gives a first schedule at once, for problems of any size. The search
+        is then made with each of ``efforts``, as long as more than ``good`` of the step's cost may be left to gain.
+        """
         if budget < max(self.lean[0], self.proven_floor):
             return None
         best = self.within(budget)
-        for effort in _EFFORTS:
-            if best is not None and best[0] <= 1e-9 * self.problem.total_cost:
+        first = None
+        if best is None or not self._near(best[0], budget, good):
+            first = chain(self.problem, budget)
+            self.add(first)
+            best = self.within(budget)
+        for effort in efforts or _EFFORTS:
+            if best is not None and self._near(best[0], budget, good):
                 break
-            if best is not None and best[0] - self.bound(budget).any_order <= _GOOD * self.problem.total_cost:
-                break
-            self.add(solve(self.problem, budget, effort, [best[1]] if best else []))
+            starts = [s for s in (best and best[1], first) if s is not None]
+            self.add(solve(self.problem, budget, effort, starts[:1] if starts[:1] == starts[1:] else starts))
             best = self.within(budget)
         return best[1] if best else None
+
+    def _near(self, extra: float, budget: int, good: float) -> bool:
+        """Whether hardly anything is left to gain; the bound is computed only where it matters."""
+        total = self.problem.total_cost
+        return extra <= 1e-9 * total or extra - self.bound(budget).any_order <= good * total
 
     def leanest(self) -> tuple[int, list[int]]:
         """The least peak that a bisection reaches, and its schedule. From then on that peak is the floor."""
         if not self.lean[1]:
-            low, steps = self.proven_floor, _EFFORTS[0] * (len(self.problem.cost) + 500)
+            low, steps = self.proven_floor, _EFFORTS[0] * (len(self.problem.cost) + SMALL)
             peak, _, schedule = min(self.found)
             for _ in range(_ROUNDS):
                 if peak - low <= _CLOSE * peak:

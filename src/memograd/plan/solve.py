@@ -1,23 +1,20 @@
 """The planner: a schedule within a byte budget at the least extra cost found, from several starts.
 
-The dynamic program over a chain of stages gives a first schedule at once, for problems of any size. Then orders without
-any recomputation are tried, for if one fits, nothing is cheaper. The search starts hot from the given order and from
-the leanest order found; if nothing fits, schedules that only try to fit come next. What is best so far is improved once
-more at a low temperature. In large problems only this last search is made.
+Orders without any recomputation are tried first, for if one fits, nothing is cheaper. The search starts hot from the
+given order and from the leanest order found; if nothing fits, schedules that only try to fit come next. What is best so
+far is improved once more at a low temperature. In large problems only this last search is made.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from memograd.plan.chain import chain
 from memograd.plan.compiled import COMPILED
 from memograd.plan.problem import Problem, simulate
 from memograd.plan.search import anneal, fit, reorder
 
 EFFORT = 800 if COMPILED else 20  # steps of the search for each operator
 SMALL = 500  # smaller problems get the steps of one with so many operators more: they are over soon anyway
-
 LARGE = 1500  # operators; beyond, the number of steps falls as each of them takes longer
 
 
@@ -27,18 +24,16 @@ def solve(
     """The cheapest schedule found whose peak is at most ``budget`` bytes; None if none was found.
 
     The same arguments give the same schedule. ``effort`` is the number of steps of the search for each operator;
-    ``starts`` are schedules to start from, besides the order in which the operators are numbered.
+    ``starts`` are schedules to start from (the dynamic program's, say), besides the order in which the operators are
+    numbered.
     """
     base = list(range(len(problem.cost)))
     best = _cheapest(problem, [base, *starts], budget)
     if budget < problem.floor or _cannot_improve(problem, best):
         return best
-    first = chain(problem, budget)
-    best = _cheapest(problem, [best, first], budget)
     if len(base) > LARGE:
         steps = effort * LARGE * LARGE // len(base)
         return _cheapest(problem, [best, anneal(problem, best or base, budget, steps, heat=0.1)], budget)
-    starts = [*starts, *([first] if first else [])]
     steps = effort * (len(base) + SMALL)
     orders = [reorder(problem, base, budget, steps // 10, heat=heat) for heat in (1.0, 10.0)]
     best = _cheapest(problem, [*orders, best], budget)
@@ -53,24 +48,6 @@ def solve(
     if best is None or _cannot_improve(problem, best):
         return best
     return _cheapest(problem, [best, anneal(problem, best, budget, steps // 2, heat=0.1)], budget)
-
-
-def frontier(problem: Problem, budgets: Sequence[int], effort: int = EFFORT) -> list[list[int] | None]:
-    """The best schedules for increasing budgets; one for a larger budget never costs more."""
-    if list(budgets) != sorted(budgets):
-        raise ValueError(f"budgets must increase: {list(budgets)}")
-    found: list[list[int] | None] = []
-    for budget in budgets:  # a schedule for less memory fits more of it
-        starts = [s for s in found[-1:] if s is not None]
-        found.append(solve(problem, budget, effort, starts))
-    for i in range(len(budgets) - 2, -1, -1):  # and one for more is a start for less
-        following = found[i + 1]
-        if following is not None and not _cannot_improve(problem, found[i]):
-            again = anneal(problem, following, budgets[i], effort * (len(problem.cost) + SMALL) // 4, heat=0.1)
-            found[i] = _cheapest(problem, [found[i], again], budgets[i])
-    for i in range(1, len(budgets)):
-        found[i] = _cheapest(problem, [found[i], found[i - 1]], budgets[i])
-    return found
 
 
 def _fitting(problem: Problem, starts: Sequence[Sequence[int]], budget: int, steps: int) -> list[int] | None:
