@@ -16,7 +16,7 @@ import pytest
 SRC = Path(__file__).parent.parent / "src" / "memograd"
 
 # What may be used from anywhere: errors, our marks, where a node comes from, the one door to PyTorch's internals.
-GROUND = {"errors", "ops", "provenance", "_torch"}
+GROUND = {"errors", "ops", "draws", "provenance", "_torch"}
 GRAPH = {"graph", "printing", "activity"}
 TRACING = {"tracer", "tape", "mutation", "functions"}
 STAGES = {"capture", "expand", "differentiate", "simplify", "plan", "run"}
@@ -27,6 +27,7 @@ ALLOWED: dict[str, set[str]] = {
     "errors": set(),
     "_torch": set(),
     "ops": set(),
+    "draws": set(),
     "provenance": set(),
     "printing": {"graph"},  # for its type only
     "graph": {"errors", "_torch", "printing"},

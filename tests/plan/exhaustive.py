@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Iterator
+from dataclasses import replace
+from itertools import product
 
 from memograd.plan.problem import Problem
 
@@ -15,6 +17,11 @@ def least_cost(problem: Problem, budget: int, in_order: bool = False) -> float |
 
     ``in_order``: only schedules whose first runs follow the numbering of the operators.
     """
+    costs = [_least_cost(variant, budget, in_order) for variant in _variants(problem)]
+    return min((c for c in costs if c is not None), default=None)
+
+
+def _least_cost(problem: Problem, budget: int, in_order: bool) -> float | None:
     done_all = (1 << len(problem.cost)) - 1
     kept = sum(1 << v for v in problem.keep)
     heap: list[tuple[float, State]] = [(0.0, (0, 0))]
@@ -35,7 +42,19 @@ def least_cost(problem: Problem, budget: int, in_order: bool = False) -> float |
     return None
 
 
+def _variants(problem: Problem) -> Iterator[Problem]:
+    """One problem for each choice of the draws that may run again; the others need nothing for that."""
+    for chosen in product([False, True], repeat=len(problem.replays)):
+        size, once = list(problem.size), set(problem.once)
+        for again, (operator, value, _) in zip(chosen, problem.replays, strict=True):
+            if not again:
+                size[value] = 0
+                once.add(operator)
+        yield replace(problem, size=tuple(size), once=frozenset(once))
+
+
 def _runs(problem: Problem, budget: int, done: int, live: int, in_order: bool) -> Iterator[tuple[int, int]]:
+    first = {operator: workspace for operator, _, workspace in problem.replays}
     for operator in range(len(problem.cost)):
         again = done >> operator & 1
         if (again and operator in problem.once) or any(not live >> v & 1 for v in problem.reads[operator]):
@@ -48,5 +67,6 @@ def _runs(problem: Problem, budget: int, done: int, live: int, in_order: bool) -
         for value in problem.outputs[operator]:
             after |= 1 << value
         bytes_live = sum(size for v, size in enumerate(problem.size) if after >> v & 1)
-        if problem.resident + bytes_live + problem.workspace[operator] <= budget:
+        workspace = problem.workspace[operator] if again else first.get(operator, problem.workspace[operator])
+        if problem.resident + bytes_live + workspace <= budget:
             yield operator, after

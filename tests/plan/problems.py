@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 
 from memograd.plan.problem import Problem
 
@@ -30,3 +31,19 @@ def random_problem(seed: int, operators: int) -> Problem:
         before=tuple((u, v) for u, v in pairs),
         resident=draw.choice((0, 7)),
     )
+
+
+def drawing(problem: Problem, seed: int) -> Problem:
+    """The same, with some draws: operators that need a value, and more workspace, to run again."""
+    draw = random.Random(seed)
+    workspace, once, replays = list(problem.workspace), set(problem.once), []
+    for operator, read in enumerate(problem.reads):
+        for value in read:
+            producer = problem.producer[value]
+            alone = len(problem.outputs[producer]) == 1 and sum(value in r for r in problem.reads) == 1
+            if alone and value not in problem.keep and operator not in once and draw.random() < 0.33:
+                once.add(producer)
+                replays.append((operator, value, workspace[operator]))
+                workspace[operator] = max(2 * problem.size[value], problem.size[value] + workspace[operator])
+                break
+    return replace(problem, workspace=tuple(workspace), once=frozenset(once), replays=tuple(replays))

@@ -9,7 +9,7 @@ import pytest
 from exhaustive import least_cost
 from hypothesis import HealthCheck, Phase, find, given, settings
 from hypothesis import strategies as st
-from problems import random_problem
+from problems import drawing, random_problem
 
 from memograd.plan import bounds_stages
 from memograd.plan.bounds import Bound, lower_bound
@@ -36,7 +36,7 @@ def problems(draw: st.DrawFn, training: bool) -> Problem:
         outputs.append(tuple(range(values, values + made)))
         values += made
     operator = st.integers(0, count - 1)
-    return Problem(
+    made_up = Problem(
         cost=tuple(draw(st.lists(st.integers(1, 9).map(float), min_size=count, max_size=count))),
         outputs=tuple(outputs),
         reads=tuple(reads),
@@ -47,6 +47,7 @@ def problems(draw: st.DrawFn, training: bool) -> Problem:
         before=tuple((u, v) for u, v in draw(st.sets(st.tuples(operator, operator), max_size=1)) if u < v),
         resident=draw(st.integers(0, 2)),
     )
+    return drawing(made_up, 1) if draw(st.booleans()) else made_up
 
 
 def extra_cost(problem: Problem, budget: int, in_order: bool) -> float:
@@ -66,7 +67,7 @@ def refuted(problem: Problem, budget: int, any_order: float, this_order: float) 
 @settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=True)
 @given(problems(False) | problems(True), st.integers(0, 4), st.sampled_from([0, 1]))
 def test_no_schedule_beats_the_bound(problem: Problem, above: int, effort: int) -> None:
-    budget = problem.floor + above
+    budget = problem.lightest.floor + above
     bound = lower_bound(problem, budget, effort)
     assert not refuted(problem, budget, bound.any_order, bound.this_order)
     assert 0 <= bound.any_order <= bound.this_order
@@ -76,7 +77,7 @@ def test_no_schedule_beats_the_bound(problem: Problem, above: int, effort: int) 
 @given(problems(False) | problems(True), st.integers(0, 4))
 def test_the_knapsack_alone_is_a_bound(problem: Problem, above: int) -> None:
     """What remains without SciPy."""
-    budget = problem.floor + above
+    budget = problem.lightest.floor + above
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(bounds_stages, "available", lambda: False)
         bound = lower_bound(problem, budget)
@@ -86,8 +87,8 @@ def test_the_knapsack_alone_is_a_bound(problem: Problem, above: int) -> None:
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=True)
 @given(problems(False) | problems(True))
 def test_no_schedule_needs_less_than_the_least_bytes(problem: Problem) -> None:
-    least = least_bytes(cuts_of(problem, necessary_order(problem)))
-    assert least >= problem.floor
+    least = least_bytes(cuts_of(problem.lightest, necessary_order(problem)))
+    assert least >= problem.lightest.floor
     assert least_cost(problem, least - 1) is None
 
 
@@ -131,8 +132,8 @@ def test_a_wrong_bound_is_refuted(wrong: Callable[[Problem, int], Bound]) -> Non
 
     def caught(case: tuple[Problem, int]) -> bool:
         problem, above = case
-        bound = wrong(problem, problem.floor + above)
-        return refuted(problem, problem.floor + above, bound.any_order, bound.this_order)
+        bound = wrong(problem, problem.lightest.floor + above)
+        return refuted(problem, problem.lightest.floor + above, bound.any_order, bound.this_order)
 
     cases = st.tuples(problems(False) | problems(True), st.integers(1, 4))
     generate = settings(max_examples=2000, deadline=None, phases=[Phase.generate], derandomize=True, database=None)

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from budget_models import CASES, Case
+from torch import nn, optim
 from training_steps import allocated
 
 import memograd as mg
@@ -112,3 +113,28 @@ def test_a_compiler_cannot_promise(tmp_path: Path) -> None:
         step(*batch)
     assert any("eager backend" in str(w.message) for w in caught)
     assert step.backend_name == "eager" and step.plan is not None
+
+
+def test_masks_are_drawn_again(tmp_path: Path) -> None:
+    """Where there is no room for the masks of dropout they are drawn again, and are what they were."""
+
+    def made() -> Case:
+        torch.manual_seed(0)
+        layers = [nn.Sequential(nn.Linear(64, 64), nn.Dropout(0.5)) for _ in range(12)]
+        model = nn.Sequential(*layers)
+        return model, nn.MSELoss(), optim.SGD(model.parameters(), 0.1), (torch.randn(512, 64), torch.randn(512, 64))
+
+    model, criterion, optimizer, batch = made()
+    plain = mg.TrainStep(model, criterion, optimizer, backend="eager")
+    losses, weights = [plain(*batch) for _ in range(3)], model.state_dict()
+    expected = torch.get_rng_state()
+    model, criterion, optimizer, batch = made()
+    step = mg.TrainStep(model, criterion, optimizer, memory_budget="40%")
+    ours = [step(*batch) for _ in range(2)]
+    plan = step.plan
+    assert plan is not None and sum("bernoulli" in name for name in plan.again) > 3
+    peak = plan.problem.resident + allocated(lambda: ours.append(step(*batch)), tmp_path)
+    assert all(torch.equal(a, b) for a, b in zip(ours, losses, strict=True))
+    assert all(torch.equal(v, weights[k]) for k, v in model.state_dict().items())
+    assert torch.equal(torch.get_rng_state(), expected), "generators end where they would have"
+    assert peak <= plan.peak_bytes <= plan.budget

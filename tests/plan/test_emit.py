@@ -26,8 +26,8 @@ def made(optimizer: str = "adam"):
         model,
         nn.CrossEntropyLoss(),
         rule(model.parameters(), lr=0.01),
-        torch.randn(16, 3, 12, 12),
-        torch.randint(0, 4, (16,)),
+        torch.randn(32, 3, 12, 12),
+        torch.randint(0, 4, (32,)),
     )
 
 
@@ -68,3 +68,24 @@ def test_the_text_shows_recomputations_and_frees() -> None:
     assert "relu_again1 = aten.relu.default(" in text
     assert "# computed again (model)" in text
     assert "del relu_again1" in text or ", relu_again1" in text
+
+
+def test_draws_run_again_from_the_state_before_them() -> None:
+    graph, flat = made()
+    found = storages(graph)
+    problem = problem_of(found, measure(found))
+    (draw, state), *_ = found.states.items()
+    schedule = [*range(draw + 5), draw, *range(draw + 5, len(found.operators))]
+    name = found.operators[draw].node.name
+    text = source(found, schedule)
+    assert text.index(f"{name}_state = rng_state('cpu')") < text.index(f"{name} = ")
+    assert f"with drawing_from({name}_state, 'cpu'):\n        {name}_again1 = " in text
+    assert "rng_state('cpu')" not in source(found, found.unplanned), "nothing runs again, nothing is saved"
+    unused, used = (simulate(problem, s).profile for s in (range(len(problem.cost)), schedule))
+    assert used[draw - 1] - unused[draw - 1] == problem.size[state] > 0
+    torch.manual_seed(3)
+    Eager(graph).step(deepcopy(flat))
+    expected = torch.get_rng_state()
+    torch.manual_seed(3)
+    load(text, "step")(*deepcopy(flat))
+    assert torch.equal(torch.get_rng_state(), expected), "the generator ends where it would have"

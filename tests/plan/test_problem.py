@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from problems import random_problem
+from problems import drawing, random_problem
 from training_steps import random_schedule
 
 from memograd.plan.problem import Problem, last_uses, simulate
@@ -47,6 +47,23 @@ def test_all_results_of_an_operator_are_there_while_it_runs() -> None:
     assert simulate(two, [0, 1]).profile == [53, 10], "value 1, which nobody reads, dies at once"
 
 
+def test_a_draw_needs_the_generators_state_only_to_run_again() -> None:
+    """s saves the state (5 bytes), d draws from it, e and f read what was drawn."""
+    step = Problem(
+        cost=(0.0, 1.0, 1.0, 1.0),
+        outputs=((0,), (1,), (2,), (3,)),
+        reads=((), (0,), (1,), (1, 2)),
+        size=(5, 40, 3, 2),
+        workspace=(0, 10, 0, 0),
+        keep=frozenset({3}),
+        once=frozenset({0}),
+        replays=((1, 0, 7),),
+    )
+    assert simulate(step, [0, 1, 2, 3]).profile == [0, 47, 43, 45], "it runs once: no state, its own workspace"
+    assert simulate(step, [0, 1, 2, 1, 3]).profile == [5, 52, 48, 58, 45]
+    assert step.lightest == replace(step, size=(0, 40, 3, 2), workspace=(0, 7, 0, 0), replays=())
+
+
 def test_nothing_at_all() -> None:
     empty = Problem((), (), (), (), (), resident=7)
     assert simulate(empty, []).peak == 7 and empty.floor == 7
@@ -74,9 +91,14 @@ def test_what_cannot_run_is_refused(changes: dict, schedule: list[int], message:
 def literally(problem: Problem, schedule: list[int]) -> list[int]:
     """Live bytes at each position, by asking for each copy and each moment whether it is still needed."""
     profile = []
+    firsts = {operator: workspace for operator, _, workspace in problem.replays}
+    unused = {value for operator, value, _ in problem.replays if schedule.count(operator) == 1}
     for now, running in enumerate(schedule):
-        live = problem.resident + problem.workspace[running]
+        first = running in firsts and running not in schedule[:now]
+        live = problem.resident + (firsts[running] if first else problem.workspace[running])
         for value, size in enumerate(problem.size):
+            if value in unused:
+                continue
             runs = [t for t, k in enumerate(schedule) if value in problem.outputs[k]]
             for t, following in zip(runs, [*runs[1:], None], strict=True):
                 readings = [u for u in range(t + 1, len(schedule)) if value in problem.reads[schedule[u]]]
@@ -92,6 +114,8 @@ def literally(problem: Problem, schedule: list[int]) -> list[int]:
 @given(st.integers(0, 10**9), st.integers(1, 10), st.integers(0, 8))
 def test_the_profile_is_what_the_definition_says(seed: int, operators: int, extra: int) -> None:
     problem = random_problem(seed, operators)
+    if seed % 2:
+        problem = drawing(problem, seed)
     if len(problem.once) == operators:
         extra = 0
     schedule = random_schedule(problem, seed, extra)

@@ -39,7 +39,7 @@ def test_residents_are_counted_once_and_writes_wait_for_readers() -> None:
     conv = next(k for k, o in enumerate(found.operators) if o.node.name == "convolution")
     assert any(u == conv and found.operators[v].name.endswith("conv_weight") for u, v in found.before)
     dropout = next(k for k, o in enumerate(found.operators) if "bernoulli" in o.name or "dropout" in o.name)
-    assert dropout in found.once and set(writes.values()) <= found.once
+    assert dropout in found.once and set(writes.values()) <= found.once, "a small mask is kept"
 
 
 def test_a_swap_in_place_keeps_its_order() -> None:
@@ -56,4 +56,21 @@ def test_a_swap_in_place_keeps_its_order() -> None:
 
 def test_random_operators_keep_their_order() -> None:
     found = storages(lower(capture(lambda x: torch.rand_like(x) + torch.rand_like(x), torch.randn(3))))
-    assert found.before == ((0, 1),) and found.once == {0, 1}
+    assert found.once == {0, 1}
+    token = found.outputs[0][1]
+    assert found.sizes[token] == 0 and token in found.reads[1], "the second draw waits for the first"
+
+
+def test_large_draws_may_run_again_from_the_generators_state() -> None:
+    def noisy(x: torch.Tensor) -> torch.Tensor:
+        return torch.rand_like(x) + torch.randn(3).sum() + torch.rand_like(x)
+
+    found = storages(lower(capture(noisy, torch.randn(100, 100))))
+    names = [o.name for o in found.operators]
+    assert [n for n in names if n.startswith("state")] == ["state before rand_like", "state before rand_like_1"]
+    first, small, second = (names.index(n) for n in ("rand_like", "randn", "rand_like_1"))
+    assert found.once == {first - 1, small, second - 1}, "three numbers are kept"
+    assert found.states == {first: found.outputs[first - 1][0], second: found.outputs[second - 1][0]}
+    assert found.outputs[first][1] in found.reads[small], "the program's order of draws"
+    assert found.outputs[small][1] in found.reads[second - 1]
+    assert found.sizes[found.states[first]] == torch.get_rng_state().nbytes

@@ -45,6 +45,7 @@ def lower_bound(problem: Problem, budget: int, effort: int = 1) -> Bound:
     1 adds small integer programs, and each step beyond searches more of them. The answer does not depend on the
     clock. Without SciPy only the knapsack relaxations remain.
     """
+    problem = problem.lightest
     necessary, base = necessary_order(problem), base_order(problem)
     cuts = cuts_of(problem, necessary)
     floor = least_bytes(cuts)

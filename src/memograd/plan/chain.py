@@ -155,8 +155,10 @@ class _Builder:
         """Operators that read, directly or through values which have died by the turn, what may not be computed again
         (raw random numbers): these would have to wait in place of the result."""
         problem, drawn = self.problem, set()
+        states = {v for _, v, _ in problem.replays}  # these wait willingly
         for operator in self.order[: self.turn + 1]:
-            dead = [problem.producer[v] for v in problem.reads[operator] if v not in self.stage_of]
+            waits = [v for v in problem.reads[operator] if v not in self.stage_of and v not in states]
+            dead = [problem.producer[v] for v in waits]
             if any(k in problem.once or k in drawn for k in dead):
                 drawn.add(operator)
         return drawn

@@ -7,13 +7,16 @@ every name is deleted behind its last use, so that a storage dies exactly where 
 from __future__ import annotations
 
 import operator
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from torch import fx
 
-from memograd.plan.storages import Storages, viewed
+from memograd.plan.storages import Storages, device_of, viewed
 from memograd.printing import HEADER, expression
+
+_HEADER = HEADER.replace("\n\n", "\nfrom memograd.draws import drawing_from, rng_state\n\n", 1)
 
 
 @dataclass
@@ -24,6 +27,7 @@ class Line:
     text: str
     reads: tuple[str, ...]
     comment: str = ""
+    inside: str = ""  # a ``with`` statement around it
 
 
 class Emitter:
@@ -35,19 +39,23 @@ class Emitter:
         self.views: dict[fx.Node, list[fx.Node]] = {}  # made of the present copy of a node
         self.runs: dict[int, int] = {}
         self.lines: list[Line] = []
+        self.again: set[int] = set()
 
     def source(self, schedule: Sequence[int], name: str = "step") -> str:
         """A function of the graph's flat inputs: it writes mutations into them, and returns the other results."""
         graph = self.storages.graph
+        self.again = {k for k, runs in Counter(schedule).items() if runs > 1}
         for number in schedule:
             self._run(number)
         kept = [n for n, o in zip(graph.results, graph.outputs, strict=True) if o.kind != "mutation"]
         results = [self._name(n) for n in kept]
         parameters = [n.name for n in graph.placeholders]
-        text = [HEADER, f"def {name}({', '.join(parameters)}):"]
+        text = [_HEADER, f"def {name}({', '.join(parameters)}):"]
         for line, dying in zip(self.lines, _dying(self.lines, {*results, *parameters}), strict=True):
             comment = f"  # {line.comment}" if line.comment else ""
-            text.append(f"    {line.target} = {line.text}{comment}" if line.target else f"    {line.text}{comment}")
+            indent = "        " if line.inside else "    "
+            text += [f"    with {line.inside}:"] if line.inside else []
+            text.append(f"{indent}{f'{line.target} = ' if line.target else ''}{line.text}{comment}")
             if dying:
                 text.append(f"    del {', '.join(dying)}")
         text.append(f"    return ({''.join(f'{r}, ' for r in results)})")
@@ -59,23 +67,30 @@ class Emitter:
             old, new = what.into.name, self._name(what.node)
             self.lines.append(Line("", f"{old}.copy_({new})", (new,)))
             return
+        if what.saves:
+            if self.storages.index[what.node] in self.again:
+                self.lines.append(Line(f"{what.node.name}_state", f"rng_state({device_of(what.node)!r})", ()))
+            return
         again = self.runs.get(number, 0)
         self.runs[number] = again + 1
         suffix = f"_again{again}" if again else ""
         self._forget(what.node)
         module = what.node.meta.get("module")
         comment = f"computed again{f' ({module})' if module else ''}" if again else ""
-        self._line(what.node, suffix, comment)
+        state = f"{what.node.name}_state" if again and number in self.storages.states else ""
+        self._line(what.node, suffix, comment, state)
         parts = [u for u in what.node.users if u.target is operator.getitem]
         if isinstance(what.node.meta["val"], (tuple, list)):
             for part in parts:  # at once, so that the results nobody needs die here
                 self._line(part, suffix)
 
-    def _line(self, node: fx.Node, suffix: str = "", comment: str = "") -> None:
+    def _line(self, node: fx.Node, suffix: str = "", comment: str = "", state: str = "") -> None:
         inputs = {n: self._name(n) for n in node.all_input_nodes}
         self.names[node] = node.name + suffix
         text = expression(node, inputs.__getitem__)
-        self.lines.append(Line(self.names[node], text, tuple(inputs.values()), comment))
+        reads = (*inputs.values(), *([state] if state else []))
+        inside = f"drawing_from({state}, {device_of(node)!r})" if state else ""
+        self.lines.append(Line(self.names[node], text, reads, comment, inside))
 
     def _name(self, node: fx.Node) -> str:
         """The variable that holds ``node`` now; makes the view if it must."""

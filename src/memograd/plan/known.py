@@ -38,7 +38,7 @@ class Known:
     @cached_property
     def proven_floor(self) -> int:
         """Bytes that every schedule needs."""
-        return least_bytes(cuts_of(self.problem, necessary_order(self.problem)))
+        return least_bytes(cuts_of(self.problem.lightest, necessary_order(self.problem)))
 
     def add(self, schedule: Sequence[int] | None) -> None:
         if schedule is not None:

@@ -20,8 +20,9 @@ from torch import fx
 from torch.profiler import ProfilerActivity, profile, record_function
 
 from memograd._torch import pytree
+from memograd.draws import rng_state
 from memograd.errors import MemogradError, PlanViolationError
-from memograd.plan.storages import Storages, bytes_of
+from memograd.plan.storages import Operator, Storages, bytes_of, device_of, tensors_of
 
 _BYTES_A_SECOND = 5e9  # the model: memory traffic ...
 _OVERHEAD = 5e-6  # ... and a constant for each call, seconds
@@ -57,15 +58,21 @@ def measure(storages: Storages) -> list[Measurement]:
     wanted: dict[Any, Prepare] = {}
     keys: list[Any] = []
     for o in storages.operators:
-        key = (_key(o.node) if o.into is None else ("write", _geometry(o.node.meta["val"])), torch.get_num_threads())
+        if o.saves:
+            form, prepare = ("state", device_of(o.node)), _save(o.node)
+        elif o.into is not None:
+            form, prepare = ("write", _geometry(o.node.meta["val"])), _write(o.node)
+        else:
+            form, prepare = _key(o.node), _call(o.node, bound)
+        key = (form, torch.get_num_threads())
         keys.append(key)
-        if key not in _CACHE and key not in wanted:
-            wanted[key] = _call(o.node, bound) if o.into is None else _write(o.node)
+        if key not in _CACHE:
+            wanted.setdefault(key, prepare)
     # as backends run: oneDNN's LSTM keeps its workspace only where gradients are enabled
     with torch.enable_grad(), torch.random.fork_rng():
         _measure(wanted)
     found = [_CACHE.get(k) for k in keys]
-    return [m or _modelled(o.node, o.into is not None) for m, o in zip(found, storages.operators, strict=True)]
+    return [m or _modelled(o) for m, o in zip(found, storages.operators, strict=True)]
 
 
 def _measure(wanted: dict[Any, Prepare]) -> None:
@@ -159,10 +166,9 @@ def _allocated(made: Any, known: torch.Tensor) -> int:
     return max(bytes_of(known), bytes_of(made), made.untyped_storage().nbytes())
 
 
-def _modelled(node: fx.Node, write: bool) -> Measurement:
-    value = node.meta["val"]
-    made = [t for t in _tensors(value) if isinstance(t, torch.Tensor)]
-    read = [n.meta["val"] for n in node.all_input_nodes if isinstance(n.meta["val"], torch.Tensor)]
+def _modelled(what: Operator) -> Measurement:
+    made, write = tensors_of(what.node), what.into is not None
+    read = [t for n in what.node.all_input_nodes for t in tensors_of(n)]
     traffic = sum(map(bytes_of, made)) + sum(map(bytes_of, read))
     results = () if write else tuple(map(bytes_of, made))
     # nothing is known of its workspace: as much as it touches is what the worst kernels take
@@ -213,6 +219,12 @@ def _write(node: fx.Node) -> Prepare:
         return call
 
     return prepare
+
+
+def _save(node: fx.Node) -> Prepare:
+    device = device_of(node)
+    assert device is not None, f"no state was to be saved for {node.name}"
+    return lambda: lambda: (rng_state(device).nbytes,)
 
 
 def _invent(value: Any) -> Any:

@@ -66,7 +66,7 @@ class Plan:
     @property
     def floor_bytes(self) -> int:
         """No schedule needs less than this."""
-        return self.problem.floor
+        return self.problem.lightest.floor
 
     @property
     def extra_seconds(self) -> float:

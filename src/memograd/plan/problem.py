@@ -9,8 +9,9 @@ lives on to the end in its newest copy.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 
@@ -28,6 +29,9 @@ class Problem:
         once: operators that must run exactly once (they draw random numbers or write in place).
         before: pairs (u, v): every run of u must come before every run of v.
         resident: bytes that live throughout the step (parameters, inputs).
+        replays: triples (operator, value, workspace): the operator reads ``value`` only to run again, and at its first
+            run needs only ``workspace``. Where it runs once the value costs nothing. (An operator that draws random
+            numbers, and the state of the generator before it.)
     """
 
     cost: tuple[float, ...]
@@ -39,6 +43,7 @@ class Problem:
     once: frozenset[int] = frozenset()
     before: tuple[tuple[int, int], ...] = ()
     resident: int = 0
+    replays: tuple[tuple[int, int, int], ...] = ()
 
     @cached_property
     def producer(self) -> tuple[int, ...]:
@@ -58,6 +63,16 @@ class Problem:
     def floor(self) -> int:
         """No schedule needs less: the largest inputs + outputs + workspace of one operator, plus what stays anyway."""
         return self.resident + max((self.needs(v) for v in range(len(self.cost))), default=0)
+
+    @cached_property
+    def lightest(self) -> Problem:
+        """The same where nothing is needed to run again: no schedule takes fewer bytes than it takes there."""
+        if not self.replays:
+            return self
+        size, workspace = list(self.size), list(self.workspace)
+        for operator, value, first in self.replays:
+            size[value], workspace[operator] = 0, first
+        return replace(self, size=tuple(size), workspace=tuple(workspace), replays=())
 
     def needs(self, operator: int) -> int:
         """Bytes that live while ``operator`` runs, whatever the schedule."""
@@ -85,17 +100,31 @@ def simulate(problem: Problem, schedule: Sequence[int]) -> Usage:
     """
     _check_order(problem, schedule)
     ends = last_uses(problem, schedule)
+    size, workspace = _as_run(problem, schedule)
     change = [0] * (len(schedule) + 1)
     for (start, value), end in ends.items():
-        change[start] += problem.size[value]
-        change[end + 1] -= problem.size[value]
+        change[start] += size[value]
+        change[end + 1] -= size[value]
     profile, live = [], problem.resident
-    for position, operator in enumerate(schedule):
+    for position in range(len(schedule)):
         live += change[position]
-        profile.append(live + problem.workspace[operator])
+        profile.append(live + workspace[position])
     peak = max(profile, default=problem.resident)
     cost = sum(problem.cost[v] for v in schedule)
     return Usage(peak, profile.index(peak) if profile else 0, cost, profile)
+
+
+def _as_run(problem: Problem, schedule: Sequence[int]) -> tuple[Sequence[int], Sequence[int]]:
+    """Bytes of each value, and of the workspace at each position."""
+    workspace = [problem.workspace[k] for k in schedule]
+    if not problem.replays:
+        return problem.size, workspace
+    size, runs = list(problem.size), Counter(schedule)
+    for operator, value, first in problem.replays:
+        workspace[schedule.index(operator)] = first
+        if runs[operator] == 1:
+            size[value] = 0
+    return size, workspace
 
 
 def last_uses(problem: Problem, schedule: Sequence[int]) -> dict[tuple[int, int], int]:

@@ -14,7 +14,7 @@ from memograd.plan.problem import Problem, simulate
 if TYPE_CHECKING:
     from memograd.plan.plan import Plan
 
-VERSION = 1
+VERSION = 2
 _LISTS = {"schedule": int, "unplanned": int, "operators": str, "modules": str, "phases": str}
 _SINGLE = {"budget": int, "bound": float, "fingerprint": str, "device": str, "measured": bool, "code": str}
 
@@ -68,6 +68,7 @@ def _problem(data: dict[str, Any]) -> Problem:
         once=frozenset(_ints(data["once"])),
         before=tuple((u, v) for u, v in map(_ints, data["before"])),
         resident=_one(data["resident"], int),
+        replays=tuple((k, v, w) for k, v, w in map(_ints, data["replays"])),
     )
     count, values = len(problem.cost), len(problem.size)
     if any(len(x) != count for x in (problem.outputs, problem.reads, problem.workspace)):
@@ -76,6 +77,10 @@ def _problem(data: dict[str, Any]) -> Problem:
         raise ValueError("it has sizes or costs that are negative or not finite")
     _within(count, problem.once, *problem.before)
     _within(values, problem.keep, *problem.outputs, *problem.reads)
+    for k, v, w in problem.replays:
+        _within(count, [k])
+        if v not in problem.reads[k] or not 0 <= w <= problem.workspace[k]:
+            raise ValueError("it runs an operator again from what this does not read")
     if sorted(v for made in problem.outputs for v in made) != list(range(values)):
         raise ValueError("a value has no producer, or two")
     return problem

@@ -29,7 +29,7 @@ def solve(
     """
     base = list(range(len(problem.cost)))
     best = _cheapest(problem, [base, *starts], budget)
-    if budget < problem.floor or _cannot_improve(problem, best):
+    if budget < problem.lightest.floor or _cannot_improve(problem, best):
         return best
     if len(base) > LARGE:
         steps = effort * LARGE * LARGE // len(base)

@@ -12,18 +12,19 @@ import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import pairwise
 from typing import Any
 
 import torch
 from torch import fx
 
+from memograd.draws import DEVICES, rng_state
 from memograd.graph import Graph
 from memograd.ops import is_random
 from memograd.plan.early import early
 from memograd.plan.problem import Problem
 
 _CUDA_BLOCK = 512  # PyTorch's CUDA allocator rounds every request up to this many bytes
+_WORTH = 4  # times the size of the generator's state: smaller random numbers are kept
 
 
 # Views whose schema does not say so: PyTorch trusts that nobody writes into them.
@@ -37,13 +38,17 @@ _SILENT_VIEWS = (
 
 @dataclass(frozen=True)
 class Operator:
-    """One operator of the problem: a node that allocates, or the copy of ``node``'s value into the input ``into``."""
+    """One operator of the problem: a node that allocates; or the copy of ``node``'s value into the input ``into``; or
+    the saving of the generator's state before ``node`` draws from it."""
 
     node: fx.Node
     into: fx.Node | None = None
+    saves: bool = False
 
     @property
     def name(self) -> str:
+        if self.saves:
+            return f"state before {self.node.name}"
         return self.node.name if self.into is None else f"write {self.into.name}"
 
     @property
@@ -84,7 +89,12 @@ class Storages:
     @cached_property
     def index(self) -> dict[fx.Node, int]:
         """The number of the operator that a node is."""
-        return {o.node: k for k, o in enumerate(self.operators) if o.into is None}
+        return {o.node: k for k, o in enumerate(self.operators) if o.into is None and not o.saves}
+
+    @cached_property
+    def states(self) -> dict[int, int]:
+        """Operators that draw and can draw the same again: from which value, a state of the generator."""
+        return {self.index[o.node]: self.outputs[k][0] for k, o in enumerate(self.operators) if o.saves}
 
     @cached_property
     def resident(self) -> int:
@@ -106,18 +116,15 @@ class Storages:
 
     @cached_property
     def once(self) -> frozenset[int]:
-        """Operators that draw random numbers, and writes."""
-        return frozenset(k for k, o in enumerate(self.operators) if o.into is not None or is_random(o.node))
+        """Writes, states of generators, and draws that no state was saved for."""
+        found = enumerate(self.operators)
+        return frozenset(k for k, o in found if o.into is not None or (is_random(o.node) and k not in self.states))
 
     @cached_property
     def before(self) -> tuple[tuple[int, int], ...]:
-        """Random operators draw in the program's order; a write comes after everyone who reads the old value."""
-        draws = [k for k in sorted(self.once) if self.operators[k].into is None]
-        pairs = list(pairwise(draws))
-        for k, o in enumerate(self.operators):
-            if o.into is not None:
-                pairs += [(u, k) for u in self.reads_input.get(o.into, ()) if u != k]
-        return tuple(pairs)
+        """A write comes after everyone who reads the old value."""
+        writes = [(k, o.into) for k, o in enumerate(self.operators) if o.into is not None]
+        return tuple((u, k) for k, into in writes for u in self.reads_input.get(into, ()) if u != k)
 
     def problem(
         self, seconds: Sequence[float], workspace: Sequence[int], results: Sequence[tuple[int, ...]] | None = None
@@ -130,18 +137,22 @@ class Storages:
         """
         sizes = list(self.sizes)
         for values, measured in zip(self.outputs, results or (), strict=False):
-            for value, size in zip(values, measured, strict=True):
+            for value, size in zip(values, measured, strict=False):  # a token behind them was not measured
                 sizes[value] = size
+        space = list(workspace)
+        for k, state in self.states.items():  # the generator's present state waits, and setting one copies it
+            space[k] = max(2 * sizes[state], sizes[state] + workspace[k])
         return Problem(
             cost=tuple(seconds),
             outputs=self.outputs,
             reads=self.reads,
             size=tuple(sizes),
-            workspace=tuple(workspace),
+            workspace=tuple(space),
             keep=self.kept,
             once=self.once,
             before=self.before,
             resident=self.resident,
+            replays=tuple((k, state, workspace[k]) for k, state in self.states.items()),
         )
 
 
@@ -185,6 +196,7 @@ class _Build:
         self.origin: dict[fx.Node, fx.Node] = {}  # of nodes that look at an input: which one
         self.parts: dict[fx.Node, list[int | None]] = {}  # values of a node with several results
         self.reads_input: dict[fx.Node, list[int]] = {}
+        self.draws: list[int] = []  # operators
 
     def node(self, node: fx.Node) -> None:
         base = viewed(node)
@@ -206,20 +218,42 @@ class _Build:
         if isinstance(value, (tuple, list)):
             self.parts[node] = parts
         self.owner[node] = parts[0] if len(parts) == 1 else None
-        self._append(Operator(node), node.all_input_nodes, tuple(p for p in parts if p is not None))
+        behind = self._draw(node) if is_random(node) else ()
+        self._append(Operator(node), node.all_input_nodes, tuple(p for p in parts if p is not None), behind)
+
+    def _draw(self, node: fx.Node) -> tuple[int, ...]:
+        """What a draw reads besides its inputs: random operators draw in the program's order, so each produces a token
+        of no size for the next one. What is larger than the generator's state may be drawn again from that."""
+        token: tuple[int, ...] = ()
+        if self.draws:
+            token = (self._sized(0),)
+            self.outputs[self.draws[-1]] += token
+        device = device_of(node)
+        needed = rng_state(device).nbytes if device is not None else 0
+        if device is not None and _WORTH * needed <= sum(map(bytes_of, tensors_of(node))):
+            state = (self._sized(needed),)
+            self._append(Operator(node, saves=True), (), state, token)
+            token = state
+        self.draws.append(len(self.operators))
+        return token
 
     def _value(self, value: Any) -> int | None:
         if not isinstance(value, torch.Tensor):
             return None
-        self.sizes.append(bytes_of(value))
+        return self._sized(bytes_of(value))
+
+    def _sized(self, size: int) -> int:
+        self.sizes.append(size)
         return len(self.sizes) - 1
 
-    def _append(self, new: Operator, inputs: Sequence[fx.Node], outputs: tuple[int, ...]) -> None:
+    def _append(
+        self, new: Operator, inputs: Sequence[fx.Node], outputs: tuple[int, ...], behind: tuple[int, ...] = ()
+    ) -> None:
         number = len(self.operators)
         self.operators.append(new)
         self.outputs.append(outputs)
         values = [self.owner[n] for n in inputs]
-        self.reads.append(tuple(dict.fromkeys(v for v in values if v is not None)))
+        self.reads.append(tuple(dict.fromkeys([*(v for v in values if v is not None), *behind])))
         for n in inputs:
             if n in self.origin:
                 self.reads_input.setdefault(self.origin[n], []).append(number)
@@ -248,6 +282,18 @@ def viewed(node: fx.Node) -> fx.Node | None:
         if argument.alias_info is not None and isinstance(given, fx.Node):
             return given
     return None
+
+
+def tensors_of(node: fx.Node) -> list[torch.Tensor]:
+    """The results of a node."""
+    value = node.meta["val"]
+    return [t for t in (value if isinstance(value, (tuple, list)) else [value]) if isinstance(t, torch.Tensor)]
+
+
+def device_of(node: fx.Node) -> str | None:
+    """The device whose generator a random node draws from; None where it cannot be put back."""
+    devices = {str(t.device) for t in tensors_of(node)}
+    return next(iter(devices)) if len(devices) == 1 and next(iter(devices)).partition(":")[0] in DEVICES else None
 
 
 def bytes_of(tensor: torch.Tensor) -> int:

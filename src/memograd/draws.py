@@ -1,0 +1,33 @@
+"""Random numbers drawn again: the generator is put back to where it was, and afterwards left as it was found."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+DEVICES = ("cpu", "cuda")  # types of devices whose generators can be read and set
+
+
+def rng_state(device: str) -> torch.Tensor:
+    """The state of the generator that operators on ``device`` draw from: kilobytes on the CPU, 16 bytes on CUDA."""
+    return torch.get_rng_state() if torch.device(device).type == "cpu" else torch.cuda.get_rng_state(device)
+
+
+@contextmanager
+def drawing_from(state: torch.Tensor, device: str) -> Iterator[None]:
+    """What runs inside draws what it would have drawn in ``state``; the generator does not move."""
+    now = rng_state(device)
+    _set(state, device)
+    try:
+        yield
+    finally:
+        _set(now, device)
+
+
+def _set(state: torch.Tensor, device: str) -> None:
+    if torch.device(device).type == "cpu":
+        torch.set_rng_state(state)
+    else:
+        torch.cuda.set_rng_state(state, device)
