@@ -134,3 +134,30 @@ def test_the_views_that_schemas_hide_are_known() -> None:
     found = storages(graph)
     assert [o.name for o in found.operators] == ["mul", "mul_1", "mul_2", "mul_3"]
     assert found.sizes == (48, 16, 16, 16) and not any(m.modelled for m in measure(found))
+
+
+def test_a_write_into_a_part_copies_the_storage_behind_it(tmp_path: Path) -> None:
+    """PyTorch's scatter operators copy all of the storage that the written view lies in, not the view alone."""
+
+    def f(x: torch.Tensor) -> torch.Tensor:
+        table = x * 2
+        table[:8].select(1, 3).mul_(3)  # writes into a part of a part
+        table[:, :4] = x[:, 4:8]
+        return table.sin()
+
+    x = torch.randn(100, 64)
+    found = read(f, x)
+    graph, whole = found.graph, 100 * 64 * 4
+    values: dict[Any, Any] = {graph.placeholders[0]: x}
+    measured = {o.node: m for o, m in zip(found.operators, measure(found), strict=True)}
+    for node in graph.nodes:
+        args = torch.fx.map_arg(node.args, values.__getitem__)
+        target: Any = node.target
+        if node in measured:
+            seen = allocated(lambda t=target, a=args, n=node: values.update({n: t(*a)}), tmp_path)
+            assert measured[node].workspace + sum(measured[node].results) == seen, node.format_node()
+        else:
+            values[node] = target(*args)
+    sizes = {o.node.name: found.sizes[found.outputs[k][0]] for k, o in enumerate(found.operators)}
+    assert sizes["select_scatter"] == sizes["copy"] == whole, sizes
+    assert torch.equal(values[graph.results[0]], f(x))

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 
 from torch import fx
 
-from memograd.plan.storages import Storages, device_of, viewed
+from memograd.plan.storages import Storages
+from memograd.plan.tensors import device_of, viewed
 from memograd.printing import HEADER, expression
 
 _HEADER = HEADER.replace("\n\n", "\nfrom memograd.draws import drawing_from, rng_state\n\n", 1)

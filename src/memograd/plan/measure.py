@@ -22,7 +22,8 @@ from torch.profiler import ProfilerActivity, profile, record_function
 from memograd._torch import pytree
 from memograd.draws import rng_state
 from memograd.errors import MemogradError, PlanViolationError
-from memograd.plan.storages import Operator, Storages, bytes_of, device_of, tensors_of
+from memograd.plan.storages import Operator, Storages
+from memograd.plan.tensors import bytes_of, copies_storage, device_of, tensors_of
 
 _BYTES_A_SECOND = 5e9  # the model: memory traffic ...
 _OVERHEAD = 5e-6  # ... and a constant for each call, seconds
@@ -57,13 +58,14 @@ def measure(storages: Storages) -> list[Measurement]:
     }
     wanted: dict[Any, Prepare] = {}
     keys: list[Any] = []
-    for o in storages.operators:
+    for k, o in enumerate(storages.operators):
         if o.saves:
             form, prepare = ("state", device_of(o.node)), _save(o.node)
         elif o.into is not None:
             form, prepare = ("write", _geometry(o.node.meta["val"])), _write(o.node)
         else:
-            form, prepare = _key(o.node), _call(o.node, bound)
+            whole = storages.sizes[storages.outputs[k][0]] if copies_storage(o.node) else 0
+            form, prepare = (_key(o.node), whole), _call(o.node, bound, whole)
         key = (form, torch.get_num_threads())
         keys.append(key)
         if key not in _CACHE:
@@ -178,9 +180,14 @@ def _modelled(what: Operator) -> Measurement:
 # -- calls on made-up data -------------------------------------------------------------------------------------------
 
 
-def _call(node: fx.Node, bound: dict[fx.Node, torch.Tensor]) -> Prepare:
+def _call(node: fx.Node, bound: dict[fx.Node, torch.Tensor], whole: int = 0) -> Prepare:
+    """``whole``: bytes of the first operand's storage, where they matter."""
+
     def prepare() -> Call:
-        made: dict[fx.Node, Any] = {n: bound[n] if n in bound else _invent(n.meta["val"]) for n in node.all_input_nodes}
+        made: dict[fx.Node, Any] = {
+            n: bound[n] if n in bound else _invent(n.meta["val"], whole if n is node.args[0] else 0)
+            for n in node.all_input_nodes
+        }
         args, kwargs = fx.map_arg((node.args, node.kwargs), made.__getitem__)
         target: Any = node.target
 
@@ -227,11 +234,13 @@ def _save(node: fx.Node) -> Prepare:
     return lambda: lambda: (rng_state(device).nbytes,)
 
 
-def _invent(value: Any) -> Any:
-    """A real tensor of the form of a fake one: zeros (also valid indices) for integers, else numbers in [½, 1)."""
+def _invent(value: Any, whole: int = 0) -> Any:
+    """A real tensor of the form of a fake one, in a storage of at least ``whole`` bytes: zeros (also valid indices) for
+    integers, else numbers in [½, 1)."""
     if not isinstance(value, torch.Tensor):
         return pytree.tree_map(_invent, value) if isinstance(value, (tuple, list)) else value
     extent = 1 + sum((n - 1) * s for n, s in zip(value.shape, value.stride(), strict=True)) if value.numel() else 0
+    extent = max(extent, whole // value.element_size())
     flat = torch.zeros(extent, dtype=value.dtype, device=value.device)
     if flat.is_floating_point() or flat.is_complex():
         flat.uniform_(0.5, 1) if flat.is_floating_point() else flat.fill_(0.75)

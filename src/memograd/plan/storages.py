@@ -17,23 +17,14 @@ from typing import Any
 import torch
 from torch import fx
 
-from memograd.draws import DEVICES, rng_state
+from memograd.draws import rng_state
 from memograd.graph import Graph
 from memograd.ops import is_random
 from memograd.plan.early import early
 from memograd.plan.problem import Problem
+from memograd.plan.tensors import bytes_of, copies_storage, device_of, input_bytes, tensors_of, viewed
 
-_CUDA_BLOCK = 512  # PyTorch's CUDA allocator rounds every request up to this many bytes
 _WORTH = 4  # times the size of the generator's state: smaller random numbers are kept
-
-
-# Views whose schema does not say so: PyTorch trusts that nobody writes into them.
-_SILENT_VIEWS = (
-    torch.ops.aten._unsafe_view.default,
-    torch.ops.aten.unsafe_split.Tensor,
-    torch.ops.aten.unsafe_split_with_sizes.default,
-    torch.ops.aten.unsafe_chunk.default,
-)
 
 
 @dataclass(frozen=True)
@@ -100,11 +91,9 @@ class Storages:
     def resident(self) -> int:
         """Bytes of the inputs: parameters, buffers, optimizer state, the batch. Tied ones count once."""
         owned: dict[Any, int] = {}
+        sizes = input_bytes(self.graph)
         for node, entry in zip(self.graph.placeholders, self.graph.inputs, strict=True):
-            tensor = entry.tensor if entry.tensor is not None else node.meta["val"]
-            key = tensor.untyped_storage().data_ptr() if entry.tensor is not None else node
-            whole = tensor.untyped_storage().nbytes() if entry.tensor is not None else 0
-            owned[key] = max(bytes_of(tensor), whole)
+            owned[entry.tensor.untyped_storage().data_ptr() if entry.tensor is not None else node] = sizes[node]
         return sum(owned.values())
 
     @cached_property
@@ -162,7 +151,7 @@ def storages(graph: Graph) -> Storages:
     Raises:
         GraphError: two inputs are to be swapped in place, which no order of writes can do.
     """
-    build = _Build()
+    build = _Build(input_bytes(graph))
     for node in graph.placeholders:
         build.owner[node], build.origin[node] = None, node
     for node in graph.nodes:
@@ -187,7 +176,8 @@ def storages(graph: Graph) -> Storages:
 class _Build:
     """Walks the graph once."""
 
-    def __init__(self) -> None:
+    def __init__(self, inputs: dict[fx.Node, int]) -> None:
+        self.inputs = inputs  # bytes of each
         self.operators: list[Operator] = []
         self.outputs: list[tuple[int, ...]] = []
         self.reads: list[tuple[int, ...]] = []
@@ -214,7 +204,10 @@ class _Build:
 
     def _operator(self, node: fx.Node) -> None:
         value = node.meta["val"]
-        parts = [self._value(v) for v in (value if isinstance(value, (tuple, list)) else [value])]
+        if copies_storage(node):
+            parts: list[int | None] = [self._sized(self._storage_bytes(node.args[0]))]  # pyright: ignore[reportArgumentType]
+        else:
+            parts = [self._value(v) for v in (value if isinstance(value, (tuple, list)) else [value])]
         if isinstance(value, (tuple, list)):
             self.parts[node] = parts
         self.owner[node] = parts[0] if len(parts) == 1 else None
@@ -242,6 +235,11 @@ class _Build:
             return None
         return self._sized(bytes_of(value))
 
+    def _storage_bytes(self, node: fx.Node) -> int:
+        """Bytes of the storage that a node's value lies in."""
+        value = self.owner[node]
+        return self.sizes[value] if value is not None else self.inputs[self.origin[node]]
+
     def _sized(self, size: int) -> int:
         self.sizes.append(size)
         return len(self.sizes) - 1
@@ -267,36 +265,3 @@ class _Build:
             if o.into is not None:
                 needs[k] += [u for u in self.reads_input.get(o.into, ()) if u != k]
         return early(needs, updates)
-
-
-def viewed(node: fx.Node) -> fx.Node | None:
-    """The node whose memory ``node`` looks at; None when it has memory of its own."""
-    if node.target is operator.getitem:
-        return node.args[0]  # pyright: ignore[reportReturnType]
-    if node.target in _SILENT_VIEWS:
-        return node.args[0]  # pyright: ignore[reportReturnType]
-    schema = getattr(node.target, "_schema", None)
-    if schema is None or not any(r.alias_info is not None for r in schema.returns):
-        return None
-    for argument, given in zip(schema.arguments, node.args, strict=False):
-        if argument.alias_info is not None and isinstance(given, fx.Node):
-            return given
-    return None
-
-
-def tensors_of(node: fx.Node) -> list[torch.Tensor]:
-    """The results of a node."""
-    value = node.meta["val"]
-    return [t for t in (value if isinstance(value, (tuple, list)) else [value]) if isinstance(t, torch.Tensor)]
-
-
-def device_of(node: fx.Node) -> str | None:
-    """The device whose generator a random node draws from; None where it cannot be put back."""
-    devices = {str(t.device) for t in tensors_of(node)}
-    return next(iter(devices)) if len(devices) == 1 and next(iter(devices)).partition(":")[0] in DEVICES else None
-
-
-def bytes_of(tensor: torch.Tensor) -> int:
-    """What the allocator hands out for a new tensor of this form: operators return dense ones."""
-    exact = tensor.numel() * tensor.element_size()
-    return -(-exact // _CUDA_BLOCK) * _CUDA_BLOCK if tensor.device.type == "cuda" else exact

@@ -1,0 +1,81 @@
+"""What the nodes of a graph mean for memory: which ones are views, and how many bytes the others take."""
+
+from __future__ import annotations
+
+import operator
+
+import torch
+from torch import fx
+
+from memograd.draws import DEVICES
+from memograd.graph import Graph
+
+_CUDA_BLOCK = 512  # PyTorch's CUDA allocator rounds every request up to this many bytes
+
+# Views whose schema does not say so: PyTorch trusts that nobody writes into them.
+_SILENT_VIEWS = (
+    torch.ops.aten._unsafe_view.default,
+    torch.ops.aten.unsafe_split.Tensor,
+    torch.ops.aten.unsafe_split_with_sizes.default,
+    torch.ops.aten.unsafe_chunk.default,
+)
+
+# Their result has a copy of the whole storage that the first operand looks at, however little of it that is.
+_STORAGE_COPIES = (
+    torch.ops.aten.copy.default,
+    torch.ops.aten.slice_scatter.default,
+    torch.ops.aten.select_scatter.default,
+    torch.ops.aten.diagonal_scatter.default,
+    torch.ops.aten.as_strided_scatter.default,
+)
+
+
+def viewed(node: fx.Node) -> fx.Node | None:
+    """The node whose memory ``node`` looks at; None when it has memory of its own."""
+    if node.target is operator.getitem:
+        return node.args[0]  # pyright: ignore[reportReturnType]
+    if node.target in _SILENT_VIEWS:
+        return node.args[0]  # pyright: ignore[reportReturnType]
+    schema = getattr(node.target, "_schema", None)
+    if schema is None or not any(r.alias_info is not None for r in schema.returns):
+        return None
+    for argument, given in zip(schema.arguments, node.args, strict=False):
+        if argument.alias_info is not None and isinstance(given, fx.Node):
+            return given
+    return None
+
+
+def copies_storage(node: fx.Node) -> bool:
+    """Whether the result has all the bytes of the storage that the first operand lies in. (What repeats elements is
+    copied one by one instead.)"""
+    if node.target not in _STORAGE_COPIES:
+        return False
+    like: torch.Tensor = node.args[0].meta["val"]  # pyright: ignore[reportAttributeAccessIssue, reportOptionalMemberAccess]
+    return like.numel() > 0 and all(step or n == 1 for n, step in zip(like.shape, like.stride(), strict=True))
+
+
+def input_bytes(graph: Graph) -> dict[fx.Node, int]:
+    """Bytes of each input: all of the storage behind a parameter or buffer, of the batch only what is seen of it."""
+    found = {}
+    for node, entry in zip(graph.placeholders, graph.inputs, strict=True):
+        seen = bytes_of(node.meta["val"] if entry.tensor is None else entry.tensor)
+        found[node] = seen if entry.tensor is None else max(seen, entry.tensor.untyped_storage().nbytes())
+    return found
+
+
+def tensors_of(node: fx.Node) -> list[torch.Tensor]:
+    """The results of a node."""
+    value = node.meta["val"]
+    return [t for t in (value if isinstance(value, (tuple, list)) else [value]) if isinstance(t, torch.Tensor)]
+
+
+def device_of(node: fx.Node) -> str | None:
+    """The device whose generator a random node draws from; None where it cannot be put back."""
+    devices = {str(t.device) for t in tensors_of(node)}
+    return next(iter(devices)) if len(devices) == 1 and next(iter(devices)).partition(":")[0] in DEVICES else None
+
+
+def bytes_of(tensor: torch.Tensor) -> int:
+    """What the allocator hands out for a new tensor of this form: operators return dense ones."""
+    exact = tensor.numel() * tensor.element_size()
+    return -(-exact // _CUDA_BLOCK) * _CUDA_BLOCK if tensor.device.type == "cuda" else exact
