@@ -89,6 +89,14 @@ def test_the_error_names_the_least_budget() -> None:
     assert plan_graph(graph, floor).peak_bytes <= floor
 
 
+def test_what_costs_nothing_may_be_computed_again_for_nothing() -> None:
+    graph = training_chain(12)
+    nx.set_node_attributes(graph, 0, "cost")
+    plan = plan_graph(graph, "50%")
+    assert len(plan.schedule) > len(graph) and peak_and_cost(graph, plan.schedule) == (plan.peak_bytes, 0)
+    assert plan.peak_bytes <= plan.budget and plan.overhead == plan.lower_bound == plan.gap == 0
+
+
 def test_nodes_may_come_in_any_order() -> None:
     graph = nx.DiGraph()
     graph.add_node("c", cost=1, bytes=8)
@@ -103,7 +111,11 @@ def test_what_cannot_be_planned_is_refused() -> None:
     circle = nx.DiGraph([("a", "b"), ("b", "a")])
     with pytest.raises(GraphError, match="circle"):
         plan_graph(circle, 100)
-    with pytest.raises(GraphError, match="'a' needs a 'cost'"):
+    with pytest.raises(GraphError, match="'a' needs a finite 'cost'"):
         plan_graph(nx.DiGraph([("a", "b")]), 100)
+    endless = nx.DiGraph()
+    endless.add_node("a", cost=1, bytes=float("inf"))
+    with pytest.raises(GraphError, match="'a' needs a finite 'bytes'"):
+        plan_graph(endless, 100)
     with pytest.raises(DataError):
         plan_graph(training_chain(3), "much")

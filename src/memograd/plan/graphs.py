@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Hashable
 from dataclasses import dataclass
 from functools import cached_property
@@ -90,7 +91,8 @@ def plan_graph(digraph: Any, memory_budget: int | str) -> GraphPlan:
     usage = simulate(problem, schedule)
     if usage.peak > budget:
         raise _infeasible(problem, nodes, budget, schedule)
-    overhead = max(usage.cost / problem.total_cost - 1, 0.0) if len(schedule) > len(nodes) else 0.0
+    total = problem.total_cost  # 0 where nothing costs anything: then nothing costs more either
+    overhead = max(usage.cost / total - 1, 0.0) if len(schedule) > len(nodes) and total else 0.0
     return GraphPlan([nodes[v] for v in schedule], budget, usage.peak, base.peak, overhead, problem)
 
 
@@ -120,8 +122,8 @@ def _problem(digraph: Any, nodes: list[Hashable]) -> Problem:
     for node in nodes:
         data = digraph.nodes[node]
         for name, into in (("cost", cost), ("bytes", size)):
-            if not data.get(name, -1) >= 0:
-                raise GraphError(f"node {node!r} needs a {name!r} of 0 or more, it has {data.get(name)!r}")
+            if not 0 <= data.get(name, -1) < math.inf:
+                raise GraphError(f"node {node!r} needs a finite {name!r} of 0 or more, it has {data.get(name)!r}")
             into.append(data[name])
     number = {node: i for i, node in enumerate(nodes)}
     return Problem(
