@@ -1,4 +1,4 @@
-"""What a backend runs: the graph without the marks that only differentiation needed."""
+"""What a backend runs: the graph without the marks that only differentiation needed, and without waste of memory."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from torch import fx
 from memograd import ops
 from memograd.functions import Call
 from memograd.graph import Graph
+from memograd.run.compact import compact
 
 aten = torch.ops.aten
 _VALUE_OF = {ops.stop: 0, ops.overwrite: 1, ops.opaque: 0}  # which operand is the value
@@ -20,6 +21,7 @@ def lower(graph: Graph) -> Graph:
     """``graph`` with every mark replaced by the value it stands for."""
     new = fx.Graph()
     where: dict[fx.Node, fx.Node] = {}
+    batch = {n.name for n, i in zip(graph.placeholders, graph.inputs, strict=True) if i.tensor is None}
     for node in graph.fx.nodes:
         if node.op == "output":
             continue
@@ -34,7 +36,7 @@ def lower(graph: Graph) -> Graph:
         elif node.target in _VALUE_OF:
             where[node] = where[operands[_VALUE_OF[node.target]]]
         else:
-            where[node] = new.node_copy(node, where.__getitem__)
+            where[node] = compact(new.node_copy(node, where.__getitem__), batch)
             if isinstance(node.meta["val"], (tuple, list)):
                 _pick(new, node, where)
     new.output(tuple(where[n] for n in graph.results))
