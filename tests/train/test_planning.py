@@ -84,3 +84,9 @@ def test_the_plan_of_gradients_alone_is_not_that_of_a_whole_step() -> None:
     step = mg.TrainStep(model, nn.MSELoss(), torch.optim.SGD(model.parameters(), lr=0.1), memory_budget=plan)
     with pytest.raises(mg.PlanViolationError, match="another graph"):
         step(X, Y)
+
+
+def test_targets_are_not_differentiated() -> None:
+    """PyTorch refuses to differentiate some losses by their target; a plan does not ask for it."""
+    plan = mg.plan(net(), X, Y.sign(), loss=nn.SoftMarginLoss(), memory_budget="100%")
+    assert 0 < plan.peak_bytes <= plan.budget

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from memograd.pipeline import capture, differentiate
+from memograd.pipeline import capture_for, differentiate
 from memograd.pipeline import plan as schedule
 from memograd.plan.plan import Plan
 from memograd.train.step import Objective
@@ -53,8 +53,9 @@ def plan(
     objective: nn.Module = Objective(model, loss)
     if loss is not None and not _takes_target(loss):
         objective = _LossOfOutput(model, loss)
+    trained = any(p.requires_grad for p in objective.parameters())
     with torch.enable_grad():
-        forward = capture(objective, *args, **kwargs)
+        forward = capture_for(objective, args, kwargs, wrt=() if trained else None)  # a target may not be smooth
     return schedule(differentiate(forward), memory_budget)
 
 
