@@ -72,6 +72,14 @@ def test_an_impossible_budget_says_what_is_possible() -> None:
     assert simulate(made.problem, made.schedule).peak <= floor
 
 
+def test_an_impossible_budget_names_whose_update_it_is() -> None:
+    """A wide layer and a small batch: nothing takes as much as Adam's update of the weight."""
+    model = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2000))
+    step = mg.TrainStep(model, nn.MSELoss(), optim.Adam(model.parameters()), memory_budget=1)
+    with pytest.raises(mg.BudgetInfeasibleError, match=r"set by \w+ in the optimizer's update of model\.1\.weight\."):
+        step(torch.randn(2, 3), torch.randn(2, 2000))
+
+
 @pytest.mark.parametrize("budget", ["", "much", 0, -5, "0%"])
 def test_a_budget_that_cannot_be_read(budget: Any) -> None:
     with pytest.raises(mg.MemogradError, match="not understood"):

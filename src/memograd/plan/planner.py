@@ -80,8 +80,14 @@ def _infeasible(found: Storages, problem: Problem, budget: int, leanest: Sequenc
     """What the least budget is, who sets it, and what would lower it."""
     usage = simulate(problem, leanest)
     what = found.operators[leanest[usage.at]]
-    module, line = what.node.meta.get("module"), what.node.meta.get("source")
-    where = "".join([f" in {module}" if module else "", f" at {line}" if line and "<" not in line else ""])
+    meta = what.node.meta
+    line = meta.get("source")
+    places = {
+        "in the optimizer's update of": meta.get("update_of"),
+        "in": meta.get("module"),
+        "at": line if line and "<" not in line else None,
+    }
+    where = "".join(f" {word} {place}" for word, place in places.items() if place)
     return BudgetInfeasibleError(
         f"a budget of {human(budget)} ({budget} bytes) is not enough: the leanest schedule of this step needs "
         f"{human(usage.peak)} ({usage.peak} bytes), set by {what.name}{where}. {human(problem.resident)} of it are "
