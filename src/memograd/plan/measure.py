@@ -7,6 +7,7 @@ process. They run on made-up data (parameters excepted); an operator that refuse
 from __future__ import annotations
 
 import json
+import operator
 import os
 import tempfile
 import time
@@ -184,10 +185,7 @@ def _call(node: fx.Node, bound: dict[fx.Node, torch.Tensor], whole: int = 0) -> 
     """``whole``: bytes of the first operand's storage, where they matter."""
 
     def prepare() -> Call:
-        made: dict[fx.Node, Any] = {
-            n: bound[n] if n in bound else _invent(n.meta["val"], whole if n is node.args[0] else 0)
-            for n in node.all_input_nodes
-        }
+        made = {n: _operand(n, bound, whole if n is node.args[0] else 0) for n in node.all_input_nodes}
         args, kwargs = fx.map_arg((node.args, node.kwargs), made.__getitem__)
         target: Any = node.target
 
@@ -199,6 +197,21 @@ def _call(node: fx.Node, bound: dict[fx.Node, torch.Tensor], whole: int = 0) -> 
         return call
 
     return prepare
+
+
+def _operand(node: fx.Node, bound: dict[fx.Node, torch.Tensor], whole: int) -> Any:
+    """A tensor to measure a reader of ``node`` with."""
+    if node in bound:
+        return bound[node]
+    value = node.meta["val"]
+    if node.target is operator.getitem and isinstance(value, torch.Tensor) and not value.numel():
+        # how large it is may be the kernel's secret (the workspace of oneDNN's LSTM): let the kernel make it
+        origin: Any = node.args[0]
+        args, kwargs = fx.map_arg((origin.args, origin.kwargs), lambda n: _operand(n, bound, 0))
+        results = _attempt(lambda: origin.target(*args, **kwargs))
+        if results is not None:
+            return results[node.args[1]]
+    return _invent(value, whole)
 
 
 def _check_memory(node: fx.Node, out: Any, inputs: Iterable[Any]) -> None:
