@@ -13,6 +13,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -45,7 +46,7 @@ class Measurement:
 
 T = TypeVar("T")
 Call = Callable[[], tuple[int, ...]]  # runs the operator once; bytes of each result
-Prepare = Callable[[], Call]  # makes up its inputs
+Prepare = Callable[[bool], Call]  # makes up its inputs; if asked to, those that come of kernels by running these
 
 _CACHE: dict[Any, Measurement] = {}
 
@@ -79,8 +80,10 @@ def measure(storages: Storages) -> list[Measurement]:
 
 
 def _measure(wanted: dict[Any, Prepare]) -> None:
-    for key, (workspace, results) in _memory(wanted).items():
-        _CACHE[key] = Measurement(_seconds(wanted[key]()), workspace, results)
+    for run in (False, True):  # pivots, or saved statistics: what only another kernel can make up
+        calls = {key: partial(prepare, run) for key, prepare in wanted.items() if key not in _CACHE}
+        for key, (workspace, results) in _memory(calls).items() if calls else ():
+            _CACHE[key] = Measurement(_seconds(calls[key]()), workspace, results)
 
 
 def _seconds(call: Call) -> float:
@@ -95,7 +98,7 @@ def _seconds(call: Call) -> float:
     return min(times)
 
 
-def _memory(calls: dict[Any, Prepare]) -> dict[Any, tuple[int, tuple[int, ...]]]:
+def _memory(calls: dict[Any, Callable[[], Call]]) -> dict[Any, tuple[int, tuple[int, ...]]]:
     """(workspace, bytes of each result) of every call. On the CPU PyTorch's profiler sees each allocation."""
     if torch.cuda.is_available():
         return {
@@ -184,8 +187,8 @@ def _modelled(what: Operator) -> Measurement:
 def _call(node: fx.Node, bound: dict[fx.Node, torch.Tensor], whole: int = 0) -> Prepare:
     """``whole``: bytes of the first operand's storage, where they matter."""
 
-    def prepare() -> Call:
-        made = {n: _operand(n, bound, whole if n is node.args[0] else 0) for n in node.all_input_nodes}
+    def prepare(run: bool) -> Call:
+        made = {n: _operand(n, bound, whole if n is node.args[0] else 0, run) for n in node.all_input_nodes}
         args, kwargs = fx.map_arg((node.args, node.kwargs), made.__getitem__)
         target: Any = node.target
 
@@ -199,15 +202,15 @@ def _call(node: fx.Node, bound: dict[fx.Node, torch.Tensor], whole: int = 0) -> 
     return prepare
 
 
-def _operand(node: fx.Node, bound: dict[fx.Node, torch.Tensor], whole: int) -> Any:
-    """A tensor to measure a reader of ``node`` with."""
+def _operand(node: fx.Node, bound: dict[fx.Node, torch.Tensor], whole: int, run: bool) -> Any:
+    """A tensor to measure a reader of ``node`` with; ``run`` the kernel that makes it where it is one of several."""
     if node in bound:
         return bound[node]
     value = node.meta["val"]
-    if node.target is operator.getitem and isinstance(value, torch.Tensor) and not value.numel():
-        # how large it is may be the kernel's secret (the workspace of oneDNN's LSTM): let the kernel make it
+    # how large an empty one is may be the kernel's secret: the workspace of oneDNN's LSTM
+    if node.target is operator.getitem and (run or (isinstance(value, torch.Tensor) and not value.numel())):
         origin: Any = node.args[0]
-        args, kwargs = fx.map_arg((origin.args, origin.kwargs), lambda n: _operand(n, bound, 0))
+        args, kwargs = fx.map_arg((origin.args, origin.kwargs), lambda n: _operand(n, bound, 0, run))
         results = _attempt(lambda: origin.target(*args, **kwargs))
         if results is not None:
             return results[node.args[1]]
@@ -229,7 +232,7 @@ def _check_memory(node: fx.Node, out: Any, inputs: Iterable[Any]) -> None:
 
 
 def _write(node: fx.Node) -> Prepare:
-    def prepare() -> Call:
+    def prepare(_: bool) -> Call:
         new, old = _invent(node.meta["val"]), _invent(node.meta["val"])
 
         def call() -> tuple[int, ...]:
@@ -244,7 +247,7 @@ def _write(node: fx.Node) -> Prepare:
 def _save(node: fx.Node) -> Prepare:
     device = device_of(node)
     assert device is not None, f"no state was to be saved for {node.name}"
-    return lambda: lambda: (rng_state(device).nbytes,)
+    return lambda _: lambda: (rng_state(device).nbytes,)
 
 
 def _invent(value: Any, whole: int = 0) -> Any:
