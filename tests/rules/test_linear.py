@@ -5,6 +5,8 @@ import torch
 from nn_witness import check, check_second, double, randn
 from torch import nn
 
+import memograd as mg
+
 
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("shape", [(3,), (2, 3), (4, 2, 3), (2, 4, 2, 3)], ids=str)
@@ -14,6 +16,14 @@ def test_linear(shape, bias):
 
 def test_bilinear():
     check(double(nn.Bilinear(3, 4, 5)), randn(2, 6, 3), randn(2, 6, 4))
+
+
+def test_bilinear_never_holds_all_products():
+    """Nothing as large as rows x outputs x inputs x inputs is made, as in PyTorch's own derivative."""
+    model = nn.Bilinear(7, 6, 5)
+    x, z = torch.randn(20, 7, requires_grad=True), torch.randn(20, 6)
+    graph = mg.differentiate(mg.capture(lambda x, z: model(x, z).sum(), x, z))
+    assert max(node.meta["val"].numel() for node in graph.nodes) <= 20 * 7 * 6
 
 
 CASES = {

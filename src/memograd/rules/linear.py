@@ -71,26 +71,13 @@ def vdot(adjoint, y, x, z):
 @rule(aten._trilinear.default, formula="each factor's adjoint is the trilinear form of ȳ and the other two")
 def trilinear(adjoint, y, a, b, c, expand_a, expand_b, expand_c, sumdim, unroll_dim=1):
     # All four live in one index space; a factor lacks the dimensions in its `expand`, the result those in `sumdim`.
-    for dim in sorted(sumdim):
-        adjoint = adjoint.unsqueeze(dim)
-    a_full, b_full, c_full = _unsqueezed(a, expand_a), _unsqueezed(b, expand_b), _unsqueezed(c, expand_c)
     return (
-        _summed(adjoint * conj(b_full) * conj(c_full), expand_a),
-        _summed(adjoint * conj(a_full) * conj(c_full), expand_b),
-        _summed(adjoint * conj(a_full) * conj(b_full), expand_c),
+        aten._trilinear(adjoint, conj(b), conj(c), sumdim, expand_b, expand_c, expand_a),
+        aten._trilinear(conj(a), adjoint, conj(c), expand_a, sumdim, expand_c, expand_b),
+        aten._trilinear(conj(a), conj(b), adjoint, expand_a, expand_b, sumdim, expand_c),
     )
 
 
 def outer(u, v):
     """u vᴴ of two vectors."""
     return u.unsqueeze(1) * conj(v).unsqueeze(0)
-
-
-def _unsqueezed(x, dims):
-    for dim in sorted(dims):
-        x = x.unsqueeze(dim)
-    return x
-
-
-def _summed(x, dims):
-    return x.sum(sorted(dims)) if dims else x
