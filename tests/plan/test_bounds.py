@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from problems import drawing, random_problem
 
 from memograd.plan import bounds_stages
-from memograd.plan.bounds import Bound, lower_bound
+from memograd.plan.bounds import Bound, any_order_bound, lower_bound
 from memograd.plan.bounds_cuts import cuts_of, least_bytes, necessary_order
 from memograd.plan.problem import Problem, simulate
 from memograd.plan.solve import solve
@@ -71,6 +71,7 @@ def test_no_schedule_beats_the_bound(problem: Problem, above: int, effort: int) 
     bound = lower_bound(problem, budget, effort)
     assert not refuted(problem, budget, bound.any_order, bound.this_order)
     assert 0 <= bound.any_order <= bound.this_order
+    assert any_order_bound(problem, budget, effort) == bound.any_order
 
 
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=True)

@@ -96,8 +96,10 @@ def saved_and_read(made: Plan) -> Plan:
 def test_a_plan_is_used_again() -> None:
     made = plan(graph(), "90%")
     assert made.again, "a plan with something in it"
+    assert made.bound is None, "the proof waits until someone reads it"
+    assert made.lower_bound > 0
     again = plan(graph(), saved_and_read(made))
-    assert again == made and again.code == made.code
+    assert again == made and again.code == made.code and again.lower_bound == made.lower_bound
 
 
 @pytest.mark.parametrize("other", [{"width": 8}, {"depth": 4}, {"rows": 32}])

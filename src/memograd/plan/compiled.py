@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, TypeVar
 
 F = TypeVar("F", bound=Callable)
@@ -14,7 +16,15 @@ with contextlib.suppress(ImportError):  # the extra memograd[solver] is not inst
 
 COMPILED = njit is not None
 
+# Numba keeps machine code by a function's name and its own file, but compiles into it what it calls from other files:
+# with their texts in the name nothing old is found after one of them has changed.
+_FILES = ("timeline.py", "moves.py", "search.py")
+_VERSION = hashlib.sha256(b"".join((Path(__file__).parent / name).read_bytes() for name in _FILES)).hexdigest()[:12]
+
 
 def compiled(function: F) -> F:
     """``function`` as machine code, kept on disk between processes; unchanged where numba is missing."""
-    return function if njit is None else njit(cache=True, nogil=True)(function)
+    if njit is None:
+        return function
+    function.__qualname__ += f"_{_VERSION}"
+    return njit(cache=True, nogil=True)(function)

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
-from memograd.plan.bounds import Bound, lower_bound
+from memograd.plan.bounds import Bound, any_order_bound, lower_bound
 from memograd.plan.bounds_cuts import cuts_of, least_bytes, necessary_order
 from memograd.plan.chain import chain
 from memograd.plan.problem import Problem, simulate
@@ -28,11 +28,12 @@ _ROUNDS = 8  # of that search at most
 
 @dataclass
 class Known:
-    """The schedules of one problem: (peak in bytes, cost, schedule)."""
+    """The schedules of one problem: (peak in bytes, cost, schedule), and what is proved about it."""
 
     problem: Problem
     found: list[tuple[int, float, list[int]]] = field(default_factory=list)
     bounds: dict[int, Bound] = field(default_factory=dict)  # by budget
+    quick_bounds: dict[int, float] = field(default_factory=dict)
     lean: tuple[int, list[int]] = (0, [])  # the least peak and its schedule: once told to a user, it stays
 
     @cached_property
@@ -83,9 +84,13 @@ class Known:
         return best[1] if best else None
 
     def _near(self, extra: float, budget: int, good: float) -> bool:
-        """Whether hardly anything is left to gain; the bound is computed only where it matters."""
+        """Whether hardly anything is left to gain; a bound, not the strongest, is computed only where it matters."""
         total = self.problem.total_cost
-        return extra <= 1e-9 * total or extra - self.bound(budget).any_order <= good * total
+        if extra <= 1e-9 * total:
+            return True
+        if budget not in self.quick_bounds:
+            self.quick_bounds[budget] = any_order_bound(self.problem, budget)
+        return extra - self.quick_bounds[budget] <= good * total
 
     def leanest(self) -> tuple[int, list[int]]:
         """The least peak that a bisection reaches, and its schedule. From then on that peak is the floor."""

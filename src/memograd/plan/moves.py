@@ -1,7 +1,8 @@
 """The steps of the search: small changes of a schedule that keep it executable, and how to take them back.
 
 A value that is about to be read is computed again, with those of its inputs that are gone or keeping these alive; a
-run that has become superfluous is removed, with those that served only it; a run moves to another place.
+run that has become superfluous is removed, with those that served only it; a value is computed again in exchange for
+others that then need not be; a run moves to another place.
 """
 
 from __future__ import annotations
@@ -9,9 +10,11 @@ from __future__ import annotations
 import numpy as np
 
 from memograd.plan.compiled import compiled
-from memograd.plan.timeline import EXCESS, last_reading, make_room, put, run_after, run_before, take
+from memograd.plan.timeline import BUDGET, EXCESS, last_reading, make_room, put, run_after, run_before, take
 
 DEPTH = 24  # the most runs that one step adds or removes
+TRIES = 8  # runs that an exchange tries to remove
+NOTHING, MOVE, OTHER = -1, 0, 1  # kinds of change
 MODULUS = 2147483647  # of the random numbers
 
 
@@ -189,53 +192,109 @@ def _to_recompute(line, state, slot):
 
 
 @compiled
-def change(line, state, undo, reorder, dearest):
-    """Change the schedule a little; nothing dearer than ``dearest`` is added while the budget holds.
+def _idle(line, state):
+    """A value that waits unread where the budget is exceeded, and the slot of its next reading; -1 if none is found."""
+    crowded = draw(state, len(line.runs))
+    while line.live[crowded] <= line.total[BUDGET]:
+        crowded = (crowded + 1) % len(line.runs)
+    for _ in range(20):
+        slot = crowded + 1 + draw(state, max(len(line.runs) - crowded - 1, 1))
+        operator = line.runs[slot] if slot < len(line.runs) else -1
+        count = line.reads_at[operator + 1] - line.reads_at[operator] if operator >= 0 else 0
+        if count == 0:
+            continue
+        value = line.reads[line.reads_at[operator] + draw(state, count)]
+        source = run_before(line, line.producer[value], slot)
+        if source < crowded and last_reading(line, value, source, slot) < crowded:
+            return value, slot
+    return -1, 0
 
-    Returns what changed: (kind, slot, count, change of cost), kind -1 for nothing.
+
+@compiled
+def _random_removable(line, state, slot):
+    """``slot`` or another one, whose run may be removed; -1 if none was found."""
+    for _ in range(10):
+        if slot >= 0 and _removable(line, slot):
+            return slot
+        slot = _random_run(line, state)
+    return -1
+
+
+@compiled
+def _remove_what_is_free(line, state, start, stop, undo):
+    """Remove runs outside of ``start`` to ``stop`` as long as the budget holds. Returns how many."""
+    removed = 0
+    for _ in range(TRIES):
+        slot = _random_removable(line, state, _random_run(line, state))
+        if slot < 0 or start <= slot < stop or removed > (TRIES - 1) * DEPTH:
+            continue
+        more = remove(line, slot, undo[removed:])
+        if line.total[EXCESS] > 0:
+            _put_back(line, undo, removed, removed + more)
+        else:
+            removed += more
+    return removed
+
+
+@compiled
+def _put_back(line, undo, start, stop):
+    """What ``undo`` says was removed, last first."""
+    for i in range(stop - 1, start - 1, -1):
+        put(line, undo[i, 0], undo[i, 1])
+
+
+@compiled
+def _cost_of(line, undo, removed):
+    cost = 0.0
+    for i in range(removed):
+        cost += line.cost[undo[i, 0]]
+    return cost
+
+
+@compiled
+def change(line, state, undo, reorder, dearest):
+    """Change the schedule a little; nothing dearer than ``dearest`` is added alone while the budget holds.
+
+    Returns what changed: (kind, slot, runs added from there, runs removed as ``undo`` says, change of cost).
     """
     slot = _random_run(line, state)
     if slot < 0:
-        return -1, 0, 0, 0.0
+        return NOTHING, 0, 0, 0, 0.0
     operator = line.runs[slot]
     choice = draw(state, 10)
     over = line.total[EXCESS] > 0
     if reorder or choice < 4:  # move
         target = _destination(line, state, slot)
         if target < 0:
-            return -1, 0, 0, 0.0
+            return NOTHING, 0, 0, 0, 0.0
         take(line, slot)
         put(line, operator, target)
         undo[0, 0], undo[0, 1] = operator, slot
-        return 2, target, 1, 0.0
+        return MOVE, target, 1, 1, 0.0
     if choice < (6 if over else 9):  # remove
-        for _ in range(10):
-            if slot >= 0 and _removable(line, slot):
-                change = 0.0
-                removed = remove(line, slot, undo)
-                for i in range(removed):
-                    change -= line.cost[undo[i, 0]]
-                return 1, slot, removed, change
-            slot = _random_run(line, state)
-        return -1, 0, 0, 0.0
-    value, slot = _to_recompute(line, state, slot)
-    if value < 0 or (not over and line.cost[line.producer[value]] > dearest):
-        return -1, 0, 0, 0.0
+        slot = _random_removable(line, state, slot)
+        if slot < 0:
+            return NOTHING, 0, 0, 0, 0.0
+        removed = remove(line, slot, undo)
+        return OTHER, 0, 0, removed, -_cost_of(line, undo, removed)
+    value, slot = _idle(line, state) if over and choice < 9 else _to_recompute(line, state, slot)
+    exchange = not over and draw(state, 4) > 0
+    if value < 0 or (not over and not exchange and line.cost[line.producer[value]] > dearest):
+        return NOTHING, 0, 0, 0, 0.0
     added = recompute(line, state, value, slot, 25 * draw(state, 5), DEPTH)
     change = 0.0
     for i in range(added):
         change += line.cost[line.runs[slot + i]]
-    return 0, slot, added, change
+    removed = _remove_what_is_free(line, state, slot, slot + added, undo) if exchange and added > 0 else 0
+    return OTHER, slot, added, removed, change - _cost_of(line, undo, removed)
 
 
 @compiled
-def step_back(line, undo, kind, slot, count):
-    if kind == 0:
-        for i in range(count):
-            take(line, slot + i)
-    elif kind == 1:
-        for i in range(count - 1, -1, -1):
-            put(line, undo[i, 0], undo[i, 1])
-    elif kind == 2:
+def step_back(line, undo, kind, slot, added, removed):
+    if kind == MOVE:
         take(line, slot)
         put(line, undo[0, 0], undo[0, 1])
+        return
+    _put_back(line, undo, 0, removed)
+    for i in range(added):
+        take(line, slot + i)

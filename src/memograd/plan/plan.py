@@ -27,7 +27,8 @@ class Plan:
         operators: their names; ``modules``: the paths of the modules they belong to.
         phases: ``forward``, ``backward``, ``update`` (the optimizer's), or ``write`` (of a new value into an input).
         unplanned: the schedule without a budget.
-        bound: seconds that every schedule within the budget, in any order, must spend on recomputation (proven).
+        bound: seconds that every schedule within the budget, in any order, must spend on recomputation (proven); None
+            until someone asks for it.
         fingerprint: identifies the graph that the plan is for.
         measured: whether costs were measured on ``device`` (else modelled for some operators).
     """
@@ -39,7 +40,7 @@ class Plan:
     phases: tuple[str, ...]
     unplanned: tuple[int, ...]
     problem: Problem
-    bound: float
+    bound: float | None = field(compare=False)
     fingerprint: str
     device: str
     measured: bool
@@ -81,7 +82,16 @@ class Plan:
     @property
     def lower_bound(self) -> float:
         """Seconds: no plan within this budget spends less on recomputation, in whatever order."""
-        return min(self.bound, self.extra_seconds)
+        return min(self.proven, self.extra_seconds)
+
+    @cached_property
+    def proven(self) -> float:
+        """``bound``, computed where it is not known yet: seconds of work, which only readers of the plan wait for."""
+        if self.bound is not None:
+            return self.bound
+        from memograd.plan.known import known  # it loads the compiled search
+
+        return known(self.problem, []).bound(self.budget).any_order
 
     @property
     def gap(self) -> float:

@@ -50,7 +50,7 @@ def _again(found: Storages, plan: Plan) -> Plan:
     plan.check_graph(found)
     measured = measure(found)
     problem = found.problem(plan.problem.cost, [m.workspace for m in measured], [m.results for m in measured])
-    bound = plan.bound if problem == plan.problem else 0.0  # it was proven for the bytes of then
+    bound = plan.bound if problem == plan.problem else None  # it was proven for the bytes of then
     return replace(plan, problem=problem, bound=bound, code=source(found, plan.schedule)).checked()
 
 
@@ -68,7 +68,7 @@ def _plan(
         phases=tuple(o.phase for o in found.operators),
         unplanned=unplanned,
         problem=problem,
-        bound=known(problem, []).bound(budget).any_order if recomputes else 0.0,
+        bound=None if recomputes else 0.0,
         fingerprint=fingerprint(found),
         device=", ".join(sorted(map(str, devices))),
         measured=not any(m.modelled for m in measured),

@@ -22,7 +22,8 @@ _SINGLE = {"budget": int, "bound": float, "fingerprint": str, "device": str, "me
 def as_data(plan: Plan) -> dict[str, Any]:
     """The plan as lists, numbers and strings."""
     problem = {k: sorted(v) if isinstance(v, frozenset) else v for k, v in asdict(plan.problem).items()}
-    return {"memograd_plan": VERSION} | {k: getattr(plan, k) for k in (*_SINGLE, *_LISTS)} | {"problem": problem}
+    fields = {k: getattr(plan, k) for k in (*_SINGLE, *_LISTS)} | {"bound": plan.proven}
+    return {"memograd_plan": VERSION} | fields | {"problem": problem}
 
 
 def fields_of(text: str | bytes) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from memograd.plan.compiled import compiled
-from memograd.plan.moves import DEPTH, MODULUS, change, draw, step_back
+from memograd.plan.moves import DEPTH, MODULUS, TRIES, change, draw, step_back
 from memograd.plan.problem import Problem
 from memograd.plan.timeline import EXCESS, schedule_of, timeline
 
@@ -27,10 +27,10 @@ def _accept(line, state, undo, reorder, price, weight, temperature):
     """One step, taken back if it is too bad for the temperature. Returns the change of cost."""
     before = line.total[EXCESS]
     worst = -temperature * math.log((draw(state, MODULUS) + 1) / MODULUS)  # accepts with exp(-energy / temperature)
-    kind, slot, count, extra = change(line, state, undo, reorder, worst / price if price > 0 else math.inf)
+    kind, slot, added, removed, extra = change(line, state, undo, reorder, worst / price if price > 0 else math.inf)
     energy = price * extra + weight * (line.total[EXCESS] - before)
     if energy > worst:
-        step_back(line, undo, kind, slot, count)
+        step_back(line, undo, kind, slot, added, removed)
         return 0.0
     return extra
 
@@ -38,7 +38,7 @@ def _accept(line, state, undo, reorder, price, weight, temperature):
 @compiled
 def _anneal(line, state, steps, hot, cold, weight, cost, best, best_runs):
     """``steps`` steps while the temperature falls from ``hot`` to ``cold``; the best schedule goes into best_runs."""
-    undo = np.empty((DEPTH, 2), np.int64)
+    undo = np.empty((TRIES * DEPTH, 2), np.int64)
     cooling = (cold / hot) ** (1.0 / steps)
     period = min(64, max(1, steps // 100))
     for step in range(steps):
@@ -55,7 +55,7 @@ def _anneal(line, state, steps, hot, cold, weight, cost, best, best_runs):
 @compiled
 def _fit(line, state, steps, hot, cold, price, reorder):
     """Up to ``steps`` steps, until nothing exceeds the budget; the temperature is one of bytes."""
-    undo = np.empty((DEPTH, 2), np.int64)
+    undo = np.empty((TRIES * DEPTH, 2), np.int64)
     cooling = (cold / hot) ** (1.0 / steps)
     for _ in range(steps):
         if line.total[EXCESS] == 0:

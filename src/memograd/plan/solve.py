@@ -7,14 +7,19 @@ far is improved once more at a low temperature. In large problems only this last
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import TypeVar
 
 from memograd.plan.compiled import COMPILED
 from memograd.plan.problem import Problem, simulate
 from memograd.plan.search import anneal, fit, reorder
 
 EFFORT = 800 if COMPILED else 20  # steps of the search for each operator
-SMALL = 500  # smaller problems get the steps of one with so many operators more: they are over soon anyway
+SMALL, MOST = 500, 750  # operators: smaller problems are over soon and get the steps of larger ones, and none gets more
+T = TypeVar("T")
 LARGE = 1500  # operators; beyond, the number of steps falls as each of them takes longer
 
 
@@ -32,22 +37,31 @@ def solve(
     if budget < problem.lightest.floor or _cannot_improve(problem, best):
         return best
     if len(base) > LARGE:
-        steps = effort * LARGE * LARGE // len(base)
-        return _cheapest(problem, [best, anneal(problem, best or base, budget, steps, heat=0.1)], budget)
-    steps = effort * (len(base) + SMALL)
-    orders = [reorder(problem, base, budget, steps // 10, heat=heat) for heat in (1.0, 10.0)]
+        steps = effort * LARGE * LARGE // len(base) // 2
+        return _cheapest(problem, [best, *_polished(problem, best or base, budget, steps)], budget)
+    steps = effort * min(len(base) + SMALL, MOST)
+    orders = _together([partial(reorder, problem, base, budget, steps // 10, heat=heat) for heat in (1.0, 10.0)])
     best = _cheapest(problem, [*orders, best], budget)
-    if _cannot_improve(problem, best):
-        return best
-    lean = min(orders, key=lambda order: simulate(problem, order).peak)
-    found = [anneal(problem, start, budget, steps // 4, seed) for seed, start in enumerate((base, lean), start=1)]
-    found += [anneal(problem, start, budget, steps // 4, heat=0.1) for start in starts]
-    best = _cheapest(problem, [best, *found], budget)
-    if best is None:
-        best = _fitting(problem, [base, lean, *starts], budget, steps // 4)
+    if best is None or not _cannot_improve(problem, best):
+        lean = min(orders, key=lambda order: simulate(problem, order).peak)
+        ways = [partial(anneal, problem, s, budget, steps // 4, seed) for seed, s in enumerate((base, lean), start=1)]
+        ways += [partial(anneal, problem, s, budget, steps // 4, heat=0.1) for s in starts]
+        best = _cheapest(problem, [best, *_together(ways)], budget)
+        best = best or _fitting(problem, [base, lean, *starts], budget, steps // 4)
     if best is None or _cannot_improve(problem, best):
         return best
-    return _cheapest(problem, [best, anneal(problem, best, budget, steps // 2, heat=0.1)], budget)
+    return _cheapest(problem, [best, *_polished(problem, best, budget, steps // 3)], budget)
+
+
+def _polished(problem: Problem, start: Sequence[int], budget: int, steps: int) -> list[list[int] | None]:
+    """What two searches at low temperature make of it: which of them gets further is luck."""
+    return _together([partial(anneal, problem, start, budget, steps, seed, heat=0.1) for seed in (1, 2)])
+
+
+def _together(searches: Sequence[Callable[[], T]]) -> list[T]:
+    """The results of independent searches, side by side on several cores: compiled code does not hold Python's lock."""
+    with ThreadPoolExecutor(max_workers=os.cpu_count() or 1) as pool:
+        return [running.result() for running in [pool.submit(search) for search in searches]]
 
 
 def _fitting(problem: Problem, starts: Sequence[Sequence[int]], budget: int, steps: int) -> list[int] | None:
