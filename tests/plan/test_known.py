@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from unittest.mock import patch
 
 from exhaustive import least_cost
@@ -50,6 +51,19 @@ def test_the_floor_stays_and_is_no_fiction(seed: int, operators: int) -> None:
     found.search(floor + 5)
     assert found.leanest() == (floor, schedule), "once told, it stays"
     assert found.search(floor - 1) is None and found.search(floor) is not None
+
+
+@settings(max_examples=15, deadline=None, derandomize=True)
+@given(st.integers(0, 10**9))
+def test_the_floor_depends_neither_on_earlier_questions_nor_on_measured_costs(seed: int) -> None:
+    first, asked = fresh(seed, 12), fresh(seed, 12)
+    floor = first.leanest()[0]
+    for budget in range(simulate(asked.problem, range(12)).peak, asked.problem.floor, -5):
+        asked.search(budget, efforts=(1,))
+    assert asked.leanest()[0] <= floor, "earlier questions refuse nothing that is possible without them"
+    other = Known(replace(first.problem, cost=tuple(random.Random(seed).random() for _ in range(12))))
+    other.add(list(range(12)))
+    assert other.leanest()[0] == floor
 
 
 @settings(max_examples=15, deadline=None, derandomize=True)

@@ -8,15 +8,14 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 from memograd.plan.bounds import Bound, any_order_bound, lower_bound
 from memograd.plan.bounds_cuts import cuts_of, least_bytes, necessary_order
 from memograd.plan.chain import chain
 from memograd.plan.problem import Problem, simulate
-from memograd.plan.search import fit
-from memograd.plan.solve import EFFORT, LARGE, SMALL, solve
+from memograd.plan.solve import EFFORT, LARGE, SMALL, fits, solve
 
 _PROBLEMS = 16  # how many are remembered
 _EFFORTS = (EFFORT // 8, EFFORT)  # first a quick search; the whole one where the certificate leaves room
@@ -93,18 +92,27 @@ class Known:
         return extra - self.quick_bounds[budget] <= good * total
 
     def leanest(self) -> tuple[int, list[int]]:
-        """The least peak that a bisection reaches, and its schedule. From then on that peak is the floor."""
+        """The least peak that a bisection reaches, and its schedule. From then on that peak is the floor.
+
+        Costs, which are measured, have no say in the bisection, nor has what was asked for before: the same step has
+        the same floor, unless something leaner was found in passing.
+        """
         if not self.lean[1]:
-            low, steps = self.proven_floor, _EFFORTS[0] * (len(self.problem.cost) + SMALL)
-            peak, _, schedule = min(self.found)
+            problem = replace(self.problem, cost=(1.0,) * len(self.problem.cost))
+            steps = _EFFORTS[0] * (len(problem.cost) + SMALL)
+            low, best = self.proven_floor, list(range(len(problem.cost)))
             for _ in range(_ROUNDS):
+                peak = simulate(problem, best).peak
                 if peak - low <= _CLOSE * peak:
                     break
                 middle = (low + peak) // 2
-                start = chain(self.problem, middle) or fit(self.problem, schedule, middle, steps)
-                self.add(start)
-                peak, _, schedule = min(self.found)
-                low = low if peak <= middle else middle
+                first = chain(problem, middle)
+                tried = [first] if first else fits(problem, best, middle, steps)
+                best = min([best, *tried], key=lambda s: simulate(problem, s).peak)
+                if simulate(problem, best).peak > middle:
+                    low = middle
+            self.add(best)
+            peak, _, schedule = min(self.found)
             self.lean = peak, schedule
         return self.lean
 

@@ -58,6 +58,12 @@ def _polished(problem: Problem, start: Sequence[int], budget: int, steps: int) -
     return _together([partial(anneal, problem, start, budget, steps, seed, heat=0.1) for seed in (1, 2)])
 
 
+def fits(problem: Problem, lean: Sequence[int], budget: int, steps: int) -> list[list[int]]:
+    """Schedules that exceed the budget less than ``lean``, if possible not at all: one from there, one from afresh."""
+    starts = ((lean, 0.3), (range(len(problem.cost)), 1.0))
+    return _together([partial(fit, problem, start, budget, steps, heat=heat) for start, heat in starts])
+
+
 def _together(searches: Sequence[Callable[[], T]]) -> list[T]:
     """The results of independent searches, side by side on several cores: compiled code does not hold Python's lock."""
     with ThreadPoolExecutor(max_workers=os.cpu_count() or 1) as pool:
