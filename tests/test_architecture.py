@@ -18,7 +18,7 @@ SRC = Path(__file__).parent.parent / "src" / "memograd"
 # What may be used from anywhere: errors, our marks, where a node comes from, the one door to PyTorch's internals.
 GROUND = {"errors", "ops", "draws", "provenance", "_torch"}
 GRAPH = {"graph", "printing", "activity"}
-TRACING = {"tracer", "tape", "mutation", "functions"}
+TRACING = {"tracer", "tape", "constants", "mutation", "functions"}
 STAGES = {"capture", "expand", "differentiate", "simplify", "plan", "run"}
 PIPELINE = GROUND | GRAPH | STAGES | {"products", "partition", "signature", "pipeline", "rules.registry"}
 
@@ -32,8 +32,9 @@ ALLOWED: dict[str, set[str]] = {
     "printing": {"graph"},  # for its type only
     "graph": {"errors", "_torch", "printing"},
     "mutation": {"errors", "ops", "_torch"},
+    "constants": {"ops", "_torch"},
     "tape": {"errors", "provenance", "_torch", "mutation"},
-    "tracer": {"errors", "ops", "provenance", "_torch", "mutation", "tape", "rules.registry"},
+    "tracer": {"errors", "ops", "provenance", "_torch", "mutation", "tape", "constants", "rules.registry"},
     "functions": {"errors", "tracer", "rules.registry"},
     "closures": set(),
     "rules.registry": {"errors"},

@@ -36,6 +36,14 @@ def test_a_fake_tensor_has_no_data() -> None:
         torch.ones(()).item()
 
 
+def test_without_modes_operators_compute() -> None:
+    with adapter.FAKE, adapter.without_modes():
+        three = torch.ops.aten.full.default([], 3.0)
+        assert three.item() == 3.0, WHY + "_disable_current_modes lifts FakeTensorMode"
+    with adapter.FAKE:
+        assert adapter.is_fake(torch.ones(2)), WHY + "modes come back behind _disable_current_modes"
+
+
 def test_fake_tensors_are_fresh() -> None:
     real = torch.zeros(2)
     assert adapter.fake_like(real) is not adapter.fake_like(real), WHY + "fake_like returns a new tensor each time"

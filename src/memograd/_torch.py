@@ -7,6 +7,7 @@ Everything here is private API of PyTorch that has no public counterpart. Each e
   ``torch.export`` is built on them, but forgets ``detach`` and ``no_grad`` when it decomposes, cannot nest (a
   gradient inside a captured function), and costs 0.25 s for the smallest graph.
 - ``TorchDispatchMode``: sees every ATen call below autograd. Documented, but lives in a private module.
+- ``without_modes``: what runs inside is neither recorded nor faked (``_disable_current_modes``).
 - ``register_op_impl``: tells fake tensors the shapes of an operator on which they give up.
 - ``is_composite``: no public function tells operators that autograd takes apart from those it differentiates.
 - ``pytree``: flattening of nested containers, with the registrations other libraries (transformers) made.
@@ -30,6 +31,7 @@ from torch._subclasses.fake_tensor import (
 )
 from torch.utils import _pytree as pytree  # noqa: F401  (for the rest of the library)
 from torch.utils._python_dispatch import TorchDispatchMode  # noqa: F401
+from torch.utils._python_dispatch import _disable_current_modes as without_modes  # noqa: F401
 
 # Raised where a value (not a shape) of a tensor would decide what happens next.
 DATA_DEPENDENT = (DataDependentOutputException, DynamicOutputShapeException)

@@ -33,6 +33,7 @@ from memograd._torch import (
     pytree,
     quiet,
 )
+from memograd.constants import constant
 from memograd.errors import CaptureError, DataDependentError
 from memograd.mutation import functional_twin, is_view, write_back
 from memograd.provenance import caller
@@ -90,6 +91,8 @@ class Tracer(Tape, TorchDispatchMode):
             if self.concrete and func.overloadpacket in _MEMORY:
                 return self.raw(out)
         except DATA_DEPENDENT as error:
+            if func is aten._local_scalar_dense.default and (known := constant(self.node_of(args[0]))) is not None:
+                return known
             raise DataDependentError(self._data_dependent(func)) from error
         self._record(func, args, kwargs, out)
         return out
