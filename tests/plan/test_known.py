@@ -29,7 +29,9 @@ def test_the_order_of_questions_makes_nothing_dearer(seed: int) -> None:
     problem = found.problem
     peak = simulate(problem, range(10)).peak
     budgets = sorted({problem.floor + (peak - problem.floor) * k // 6 for k in range(7)})
-    with patch("memograd.plan.known._EFFORTS", (1, 5)):  # the less it searches, the more it is left to luck
+    with patch(
+        "memograd.plan.known._EFFORTS", ((1, 0.0), (5, 0.0))
+    ):  # the less it searches, the more it is left to luck
         for budget in random.Random(seed).sample(budgets, len(budgets)):
             schedule = found.search(budget)
             assert schedule is None or simulate(problem, schedule).peak <= budget
@@ -59,7 +61,7 @@ def test_the_floor_depends_neither_on_earlier_questions_nor_on_measured_costs(se
     first, asked = fresh(seed, 12), fresh(seed, 12)
     floor = first.leanest()[0]
     for budget in range(simulate(asked.problem, range(12)).peak, asked.problem.floor, -5):
-        asked.search(budget, efforts=(1,))
+        asked.search(budget, efforts=((1, 0.0),))
     assert asked.leanest()[0] <= floor, "earlier questions refuse nothing that is possible without them"
     other = Known(replace(first.problem, cost=tuple(random.Random(seed).random() for _ in range(12))))
     other.add(list(range(12)))

@@ -85,7 +85,7 @@ def plan_graph(digraph: Any, memory_budget: int | str) -> GraphPlan:
     base = simulate(problem, range(len(nodes)))
     budget = parse_budget(memory_budget, base.peak)
     store = known(problem, [])
-    schedule = store.search(budget, THOROUGH, good=0.0)
+    schedule = store.search(budget, THOROUGH)
     if schedule is None:
         schedule = store.leanest()[1]
     usage = simulate(problem, schedule)

@@ -18,9 +18,10 @@ from memograd.plan.problem import Problem, simulate
 from memograd.plan.solve import EFFORT, LARGE, SMALL, fits, solve
 
 _PROBLEMS = 16  # how many are remembered
-_EFFORTS = (EFFORT // 8, EFFORT)  # first a quick search; the whole one where the certificate leaves room
-THOROUGH = (2 * EFFORT,)  # for what is planned for its own sake, not on the way to something else
-_GOOD = 0.005  # ... of more than this share of the cost of the step
+QUICK = EFFORT // 8
+# first a quick search, then the whole one, each where the certificate leaves room of more than this share of the cost
+_EFFORTS = ((QUICK, 0.0005), (EFFORT, 0.005))
+THOROUGH = ((2 * EFFORT, 0.0),)  # for what is planned for its own sake, not on the way to something else
 _CLOSE = 0.01  # the least budget is searched to this share of its distance from the proven floor
 _ROUNDS = 8  # of that search at most
 
@@ -60,36 +61,35 @@ class Known:
             self.bounds[budget] = lower_bound(self.problem, budget, effort)
         return self.bounds[budget]
 
-    def search(self, budget: int, efforts: Sequence[int] | None = None, good: float = _GOOD) -> list[int] | None:
+    def search(self, budget: int, efforts: Sequence[tuple[int, float]] | None = None) -> list[int] | None:
         """The cheapest schedule within ``budget`` after searching for one; None if none was found.
 
-        The dynamic program over a chain of stages gives a first schedule at once, for problems of any size. The search
-        is then made with each of ``efforts``, as long as more than ``good`` of the step's cost may be left to gain.
+        The dynamic program over a chain of stages gives a first schedule at once, for problems of any size. Then come
+        searches, each (effort, share): of this effort if more than this share of the step's cost may be left to gain.
         """
         if budget < max(self.lean[0], self.proven_floor):
             return None
-        best = self.within(budget)
-        first = None
-        if best is None or not self._near(best[0], budget, good):
+        best, first = self.within(budget), None
+        if best is None or not self._near(best[0], budget, 0.0):
             first = chain(self.problem, budget)
             self.add(first)
             best = self.within(budget)
-        for effort in efforts or _EFFORTS:
-            if best is not None and self._near(best[0], budget, good):
+        for effort, share in efforts or _EFFORTS:
+            if best is not None and self._near(best[0], budget, share):
                 break
             starts = [s for s in (best and best[1], first) if s is not None]
             self.add(solve(self.problem, budget, effort, starts[:1] if starts[:1] == starts[1:] else starts))
             best = self.within(budget)
         return best[1] if best else None
 
-    def _near(self, extra: float, budget: int, good: float) -> bool:
+    def _near(self, extra: float, budget: int, share: float) -> bool:
         """Whether hardly anything is left to gain; a bound, not the strongest, is computed only where it matters."""
         total = self.problem.total_cost
         if extra <= 1e-9 * total:
             return True
         if budget not in self.quick_bounds:
             self.quick_bounds[budget] = any_order_bound(self.problem, budget)
-        return extra - self.quick_bounds[budget] <= good * total
+        return extra - self.quick_bounds[budget] <= share * total
 
     def leanest(self) -> tuple[int, list[int]]:
         """The least peak that a bisection reaches, and its schedule. From then on that peak is the floor.
@@ -99,7 +99,7 @@ class Known:
         """
         if not self.lean[1]:
             problem = replace(self.problem, cost=(1.0,) * len(self.problem.cost))
-            steps = _EFFORTS[0] * (len(problem.cost) + SMALL)
+            steps = QUICK * (len(problem.cost) + SMALL)
             low, best = self.proven_floor, list(range(len(problem.cost)))
             for _ in range(_ROUNDS):
                 peak = simulate(problem, best).peak
