@@ -141,8 +141,12 @@ def _torch_step(model: nn.Module, criterion: nn.Module, batch: tuple[torch.Tenso
 
 def _compiled_step(network: Network, weights: Any, batch: Any, budget: float) -> Step:
     import torch._functorch.config as config
+    from torch._inductor.compile_fx import compile_fx
 
-    inner = _torch_step(torch.compile(_model(network, weights, "none")), network.criterion, batch)
+    def compiler(graph: Any, inputs: Any) -> Any:  # one for each budget, else what was compiled for another is used
+        return compile_fx(graph, inputs)
+
+    inner = _torch_step(torch.compile(_model(network, weights, "none"), backend=compiler), network.criterion, batch)
 
     def step() -> torch.Tensor:
         with config.patch(activation_memory_budget=budget):
