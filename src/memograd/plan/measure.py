@@ -30,7 +30,7 @@ from memograd.plan.tensors import bytes_of, copies_storage, device_of, tensors_o
 _BYTES_A_SECOND = 5e9  # the model: memory traffic ...
 _OVERHEAD = 5e-6  # ... and a constant for each call, seconds
 _ENOUGH = 0.02  # seconds of repetitions for one operator
-_TRIALS = 5
+_TRIALS = 10
 
 
 @dataclass(frozen=True)
@@ -45,8 +45,20 @@ class Measurement:
 
 
 T = TypeVar("T")
-Call = Callable[[], tuple[int, ...]]  # runs the operator once; bytes of each result
-Prepare = Callable[[bool], Call]  # makes up its inputs; if asked to, those that come of kernels by running these
+
+
+@dataclass(frozen=True)
+class Trial:
+    """An operator with inputs made up for it: ``run`` runs it once, ``sizes`` are the bytes of what it returned."""
+
+    run: Callable[[], Any]
+    sizes: Callable[[Any], tuple[int, ...]]
+
+    def __call__(self) -> tuple[int, ...]:
+        return self.sizes(self.run())
+
+
+Prepare = Callable[[bool], Trial]  # makes up the inputs; if asked to, those that come of kernels by running these
 
 _CACHE: dict[Any, Measurement] = {}
 
@@ -83,10 +95,10 @@ def _measure(wanted: dict[Any, Prepare]) -> None:
     for run in (False, True):  # pivots, or saved statistics: what only another kernel can make up
         calls = {key: partial(prepare, run) for key, prepare in wanted.items() if key not in _CACHE}
         for key, (workspace, results) in _memory(calls).items() if calls else ():
-            _CACHE[key] = Measurement(_seconds(calls[key]()), workspace, results)
+            _CACHE[key] = Measurement(_seconds(calls[key]().run), workspace, results)
 
 
-def _seconds(call: Call) -> float:
+def _seconds(call: Callable[[], Any]) -> float:
     """The best of a few runs; there was one before."""
     times: list[float] = []
     while len(times) < _TRIALS and sum(times) < _ENOUGH:
@@ -98,7 +110,7 @@ def _seconds(call: Call) -> float:
     return min(times)
 
 
-def _memory(calls: dict[Any, Callable[[], Call]]) -> dict[Any, tuple[int, tuple[int, ...]]]:
+def _memory(calls: dict[Any, Callable[[], Trial]]) -> dict[Any, tuple[int, tuple[int, ...]]]:
     """(workspace, bytes of each result) of every call. On the CPU PyTorch's profiler sees each allocation."""
     if torch.cuda.is_available():
         return {
@@ -146,7 +158,7 @@ def _peaks(watched: profile) -> list[int]:
     return peaks
 
 
-def _cuda_memory(call: Call) -> tuple[int, tuple[int, ...]]:
+def _cuda_memory(call: Trial) -> tuple[int, tuple[int, ...]]:
     torch.cuda.synchronize()
     torch.cuda.reset_peak_memory_stats()
     before = torch.cuda.memory_allocated()
@@ -181,23 +193,22 @@ def _modelled(what: Operator) -> Measurement:
     return Measurement(_OVERHEAD + traffic / _BYTES_A_SECOND, 0 if write else traffic, results, modelled=True)
 
 
-# -- calls on made-up data -------------------------------------------------------------------------------------------
+# -- operators on made-up data ---------------------------------------------------------------------------------------
 
 
 def _call(node: fx.Node, bound: dict[fx.Node, torch.Tensor], whole: int = 0) -> Prepare:
     """``whole``: bytes of the first operand's storage, where they matter."""
 
-    def prepare(run: bool) -> Call:
+    def prepare(run: bool) -> Trial:
         made = {n: _operand(n, bound, whole if n is node.args[0] else 0, run) for n in node.all_input_nodes}
         args, kwargs = fx.map_arg((node.args, node.kwargs), made.__getitem__)
         target: Any = node.target
 
-        def call() -> tuple[int, ...]:
-            out = target(*args, **kwargs)
+        def sizes(out: Any) -> tuple[int, ...]:
             _check_memory(node, out, made.values())
             return _result_bytes(out, node.meta["val"])
 
-        return call
+        return Trial(lambda: target(*args, **kwargs), sizes)
 
     return prepare
 
@@ -232,14 +243,9 @@ def _check_memory(node: fx.Node, out: Any, inputs: Iterable[Any]) -> None:
 
 
 def _write(node: fx.Node) -> Prepare:
-    def prepare(_: bool) -> Call:
+    def prepare(_: bool) -> Trial:
         new, old = _invent(node.meta["val"]), _invent(node.meta["val"])
-
-        def call() -> tuple[int, ...]:
-            old.copy_(new)
-            return ()
-
-        return call
+        return Trial(lambda: old.copy_(new), lambda _: ())
 
     return prepare
 
@@ -247,7 +253,7 @@ def _write(node: fx.Node) -> Prepare:
 def _save(node: fx.Node) -> Prepare:
     device = device_of(node)
     assert device is not None, f"no state was to be saved for {node.name}"
-    return lambda _: lambda: (rng_state(device).nbytes,)
+    return lambda _: Trial(lambda: rng_state(device), lambda state: (state.nbytes,))
 
 
 def _invent(value: Any, whole: int = 0) -> Any:
