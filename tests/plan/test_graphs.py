@@ -107,6 +107,14 @@ def test_nodes_may_come_in_any_order() -> None:
     assert (plan.schedule, plan.peak_bytes, plan.budget, plan.gap) == (["a", "b", "c"], 12, 1000, 0)
 
 
+def test_parallel_edges_say_the_same() -> None:
+    graph = nx.MultiDiGraph()
+    graph.add_node("last", cost=1, bytes=1)
+    graph.add_node("first", cost=1, bytes=2)
+    graph.add_edges_from([("first", "last"), ("first", "last")])
+    assert plan_graph(graph, 3).schedule == ["first", "last"]
+
+
 def test_what_cannot_be_planned_is_refused() -> None:
     circle = nx.DiGraph([("a", "b"), ("b", "a")])
     with pytest.raises(GraphError, match="circle"):

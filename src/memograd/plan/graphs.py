@@ -100,9 +100,9 @@ def _base_order(digraph: Any) -> list[Hashable]:
     """The nodes as they are numbered if that is a valid order; else the earliest nodes first, as far as edges allow."""
     nodes = list(digraph.nodes)
     number = {node: i for i, node in enumerate(nodes)}
-    if all(number[u] < number[v] for u, v in digraph.edges):
+    if all(number[u] < number[v] for u, v in digraph.edges()):
         return nodes
-    waiting = {node: digraph.in_degree(node) for node in nodes}
+    waiting = {node: len(set(digraph.predecessors(node))) for node in nodes}  # parallel edges say the same
     order = [node for node in nodes if not waiting[node]]
     for node in order:  # grows while it is read
         for reader in digraph.successors(node):
