@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import fx
 
-from memograd._torch import without_modes
+from memograd._torch import pytree, without_modes
 from memograd.ops import is_random
 
 _LARGEST = 1 << 24  # elements of one tensor: what is larger was not made to be looked at
@@ -39,5 +39,4 @@ def constant(node: fx.Node) -> bool | int | float | complex | None:
 
 
 def _large(value: Any) -> bool:
-    tensors = [t for t in (value if isinstance(value, (tuple, list)) else [value]) if isinstance(t, torch.Tensor)]
-    return any(t.numel() > _LARGEST for t in tensors)
+    return any(isinstance(t, torch.Tensor) and t.numel() > _LARGEST for t in pytree.tree_leaves(value))

@@ -77,8 +77,10 @@ class Known:
         for effort, share in efforts or _EFFORTS:
             if best is not None and self._near(best[0], budget, share):
                 break
-            starts = [s for s in (best and best[1], first) if s is not None]
-            self.add(solve(self.problem, budget, effort, starts[:1] if starts[:1] == starts[1:] else starts))
+            starts = [best[1]] if best else []
+            if first is not None and first not in starts:
+                starts.append(first)
+            self.add(solve(self.problem, budget, effort, starts))
             best = self.within(budget)
         return best[1] if best else None
 
