@@ -12,13 +12,19 @@ import torch
 from torch import fx
 
 from memograd._torch import pytree, without_modes
-from memograd.ops import is_random
+from memograd.ops import MARKS, is_random, overwrite
 
+aten = torch.ops.aten
+_MEMORY = (aten.empty, aten.empty_strided, aten.empty_like, aten.new_empty, aten.new_empty_strided)
+_OVERWRITING = (aten.fill, aten.zero, aten.copy)  # all of their first operand
 _LARGEST = 1 << 24  # elements of one tensor: what is larger was not made to be looked at
 
 
 def constant(node: fx.Node) -> bool | int | float | complex | None:
     """The number that ``node`` is; None where it depends on an input or on random numbers."""
+    node = _seen(node)
+    if _packet(node) in _MEMORY:
+        return None
     needed: set[fx.Node] = set()
     stack = [node]
     while stack:
@@ -26,16 +32,30 @@ def constant(node: fx.Node) -> bool | int | float | complex | None:
         if current not in needed:
             if current.op != "call_function" or is_random(current) or _large(current.meta["val"]):
                 return None
+            read = [_seen(n) for n in current.all_input_nodes]
+            if any(_packet(n) in _MEMORY for n in read) and _packet(current) not in _OVERWRITING:
+                return None  # what happened to be there
             needed.add(current)
-            stack += current.all_input_nodes
+            stack += read
     values: dict[fx.Node, Any] = {}
     with without_modes(), torch.no_grad():
         for current in node.graph.nodes:
             if current in needed:
                 target: Any = current.target
-                args, kwargs = fx.map_arg((current.args, current.kwargs), values.__getitem__)
+                args, kwargs = fx.map_arg((current.args, current.kwargs), lambda n: values[_seen(n)])
                 values[current] = target(*args, **kwargs)
         return values[node].item()
+
+
+def _seen(node: fx.Node) -> fx.Node:
+    """The node behind our marks, which are identities on values."""
+    while node.target in MARKS:
+        node = node.args[1 if node.target is overwrite else 0]  # pyright: ignore[reportAssignmentType]
+    return node
+
+
+def _packet(node: fx.Node) -> Any:
+    return getattr(node.target, "overloadpacket", None)
 
 
 def _large(value: Any) -> bool:
