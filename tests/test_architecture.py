@@ -17,7 +17,7 @@ SRC = Path(__file__).parent.parent / "src" / "memograd"
 
 # What may be used from anywhere: errors, our marks, where a node comes from, the one door to PyTorch's internals.
 GROUND = {"errors", "ops", "draws", "provenance", "_torch"}
-GRAPH = {"graph", "printing", "activity"}
+GRAPH = {"graph", "printing", "bindings", "activity"}
 TRACING = {"tracer", "tape", "constants", "mutation", "functions"}
 STAGES = {"capture", "expand", "differentiate", "simplify", "plan", "run"}
 PIPELINE = GROUND | GRAPH | STAGES | {"products", "partition", "signature", "pipeline", "rules.registry"}
@@ -29,7 +29,8 @@ ALLOWED: dict[str, set[str]] = {
     "ops": set(),
     "draws": set(),
     "provenance": set(),
-    "printing": {"graph"},  # for its type only
+    "bindings": {"ops", "_torch"},
+    "printing": {"graph", "bindings"},  # the graph for its type only
     "graph": {"errors", "_torch", "printing"},
     "mutation": {"errors", "ops", "_torch"},
     "constants": {"ops", "_torch"},

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import fx
 
+from memograd.bindings import form_of, name_of
+
 if TYPE_CHECKING:
     from memograd.graph import Graph
 
@@ -64,7 +66,11 @@ def expression(node: fx.Node, name: Callable[[fx.Node], str] = str) -> str:
     if node.target is operator.getitem:
         return f"{_literal(node.args[0], name)}[{_literal(node.args[1], name)}]"
     args = [_literal(a, name) for a in node.args] + [f"{k}={_literal(v, name)}" for k, v in node.kwargs.items()]
-    return f"{target_name(node.target)}({', '.join(args)})"
+    form = form_of(node)
+    if form == "method":
+        return f"{args[0]}.{name_of(node.target)}({', '.join(args[1:])})"
+    written = f"torch.{name_of(node.target)}" if form == "function" else target_name(node.target)
+    return f"{written}({', '.join(args)})"
 
 
 def target_name(target: Any) -> str:

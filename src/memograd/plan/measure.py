@@ -22,6 +22,7 @@ from torch import fx
 from torch.profiler import ProfilerActivity, profile, record_function
 
 from memograd._torch import pytree
+from memograd.bindings import callable_of
 from memograd.draws import rng_state
 from memograd.errors import MemogradError, PlanViolationError
 from memograd.plan.storages import Operator, Storages
@@ -202,7 +203,7 @@ def _call(node: fx.Node, bound: dict[fx.Node, torch.Tensor], whole: int = 0) -> 
     def prepare(run: bool) -> Trial:
         made = {n: _operand(n, bound, whole if n is node.args[0] else 0, run) for n in node.all_input_nodes}
         args, kwargs = fx.map_arg((node.args, node.kwargs), made.__getitem__)
-        target: Any = node.target
+        target = callable_of(node)  # with the overhead it will have
 
         def sizes(out: Any) -> tuple[int, ...]:
             _check_memory(node, out, made.values())
