@@ -17,9 +17,9 @@ SRC = Path(__file__).parent.parent / "src" / "memograd"
 
 # What may be used from anywhere: errors, our marks, where a node comes from, the one door to PyTorch's internals.
 GROUND = {"errors", "ops", "draws", "provenance", "_torch"}
-GRAPH = {"graph", "printing", "bindings", "activity"}
+GRAPH = {"graph", "printing", "bindings", "views", "activity"}
 TRACING = {"tracer", "tape", "constants", "mutation", "functions"}
-STAGES = {"capture", "expand", "differentiate", "simplify", "plan", "run"}
+STAGES = {"capture", "expand", "differentiate", "simplify", "fuse", "plan", "run"}
 PIPELINE = GROUND | GRAPH | STAGES | {"products", "partition", "signature", "pipeline", "rules.registry"}
 
 # room: what its files may import, besides files of the same room
@@ -30,6 +30,7 @@ ALLOWED: dict[str, set[str]] = {
     "draws": set(),
     "provenance": set(),
     "bindings": {"ops", "_torch"},
+    "views": set(),
     "printing": {"graph", "bindings"},  # the graph for its type only
     "graph": {"errors", "_torch", "printing"},
     "mutation": {"errors", "ops", "_torch"},
@@ -48,7 +49,9 @@ ALLOWED: dict[str, set[str]] = {
     "expand": GROUND | GRAPH | TRACING | {"rules.registry"},
     "differentiate": GROUND | GRAPH | TRACING | {"products", "rules.registry"},
     "simplify": GROUND | GRAPH | TRACING,
-    "plan": GROUND | GRAPH,
+    "kernels": {"errors", "printing", "_torch"},
+    "fuse": GROUND | GRAPH | TRACING | {"kernels"},
+    "plan": GROUND | GRAPH | {"kernels"},
     "run": GROUND | GRAPH | {"plan", "functions"},
     "pipeline": PIPELINE | {"closures"},
     "transforms": PIPELINE | {"transforms", "tracer", "closures"},

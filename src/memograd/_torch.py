@@ -10,6 +10,8 @@ Everything here is private API of PyTorch that has no public counterpart. Each e
 - ``without_modes``: what runs inside is neither recorded nor faked (``_disable_current_modes``).
 - ``register_op_impl``: tells fake tensors the shapes of an operator on which they give up.
 - ``is_composite``: no public function tells operators that autograd takes apart from those it differentiates.
+- ``inductor_function``: one small graph through Inductor. The public ``torch.compile`` guards every call (50 µs, more
+  than a small kernel takes).
 - ``pytree``: flattening of nested containers, with the registrations other libraries (transformers) made.
 """
 
@@ -118,6 +120,16 @@ def _ctc_loss_shapes(mode: Any, func: Any, log_probs: Any, targets: Any, *rest: 
 def is_composite(operator: Any) -> bool:
     """True for an operator that autograd sees only as the operators it is composed of (``linear``, ``matmul``)."""
     return torch._C._dispatch_has_kernel_for_dispatch_key(operator.name(), "CompositeImplicitAutograd")
+
+
+def inductor_function(function: Any, operands: Any) -> Any:
+    """``function``, of ATen operators and with a tuple as its result, compiled by Inductor for operands of this
+    geometry, which it no longer checks."""
+    import torch._inductor as inductor  # slow to import, like the compiler itself
+
+    graph = torch.fx.symbolic_trace(function)
+    with torch.no_grad():
+        return inductor.compile(graph, list(operands))
 
 
 @register_op_impl(torch.ops.aten.linalg_lstsq.default)

@@ -11,6 +11,7 @@ from memograd.capture import looking_away, trace
 from memograd.differentiate import default_wrt, targets_of
 from memograd.differentiate import differentiate as recursion
 from memograd.expand import expand
+from memograd.fuse import fuse
 from memograd.graph import Graph, OutputKind
 from memograd.plan.plan import Plan
 from memograd.run.lower import lower
@@ -97,8 +98,12 @@ def simplify(graph: Graph) -> Graph:
     return graph
 
 
-def plan(graph: Graph, memory_budget: int | str | Plan, at_least: int = 0) -> Plan:
-    """A schedule of ``graph`` within ``memory_budget``; see ``memograd.plan.planner`` for arguments and errors."""
+def plan(graph: Graph, memory_budget: int | str | Plan, at_least: int = 0, fused: bool = False) -> Plan:
+    """A schedule of ``graph`` within ``memory_budget``; see ``memograd.plan.planner`` for arguments and errors.
+    ``fused``: of compiled kernels rather than of PyTorch's single operators."""
     from memograd.plan.planner import make_plan  # it loads the compiled search: only who plans waits for that
 
-    return make_plan(lower(graph), memory_budget, at_least)
+    lowered = lower(graph)
+    if fused:
+        lowered = _staged("fuse", lambda: fuse(lowered), len(lowered.nodes))
+    return make_plan(lowered, memory_budget, at_least)

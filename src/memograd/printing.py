@@ -81,7 +81,7 @@ def target_name(target: Any) -> str:
         if iskeyword(overload):  # aten.random.from
             return f'getattr({packet}, "{overload}")'
         return text if text.startswith("aten.") else f"torch.ops.{text}"
-    if hasattr(target, "cls"):  # an application of an autograd.Function
+    if not hasattr(target, "__qualname__"):  # an application of an autograd.Function, a fused kernel
         return repr(target)
     return f"{target.__module__}.{target.__qualname__}"
 

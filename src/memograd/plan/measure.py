@@ -26,7 +26,8 @@ from memograd.bindings import callable_of
 from memograd.draws import rng_state
 from memograd.errors import MemogradError, PlanViolationError
 from memograd.plan.storages import Operator, Storages
-from memograd.plan.tensors import bytes_of, copies_storage, device_of, tensors_of
+from memograd.plan.tensors import bytes_of, copies_storage, device_of
+from memograd.views import tensors_of
 
 _BYTES_A_SECOND = 5e9  # the model: memory traffic ...
 _OVERHEAD = 5e-6  # ... and a constant for each call, seconds

@@ -22,7 +22,8 @@ from memograd.graph import Graph
 from memograd.ops import is_random
 from memograd.plan.early import early
 from memograd.plan.problem import Problem
-from memograd.plan.tensors import bytes_of, copies_storage, device_of, input_bytes, tensors_of, viewed
+from memograd.plan.tensors import bytes_of, copies_storage, device_of, input_bytes
+from memograd.views import tensors_of, viewed
 
 _WORTH = 4  # times the size of the generator's state: smaller random numbers are kept
 

@@ -1,24 +1,15 @@
-"""What the nodes of a graph mean for memory: which ones are views, and how many bytes the others take."""
+"""What the nodes of a graph mean for memory: how many bytes they take."""
 
 from __future__ import annotations
-
-import operator
 
 import torch
 from torch import fx
 
 from memograd.draws import DEVICES
 from memograd.graph import Graph
+from memograd.views import tensors_of
 
 _CUDA_BLOCK = 512  # PyTorch's CUDA allocator rounds every request up to this many bytes
-
-# Views whose schema does not say so: PyTorch trusts that nobody writes into them.
-_SILENT_VIEWS = (
-    torch.ops.aten._unsafe_view.default,
-    torch.ops.aten.unsafe_split.Tensor,
-    torch.ops.aten.unsafe_split_with_sizes.default,
-    torch.ops.aten.unsafe_chunk.default,
-)
 
 # Their result has a copy of the whole storage that the first operand looks at, however little of it that is.
 _STORAGE_COPIES = (
@@ -28,21 +19,6 @@ _STORAGE_COPIES = (
     torch.ops.aten.diagonal_scatter.default,
     torch.ops.aten.as_strided_scatter.default,
 )
-
-
-def viewed(node: fx.Node) -> fx.Node | None:
-    """The node whose memory ``node`` looks at; None when it has memory of its own."""
-    if node.target is operator.getitem:
-        return node.args[0]  # pyright: ignore[reportReturnType]
-    if node.target in _SILENT_VIEWS:
-        return node.args[0]  # pyright: ignore[reportReturnType]
-    schema = getattr(node.target, "_schema", None)
-    if schema is None or not any(r.alias_info is not None for r in schema.returns):
-        return None
-    for argument, given in zip(schema.arguments, node.args, strict=False):
-        if argument.alias_info is not None and isinstance(given, fx.Node):
-            return given
-    return None
 
 
 def copies_storage(node: fx.Node) -> bool:
@@ -61,12 +37,6 @@ def input_bytes(graph: Graph) -> dict[fx.Node, int]:
         seen = bytes_of(node.meta["val"] if entry.tensor is None else entry.tensor)
         found[node] = seen if entry.tensor is None else max(seen, entry.tensor.untyped_storage().nbytes())
     return found
-
-
-def tensors_of(node: fx.Node) -> list[torch.Tensor]:
-    """The results of a node."""
-    value = node.meta["val"]
-    return [t for t in (value if isinstance(value, (tuple, list)) else [value]) if isinstance(t, torch.Tensor)]
 
 
 def device_of(node: fx.Node) -> str | None:

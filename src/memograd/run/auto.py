@@ -59,7 +59,9 @@ def choose_planned(graph: Graph, plan: Plan, name: str = "auto") -> Choice:
     if name not in ("auto", *BACKENDS):
         raise BackendError(f"unknown backend {name!r}; choose auto, {', '.join(BACKENDS)}")
     reason = f"a memory budget of {plan.budget} bytes: its allocations are all known"
-    if name not in ("auto", "eager"):
+    if name == "inductor":
+        return Choice(Planned(graph, plan, name), "asked for; each kernel is compiled and measured on its own")
+    if name == "native":
         reason = f"{name} decides itself what it allocates and cannot promise {reason}"
         warnings.warn(f"running on the eager backend: {reason}", stacklevel=2)
     return Choice(Planned(graph, plan), reason)

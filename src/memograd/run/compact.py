@@ -12,7 +12,8 @@ from typing import Any
 import torch
 from torch import fx
 
-from memograd.plan.tensors import copies_storage, viewed
+from memograd.plan.tensors import copies_storage
+from memograd.views import viewed
 
 aten = torch.ops.aten
 _LOSSES = (

@@ -16,7 +16,8 @@ from memograd.run.eager import Eager
 class Planned(Eager):
     """Runs ``plan.code``: it writes mutations in place as soon as nobody needs the old value any more."""
 
-    def __init__(self, graph: Graph, plan: Plan) -> None:
+    def __init__(self, graph: Graph, plan: Plan, name: str = "eager") -> None:
+        self.name = name
         self.plan = plan
         self.function = load(plan.code, "step")
         self.kept = [i for i, o in enumerate(graph.outputs) if o.kind != "mutation"]

@@ -210,7 +210,7 @@ class TrainStep:
         if self.memory_budget is None:
             choice = choose(graph, _detached(graph.bind(batch, options)), self.backend)
         else:
-            made = plan(graph, self.memory_budget, self._allowed)
+            made = plan(graph, self.memory_budget, self._allowed, fused=self.backend == "inductor")
             self._allowed = max(self._allowed, made.budget)
             choice = choose_planned(graph, made, self.backend)
         state = [

@@ -1,0 +1,46 @@
+"""From ATen operators to fused kernels, for backends that compile: a graph in, a graph out, like every stage."""
+
+from __future__ import annotations
+
+import warnings
+from collections import Counter
+
+from memograd.errors import BackendError
+from memograd.fuse.build import build, kernel_of
+from memograd.fuse.groups import SLOW, Group, bytes_in, groups
+from memograd.fuse.layout import channels_last
+from memograd.fuse.parts import parts
+from memograd.graph import Graph
+from memograd.kernels import Kernel
+
+_WORTH = 2e-4  # seconds a step: what a kernel must save in all its places to be worth compiling
+_BYTES_A_SECOND, _OVERHEAD = 5e9, 3e-6  # what an operator costs that is not fused
+
+
+def fuse(graph: Graph) -> Graph:
+    """A lowered graph with its pointwise operators and sums in compiled kernels. Compiling takes a second or two for
+    each kernel that is new to this machine."""
+    graph = parts(channels_last(graph))
+    kernels = {group: kernel_of(group) for group in groups(graph)}
+    saved: Counter[Kernel] = Counter()
+    for group, kernel in kernels.items():
+        saved[kernel] += _saves(group)  # pyright: ignore[reportArgumentType]
+    samples = {kernel: group for group, kernel in kernels.items() if saved[kernel] >= _WORTH}
+    compiled = {kernel for kernel, group in samples.items() if _compiles(kernel, group)}
+    return build(graph, {group: kernel for group, kernel in kernels.items() if kernel in compiled})
+
+
+def _saves(group: Group) -> float:
+    """Seconds: reading and writing what is now computed inside, and calling it."""
+    inside = [n for n in group.computed if n not in group.results]
+    slow = sum(sum(map(bytes_in, n.all_input_nodes)) for n in group.computed if n.target in SLOW)
+    return slow / _BYTES_A_SECOND + sum(2 * bytes_in(n) / _BYTES_A_SECOND + _OVERHEAD for n in inside)
+
+
+def _compiles(kernel: Kernel, group: Group) -> bool:
+    try:
+        kernel.compile([n.meta["val"] for n in group.operands])
+    except BackendError as error:
+        warnings.warn(f"{error}: its operators run one by one", stacklevel=2)
+        return False
+    return True
