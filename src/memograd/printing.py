@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from keyword import iskeyword
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +21,7 @@ HEADER = "import torch\nimport memograd.functions\nfrom torch import device, inf
 def annotated(graph: Graph, name: str = "graph") -> str:
     """The graph as one runnable Python function of the flat inputs, with comments: which module and source line each
     line comes from, and whose adjoint it is."""
-    lines = [HEADER, f"def {name}({', '.join(n.name for n in graph.placeholders)}):"]
+    lines = [HEADER, *definitions(graph.nodes), f"def {name}({', '.join(n.name for n in graph.placeholders)}):"]
     for node, entry in zip(graph.placeholders, graph.inputs, strict=True):
         lines.append(f"    # {node.name}: {entry.kind} {entry.name!r}, {describe(node.meta['val'])}")
     marker: tuple[Any, ...] = ()
@@ -40,7 +40,7 @@ def annotated(graph: Graph, name: str = "graph") -> str:
 def flat_function(name: str, inputs: list[fx.Node], nodes: list[fx.Node], results: list[fx.Node]) -> str:
     """Source of a function of ``inputs`` that computes ``nodes`` in the order given, frees each value behind its last
     use, and returns ``results``."""
-    lines = [HEADER, f"def {name}({', '.join(n.name for n in inputs)}):"]
+    lines = [HEADER, *definitions(nodes), f"def {name}({', '.join(n.name for n in inputs)}):"]
     last = last_uses(nodes, results)
     for node in nodes:
         lines.append(f"    {node.name} = {expression(node)}")
@@ -48,6 +48,12 @@ def flat_function(name: str, inputs: list[fx.Node], nodes: list[fx.Node], result
             lines.append(f"    del {', '.join(n.name for n in last[node])}")
     lines.append(f"    return ({''.join(f'{n.name}, ' for n in results)})")
     return "\n".join(lines) + "\n"
+
+
+def definitions(nodes: Iterable[fx.Node]) -> list[str]:
+    """The fused kernels that ``nodes`` call, as text that defines them."""
+    texts = dict.fromkeys(n.target.text for n in nodes if hasattr(n.target, "text"))  # pyright: ignore[reportFunctionMemberAccess, reportAttributeAccessIssue]
+    return ["from memograd.kernels import fused\n\n", *(f"{text}\n" for text in texts)] if texts else []
 
 
 def last_uses(nodes: list[fx.Node], results: list[fx.Node]) -> dict[fx.Node, list[fx.Node]]:

@@ -105,9 +105,9 @@ def test_more_budget_never_costs_more(name: str, monkeypatch: pytest.MonkeyPatch
         assert less.peak_bytes <= less.budget
 
 
-def test_a_compiler_cannot_promise(tmp_path: Path) -> None:
+def test_one_compiled_function_cannot_promise(tmp_path: Path) -> None:
     model, criterion, optimizer, batch = make("mlp")
-    step = mg.TrainStep(model, criterion, optimizer, memory_budget="80%", backend="inductor")
+    step = mg.TrainStep(model, criterion, optimizer, memory_budget="80%", backend="native")
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         step(*batch)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections import Counter
+from collections.abc import Mapping
 
 from memograd.errors import BackendError
 from memograd.fuse.build import build, kernel_of
@@ -14,19 +15,20 @@ from memograd.graph import Graph
 from memograd.kernels import Kernel
 
 _WORTH = 2e-4  # seconds a step: what a kernel must save in all its places to be worth compiling
+_FAILURES = 3
 _BYTES_A_SECOND, _OVERHEAD = 5e9, 3e-6  # what an operator costs that is not fused
 
 
 def fuse(graph: Graph) -> Graph:
     """A lowered graph with its pointwise operators and sums in compiled kernels. Compiling takes a second or two for
-    each kernel that is new to this machine."""
+    each kernel that is new to this machine; what cannot be compiled stays as it is, with a warning."""
     graph = parts(channels_last(graph))
     kernels = {group: kernel_of(group) for group in groups(graph)}
     saved: Counter[Kernel] = Counter()
     for group, kernel in kernels.items():
         saved[kernel] += _saves(group)  # pyright: ignore[reportArgumentType]
     samples = {kernel: group for group, kernel in kernels.items() if saved[kernel] >= _WORTH}
-    compiled = {kernel for kernel, group in samples.items() if _compiles(kernel, group)}
+    compiled = _compiled(samples)
     return build(graph, {group: kernel for group, kernel in kernels.items() if kernel in compiled})
 
 
@@ -37,10 +39,18 @@ def _saves(group: Group) -> float:
     return slow / _BYTES_A_SECOND + sum(2 * bytes_in(n) / _BYTES_A_SECOND + _OVERHEAD for n in inside)
 
 
-def _compiles(kernel: Kernel, group: Group) -> bool:
-    try:
-        kernel.compile([n.meta["val"] for n in group.operands])
-    except BackendError as error:
-        warnings.warn(f"{error}: its operators run one by one", stacklevel=2)
-        return False
-    return True
+def _compiled(samples: Mapping[Kernel, Group]) -> set[Kernel]:
+    """Those kernels that Inductor can compile. It is given up after a few failures: there may be no compiler."""
+    done: set[Kernel] = set()
+    errors: list[BackendError] = []
+    for kernel, group in samples.items():
+        try:
+            kernel.compile([n.meta["val"] for n in group.operands])
+            done.add(kernel)
+        except BackendError as error:
+            errors.append(error)
+            if len(errors) >= _FAILURES and not done:
+                break
+    if errors:
+        warnings.warn(f"{len(samples) - len(done)} kernels run operator by operator: {errors[0]}", stacklevel=2)
+    return done

@@ -242,7 +242,9 @@ def fusible(node: fx.Node) -> bool:
     pointwise = torch.Tag.pointwise in getattr(target, "tags", ())
     if not (pointwise or target in _POINTWISE or target in _REDUCTIONS or is_view(node)):
         return False
-    return all(t.numel() and not t.is_complex() for t in tensors_of(node))
+    made = tensors_of(node)
+    touched = [*made, *(t for n in node.all_input_nodes for t in tensors_of(n))]
+    return all(t.numel() for t in made) and all(not t.is_complex() and t.device == made[0].device for t in touched)
 
 
 def bytes_in(node: fx.Node) -> int:

@@ -92,7 +92,7 @@ def _draws_alike(dtype: torch.dtype, device: str) -> bool:
         for kind in (dtype, torch.bool):
             torch.manual_seed(0)
             drawn.append(torch.empty(5003, dtype=kind, device=device).bernoulli_(0.3).to(torch.bool))
-    return torch.equal(*drawn)
+        return torch.equal(*drawn)
 
 
 def _per_channel(s: Any, x: Any) -> Any:

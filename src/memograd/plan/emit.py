@@ -13,10 +13,9 @@ from dataclasses import dataclass
 
 from torch import fx
 
-from memograd.kernels import Kernel
 from memograd.plan.storages import Storages
 from memograd.plan.tensors import device_of
-from memograd.printing import HEADER, expression
+from memograd.printing import HEADER, definitions, expression
 from memograd.views import viewed
 
 _HEADER = HEADER.replace("\n\n", "\nfrom memograd.draws import drawing_from, rng_state\n\n", 1)
@@ -53,7 +52,7 @@ class Emitter:
         kept = [n for n, o in zip(graph.results, graph.outputs, strict=True) if o.kind != "mutation"]
         results = [self._name(n) for n in kept]
         parameters = [n.name for n in graph.placeholders]
-        text = [_HEADER, *_kernels(self.storages), f"def {name}({', '.join(parameters)}):"]
+        text = [_HEADER, *definitions(graph.nodes), f"def {name}({', '.join(parameters)}):"]
         for line, dying in zip(self.lines, _dying(self.lines, {*results, *parameters}), strict=True):
             comment = f"  # {line.comment}" if line.comment else ""
             indent = "        " if line.inside else "    "
@@ -119,13 +118,6 @@ class Emitter:
         stale = [*self.views.pop(node, []), *(u for u in node.users if u.target is operator.getitem)]
         for view in stale:
             self._forget(view)
-
-
-def _kernels(storages: Storages) -> list[str]:
-    """The definitions of the fused kernels that are called."""
-    called = dict.fromkeys(n.target for n in storages.graph.nodes if isinstance(n.target, Kernel))
-    texts = [f"{kernel.text}\n" for kernel in called]  # pyright: ignore[reportAttributeAccessIssue]
-    return ["from memograd.kernels import fused\n\n", *texts] if texts else []
 
 
 def _dying(lines: Sequence[Line], kept: set[str]) -> list[list[str]]:

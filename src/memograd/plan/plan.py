@@ -164,8 +164,8 @@ class Plan:
         """Raise PlanViolationError unless the plan was made for this graph."""
         if fingerprint(storages) != self.fingerprint:
             raise PlanViolationError(
-                "the plan was made for another graph (other model, shapes, dtypes, mode or version of memograd): plan "
-                "again with mg.plan or memory_budget=..."
+                "the plan was made for another graph (other model, shapes, dtypes, mode, backend, or version of "
+                "memograd): plan again with mg.plan or memory_budget=..."
             )
         if len(self.operators) != len(storages.operators):
             raise PlanViolationError("the plan is damaged: it has another number of operators than its graph")

@@ -1,0 +1,76 @@
+"""Channels last changes where numbers lie, not which they are; and only where it is faster."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from memograd.fuse import layout
+from memograd.graph import Graph
+from memograd.pipeline import capture, differentiate
+from memograd.run.lower import lower
+
+
+def step() -> tuple[Graph, list[torch.Tensor]]:
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(4, 2, 1)).double()
+    x = torch.randn(2, 3, 9, 9, dtype=torch.float64)
+    graph = lower(differentiate(capture(lambda x: net(x).flatten(1).square().mean(), x)))
+    return graph, [t.detach() for t in graph.bind((x,), {})]
+
+
+def images(graph: Graph) -> list[bool]:
+    """Whether each convolution's image lies channels last."""
+    found: list[Any] = [n.args[0] for n in graph.nodes if n.target in layout._OPERANDS]
+    return [x.meta["val"].is_contiguous(memory_format=torch.channels_last) for x in found]
+
+
+@pytest.mark.parametrize("faster", [True, False])
+def test_the_faster_layout_is_taken_and_results_lie_as_before(faster: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(layout, "_seconds", lambda target, form, last: 1.0 if last == faster else 2.0)
+    graph, flat = step()
+    made = layout.channels_last(graph)
+    assert all(images(made)) if faster else made is graph
+    for ours, theirs in zip(made.function(*flat), graph.function(*flat), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-10)
+        assert ours.stride() == theirs.stride()
+
+
+def test_shapes_in_the_graph_are_those_that_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Kernels are compiled for the strides that the graph says."""
+    monkeypatch.setattr(layout, "_seconds", lambda target, form, last: 1.0 if last else 2.0)
+    graph, flat = step()
+    made = layout.channels_last(graph)
+    values: dict[Any, Any] = dict(zip(made.placeholders, flat, strict=True))
+    for node in made.nodes:
+        args, kwargs = torch.fx.map_arg((node.args, node.kwargs), values.__getitem__)
+        values[node] = node.target(*args, **kwargs)
+        if isinstance(values[node], torch.Tensor):
+            pairs = zip(values[node].stride(), node.meta["val"].stride(), node.meta["val"].shape, strict=True)
+            assert all(a == b or n == 1 for a, b, n in pairs), node.format_node()
+
+
+def test_masks_are_drawn_in_the_order_of_the_program(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(layout, "_seconds", lambda target, form, last: 1.0 if last else 2.0)
+    conv = nn.Conv2d(3, 4, 3)
+    graph = lower(capture(lambda x: nn.functional.dropout(conv(x), 0.5), torch.randn(2, 3, 9, 9)))
+    made = layout.channels_last(graph)
+    flat = [t.detach() for t in graph.bind((torch.randn(2, 3, 9, 9),), {})]
+    zeros = []
+    for function in (made.function, graph.function):
+        torch.manual_seed(0)
+        zeros.append(function(*flat)[0] == 0)
+    assert all(images(made)) and torch.equal(*zeros)
+
+
+def test_time_is_measured_in_both_layouts() -> None:
+    graph, _ = step()
+    form = next((n.target, layout._form(n)) for n in graph.nodes if n.target in layout._OPERANDS)
+    assert layout._seconds(*form, False) > 0 and layout._seconds(*form, True) > 0
+
+
+def test_a_step_without_images_is_left_alone() -> None:
+    graph = lower(capture(nn.Linear(3, 2), torch.randn(4, 3)))
+    assert layout.channels_last(graph) is graph
