@@ -5,7 +5,7 @@
 Every contestant trains a network of the same weights on the same batch with SGD. The peak is measured, for all alike:
 what PyTorch's profiler records as allocated during one step, on top of parameters, buffers and batch. Rounds are
 interleaved; the table gives medians and the time relative to eager PyTorch. ``--compile`` adds torch.compile with
-activation memory budgets (minutes of compilation).
+activation memory budgets and our fused kernels within the same bytes (minutes of compilation).
 """
 
 from __future__ import annotations
@@ -60,15 +60,23 @@ def compare(name: str, network: Network, rounds: int, compiled: bool) -> list[di
         for share in (0.5, 0.2):
             trial.add(f"torch.compile, budget {share}", _compiled_step(network, weights, batch, share))
     trial.add("memograd", *_our_step(network, weights, batch, None))
-    budgets = {f"memograd {share}%": f"{share}%" for share in BUDGETS}
-    if CHECKPOINT in trial.peaks:
-        budgets["memograd, checkpoint's peak"] = trial.peaks[CHECKPOINT]
-    for label, budget in budgets.items():
+    for label, budget, backend in _budgets(trial.peaks, compiled):
         try:
-            trial.add(label, *_our_step(network, weights, batch, budget))
+            trial.add(label, *_our_step(network, weights, batch, budget, backend))
         except mg.BudgetInfeasibleError as error:
-            print(f"{name:9s} {label:28s} infeasible: at least {error.floor_bytes / 2**20:.1f} MiB", flush=True)
+            print(f"{name:9s} {label:40s} infeasible: at least {error.floor_bytes / 2**20:.1f} MiB", flush=True)
     return trial.times(rounds)
+
+
+def _budgets(peaks: dict[str, int], compiled: bool) -> list[tuple[str, int, str]]:
+    """(label, bytes, backend): shares of eager PyTorch's peak, and the peaks of the others."""
+    shares = {f"{share}%": peaks["eager"] * share // 100 for share in BUDGETS}
+    same = {f"at {label}": peak for label, peak in peaks.items() if label == CHECKPOINT}
+    found = [(f"memograd {label}", budget, "eager") for label, budget in (shares | same).items()]
+    if compiled:
+        same |= {f"at {label}": peak for label, peak in peaks.items() if label.startswith("torch.compile")}
+        found += [(f"fused {label}", budget, "inductor") for label, budget in (shares | same).items()]
+    return found
 
 
 class Trial:
@@ -87,7 +95,7 @@ class Trial:
             peak = self.resident + _allocated(step)
         except Exception as error:
             reason = f"{type(error).__name__}: {str(error).splitlines()[0]}"
-            print(f"{self.name:9s} {label:28s} failed: {reason}", file=sys.stderr)
+            print(f"{self.name:9s} {label:40s} failed: {reason}", file=sys.stderr)
             return
         self.loss = self.loss or loss
         assert abs(loss - self.loss) < 1e-3 * (1 + abs(loss)), f"{label} computes {loss}, not {self.loss}"
@@ -106,7 +114,7 @@ class Trial:
     def _row(self, label: str, seconds: float, relative: float) -> dict[str, Any]:
         peak, note = self.peaks[label], self.notes[label]
         print(
-            f"{self.name:9s} {label:28s} {peak / 2**20:8.1f} MiB {seconds * 1e3:9.1f} ms {relative:6.2f}x  {note}",
+            f"{self.name:9s} {label:40s} {peak / 2**20:8.1f} MiB {seconds * 1e3:9.1f} ms {relative:6.2f}x  {note}",
             flush=True,
         )
         row = {"network": self.name, "method": label, "peak_bytes": peak, "seconds": seconds}
@@ -155,11 +163,12 @@ def _compiled_step(network: Network, weights: Any, batch: Any, budget: float) ->
     return step
 
 
-def _our_step(network: Network, weights: Any, batch: Any, budget: int | str | None) -> tuple[Step, str]:
+def _our_step(
+    network: Network, weights: Any, batch: Any, budget: int | None, backend: str = "eager"
+) -> tuple[Step, str]:
     model = _model(network, weights, "none")
-    trained = mg.TrainStep(
-        model, network.criterion, optim.SGD(model.parameters(), lr=0.01), memory_budget=budget, backend="eager"
-    )
+    optimizer = optim.SGD(model.parameters(), lr=0.01)
+    trained = mg.TrainStep(model, network.criterion, optimizer, memory_budget=budget, backend=backend)
     trial = copy.deepcopy(model.state_dict())
     start = time.perf_counter()
     trained(*batch)

@@ -30,16 +30,19 @@ def options(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--budget", required=True, type=budget, help="2GiB, 600MB, bytes, or 50%% of what it takes without a plan"
     )
+    command.add_argument(
+        "--backend", default="eager", choices=["eager", "inductor"], help="of single operators, or of fused kernels"
+    )
     command.add_argument("--plot", type=Path, metavar="FILE", help="draw the memory over the step (.svg, .png, .pdf)")
     command.add_argument("--save", type=Path, metavar="FILE", help="write the plan, for memory_budget=Plan.from_json()")
 
 
 def run(a: argparse.Namespace) -> int:
     """Plan, print, draw and save."""
-    from memograd.train.planning import plan
+    from memograd.train.planning import plan_for
 
     made = load(a.factory)
-    found = plan(made.model, *made.args, loss=made.criterion, memory_budget=a.budget, **made.options)
+    found = plan_for(made.model, made.args, dict(made.options), made.criterion, a.budget, a.backend == "inductor")
     if a.plot:
         found.plot(a.plot)
     if a.save:

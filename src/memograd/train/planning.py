@@ -50,13 +50,25 @@ def plan(
         BudgetInfeasibleError: no schedule fits; ``.floor_bytes`` is the least budget that one was found for.
         CaptureError, MissingRuleError: the step cannot be captured or differentiated.
     """
+    return plan_for(model, args, kwargs, loss, memory_budget)
+
+
+def plan_for(
+    model: nn.Module,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    loss: Callable[..., Any] | None,
+    memory_budget: int | str | Plan,
+    fused: bool = False,
+) -> Plan:
+    """The same with arguments that no name of ours can be taken for; ``fused``: for the inductor backend."""
     objective: nn.Module = Objective(model, loss)
     if loss is not None and not _takes_target(loss):
         objective = _LossOfOutput(model, loss)
     trained = any(p.requires_grad for p in objective.parameters())
     with torch.enable_grad():
         forward = capture_for(objective, args, kwargs, wrt=() if trained else None)  # a target may not be smooth
-    return schedule(differentiate(forward), memory_budget)
+    return schedule(differentiate(forward), memory_budget, fused=fused)
 
 
 def _takes_target(loss: Callable[..., Any]) -> bool:

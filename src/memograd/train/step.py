@@ -57,10 +57,12 @@ class TrainStep:
         memory_budget: the most bytes of tensors alive at any moment of a step: parameters, buffers, the batch,
             activations, gradients, optimizer state and operators' workspace. Bytes, "8GiB", "600MB", "50%" of what
             the step needs without a budget (of the largest step so far, if batches differ), or a ``Plan`` made for
-            this step. What does not fit is computed again; results are bit-identical. An optimizer outside the graph
-            (see above) allocates on its own, beyond the budget.
+            this step. What does not fit is computed again; results are bit-identical to those of the eager backend
+            (``inductor``: to those of the same kernels with more memory). An optimizer outside the graph (see above)
+            allocates on its own, beyond the budget.
         backend: ``auto`` (measures eager and native once), ``eager``, ``native`` or ``inductor``. Within a memory
-            budget steps run on the eager backend, the only one whose allocations are all known.
+            budget ``inductor`` compiles fused kernels one by one, which the plan keeps or computes again; the others
+            run operator by operator (``eager``).
 
     Raises:
         GraphError: the model has no parameters to train, or the optimizer holds none of them.
