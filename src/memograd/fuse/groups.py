@@ -184,14 +184,22 @@ class _Build:
         return joined
 
     def _joint(self, one: Group, other: Group) -> Group | None:
-        """Both as one group, where that reads hardly more than one of them does, nothing that comes later, and stores
-        little."""
+        """Both as one group, where they see the same values, and together read hardly more than one of them does,
+        nothing that comes later, and store little."""
         results = [*one.results, *other.results]
+        seen = {*one.operands, *one.results}
+        if len({_phase(n) for n in results}) > 1 or seen.isdisjoint(other.operands):
+            return None
         both = self.group(results)
         if any(self.order[n] > self.order[results[0]] for n in both.operands):
             return None
         read = [sum(map(bytes_in, g.operands)) for g in (one, other, both)]
         return both if sum(map(bytes_in, results)) + read[2] <= (1 + _SMALL) * max(read[:2]) else None
+
+
+def _phase(node: fx.Node) -> str:
+    """Which pass an operator belongs to: what is computed again in one is not mixed with another."""
+    return next((key for key in ("update_of", "adjoint_of") if key in node.meta), "forward")
 
 
 def _readers(node: fx.Node) -> Iterable[fx.Node]:
