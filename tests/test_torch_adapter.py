@@ -271,3 +271,21 @@ def test_every_private_name_is_tested() -> None:
 )
 def test_names_exist(name: str) -> None:
     assert hasattr(adapter, name), WHY + f"{name} is gone"
+
+
+def test_inductor_compiles_a_small_graph_for_operands_without_data() -> None:
+    """Kernels are compiled from what the graph says of their operands, and must return results with the strides that
+    the graph says, in memory of their own."""
+
+    def function(x0, x1):
+        add = torch.add(x0, x1)
+        return add, torch.ops.aten.sigmoid.default(add)
+
+    x, y = torch.randn(2, 3, 4, 5).to(memory_format=torch.channels_last), torch.randn(1, 3, 1, 1)
+    compiled = adapter.inductor_function(function, [adapter.fake_like(x), adapter.fake_like(y)])
+    with torch.no_grad():
+        results = compiled(x, y)
+    assert len(results) == 2, WHY + "torch._inductor.compile returns a function of the operands"
+    for ours, theirs in zip(results, function(x, y), strict=True):
+        torch.testing.assert_close(ours, theirs)
+        assert ours.stride() == theirs.stride(), WHY + "Inductor keeps the strides of results"
