@@ -8,6 +8,7 @@ if exactly that overload with exactly those arguments arrives at the dispatcher.
 
 from __future__ import annotations
 
+import warnings
 from types import BuiltinFunctionType, MethodDescriptorType
 from typing import Any, Literal
 
@@ -63,7 +64,8 @@ def _arrives(function: Any, args: Any, kwargs: Any) -> Any:
     """The operator, with arguments, that a call makes the dispatcher run; None for several, and where it fails."""
     watch = _Watch()
     try:
-        with torch.no_grad(), FAKE, watch:
+        with warnings.catch_warnings(), torch.no_grad(), FAKE, watch:
+            warnings.simplefilter("error")  # signatures that PyTorch discourages
             function(*args, **kwargs)
     except Exception:  # whatever it dislikes: torch.ops takes the arguments as they are
         return None

@@ -87,7 +87,7 @@ def _seconds(target: Any, form: Any, last: bool) -> float:
     for k, value in enumerate(form):
         if isinstance(value, tuple) and len(value) == 3 and isinstance(value[1], torch.dtype):
             shape, dtype, device = value
-            made = torch.rand(shape, dtype=dtype, device=device)
+            made = torch.full(shape, 0.5, dtype=dtype, device=device)
             args.append(made.contiguous(memory_format=layout) if k < _OPERANDS[target] else made)
         else:
             args.append(list(value) if isinstance(value, tuple) else value)

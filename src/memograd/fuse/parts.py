@@ -28,7 +28,7 @@ def parts(graph: Graph) -> Graph:
 def _batch_norm(x: Any, w: Any, b: Any, running_mean: Any, running_var: Any, training: bool, momentum: Any, eps: Any):
     if not training:
         return aten._native_batch_norm_legit_functional(x, w, b, running_mean, running_var, training, momentum, eps)
-    wide = x.to(running_mean.dtype)
+    wide = _wide(x)
     over = [0, *range(2, x.dim())]
     var, mean = aten.var_mean.correction(wide, over, correction=0)
     rstd = (var + eps).rsqrt()
@@ -38,7 +38,7 @@ def _batch_norm(x: Any, w: Any, b: Any, running_mean: Any, running_var: Any, tra
     count = x.numel() // x.shape[1]
     new_mean = running_mean * (1 - momentum) + mean * momentum
     new_var = running_var * (1 - momentum) + var * (momentum * count / max(count - 1, 1))
-    return y.to(x.dtype), mean, rstd, new_mean, new_var
+    return y.to(x.dtype), mean, rstd, new_mean.to(running_mean.dtype), new_var.to(running_var.dtype)
 
 
 def _batch_norm_backward(
@@ -57,14 +57,14 @@ def _batch_norm_backward(
     if not training:
         return aten.native_batch_norm_backward(g, x, w, running_mean, running_var, mean, rstd, training, eps, mask)
     over, count = [0, *range(2, x.dim())], x.numel() // x.shape[1]
-    wide = g.to(mean.dtype)
-    x_hat = (x.to(mean.dtype) - _per_channel(mean, x)) * _per_channel(rstd, x)
+    wide = _wide(g)
+    x_hat = (_wide(x) - _per_channel(mean, x)) * _per_channel(rstd, x)
     b_bar, w_bar = wide.sum(over), (wide * x_hat).sum(over)
     scale = rstd if w is None else rstd * w
     centered = wide - _per_channel(b_bar / count, x) - x_hat * _per_channel(w_bar / count, x)
     x_bar = (centered * _per_channel(scale, x)).to(x.dtype) if mask[0] else None
-    like = mean if w is None else w
-    return x_bar, w_bar.to(like.dtype) if mask[1] else None, b_bar.to(like.dtype) if mask[2] else None
+    dtype = mean.dtype if w is None else w.dtype
+    return x_bar, w_bar.to(dtype) if mask[1] else None, b_bar.to(dtype) if mask[2] else None
 
 
 def _bernoulli(like: Any, p: float) -> Any:
@@ -93,6 +93,11 @@ def _draws_alike(dtype: torch.dtype, device: str) -> bool:
             torch.manual_seed(0)
             drawn.append(torch.empty(5003, dtype=kind, device=device).bernoulli_(0.3).to(torch.bool))
         return torch.equal(*drawn)
+
+
+def _wide(x: Any) -> Any:
+    """``x`` in the precision in which PyTorch's kernels sum: at least single."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 def _per_channel(s: Any, x: Any) -> Any:

@@ -10,57 +10,83 @@ import torch
 from torch import fx
 
 from memograd.graph import Graph
-from memograd.ops import is_random
 from memograd.tracer import Tracer
+from memograd.views import is_view
 
+aten = torch.ops.aten
 Replacement = Callable[..., Any]
+
+# Operators that compute the same however their operands lie in memory, besides pointwise ones and views.
+_INDIFFERENT = {
+    aten._adaptive_avg_pool2d.default,
+    aten._adaptive_avg_pool2d_backward.default,
+    aten._native_batch_norm_legit_functional.default,
+    aten._to_copy.default,
+    aten.addmm.default,
+    aten.avg_pool2d.default,
+    aten.avg_pool2d_backward.default,
+    aten.bmm.default,
+    aten.cat.default,
+    aten.convolution.default,
+    aten.convolution_backward.default,
+    aten.max_pool2d_with_indices.default,
+    aten.max_pool2d_with_indices_backward.default,
+    aten.mean.dim,
+    aten.mm.default,
+    aten.native_batch_norm_backward.default,
+    aten.sum.dim_IntList,
+    aten.upsample_bilinear2d.default,
+    aten.upsample_bilinear2d_backward.default,
+    aten.upsample_nearest2d.default,
+    aten.upsample_nearest2d_backward.default,
+    aten.var_mean.correction,
+}
 
 
 def retrace(graph: Graph, replaced: Mapping[Any, Replacement]) -> Graph:
     """``graph`` where every operator that is a key of ``replaced`` is computed by the function there instead.
 
-    What the graph returns keeps the strides it had.
+    What the graph returns keeps the strides it had, and so does what an operator reads that may count on them: random
+    numbers fill memory in its order, attention kernels want rows in one piece.
     """
     if not any(n.target in replaced for n in graph.nodes):
         return graph
     new = fx.Graph()
     tracer = Tracer(new)
-    values: dict[fx.Node, Any] = {}
-    for node in graph.placeholders:
-        values[node] = new.node_copy(node)
+    values: dict[fx.Node, Any] = {n: new.node_copy(n) for n in graph.placeholders}
     with tracer.rules():
-        for node, copy in values.items():
-            values[node] = tracer.input(copy)
+        for node in graph.placeholders:
+            values[node] = tracer.input(values[node])
         for node in graph.nodes:
-            operands: Any = fx.map_arg((node.args, node.kwargs), values.__getitem__)
-            args, kwargs = operands
             if node.target is operator.getitem:
-                values[node] = args[0][args[1]]
-                continue
-            tracer.meta = {k: v for k, v in node.meta.items() if k != "val"}
-            if node.target is torch.ops.aten.empty_like.default or is_random(node):
-                values[node] = _drawn(node, args, kwargs, replaced)
-                continue
-            target: Any = replaced.get(node.target, node.target)
-            values[node] = target(*args, **kwargs)
+                source, index = node.args
+                values[node] = values[source][index]  # pyright: ignore[reportArgumentType]
+            else:
+                tracer.meta = {k: v for k, v in node.meta.items() if k != "val"}
+                values[node] = _again(node, values, replaced)
         results = [tracer.node_of(_laid_out(values[n], n.meta["val"])) for n in graph.results]
     new.output(tuple(results))
     return graph.with_fx(new).verify()
 
 
-def _drawn(node: fx.Node, args: Any, kwargs: Any, replaced: Mapping[Any, Replacement]) -> Any:
-    """Random numbers fill memory in its order: what they are drawn into keeps the strides it had."""
+def _again(node: fx.Node, values: Mapping[fx.Node, Any], replaced: Mapping[Any, Replacement]) -> Any:
     value = node.meta["val"]
-    if node.target is torch.ops.aten.empty_like.default:
+    if node.target is aten.empty_like.default:
         return torch.empty_strided(value.shape, value.stride(), dtype=value.dtype, device=value.device)
-    given = [_laid_out(a, n.meta["val"]) if isinstance(n, fx.Node) else a for a, n in zip(args, node.args, strict=True)]
+    read = values.__getitem__ if _is_indifferent(node) else lambda n: _laid_out(values[n], n.meta["val"])
+    operands: Any = fx.map_arg((node.args, node.kwargs), read)
     target: Any = replaced.get(node.target, node.target)
-    return target(*given, **kwargs)
+    return target(*operands[0], **operands[1])
 
 
-def _laid_out(made: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+def _is_indifferent(node: fx.Node) -> bool:
+    pointwise = torch.Tag.pointwise in getattr(node.target, "tags", ())
+    return pointwise or node.target in _INDIFFERENT or is_view(node)
+
+
+def _laid_out(made: Any, like: Any) -> Any:
     """``made`` with the strides of ``like``."""
-    if made.stride() == like.stride() or not made.numel():
+    if not isinstance(like, torch.Tensor) or made.stride() == like.stride() or not made.numel():
         return made
     outwards = sorted(range(like.dim()), key=like.stride, reverse=True)
     return made.permute(outwards).contiguous().permute([outwards.index(d) for d in range(like.dim())])
