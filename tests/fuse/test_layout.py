@@ -74,3 +74,46 @@ def test_time_is_measured_in_both_layouts() -> None:
 def test_a_step_without_images_is_left_alone() -> None:
     graph = lower(capture(nn.Linear(3, 2), torch.randn(4, 3)))
     assert layout.channels_last(graph) is graph
+
+
+def test_measuring_draws_nothing() -> None:
+    graph, _ = step()
+    layout._seconds.cache_clear()
+    before = torch.get_rng_state()
+    layout.channels_last(graph)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+class Attention(nn.Module):
+    """Rows of queries, keys and values that lie in one piece only while channels come first."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 48, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        q, k, v = (t.reshape(2, 2, 8, 16) for t in self.conv(x).chunk(3, 1))
+        return nn.functional.scaled_dot_product_attention(q, k, v).square().sum()
+
+
+class Spectrum(nn.Module):
+    """Pairs of numbers seen as complex ones must lie side by side."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.view_as_complex(self.conv(x).reshape(2, 4, 8, 2)).abs().sum()
+
+
+@pytest.mark.parametrize("kind", [Attention, Spectrum])
+def test_what_counts_on_its_layout_keeps_it(kind: type[nn.Module], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(layout, "_seconds", lambda target, form, last: 1.0 if last else 2.0)
+    model, x = kind(), torch.randn(2, 3, 4, 4)
+    graph = lower(differentiate(capture(model, x)))
+    made = layout.channels_last(graph)
+    assert made is not graph and all(images(made))
+    flat = [t.detach() for t in graph.bind((x,), {})]
+    for ours, theirs in zip(made.function(*flat), graph.function(*flat), strict=True):
+        torch.testing.assert_close(ours, theirs)

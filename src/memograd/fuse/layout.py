@@ -21,8 +21,6 @@ aten = torch.ops.aten
 _HEAVIEST, _TRIALS = 8, 4
 _OPERANDS = {aten.convolution.default: 1, aten.convolution_backward.default: 2}  # how many come first that are images
 
-_VIEWS = (aten.view.default, aten._unsafe_view.default)
-
 
 def channels_last(graph: Graph) -> Graph:
     """``graph`` with its 2-d convolutions on channels-last images, if that is faster here; else ``graph``."""
@@ -32,7 +30,7 @@ def channels_last(graph: Graph) -> Graph:
     forms = {(n.target, _form(n)): n for n in sorted(found, key=_work)}
     heaviest = list(forms)[-_HEAVIEST:]
     before, after = (sum(_seconds(*form, last) for form in heaviest) for last in (False, True))
-    replaced = {t: _on_channels_last(t, n) for t, n in _OPERANDS.items()} | {t: _view(t) for t in _VIEWS}
+    replaced = {t: _on_channels_last(t, n) for t, n in _OPERANDS.items()}
     return retrace(graph, replaced) if after < before else graph
 
 
@@ -40,18 +38,6 @@ def _on_channels_last(target: Any, count: int) -> Callable[..., Any]:
     def call(*args: Any) -> Any:
         images = [x.contiguous(memory_format=torch.channels_last) if x.dim() == 4 else x for x in args[:count]]
         return target(*images, *args[count:])
-
-    return call
-
-
-def _view(target: Any) -> Callable[..., Any]:
-    """A view where the layout allows it; else of a copy in the layout that the program had."""
-
-    def call(x: Any, *size: Any) -> Any:
-        try:
-            return target(x, *size)
-        except (RuntimeError, ValueError):  # the dimensions do not lie together in memory
-            return target(x.contiguous(), *size)
 
     return call
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -73,10 +74,17 @@ def _again(node: fx.Node, values: Mapping[fx.Node, Any], replaced: Mapping[Any, 
     value = node.meta["val"]
     if node.target is aten.empty_like.default:
         return torch.empty_strided(value.shape, value.stride(), dtype=value.dtype, device=value.device)
-    read = values.__getitem__ if _is_indifferent(node) else lambda n: _laid_out(values[n], n.meta["val"])
-    operands: Any = fx.map_arg((node.args, node.kwargs), read)
     target: Any = replaced.get(node.target, node.target)
-    return target(*operands[0], **operands[1])
+    if _is_indifferent(node):
+        args, kwargs = _operands(node, values.__getitem__)
+        with suppress(RuntimeError, ValueError):  # a view of dimensions that do not lie together any more
+            return target(*args, **kwargs)
+    args, kwargs = _operands(node, lambda n: _laid_out(values[n], n.meta["val"]))
+    return target(*args, **kwargs)
+
+
+def _operands(node: fx.Node, read: Callable[[fx.Node], Any]) -> Any:
+    return fx.map_arg((node.args, node.kwargs), read)
 
 
 def _is_indifferent(node: fx.Node) -> bool:
