@@ -51,7 +51,7 @@ ALLOWED: dict[str, set[str]] = {
     "simplify": GROUND | GRAPH | TRACING,
     "kernels": {"errors", "printing", "_torch"},
     "fuse": GROUND | GRAPH | TRACING | {"kernels"},
-    "plan": GROUND | GRAPH,
+    "plan": GROUND | GRAPH | {"kernels"},
     "run": GROUND | GRAPH | {"plan", "functions"},
     "pipeline": PIPELINE | {"closures"},
     "transforms": PIPELINE | {"transforms", "tracer", "closures"},

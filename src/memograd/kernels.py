@@ -36,11 +36,11 @@ class Kernel:
         """``body``: parameters and statements, from the opening parenthesis on; ``hint``: operators, for the name."""
         digest = hashlib.sha256(body.encode()).hexdigest()
         self.__name__ = hint[:40].strip("_")  # what fx calls its results after
-        self.name = f"fused_{self.__name__}_{digest[:6]}"
+        self.name = f"fused_{self.__name__}_{digest[:8]}"
         self.text = f"@fused\ndef {self.name}{body}"
         known = _TEXTS.setdefault(self.name, self.text)
         if known != self.text:
-            raise BackendError(f"two kernels are called {self.name}")  # 24 equal bits of a hash
+            raise BackendError(f"two kernels are called {self.name}")  # 32 equal bits of a hash
 
     def __call__(self, *operands: torch.Tensor) -> tuple[torch.Tensor, ...]:
         return self.function(*operands)
