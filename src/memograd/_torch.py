@@ -124,12 +124,12 @@ def is_composite(operator: Any) -> bool:
 
 def inductor_function(function: Any, operands: Any) -> Any:
     """``function``, of ATen operators and with a tuple as its result, compiled by Inductor for operands of this
-    geometry, which it no longer checks."""
+    geometry. Roundings to a lower precision stay where the program has them."""
     import torch._inductor as inductor  # slow to import, like the compiler itself
 
     graph = torch.fx.symbolic_trace(function)
     with torch.no_grad():
-        return inductor.compile(graph, list(operands))
+        return inductor.compile(graph, list(operands), options={"emulate_precision_casts": True})
 
 
 @register_op_impl(torch.ops.aten.linalg_lstsq.default)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 from memograd.capture import looking_away, trace
 from memograd.differentiate import default_wrt, targets_of
 from memograd.differentiate import differentiate as recursion
+from memograd.errors import BackendError, PlanViolationError
 from memograd.expand import expand
 from memograd.fuse import fuse
 from memograd.graph import Graph, OutputKind
@@ -100,10 +102,19 @@ def simplify(graph: Graph) -> Graph:
 
 def plan(graph: Graph, memory_budget: int | str | Plan, at_least: int = 0, fused: bool = False) -> Plan:
     """A schedule of ``graph`` within ``memory_budget``; see ``memograd.plan.planner`` for arguments and errors.
-    ``fused``: of compiled kernels rather than of PyTorch's single operators."""
+    ``fused``: of compiled kernels rather than of PyTorch's single operators, where that can be trusted."""
     from memograd.plan.planner import make_plan  # it loads the compiled search: only who plans waits for that
 
     lowered = lower(graph)
-    if fused:
-        lowered = _staged("fuse", lambda: fuse(lowered), len(lowered.nodes))
+    layouts = (True, False) if isinstance(memory_budget, Plan) else (None, False)
+    for last in layouts if fused else ():
+        try:
+            made = _staged("fuse", lambda last=last: fuse(lowered, last), len(lowered.nodes))
+            return make_plan(made, memory_budget, at_least)
+        except PlanViolationError:  # a plan made before, perhaps for the other layout
+            if last is False or not isinstance(memory_budget, Plan):
+                raise
+        except BackendError as error:
+            if last is False:
+                warnings.warn(f"planning operator by operator: {error}", stacklevel=2)
     return make_plan(lowered, memory_budget, at_least)

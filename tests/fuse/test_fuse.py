@@ -16,6 +16,7 @@ import memograd as mg
 from memograd import fuse, kernels
 from memograd.fuse import fuse as fused_graph
 from memograd.kernels import Kernel
+from memograd.plan import measure
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "plan"))
 from budget_models import CASES, Case
@@ -121,3 +122,69 @@ def test_what_saves_nothing_is_not_compiled(monkeypatch: pytest.MonkeyPatch) -> 
     step = mg.TrainStep(model, nn.MSELoss(), optim.SGD(model.parameters(), 0.1), "100%", "inductor")
     step(torch.randn(4, 2), torch.randn(4, 1))
     assert step.plan is not None
+
+
+class Rounded(nn.Module):
+    """What is left of numbers behind their rounding to half precision."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.line = nn.Linear(5, 6)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        h = self.line(x)
+        return 1000 * (h - h.bfloat16().float()).abs()
+
+
+class Halves(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = nn.Sequential(nn.Linear(16, 16), nn.LayerNorm(16), nn.GELU(), nn.Linear(16, 16), nn.LayerNorm(16))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        with torch.autocast("cpu", torch.bfloat16):
+            return self.net(x).float()
+
+
+class Transposed(nn.Module):
+    """PyTorch's backward kernel of this normalization returns other strides than PyTorch says."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.line = nn.Linear(5, 12)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        h = self.line(x)
+        return h.sin().exp() + nn.functional.layer_norm(h.t(), (6,)).t()
+
+
+@pytest.mark.parametrize(
+    "make, inside, outside", [(Rounded, 5, 6), (Halves, 16, 16), (Transposed, 5, 12)], ids=["round", "half", "strides"]
+)
+def test_compiled_numbers_are_those_of_the_eager_step(
+    make: Callable[[], nn.Module], inside: int, outside: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fuse, "_WORTH", 0.0)
+    losses = []
+    for backend, budget in (("eager", None), ("inductor", "100%")):
+        torch.manual_seed(0)
+        model, x, y = make(), torch.randn(6, inside), torch.randn(6, outside)
+        step = mg.TrainStep(model, nn.MSELoss(), optim.SGD(model.parameters(), 1e-3), budget, backend)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            losses.append(torch.stack([step(x, y) for _ in range(3)]))
+    torch.testing.assert_close(*losses, rtol=1e-2 if make is Halves else 1e-4, atol=1e-6)
+
+
+def test_what_pytorch_misstates_is_not_given_to_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(measure, "_unlike", lambda out, expected: "bfloat16 for float32")
+    monkeypatch.setattr(measure, "_UNLIKE", {})
+    monkeypatch.setattr(measure, "_CACHE", {})
+    monkeypatch.setattr(fuse, "_WORTH", 5e-5)
+    monkeypatch.setattr(kernels, "inductor_function", interpreted)
+    monkeypatch.setattr(kernels, "_COMPILED", {})
+    model, criterion, optimizer, batch = made("mlp")
+    step = mg.TrainStep(model, criterion, optimizer, memory_budget="80%", backend="inductor")
+    with pytest.warns(UserWarning, match=r"operator by operator: .*bfloat16 for float32"):
+        step(*batch)
+    assert step.backend_name == "eager" and step.plan is not None and step.plan.peak_bytes <= step.plan.budget

@@ -71,6 +71,12 @@ def test_time_is_measured_in_both_layouts() -> None:
     assert layout._seconds(*form, False) > 0 and layout._seconds(*form, True) > 0
 
 
+def test_one_channel_lies_both_ways_and_is_left_alone() -> None:
+    net = nn.Sequential(nn.Conv2d(2, 1, 3, padding=1), nn.Tanh(), nn.Conv2d(1, 4, 3, padding=1))
+    graph = lower(capture(net, torch.randn(5, 2, 8, 8)))
+    assert layout.channels_last(graph, wanted=True) is graph
+
+
 def test_a_step_without_images_is_left_alone() -> None:
     graph = lower(capture(nn.Linear(3, 2), torch.randn(4, 3)))
     assert layout.channels_last(graph) is graph

@@ -70,3 +70,22 @@ def test_constants_do_not_keep_what_they_are_like() -> None:
     apart = parts(lower(capture(lambda x: torch.ones_like(x.sin()), torch.randn(3, 4))))
     assert not any(n.target is aten.ones_like.default for n in apart.nodes)
     assert torch.equal(apart.function(torch.randn(3, 4))[0], torch.ones(3, 4))
+
+
+def test_layer_norm_in_half_precision_has_statistics_in_single() -> None:
+    """ATen returns them in single precision while its shape functions say half: a kernel would misread them."""
+    norm = nn.LayerNorm(32)
+
+    def program(x: Any, w: Any) -> Any:
+        with torch.autocast("cpu", torch.bfloat16):
+            y = norm(x.bfloat16()).float()
+        return (y * w).sum()
+
+    x, weight = torch.randn(64, 32), torch.randn(64, 32)
+    graph = lower(differentiate(capture(program, x, weight)))
+    apart = parts(graph)
+    left = {n.target for n in apart.nodes}
+    assert not left & {aten.native_layer_norm.default, aten.native_layer_norm_backward.default}
+    flat = [t.detach() for t in graph.bind((x, weight), {})]
+    for ours, theirs in zip(apart.function(*flat), graph.function(*flat), strict=True):
+        assert ours.dtype == theirs.dtype and (ours - theirs).norm() < 0.02 * theirs.norm()

@@ -19,10 +19,11 @@ _FAILURES = 3
 _BYTES_A_SECOND, _OVERHEAD = 5e9, 3e-6  # what an operator costs that is not fused
 
 
-def fuse(graph: Graph) -> Graph:
+def fuse(graph: Graph, last: bool | None = None) -> Graph:
     """A lowered graph with its pointwise operators and sums in compiled kernels. Compiling takes a second or two for
-    each kernel that is new to this machine; what cannot be compiled stays as it is, with a warning."""
-    graph = parts(channels_last(graph))
+    each kernel that is new to this machine; what cannot be compiled stays as it is, with a warning. ``last``: whether
+    images have their channels last; None measures what is faster."""
+    graph = parts(channels_last(graph, last))
     kernels = {group: kernel_of(group) for group in groups(graph)}
     saved: Counter[Kernel] = Counter()
     for group, kernel in kernels.items():

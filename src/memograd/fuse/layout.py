@@ -19,24 +19,33 @@ from memograd.graph import Graph
 
 aten = torch.ops.aten
 _HEAVIEST, _TRIALS = 8, 4
+_CLEARLY = 0.95
 _OPERANDS = {aten.convolution.default: 1, aten.convolution_backward.default: 2}  # how many come first that are images
 
 
-def channels_last(graph: Graph) -> Graph:
-    """``graph`` with its 2-d convolutions on channels-last images, if that is faster here; else ``graph``."""
+def channels_last(graph: Graph, wanted: bool | None = None) -> Graph:
+    """``graph`` with its 2-d convolutions on channels-last images if that is ``wanted`` (None: if it is clearly faster
+    here); else ``graph``."""
     found = [n for n in graph.nodes if n.target in _OPERANDS and _is_flat(n)]
-    if not found or any(n.target is aten.as_strided.default for n in graph.nodes):
+    if wanted is False or not found or any(n.target is aten.as_strided.default for n in graph.nodes):
         return graph
-    forms = {(n.target, _form(n)): n for n in sorted(found, key=_work)}
+    if any(_channels(n) == 1 for n in found):  # both layouts are the same then, and kernels take it for either
+        return graph
+    if not wanted and not _pays(found):
+        return graph
+    return retrace(graph, {t: _on_channels_last(t, n) for t, n in _OPERANDS.items()})
+
+
+def _pays(convolutions: list[fx.Node]) -> bool:
+    forms = {(n.target, _form(n)): n for n in sorted(convolutions, key=_work)}
     heaviest = list(forms)[-_HEAVIEST:]
     before, after = (sum(_seconds(*form, last) for form in heaviest) for last in (False, True))
-    replaced = {t: _on_channels_last(t, n) for t, n in _OPERANDS.items()}
-    return retrace(graph, replaced) if after < before else graph
+    return after < _CLEARLY * before
 
 
 def _on_channels_last(target: Any, count: int) -> Callable[..., Any]:
     def call(*args: Any) -> Any:
-        images = [x.contiguous(memory_format=torch.channels_last) if x.dim() == 4 else x for x in args[:count]]
+        images = [x.contiguous(memory_format=torch.channels_last) for x in args[:count]]
         return target(*images, *args[count:])
 
     return call
@@ -44,6 +53,13 @@ def _on_channels_last(target: Any, count: int) -> Callable[..., Any]:
 
 def _is_flat(node: fx.Node) -> bool:
     return all(x.meta["val"].dim() == 4 for x in node.args[:1])  # pyright: ignore[reportAttributeAccessIssue, reportOptionalMemberAccess]
+
+
+def _channels(node: fx.Node) -> int:
+    """The fewest channels among the images of a convolution."""
+    target: Any = node.target
+    images: Any = [*node.args[: _OPERANDS[target]], node]
+    return min(x.meta["val"].shape[1] for x in images if isinstance(x.meta["val"], torch.Tensor))
 
 
 def _work(node: fx.Node) -> int:

@@ -1,6 +1,7 @@
 """Operators taken apart where their parts can be kept, computed again or fused one by one.
 
 * Batch normalization: the statistics are a few numbers, and with them the normalized values are one cheap pass.
+* Layer normalization in half precision: its statistics have another dtype than PyTorch says.
 * Zeros and ones of dropout are drawn as booleans: a quarter of the bytes wait for the backward pass. The draws are the
   same, which is asked of the generator before it is relied on.
 """
@@ -67,6 +68,35 @@ def _batch_norm_backward(
     return x_bar, w_bar.to(dtype) if mask[1] else None, b_bar.to(dtype) if mask[2] else None
 
 
+def _layer_norm(x: Any, shape: list[int], w: Any, b: Any, eps: float) -> Any:
+    """In half precision the statistics are kept in single, of which PyTorch's shape functions know nothing."""
+    if x.dtype == (wide := _wide(x)).dtype:
+        return aten.native_layer_norm(x, shape, w, b, eps)
+    var, mean = aten.var_mean.correction(wide, list(range(x.dim() - len(shape), x.dim())), correction=0, keepdim=True)
+    rstd = (var + eps).rsqrt()
+    y = (wide - mean) * rstd
+    y = y if w is None else y * w
+    y = y if b is None else y + b
+    return y.to(x.dtype), mean, rstd
+
+
+def _layer_norm_backward(
+    g: Any, x: Any, shape: list[int], mean: Any, rstd: Any, w: Any, b: Any, mask: list[bool]
+) -> Any:
+    """x̄ = ρ (ĝ - mean ĝ - x̂ mean(ĝ x̂)) with ĝ = ȳ w, w̄ = Σ ȳ x̂, b̄ = Σ ȳ."""
+    if x.dtype == (wide := _wide(x)).dtype:
+        return aten.native_layer_norm_backward(g, x, shape, mean, rstd, w, b, mask)
+    inner = list(range(x.dim() - len(shape), x.dim()))
+    outer = list(range(x.dim() - len(shape)))
+    wide_g, x_hat = _wide(g), (wide - mean) * rstd
+    g_hat = wide_g if w is None else wide_g * w
+    through = g_hat - g_hat.mean(inner, True) - x_hat * (g_hat * x_hat).mean(inner, True)
+    x_bar = (rstd * through).to(x.dtype) if mask[0] else None
+    w_bar = (wide_g * x_hat).sum(outer).to(w.dtype) if w is not None and mask[1] else None
+    b_bar = wide_g.sum(outer).to(b.dtype) if b is not None and mask[2] else None
+    return x_bar, w_bar, b_bar
+
+
 def _bernoulli(like: Any, p: float) -> Any:
     if not _draws_alike(like.dtype, str(like.device)):
         return ops.bernoulli(like, p)
@@ -107,6 +137,8 @@ def _per_channel(s: Any, x: Any) -> Any:
 REPLACED = {
     aten._native_batch_norm_legit_functional.default: _batch_norm,
     aten.native_batch_norm_backward.default: _batch_norm_backward,
+    aten.native_layer_norm.default: _layer_norm,
+    aten.native_layer_norm_backward.default: _layer_norm_backward,
     ops.bernoulli: _bernoulli,
     aten.zeros_like.default: _full_like(0),
     aten.ones_like.default: _full_like(1),

@@ -24,7 +24,7 @@ from torch.profiler import ProfilerActivity, profile, record_function
 from memograd._torch import pytree
 from memograd.bindings import callable_of
 from memograd.draws import rng_state
-from memograd.errors import MemogradError, PlanViolationError
+from memograd.errors import BackendError, MemogradError, PlanViolationError
 from memograd.kernels import Kernel
 from memograd.plan.storages import Operator, Storages
 from memograd.plan.tensors import bytes_of, copies_storage, device_of
@@ -64,6 +64,7 @@ class Trial:
 Prepare = Callable[[bool], Trial]  # makes up the inputs; if asked to, those that come of kernels by running these
 
 _CACHE: dict[Any, Measurement] = {}
+_UNLIKE: dict[Any, str] = {}  # operators whose results are not what graphs say of them, and how
 
 
 def measure(storages: Storages) -> list[Measurement]:
@@ -90,6 +91,12 @@ def measure(storages: Storages) -> list[Measurement]:
     # as backends run: oneDNN's LSTM keeps its workspace only where gradients are enabled
     with torch.enable_grad(), torch.random.fork_rng():
         _measure(wanted)
+    for o, (form, _) in zip(storages.operators, keys, strict=True):
+        if form in _UNLIKE and feeds_kernel(o.node):
+            raise BackendError(
+                f"{o.node.target} returns another dtype or other strides than PyTorch says ({_UNLIKE[form]}), and a "
+                "kernel was compiled for what it says"
+            )
     found = [_CACHE.get(k) for k in keys]
     return [m or _modelled(o) for m, o in zip(found, storages.operators, strict=True)]
 
@@ -207,11 +214,13 @@ def _call(node: fx.Node, bound: dict[fx.Node, torch.Tensor], whole: int = 0) -> 
         operands: Any = fx.map_arg((node.args, node.kwargs), made.__getitem__)
         args, kwargs = operands
         target: Any = callable_of(node)  # with the overhead it will have
-        if isinstance(target, Kernel):
-            target(*args)  # what a compiled kernel does at its first call only (tuning) is no part of a step
+        if isinstance(target, Kernel):  # what it does at its first call only (tuning) is no part of a step
+            _attempt(lambda: target(*args))
 
         def sizes(out: Any) -> tuple[int, ...]:
             _check_memory(node, out, made.values())
+            if unlike := _unlike(out, node.meta["val"]):
+                _UNLIKE[_key(node), whole] = unlike
             return _result_bytes(out, node.meta["val"])
 
         return Trial(lambda: target(*args, **kwargs), sizes)
@@ -246,6 +255,29 @@ def _check_memory(node: fx.Node, out: Any, inputs: Iterable[Any]) -> None:
                     "can be promised for this step. Let the operator return a clone, or declare the alias in its schema"
                 )
             seen.add(address)
+
+
+def _unlike(out: Any, expected: Any) -> str:
+    """How results differ from what a graph says of them, in what a compiled kernel takes for granted."""
+    for made, said in zip(_tensors(out), _tensors(expected), strict=True):
+        if isinstance(made, torch.Tensor) and isinstance(said, torch.Tensor) and made.shape == said.shape:
+            steps = [(a, b) for n, a, b in zip(made.shape, made.stride(), said.stride(), strict=True) if n > 1]
+            if made.dtype != said.dtype or (made.numel() and any(a != b for a, b in steps)):
+                return f"{made.dtype} {made.stride()} for {said.dtype} {said.stride()}"
+    return ""
+
+
+def feeds_kernel(node: fx.Node) -> bool:
+    """Whether a compiled kernel reads a node's results, or what follows from them: strides are handed on."""
+    readers, seen = [*node.users], set()
+    while readers:
+        reader = readers.pop()
+        if isinstance(reader.target, Kernel):
+            return True
+        if reader not in seen:
+            seen.add(reader)
+            readers += reader.users
+    return False
 
 
 def _write(node: fx.Node) -> Prepare:

@@ -59,8 +59,10 @@ def choose_planned(graph: Graph, plan: Plan, name: str = "auto") -> Choice:
     if name not in ("auto", *BACKENDS):
         raise BackendError(f"unknown backend {name!r}; choose auto, {', '.join(BACKENDS)}")
     reason = f"a memory budget of {plan.budget} bytes: its allocations are all known"
-    if name == "inductor":
+    if name == "inductor" and "@fused" in plan.code:
         return Choice(Planned(graph, plan, name), "asked for; each kernel is compiled and measured on its own")
+    if name == "inductor":
+        reason = f"no kernel is worth compiling, or can be; {reason}"
     if name == "native":
         reason = f"{name} decides itself what it allocates and cannot promise {reason}"
         warnings.warn(f"running on the eager backend: {reason}", stacklevel=2)

@@ -26,4 +26,10 @@ class Planned(Eager):
         raise BackendError("a planned step writes in place and cannot be run without its effects")
 
     def step(self, flat: Sequence[Any]) -> list[torch.Tensor]:
-        return list(run(self.function, flat))
+        try:
+            return list(run(self.function, flat))
+        except AssertionError as error:  # Inductor's check of operands
+            reason = str(error).splitlines()[0]
+            raise BackendError(
+                f"a fused kernel was compiled for other operands: {reason}; use backend='eager'"
+            ) from error
