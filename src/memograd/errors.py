@@ -43,12 +43,14 @@ class BudgetInfeasibleError(MemogradError):
     """No schedule fits the memory budget.
 
     Attributes:
-        floor_bytes: the least budget, in bytes, that any schedule of this step needs.
+        floor_bytes: the least budget, in bytes, that a schedule of this step was found for.
+        budget_bytes: the budget that was asked for.
     """
 
-    def __init__(self, message: str, floor_bytes: int) -> None:
+    def __init__(self, message: str, floor_bytes: int, budget_bytes: int) -> None:
         super().__init__(message)
         self.floor_bytes = floor_bytes
+        self.budget_bytes = budget_bytes
 
 
 class PlanViolationError(MemogradError):

@@ -6,14 +6,15 @@ import time
 import warnings
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
+from math import inf
 from typing import Any
 
 from memograd.capture import looking_away, trace
 from memograd.differentiate import default_wrt, targets_of
 from memograd.differentiate import differentiate as recursion
-from memograd.errors import BackendError, PlanViolationError
+from memograd.errors import BackendError, BudgetInfeasibleError, MemogradError, PlanViolationError
 from memograd.expand import expand
-from memograd.fuse import fuse
+from memograd.fuse import fuse, layouts
 from memograd.graph import Graph, OutputKind
 from memograd.plan.plan import Plan
 from memograd.run.lower import lower
@@ -102,19 +103,28 @@ def simplify(graph: Graph) -> Graph:
 
 def plan(graph: Graph, memory_budget: int | str | Plan, at_least: int = 0, fused: bool = False) -> Plan:
     """A schedule of ``graph`` within ``memory_budget``; see ``memograd.plan.planner`` for arguments and errors.
-    ``fused``: of compiled kernels rather than of PyTorch's single operators, where that can be trusted."""
+    ``fused``: of compiled kernels rather than of PyTorch's single operators, where that can be trusted and fits."""
     from memograd.plan.planner import make_plan  # it loads the compiled search: only who plans waits for that
 
     lowered = lower(graph)
-    layouts = (True, False) if isinstance(memory_budget, Plan) else (None, False)
-    for last in layouts if fused else ():
+    refusals: list[MemogradError] = []
+    for last in layouts(lowered) if fused else ():
         try:
             made = _staged("fuse", lambda last=last: fuse(lowered, last), len(lowered.nodes))
             return make_plan(made, memory_budget, at_least)
-        except PlanViolationError:  # a plan made before, perhaps for the other layout
-            if last is False or not isinstance(memory_budget, Plan):
-                raise
+        except BudgetInfeasibleError as error:
+            refusals.append(error)
+            memory_budget = error.budget_bytes  # a share is one of the first layout's peak
         except BackendError as error:
-            if last is False:
-                warnings.warn(f"planning operator by operator: {error}", stacklevel=2)
-    return make_plan(lowered, memory_budget, at_least)
+            refusals.append(error)
+        except PlanViolationError as error:
+            if not isinstance(memory_budget, Plan):
+                raise
+            refusals.append(error)  # it was made for another layout, or for single operators
+    try:
+        made = make_plan(lowered, memory_budget, at_least)
+    except (BudgetInfeasibleError, PlanViolationError) as error:
+        raise min([error, *refusals], key=lambda e: getattr(e, "floor_bytes", inf)) from None
+    if refusals and not isinstance(memory_budget, Plan):
+        warnings.warn(f"planned operator by operator: {refusals[0]}", stacklevel=2)
+    return made

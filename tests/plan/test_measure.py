@@ -13,7 +13,7 @@ from training_steps import allocated
 
 from memograd.errors import PlanViolationError
 from memograd.pipeline import capture, differentiate
-from memograd.plan.measure import Measurement, measure
+from memograd.plan.measure import _CACHE, Measurement, measure
 from memograd.plan.storages import Storages, storages
 from memograd.run.lower import lower
 
@@ -109,6 +109,18 @@ def test_measuring_leaves_no_trace() -> None:
     before, state = weight.detach().clone(), torch.get_rng_state()
     measure(found)
     assert torch.equal(torch.get_rng_state(), state) and torch.equal(weight, before) and weight.grad is None
+
+
+def test_what_runs_on_the_cpu_is_measured_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where there is a CUDA device too, its allocator knows nothing of what the CPU takes."""
+    found = read(lambda x: torch.sort(x)[0], torch.randn(37, 64))
+    expected = of(found, "sort")
+    for key in list(_CACHE):
+        monkeypatch.delitem(_CACHE, key)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    measured = of(found, "sort")
+    assert not measured.modelled
+    assert (measured.workspace, measured.results) == (expected.workspace, expected.results)
 
 
 def test_writes_take_time_and_no_memory() -> None:

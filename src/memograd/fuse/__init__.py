@@ -9,21 +9,23 @@ from collections.abc import Mapping
 from memograd.errors import BackendError
 from memograd.fuse.build import build, kernel_of
 from memograd.fuse.groups import SLOW, Group, bytes_in, groups
-from memograd.fuse.layout import channels_last
+from memograd.fuse.layout import channels_last, layouts
 from memograd.fuse.parts import parts
 from memograd.graph import Graph
 from memograd.kernels import Kernel
+
+__all__ = ["fuse", "layouts"]
 
 _WORTH = 2e-4  # seconds a step: what a kernel must save in all its places to be worth compiling
 _FAILURES = 3
 _BYTES_A_SECOND, _OVERHEAD = 5e9, 3e-6  # what an operator costs that is not fused
 
 
-def fuse(graph: Graph, last: bool | None = None) -> Graph:
+def fuse(graph: Graph, last: bool = False) -> Graph:
     """A lowered graph with its pointwise operators and sums in compiled kernels. Compiling takes a second or two for
-    each kernel that is new to this machine; what cannot be compiled stays as it is, with a warning. ``last``: whether
-    images have their channels last; None measures what is faster."""
-    graph = parts(channels_last(graph, last))
+    each kernel that is new to this machine; what cannot be compiled stays as it is, with a warning. ``last``: with
+    the channels of images last in memory, see ``layouts``."""
+    graph = parts(channels_last(graph) if last else graph)
     kernels = {group: kernel_of(group) for group in groups(graph)}
     saved: Counter[Kernel] = Counter()
     for group, kernel in kernels.items():

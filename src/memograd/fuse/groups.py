@@ -89,8 +89,7 @@ class Group:
 
 
 def groups(graph: Graph) -> list[Group]:
-    """The kernels of a lowered graph, those of a single operator left out where PyTorch has a good
-    one."""
+    """The kernels of a lowered graph, but none of a single operator that PyTorch has a good kernel for."""
     build = _Build(graph)
     found = [build.group([n]) for n in graph.nodes if n in build.stored and fusible(n)]
     return [g for g in build.together(found) if len(g.computed) > 1 or g.computed[0].target in SLOW]

@@ -145,4 +145,5 @@ def _infeasible(problem: Problem, nodes: list[Hashable], budget: int, leanest: l
         f"{human(problem.needs(leanest[usage.at]))}. Smaller values there, or fewer results that stay to the end, "
         "would lower it.",
         usage.peak,
+        budget,
     )

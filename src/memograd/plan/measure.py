@@ -21,7 +21,7 @@ import torch
 from torch import fx
 from torch.profiler import ProfilerActivity, profile, record_function
 
-from memograd._torch import pytree
+from memograd._torch import pytree, same_draws
 from memograd.bindings import callable_of
 from memograd.draws import rng_state
 from memograd.errors import BackendError, MemogradError, PlanViolationError
@@ -62,6 +62,8 @@ class Trial:
 
 
 Prepare = Callable[[bool], Trial]  # makes up the inputs; if asked to, those that come of kernels by running these
+Calls = dict[Any, Callable[[], Trial]]
+Memory = Callable[[Calls], dict[Any, tuple[int, tuple[int, ...]]]]
 
 _CACHE: dict[Any, Measurement] = {}
 _UNLIKE: dict[Any, str] = {}  # operators whose results are not what graphs say of them, and how
@@ -74,7 +76,7 @@ def measure(storages: Storages) -> list[Measurement]:
         for node, entry in zip(storages.graph.placeholders, storages.graph.inputs, strict=True)
         if entry.tensor is not None
     }
-    wanted: dict[Any, Prepare] = {}
+    wanted: dict[bool, dict[Any, Prepare]] = {False: {}, True: {}}  # on the CPU, on CUDA devices
     keys: list[Any] = []
     for k, o in enumerate(storages.operators):
         if o.saves:
@@ -87,10 +89,11 @@ def measure(storages: Storages) -> list[Measurement]:
         key = (form, torch.get_num_threads())
         keys.append(key)
         if key not in _CACHE:
-            wanted.setdefault(key, prepare)
+            wanted[_on_cuda(o.node)].setdefault(key, prepare)
     # as backends run: oneDNN's LSTM keeps its workspace only where gradients are enabled
-    with torch.enable_grad(), torch.random.fork_rng():
-        _measure(wanted)
+    with torch.enable_grad(), same_draws():
+        _measure(wanted[False], _cpu_memory)
+        _measure(wanted[True], _cuda_memory)
     for o, (form, _) in zip(storages.operators, keys, strict=True):
         if form in _UNLIKE and feeds_kernel(o.node):
             raise BackendError(
@@ -101,10 +104,14 @@ def measure(storages: Storages) -> list[Measurement]:
     return [m or _modelled(o) for m, o in zip(found, storages.operators, strict=True)]
 
 
-def _measure(wanted: dict[Any, Prepare]) -> None:
+def _on_cuda(node: fx.Node) -> bool:
+    return any(t.is_cuda for n in (node, *node.all_input_nodes) for t in tensors_of(n))
+
+
+def _measure(wanted: dict[Any, Prepare], memory: Memory) -> None:
     for run in (False, True):  # pivots, or saved statistics: what only another kernel can make up
         calls = {key: partial(prepare, run) for key, prepare in wanted.items() if key not in _CACHE}
-        for key, (workspace, results) in _memory(calls).items() if calls else ():
+        for key, (workspace, results) in memory(calls).items() if calls else ():
             _CACHE[key] = Measurement(_seconds(calls[key]().run), workspace, results)
 
 
@@ -114,18 +121,14 @@ def _seconds(call: Callable[[], Any]) -> float:
     while len(times) < _TRIALS and sum(times) < _ENOUGH:
         start = time.perf_counter()
         call()
-        if torch.cuda.is_available():
+        if torch.cuda.is_initialized():
             torch.cuda.synchronize()
         times.append(time.perf_counter() - start)
     return min(times)
 
 
-def _memory(calls: dict[Any, Callable[[], Trial]]) -> dict[Any, tuple[int, tuple[int, ...]]]:
-    """(workspace, bytes of each result) of every call. On the CPU PyTorch's profiler sees each allocation."""
-    if torch.cuda.is_available():
-        return {
-            k: m for k, prepare in calls.items() if (m := _attempt(lambda p=prepare: _cuda_memory(p()))) is not None
-        }
+def _cpu_memory(calls: Calls) -> dict[Any, tuple[int, tuple[int, ...]]]:
+    """(workspace, bytes of each result) of every call: PyTorch's profiler sees each allocation."""
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # the profiler's library reports every start and stop on stderr
     results: list[tuple[int, ...] | None] = []
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as watched:
@@ -168,7 +171,13 @@ def _peaks(watched: profile) -> list[int]:
     return peaks
 
 
-def _cuda_memory(call: Trial) -> tuple[int, tuple[int, ...]]:
+def _cuda_memory(calls: Calls) -> dict[Any, tuple[int, tuple[int, ...]]]:
+    """The same of the allocator's own statistics."""
+    found = {key: _attempt(lambda p=prepare: _cuda_peak(p())) for key, prepare in calls.items()}
+    return {key: m for key, m in found.items() if m is not None}
+
+
+def _cuda_peak(call: Trial) -> tuple[int, tuple[int, ...]]:
     torch.cuda.synchronize()
     torch.cuda.reset_peak_memory_stats()
     before = torch.cuda.memory_allocated()

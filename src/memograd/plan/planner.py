@@ -94,4 +94,5 @@ def _infeasible(found: Storages, problem: Problem, budget: int, leanest: Sequenc
         "parameters, buffers, optimizer state and inputs. A smaller batch, a smaller largest layer, a lower precision "
         "or an optimizer with less state would lower it.",
         usage.peak,
+        budget,
     )

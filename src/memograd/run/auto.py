@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from memograd._torch import same_draws
 from memograd.errors import BackendError
 from memograd.graph import Graph
 from memograd.plan.plan import Plan
@@ -87,11 +88,11 @@ BACKENDS: dict[str, Callable[[Graph], Eager]] = {"eager": Eager, "inductor": Ind
 def _seconds(backend: Eager, flat: Sequence[Any]) -> float:
     """Best time of a few pure runs; the generators' states are put back."""
     times = []
-    with torch.random.fork_rng():
+    with same_draws():
         for _ in range(_TRIALS):
             start = time.perf_counter()
             backend.compute(flat)
-            if torch.cuda.is_available():
+            if torch.cuda.is_initialized():
                 torch.cuda.synchronize()
             times.append(time.perf_counter() - start)
     return min(times)

@@ -1,0 +1,84 @@
+"""What does not fit in one form of a step is tried in the next."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+import memograd as mg
+from memograd import pipeline
+from memograd.graph import Graph
+from memograd.pipeline import capture, differentiate
+from memograd.plan import planner
+
+REFUSED = (mg.BudgetInfeasibleError("in one layout", 900, 800), mg.BudgetInfeasibleError("in the other", 850, 800))
+
+
+def graph() -> Graph:
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 2, 3))
+    return differentiate(capture(lambda x: net(x).square().mean(), torch.randn(2, 3, 9, 9)))
+
+
+class Refusing:
+    """A planner that refuses at first; ``asked`` for (channels of the first image last, budget)."""
+
+    def __init__(self, refusals: tuple[Exception, ...], plan: Callable[..., Any]) -> None:
+        self.refusals, self.plan, self.asked = [*refusals], plan, []
+
+    def __call__(self, graph: Graph, budget: Any, at_least: int) -> Any:
+        image: Any = next(n for n in graph.nodes if n.target is torch.ops.aten.convolution.default).args[0]
+        self.asked.append((image.meta["val"].is_contiguous(memory_format=torch.channels_last), budget))
+        if self.refusals:
+            raise self.refusals.pop(0)
+        return self.plan(graph, "100%", at_least)
+
+
+@pytest.fixture
+def refusing(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Refusing]:
+    def prepare(*refusals: Exception) -> Refusing:
+        made = Refusing(refusals, planner.make_plan)
+        monkeypatch.setattr(planner, "make_plan", made)
+        monkeypatch.setattr(pipeline, "layouts", lambda _: (False, True))
+        return made
+
+    return prepare
+
+
+def test_what_does_not_fit_in_one_layout_is_planned_in_the_other(refusing: Callable[..., Refusing]) -> None:
+    tried = refusing(REFUSED[0])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        pipeline.plan(graph(), "50%", fused=True)
+    assert tried.asked == [(False, "50%"), (True, 800)], "a share is a share of what the first layout takes"
+
+
+def test_what_does_not_fit_in_kernels_runs_operator_by_operator(refusing: Callable[..., Refusing]) -> None:
+    tried = refusing(*REFUSED)
+    with pytest.warns(UserWarning, match="operator by operator: in one layout"):
+        pipeline.plan(graph(), "50%", fused=True)
+    assert tried.asked == [(False, "50%"), (True, 800), (False, 800)]
+
+
+def test_what_fits_in_no_form_is_refused_with_the_least_that_would_do(refusing: Callable[..., Refusing]) -> None:
+    refusing(*REFUSED, mg.BudgetInfeasibleError("of single operators", 1000, 800))
+    with pytest.raises(mg.BudgetInfeasibleError, match="in the other") as error:
+        pipeline.plan(graph(), "50%", fused=True)
+    assert (error.value.floor_bytes, error.value.budget_bytes) == (850, 800)
+
+
+def test_a_refusal_says_what_was_asked_for() -> None:
+    with pytest.raises(mg.BudgetInfeasibleError) as error:
+        pipeline.plan(graph(), "1KiB")
+    assert error.value.budget_bytes == 1024 < error.value.floor_bytes
+
+
+def test_a_step_that_cannot_be_planned_is_not_tried_twice(refusing: Callable[..., Refusing]) -> None:
+    tried = refusing(mg.PlanViolationError("an operator hides a view"))
+    with pytest.raises(mg.PlanViolationError, match="hides a view"):
+        pipeline.plan(graph(), "50%", fused=True)
+    assert len(tried.asked) == 1
