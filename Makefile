@@ -39,11 +39,14 @@ demo: $(VENV)/.data
 	$(BIN)/memograd train cnn
 	$(BIN)/memograd train rnn
 
+# several processes, each with all threads: threads that wait must not keep the others from running
+test test-all: export OMP_WAIT_POLICY := passive
+
 test: $(VENV)/.dev
-	$(BIN)/pytest -m "not slow"
+	$(BIN)/pytest -n auto --maxprocesses 4 -m "not slow"
 
 test-all: $(VENV)/.dev
-	$(BIN)/pytest
+	$(BIN)/pytest -n auto --maxprocesses 4
 
 sweep: $(VENV)/.dev
 	$(BIN)/memograd check --opinfo --all --record
