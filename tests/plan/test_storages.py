@@ -42,6 +42,37 @@ def test_residents_are_counted_once_and_writes_wait_for_readers() -> None:
     assert dropout in found.once and set(writes.values()) <= found.once, "a small mask is kept"
 
 
+def test_statistics_wait_and_parameters_do_not() -> None:
+    """Who reads the old statistics could not run again behind their write; gradients would pile up behind late ones."""
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 49, 5))
+    optimizer = optim.SGD(net.parameters(), lr=0.1)
+    graph, _ = step_graph(net, nn.CrossEntropyLoss(), optimizer, torch.randn(8, 3, 9, 9), torch.zeros(8).long())
+    found = storages(graph)
+    written = [o.into.name for o in found.operators if o.into is not None]
+    assert written[-2:] == ["model_1_running_mean", "model_1_running_var"], written
+    assert len(written) == 9 and found.operators[-3].into is not None, "all parameters before them"
+    weight = next(k for k, o in enumerate(found.operators) if o.into is not None and o.into.name == "model_4_weight")
+    assert any(o.phase == "backward" for o in found.operators[weight:]), "it did not wait for the other gradients"
+
+
+class Memory(nn.Module):
+    """Writes more than it computes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("seen", torch.zeros(500, 6))
+        self.line = nn.Linear(6, 6)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.seen.add_(1.0)  # pyright: ignore[reportCallIssue]
+        return self.line(self.line(x).tanh()).sum()
+
+
+def test_a_large_buffer_is_written_soon() -> None:
+    found = storages(lower(capture(Memory(), torch.randn(4, 6))))
+    assert any(o.into is not None for o in found.operators[:2]), [o.name for o in found.operators]
+
+
 def test_a_swap_in_place_keeps_its_order() -> None:
     def swap(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
         old = a.clone()

@@ -60,7 +60,7 @@ class Storages:
     Attributes:
         graph: without marks (lowered).
         operators: those that allocate, and the writes, in the order of the graph; but each parameter's update comes as
-            soon as it can, so that gradients do not pile up.
+            soon as it can, so that gradients do not pile up, and running statistics are written last.
         owner: node -> the value (number of a storage) that it is or looks at; None for what the inputs own.
         values: value -> the node that is it: the operator's own, or a ``getitem`` (None when nobody picks it).
         outputs, reads: values of each operator.
@@ -258,11 +258,21 @@ class _Build:
                 self.reads_input.setdefault(self.origin[n], []).append(number)
 
     def order(self) -> list[int]:
-        """The operators with each update as early as it can come."""
-        updates = [o.into is not None or "update_of" in o.node.meta for o in self.operators]
+        """The operators with each update as early as it can come; statistics are written at the end."""
+        updates = [self._is_update(o) for o in self.operators]
         producer = {v: k for k, values in enumerate(self.outputs) for v in values}
         needs = [[producer[v] for v in reads] for reads in self.reads]
         for k, o in enumerate(self.operators):
             if o.into is not None:
                 needs[k] += [u for u in self.reads_input.get(o.into, ()) if u != k]
         return early(needs, updates)
+
+    def _is_update(self, operator: Operator) -> bool:
+        """Whether to write soon. Behind a statistic of the forward pass nobody who reads the old one can run again: it
+        waits if it is smaller than what they compute."""
+        meta = operator.node.meta
+        if operator.into is None or "update_of" in meta or "adjoint_of" in meta:
+            return operator.into is not None or "update_of" in meta
+        readers = self.reads_input.get(operator.into, ())
+        made = sum(self.sizes[v] for k in readers for v in self.outputs[k])
+        return bytes_of(operator.node.meta["val"]) >= made
