@@ -19,8 +19,8 @@ from memograd.plan.search import anneal, fit, reorder
 
 EFFORT = 800 if COMPILED else 20  # steps of the search for each operator
 SMALL, MOST = 500, 750  # operators: smaller problems are over soon and get the steps of larger ones, and none gets more
+MEDIUM, LARGE = 600, 1500  # operators; beyond, the number of steps falls as each of them takes longer
 T = TypeVar("T")
-LARGE = 1500  # operators; beyond, the number of steps falls as each of them takes longer
 
 
 def solve(
@@ -39,7 +39,7 @@ def solve(
     if len(base) > LARGE:
         steps = effort * LARGE * LARGE // len(base) // 2
         return _cheapest(problem, [best, *_polished(problem, best or base, budget, steps)], budget)
-    steps = effort * min(len(base) + SMALL, MOST)
+    steps = effort * min(len(base) + SMALL, MOST) * min(len(base), MEDIUM) // max(len(base), 1)
     orders = _together([partial(reorder, problem, base, budget, steps // 10, heat=heat) for heat in (1.0, 10.0)])
     best = _cheapest(problem, [*orders, best], budget)
     if best is None or not _cannot_improve(problem, best):
