@@ -69,6 +69,15 @@ def test_masks_are_drawn_in_the_order_of_the_program() -> None:
     assert all(images(made)) and torch.equal(*zeros)
 
 
+def test_sequences_beside_images_stay_as_they_are() -> None:
+    images, sequence = nn.Conv2d(3, 4, 3), nn.Conv1d(4, 2, 3)
+    graph = lower(differentiate(capture(lambda x: sequence(images(x).flatten(2)).sum(), torch.randn(2, 3, 9, 9))))
+    made = layout.channels_last(graph)
+    flat = [t.detach() for t in graph.bind((torch.randn(2, 3, 9, 9),), {})]
+    for ours, theirs in zip(made.function(*flat), graph.function(*flat), strict=True):
+        torch.testing.assert_close(ours, theirs)
+
+
 def test_time_is_measured_in_both_layouts() -> None:
     graph, _ = step()
     form = next((n.target, layout._form(n)) for n in graph.nodes if n.target in layout._OPERANDS)

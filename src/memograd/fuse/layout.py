@@ -52,6 +52,8 @@ def _is_slower(convolutions: list[fx.Node]) -> bool:
 
 def _on_channels_last(target: Any, count: int) -> Callable[..., Any]:
     def call(*args: Any) -> Any:
+        if args[0].dim() != 4:  # sequences and volumes stay as they are
+            return target(*args)
         images = [x.contiguous(memory_format=torch.channels_last) for x in args[:count]]
         return target(*images, *args[count:])
 
