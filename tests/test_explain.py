@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from memograd import NotDifferentiableError, capture
-from memograd.explain import explain, explain_xor
+from memograd.explain.explain import explain, explain_xor
 from memograd.explain.watch import evaluate, jacobian
 
 

@@ -12,9 +12,9 @@ from torch import nn
 
 import memograd as mg
 from memograd import pipeline
-from memograd.graph import Graph
+from memograd.graph.graph import Graph
+from memograd.memory import planner
 from memograd.pipeline import capture, differentiate
-from memograd.plan import planner
 
 REFUSED = (mg.BudgetInfeasibleError("in one layout", 900, 800), mg.BudgetInfeasibleError("in the other", 850, 800))
 

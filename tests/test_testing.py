@@ -6,8 +6,8 @@ import pytest
 import torch
 
 import memograd as mg
-from memograd.differences import central, complex_step, is_analytic
 from memograd.testing import GradientMismatchError, check_grads
+from memograd.verify.differences import central, complex_step, is_analytic
 
 X = torch.randn(3, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
 

@@ -2,6 +2,7 @@
 
 from memograd import rules as _rules  # noqa: F401  (fills the derivative table)
 from memograd import testing
+from memograd.adjoint.products import count_products
 from memograd.errors import (
     BackendError,
     BudgetInfeasibleError,
@@ -16,16 +17,15 @@ from memograd.errors import (
     ProductLimitError,
     RuleError,
 )
-from memograd.graph import Graph
+from memograd.graph.graph import Graph
+from memograd.memory.bare_graphs import plan_graph
+from memograd.memory.plan import Plan
 from memograd.pipeline import capture, differentiate
-from memograd.plan.graphs import plan_graph
-from memograd.plan.plan import Plan
-from memograd.products import count_products
 from memograd.rules.registry import rule
 from memograd.train.loop import train_model
 from memograd.train.planning import plan
 from memograd.train.step import TrainStep
-from memograd.transforms import grad, hessian, hvp, jacrev, jvp, value_and_grad, vjp
+from memograd.transforms.transform import grad, hessian, hvp, jacrev, jvp, value_and_grad, vjp
 
 __version__ = "0.1.0"
 

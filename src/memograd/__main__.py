@@ -2,7 +2,7 @@
 
 import sys
 
-from memograd.cli import main
+from memograd.cli.main import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -9,16 +9,18 @@ from dataclasses import dataclass
 from math import inf
 from typing import Any
 
-from memograd.capture import looking_away, trace
-from memograd.differentiate import default_wrt, targets_of
-from memograd.differentiate import differentiate as recursion
+from memograd.adjoint.expand import expand
+from memograd.adjoint.recursion import default_wrt, targets_of
+from memograd.adjoint.recursion import differentiate as recursion
 from memograd.errors import BackendError, BudgetInfeasibleError, MemogradError, PlanViolationError
-from memograd.expand import expand
-from memograd.fuse import fuse, layouts
-from memograd.graph import Graph, OutputKind
-from memograd.plan.plan import Plan
-from memograd.run.lower import lower
+from memograd.fuse.fuse import fuse
+from memograd.graph.graph import Graph, OutputKind
+from memograd.lower.channels_last import channels_last, layouts
+from memograd.lower.decompose import parts
+from memograd.lower.lower import lower
+from memograd.memory.plan import Plan
 from memograd.simplify import PASSES, dead
+from memograd.tracing.capture import looking_away, trace
 
 
 @dataclass(frozen=True)
@@ -44,7 +46,7 @@ def _staged(name: str, stage: Callable[[], Graph], before: int) -> Graph:
 
 
 def capture(f: Callable[..., Any], *args: Any, **kwargs: Any) -> Graph:
-    """The graph that ``f(*args, **kwargs)`` computes, without dead code. See ``memograd.capture.trace``.
+    """The graph that ``f(*args, **kwargs)`` computes, without dead code. See ``memograd.tracing.capture.trace``.
 
     Args:
         f: an ``nn.Module`` or a function of tensors or pytrees of tensors.
@@ -65,7 +67,7 @@ def capture_for(
     concrete: bool = False,
 ) -> Graph:
     """The same for callers that know which leaves of the arguments they will differentiate, or that use the graph for
-    this one call (``concrete``); see ``memograd.capture.trace``."""
+    this one call (``concrete``); see ``memograd.tracing.capture.trace``."""
     graph = _staged("capture", lambda: trace(f, args, kwargs, wrt, concrete), 0)
     return _staged("dead", lambda: dead(graph), len(graph.nodes))
 
@@ -78,7 +80,7 @@ def differentiate(
     cotangents: OutputKind | None = None,
     limit: int = 100_000,
 ) -> Graph:
-    """The graph that computes ``graph``'s results and its gradients; see ``memograd.differentiate`` for the arguments.
+    """The graph that computes ``graph``'s results and its gradients; arguments: see ``memograd.adjoint.recursion``.
 
     With ``memoize=False`` nothing is simplified, so that the repeated work stays to be seen.
     """
@@ -102,16 +104,15 @@ def simplify(graph: Graph) -> Graph:
 
 
 def plan(graph: Graph, memory_budget: int | str | Plan, at_least: int = 0, fused: bool = False) -> Plan:
-    """A schedule of ``graph`` within ``memory_budget``; see ``memograd.plan.planner`` for arguments and errors.
+    """A schedule of ``graph`` within ``memory_budget``; see ``memograd.memory.planner`` for arguments and errors.
     ``fused``: of compiled kernels rather than of PyTorch's single operators, where that can be trusted and fits."""
-    from memograd.plan.planner import make_plan  # it loads the compiled search: only who plans waits for that
+    from memograd.memory.planner import make_plan  # it loads the compiled search: only who plans waits for that
 
     lowered = lower(graph)
     refusals: list[MemogradError] = []
     for last in layouts(lowered) if fused else ():
         try:
-            made = _staged("fuse", lambda last=last: fuse(lowered, last), len(lowered.nodes))
-            return make_plan(made, memory_budget, at_least)
+            return make_plan(_fused(lowered, last), memory_budget, at_least)
         except BudgetInfeasibleError as error:
             refusals.append(error)
             memory_budget = error.budget_bytes  # a share is one of the first layout's peak
@@ -128,3 +129,10 @@ def plan(graph: Graph, memory_budget: int | str | Plan, at_least: int = 0, fused
     if refusals and not isinstance(memory_budget, Plan):
         warnings.warn(f"planned operator by operator: {refusals[0]}", stacklevel=2)
     return made
+
+
+def _fused(lowered: Graph, last: bool) -> Graph:
+    """``lowered`` taken apart and put together as kernels; ``last``: with the channels of images last in memory."""
+    laid = _staged("channels last", lambda: channels_last(lowered), len(lowered.nodes)) if last else lowered
+    apart = _staged("decompose", lambda: parts(laid), len(laid.nodes))
+    return _staged("fuse", lambda: fuse(apart), len(apart.nodes))

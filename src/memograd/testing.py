@@ -9,11 +9,11 @@ from typing import Any, NoReturn
 import torch
 
 from memograd._torch import pytree
-from memograd.blame import first_wrong_operator, inner, random, smooth
-from memograd.differences import Flat, central, complex_step, is_analytic
 from memograd.errors import MemogradError
 from memograd.pipeline import capture_for
-from memograd.transforms import jvp, vjp
+from memograd.transforms.transform import jvp, vjp
+from memograd.verify.blame import first_wrong_operator, inner, random, smooth
+from memograd.verify.differences import Flat, central, complex_step, is_analytic
 
 Tensor = torch.Tensor
 

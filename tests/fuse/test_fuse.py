@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -10,18 +9,17 @@ from typing import Any
 
 import pytest
 import torch
+from budget_models import CASES, Case
 from torch import nn, optim
+from training_steps import allocated, step_graph
 
 import memograd as mg
-from memograd import fuse, kernels
-from memograd.fuse import fuse as fused_graph
-from memograd.fuse import layouts
-from memograd.kernels import Kernel
-from memograd.plan import measure
-
-sys.path.insert(0, str(Path(__file__).parent.parent / "plan"))
-from budget_models import CASES, Case
-from training_steps import allocated, step_graph
+from memograd.fuse import fuse
+from memograd.graph import kernels
+from memograd.graph.kernels import Kernel
+from memograd.lower.channels_last import channels_last, layouts
+from memograd.lower.decompose import parts
+from memograd.memory.costs import measure
 
 
 def made(name: str) -> Case:
@@ -48,7 +46,7 @@ def test_every_kernel_computes_what_its_operators_do(name: str, monkeypatch: pyt
     expected = graph.function(*flat)
     tolerance = 0.05 if name == "autocast" else 2e-4
     for last in layouts(graph):
-        fused = fused_graph(graph, last)
+        fused = fuse.fuse(parts(channels_last(graph) if last else graph))
         assert sum(isinstance(n.target, Kernel) for n in fused.nodes) > 3
         torch.manual_seed(1)
         for ours, theirs in zip(fused.function(*flat), expected, strict=True):

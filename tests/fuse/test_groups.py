@@ -9,9 +9,9 @@ import torch
 from torch import nn
 
 from memograd.fuse.groups import LONGEST, Group, groups
-from memograd.graph import Graph
+from memograd.graph.graph import Graph
+from memograd.lower.lower import lower
 from memograd.pipeline import capture, differentiate
-from memograd.run.lower import lower
 
 
 def graph_of(f: Callable[..., Any], *args: Any) -> Graph:

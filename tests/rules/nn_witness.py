@@ -10,7 +10,7 @@ from torch import nn
 from torch.utils import _pytree as pytree
 
 import memograd as mg
-from memograd.graph import Graph
+from memograd.graph.graph import Graph
 
 TOLERANCE = 1e-10
 

@@ -11,9 +11,9 @@ import torch.nn as nn
 import torch.nn.functional as F
 
 from memograd import rules  # noqa: F401  enters the derivative table
-from memograd.differentiate import differentiate
+from memograd.adjoint.recursion import differentiate
 from memograd.errors import BackendError
-from memograd.graph import Calling, Graph, Input, Output
+from memograd.graph.graph import Calling, Graph, Input, Output
 from memograd.pipeline import capture
 from memograd.run import native
 from memograd.run.native import build

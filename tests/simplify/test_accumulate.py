@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 import memograd as mg
-from memograd.graph import Graph
+from memograd.graph.graph import Graph
 from memograd.simplify.accumulate import accumulate
 
 

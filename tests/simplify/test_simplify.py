@@ -5,8 +5,8 @@ import torch
 from torch import nn
 
 import memograd as mg
-from memograd.capture import trace
 from memograd.simplify import algebra, common, dead
+from memograd.tracing.capture import trace
 
 aten = torch.ops.aten
 

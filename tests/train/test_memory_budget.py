@@ -16,7 +16,7 @@ from torch.profiler import ProfilerActivity, profile
 from torch.utils.data import DataLoader, TensorDataset
 
 import memograd as mg
-from memograd.plan.plan import Plan
+from memograd.memory.plan import Plan
 
 
 def net() -> nn.Module:

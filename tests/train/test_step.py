@@ -7,7 +7,7 @@ import torch
 from torch import nn, optim
 
 import memograd as mg
-from memograd.signature import Recent
+from memograd.tracing.reuse import Recent
 
 X = torch.tensor([[0, 0], [0, 1], [1, 0], [1, 1]], dtype=torch.float64)
 Y = torch.tensor([[0], [1], [1], [0]], dtype=torch.float64)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 
 if TYPE_CHECKING:
-    from memograd.explain import Explanation, Gradient
+    from memograd.explain.explain import Explanation, Gradient
 
 WIDTH = 100
 

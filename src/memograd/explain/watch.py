@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import fx
 
-from memograd.differentiate import Recursion, entry_of, known, sum_of
-from memograd.graph import Graph
+from memograd.adjoint.recursion import Recursion, entry_of, known, sum_of
+from memograd.graph.graph import Graph
 from memograd.rules.registry import pull_back
 
 Element = tuple[fx.Node, int]  # one number of a node's value, by its flat position

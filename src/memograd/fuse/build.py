@@ -10,12 +10,12 @@ from typing import Any
 import torch
 from torch import fx
 
-from memograd.bindings import name_of
 from memograd.fuse.groups import Group
-from memograd.graph import Graph
-from memograd.kernels import Kernel
+from memograd.graph.bindings import name_of
+from memograd.graph.graph import Graph
+from memograd.graph.kernels import Kernel
+from memograd.graph.printing import describe, expression
 from memograd.ops import is_random
-from memograd.printing import describe, expression
 
 
 def build(graph: Graph, kernels: Mapping[Group, Kernel]) -> Graph:

@@ -16,9 +16,9 @@ from typing import Any
 import torch
 from torch import fx
 
-from memograd.graph import Graph
+from memograd.graph.graph import Graph
+from memograd.graph.views import is_view, tensors_of, viewed
 from memograd.ops import is_random
-from memograd.views import is_view, tensors_of, viewed
 
 aten = torch.ops.aten
 LONGEST = 48  # operators computed inside a kernel: longer ones take long to compile

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from memograd.recipes import Settings
 from memograd.recipes.images import train_digits
 from memograd.recipes.models import SimpleCNN
+from memograd.recipes.settings import Settings
 
 
 def train(settings: Settings) -> dict[str, Any]:

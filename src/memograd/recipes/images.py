@@ -10,7 +10,8 @@ from torch import nn, optim
 from torch.utils.data import DataLoader, TensorDataset
 
 from memograd.errors import DataError
-from memograd.recipes import Settings, curve, data, of_plan, say_plan
+from memograd.recipes import curve, data
+from memograd.recipes.settings import Settings, of_plan, say_plan
 from memograd.train import checkpoint
 from memograd.train.loop import train_model
 

@@ -16,9 +16,10 @@ import torch
 from torch import nn, optim
 
 from memograd.errors import DataError
-from memograd.plan.plan import Plan
-from memograd.recipes import Settings, curve, data, of_plan, say_plan
+from memograd.memory.plan import Plan
+from memograd.recipes import curve, data
 from memograd.recipes.models import SimpleNN
+from memograd.recipes.settings import Settings, of_plan, say_plan
 from memograd.train import checkpoint
 from memograd.train.step import TrainStep
 

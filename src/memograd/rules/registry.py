@@ -187,7 +187,14 @@ def _enter(target: Any, kind: str, function: Rule | None, formula: str, latex: s
     else:
         caller = next(f for f in _callers() if f.f_code.co_filename != __file__)
         path, line = caller.f_code.co_filename, caller.f_lineno
-    _TABLE[target] = Entry(target, kind, function, formula, latex, f"{os.path.basename(path)}:{line}")
+    _TABLE[target] = Entry(target, kind, function, formula, latex, f"{_below_rules(path)}:{line}")
+
+
+def _below_rules(path: str) -> str:
+    """The path of one of our own rule files from ``rules/`` on; of another program's file the whole path, so that the
+    two are never taken for each other."""
+    own = os.path.dirname(os.path.abspath(__file__)) + os.sep
+    return path.removeprefix(own).replace(os.sep, "/")
 
 
 def _callers() -> Iterator[FrameType]:

@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 
-from memograd.graph import Graph, run
-from memograd.run.lower import lower
+from memograd.graph.graph import Graph, run
+from memograd.lower.lower import lower
 
 
 class Eager:

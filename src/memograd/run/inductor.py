@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from memograd.errors import BackendError
-from memograd.graph import Graph
+from memograd.graph.graph import Graph
 from memograd.run.eager import Eager
 
 

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 
 from memograd.errors import BackendError
-from memograd.graph import Graph, load, run
-from memograd.plan.plan import Plan
+from memograd.graph.graph import Graph, load, run
+from memograd.memory.plan import Plan
 from memograd.run.eager import Eager
 
 

@@ -2,7 +2,7 @@
 
 from memograd.simplify.accumulate import accumulate
 from memograd.simplify.algebra import algebra
-from memograd.simplify.common import common
+from memograd.simplify.common_subexpressions import common
 from memograd.simplify.dead import dead
 
 PASSES = (algebra, common, dead, accumulate)

@@ -7,8 +7,8 @@ from __future__ import annotations
 import torch
 from torch import fx
 
-from memograd.graph import Graph
-from memograd.mutation import is_view
+from memograd.graph.graph import Graph
+from memograd.tracing.mutation import is_view
 
 
 def accumulate(graph: Graph) -> Graph:

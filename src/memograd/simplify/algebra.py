@@ -15,7 +15,7 @@ import torch
 from torch import fx
 
 from memograd import ops
-from memograd.graph import Graph
+from memograd.graph.graph import Graph
 
 aten = torch.ops.aten
 _ONES = (aten.ones_like.default, aten.ones.default)

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import fx
 
-from memograd.graph import Graph
+from memograd.graph.graph import Graph
 from memograd.ops import is_random
 
 aten = torch.ops.aten

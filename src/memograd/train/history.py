@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, overload
 
-from memograd.plan.plan import Plan
+from memograd.memory.plan import Plan
 
 
 @dataclass

@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from memograd._torch import pytree
 from memograd.errors import DataError, MemogradError
-from memograd.plan.plan import Plan
+from memograd.memory.plan import Plan
 from memograd.train import checkpoint as checkpoints
 from memograd.train.history import History
 from memograd.train.step import TrainStep

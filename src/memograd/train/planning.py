@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from memograd.memory.plan import Plan
 from memograd.pipeline import capture_for, differentiate
 from memograd.pipeline import plan as schedule
-from memograd.plan.plan import Plan
 from memograd.train.step import Objective
 
 

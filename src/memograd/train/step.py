@@ -10,11 +10,11 @@ import torch
 from torch import nn, optim
 
 from memograd.errors import GraphError
-from memograd.graph import Graph
+from memograd.graph.graph import Graph
+from memograd.memory.plan import Plan
 from memograd.pipeline import capture_for, differentiate, plan, simplify
-from memograd.plan.plan import Plan
-from memograd.run.auto import Choice, choose, choose_planned
-from memograd.signature import SIMPLE, Recent, ambient, signature
+from memograd.run.choose import Choice, choose, choose_planned
+from memograd.tracing.reuse import SIMPLE, Recent, ambient, signature
 from memograd.train.update import Update, why_not
 
 

@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch import fx, optim
 
-from memograd.graph import Graph, Input, Output
-from memograd.tracer import Tracer
+from memograd.graph.graph import Graph, Input, Output
+from memograd.tracing.tracer import Tracer
 
 Tensor = torch.Tensor
 State = dict[str, Tensor]

@@ -14,7 +14,7 @@ compiled by the machine's own compiler into a library that is loaded with ctypes
 from __future__ import annotations
 
 from memograd.errors import BackendError
-from memograd.graph import Graph
+from memograd.graph.graph import Graph
 from memograd.run.native import build, emit, kernels, nn, pointwise, reduce  # noqa: F401  they enter their operators
 from memograd.run.native.program import Program
 

@@ -17,7 +17,7 @@ import torch
 from torch import fx
 
 from memograd.errors import BackendError
-from memograd.graph import Graph
+from memograd.graph.graph import Graph
 from memograd.run.native.values import (
     C_TYPES,
     Body,

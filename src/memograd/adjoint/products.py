@@ -1,0 +1,59 @@
+"""How many products the chain rule forms, with and without memory: counted, not run.
+
+A *product* is one adjoint times one local derivative: one edge of the graph, walked once. The memoized recursion walks
+every edge on a path from the loss to an input of interest exactly once. The naive one walks edge (v, u) once for every
+path from u to the loss, so with N(v) = products to form adjoint(v) from nothing::
+
+    N(loss) = 0          N(v) = sum over consumers u of v: 1 + N(u)
+
+which is itself a recursion with a table.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from torch import fx
+
+from memograd.adjoint.activity import active_nodes, is_smooth, operands
+from memograd.graph.graph import Graph
+
+
+@dataclass(frozen=True)
+class Products:
+    """Exact counts: ``naive`` (once for every path) and ``memoized`` (once for every edge)."""
+
+    naive: int
+    memoized: int
+
+
+def count_products(graph: Graph, wrt: Sequence[str] | None = None, of: str | None = None) -> Products:
+    """Products the recursion forms for the gradients of ``graph``'s first result (or of the one named ``of``).
+
+    Args:
+        wrt: names of inputs; default as in ``differentiate``.
+    """
+    names = wrt if wrt is not None else _default(graph)
+    sources = list(dict.fromkeys(graph.placeholder(n) for n in names))
+    outputs = [i for i, o in enumerate(graph.outputs) if (o.name == of if of else o.kind == "output")][:1]
+    results = [graph.results[i] for i in outputs]
+    order = active_nodes(sources, results)
+    active = set(order)
+    naive: dict[fx.Node, int] = {}
+    memoized = 0
+    for v in reversed(order):
+        naive.setdefault(v, 0)
+        if v.op != "call_function":
+            continue
+        for operand in operands(v):
+            if operand in active:
+                memoized += 1
+                naive[operand] = naive.get(operand, 0) + 1 + naive[v]
+    return Products(sum(naive.get(s, 0) for s in sources), memoized)
+
+
+def _default(graph: Graph) -> list[str]:
+    pairs = list(zip(graph.inputs, graph.placeholders, strict=True))
+    wanted = [i.name for i, _ in pairs if i.kind == "parameter" and i.tensor is not None and i.tensor.requires_grad]
+    return wanted or [i.name for i, n in pairs if i.kind == "input" and is_smooth(n)]

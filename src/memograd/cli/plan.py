@@ -1,0 +1,131 @@
+"""``memograd plan``: how a user's own model fits a byte budget, without training it."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import os
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from memograd.errors import DataError, MemogradError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+SUMMARY = "Plan a model's forward and backward pass within a byte budget."
+
+
+def options(command: argparse.ArgumentParser) -> None:
+    """The command's own options."""
+    command.add_argument(
+        "factory",
+        metavar="PACKAGE.MODULE:FACTORY",
+        help="a function without arguments that returns (model, args) or (model, criterion, args)",
+    )
+    command.add_argument(
+        "--budget", required=True, type=budget, help="2GiB, 600MB, bytes, or 50%% of what it takes without a plan"
+    )
+    command.add_argument(
+        "--backend", default="eager", choices=["eager", "inductor"], help="of single operators, or of fused kernels"
+    )
+    command.add_argument("--plot", type=Path, metavar="FILE", help="draw the memory over the step (.svg, .png, .pdf)")
+    command.add_argument("--save", type=Path, metavar="FILE", help="write the plan, for memory_budget=Plan.from_json()")
+
+
+def run(a: argparse.Namespace) -> int:
+    """Plan, print, draw and save."""
+    from memograd.train.planning import plan_for
+
+    made = load(a.factory)
+    found = plan_for(made.model, made.args, dict(made.options), made.criterion, a.budget, a.backend == "inductor")
+    if a.plot:
+        found.plot(a.plot)
+    if a.save:
+        a.save.write_text(found.to_json() + "\n", encoding="utf-8")
+    files = [str(f) for f in (a.plot, a.save) if f]
+    if a.json:
+        print(json.dumps({**found.numbers(), "files": files, "plan": json.loads(found.to_json())}))
+    elif not a.quiet:
+        print(found)
+        if files:
+            print(f"wrote {', '.join(files)}")
+    return 0
+
+
+def budget(text: str) -> str:
+    """An option's value that can be read as a budget."""
+    from memograd.memory.budget import parse_budget
+
+    try:
+        parse_budget(text, 100)
+    except DataError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+    return text
+
+
+@dataclass(frozen=True)
+class Made:
+    """What a factory returned."""
+
+    model: nn.Module
+    criterion: Callable[..., Any] | None
+    args: tuple[Any, ...]
+    options: Mapping[str, Any]
+
+
+def load(name: str) -> Made:
+    """Call the factory ``PACKAGE.MODULE:FACTORY``; modules in the current directory can be imported.
+
+    Raises:
+        MemogradError: there is no such module or function, it raised, or it returned something else.
+    """
+    module, colon, attribute = name.partition(":")
+    if not (colon and module and attribute):
+        raise MemogradError(f"{name!r} names no factory: write PACKAGE.MODULE:FACTORY, for example models:small")
+    factory = getattr(_imported(module), attribute, None)
+    if not callable(factory):
+        raise MemogradError(f"module {module} has no function {attribute!r}")
+    try:
+        made = factory()
+    except Exception as error:
+        raise MemogradError(f"{name}() raised {type(error).__name__}: {error}") from error
+    return _understood(name, made)
+
+
+def _imported(module: str) -> Any:
+    sys.path.insert(0, os.getcwd())
+    try:
+        return importlib.import_module(module)
+    except Exception as error:
+        missing = error.name if isinstance(error, ModuleNotFoundError) else None
+        if missing and f"{module}.".startswith(f"{missing}."):
+            raise MemogradError(
+                f"there is no module {missing!r}, neither installed nor in the current directory"
+            ) from error
+        raise MemogradError(f"importing {module} raised {type(error).__name__}: {error}") from error
+    finally:
+        sys.path.remove(os.getcwd())
+
+
+def _understood(name: str, made: Any) -> Made:
+    from torch import nn
+
+    expected = f"{name}() must return (model, args) or (model, criterion, args), with args a tuple (or a dict)"
+    if not isinstance(made, tuple) or len(made) not in (2, 3):
+        size = f" of {len(made)}" if isinstance(made, tuple) else ""
+        raise MemogradError(f"{expected}, but it returned a {type(made).__name__}{size}")
+    model, criterion, args = made[0], made[1] if len(made) == 3 else None, made[-1]
+    if not isinstance(model, nn.Module):
+        raise MemogradError(f"{expected}; its model is a {type(model).__name__}, not an nn.Module")
+    if criterion is not None and not callable(criterion):
+        raise MemogradError(f"{expected}; its criterion is a {type(criterion).__name__}, which cannot be called")
+    if isinstance(args, Mapping):
+        return Made(model, criterion, (), args)
+    if not isinstance(args, (tuple, list)):
+        raise MemogradError(f"{expected}; its args are a {type(args).__name__}")
+    return Made(model, criterion, tuple(args), {})

@@ -1,0 +1,53 @@
+"""From ATen operators to fused kernels, for backends that compile: a graph in, a graph out, like every stage."""
+
+from __future__ import annotations
+
+import warnings
+from collections import Counter
+from collections.abc import Mapping
+
+from memograd.errors import BackendError
+from memograd.fuse.build import build, kernel_of
+from memograd.fuse.groups import SLOW, Group, bytes_in, groups
+from memograd.graph.graph import Graph
+from memograd.graph.kernels import Kernel
+
+_WORTH = 2e-4  # seconds a step: what a kernel must save in all its places to be worth compiling
+_FAILURES = 3
+_BYTES_A_SECOND, _OVERHEAD = 5e9, 3e-6  # what an operator costs that is not fused
+
+
+def fuse(graph: Graph) -> Graph:
+    """A lowered graph with its pointwise operators and sums in compiled kernels. Compiling takes a second or two for
+    each kernel that is new to this machine; what cannot be compiled stays as it is, with a warning."""
+    kernels = {group: kernel_of(group) for group in groups(graph)}
+    saved: Counter[Kernel] = Counter()
+    for group, kernel in kernels.items():
+        saved[kernel] += _saves(group)  # pyright: ignore[reportArgumentType]
+    samples = {kernel: group for group, kernel in kernels.items() if saved[kernel] >= _WORTH}
+    compiled = _compiled(samples)
+    return build(graph, {group: kernel for group, kernel in kernels.items() if kernel in compiled})
+
+
+def _saves(group: Group) -> float:
+    """Seconds: reading and writing what is now computed inside, and calling it."""
+    inside = [n for n in group.computed if n not in group.results]
+    slow = sum(sum(map(bytes_in, n.all_input_nodes)) for n in group.computed if n.target in SLOW)
+    return slow / _BYTES_A_SECOND + sum(2 * bytes_in(n) / _BYTES_A_SECOND + _OVERHEAD for n in inside)
+
+
+def _compiled(samples: Mapping[Kernel, Group]) -> set[Kernel]:
+    """Those kernels that Inductor can compile. It is given up after a few failures: there may be no compiler."""
+    done: set[Kernel] = set()
+    errors: list[BackendError] = []
+    for kernel, group in samples.items():
+        try:
+            kernel.compile([n.meta["val"] for n in group.operands])
+            done.add(kernel)
+        except BackendError as error:
+            errors.append(error)
+            if len(errors) >= _FAILURES and not done:
+                break
+    if errors:
+        warnings.warn(f"{len(samples) - len(done)} kernels run operator by operator: {errors[0]}", stacklevel=2)
+    return done

@@ -1,0 +1,126 @@
+"""Graphs as straight-line Python: what `graph.code` shows and what the eager backend runs is the same text."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Iterable
+from keyword import iskeyword
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import fx
+
+from memograd.graph.bindings import form_of, name_of
+
+if TYPE_CHECKING:
+    from memograd.graph.graph import Graph
+
+HEADER = """import torch
+import memograd.tracing.functions
+from torch import device, inf, nan
+
+aten = torch.ops.aten
+"""
+
+
+def annotated(graph: Graph, name: str = "graph") -> str:
+    """The graph as one runnable Python function of the flat inputs, with comments: which module and source line each
+    line comes from, and whose adjoint it is."""
+    lines = [HEADER, *definitions(graph.nodes), f"def {name}({', '.join(n.name for n in graph.placeholders)}):"]
+    for node, entry in zip(graph.placeholders, graph.inputs, strict=True):
+        lines.append(f"    # {node.name}: {entry.kind} {entry.name!r}, {describe(node.meta['val'])}")
+    marker: tuple[Any, ...] = ()
+    for node in graph.nodes:
+        if (heading := _heading(node)) != marker:
+            marker = heading
+            lines.append(f"    # {' | '.join(h for h in heading if h)}")
+        lines.append(f"    {node.name} = {expression(node)}")
+    kinds = ", ".join(f"{o.kind} {o.name!r}" for o in graph.outputs)
+    lines.append(f"    # returns {kinds}")
+    results = "".join(f"{n.name}, " for n in graph.results)
+    lines.append(f"    return ({results})")
+    return "\n".join(lines) + "\n"
+
+
+def flat_function(name: str, inputs: list[fx.Node], nodes: list[fx.Node], results: list[fx.Node]) -> str:
+    """Source of a function of ``inputs`` that computes ``nodes`` in the order given, frees each value behind its last
+    use, and returns ``results``."""
+    lines = [HEADER, *definitions(nodes), f"def {name}({', '.join(n.name for n in inputs)}):"]
+    last = last_uses(nodes, results)
+    for node in nodes:
+        lines.append(f"    {node.name} = {expression(node)}")
+        if last[node]:
+            lines.append(f"    del {', '.join(n.name for n in last[node])}")
+    lines.append(f"    return ({''.join(f'{n.name}, ' for n in results)})")
+    return "\n".join(lines) + "\n"
+
+
+def definitions(nodes: Iterable[fx.Node]) -> list[str]:
+    """The fused kernels that ``nodes`` call, as text that defines them."""
+    texts = dict.fromkeys(n.target.text for n in nodes if hasattr(n.target, "text"))  # pyright: ignore[reportFunctionMemberAccess, reportAttributeAccessIssue]
+    return ["from memograd.graph.kernels import fused\n\n", *(f"{text}\n" for text in texts)] if texts else []
+
+
+def last_uses(nodes: list[fx.Node], results: list[fx.Node]) -> dict[fx.Node, list[fx.Node]]:
+    """For each operator the values that nobody reads after it (inputs are the caller's and never listed)."""
+    seen = set(results)
+    own = set(nodes)
+    last: dict[fx.Node, list[fx.Node]] = {}
+    for node in reversed(nodes):
+        last[node] = [n for n in dict.fromkeys((node, *node.all_input_nodes)) if n in own and n not in seen]
+        seen.update(last[node])
+    return last
+
+
+def expression(node: fx.Node, name: Callable[[fx.Node], str] = str) -> str:
+    """The right-hand side that computes ``node``; ``name`` says what its operands are called."""
+    if node.target is operator.getitem:
+        return f"{_literal(node.args[0], name)}[{_literal(node.args[1], name)}]"
+    args = [_literal(a, name) for a in node.args] + [f"{k}={_literal(v, name)}" for k, v in node.kwargs.items()]
+    form = form_of(node)
+    if form == "method":
+        return f"{args[0]}.{name_of(node.target)}({', '.join(args[1:])})"
+    written = f"torch.{name_of(node.target)}" if form == "function" else target_name(node.target)
+    return f"{written}({', '.join(args)})"
+
+
+def target_name(target: Any) -> str:
+    """How the operator is written in Python."""
+    if isinstance(target, torch._ops.OpOverload):
+        text = str(target)
+        packet, _, overload = text.rpartition(".")
+        if iskeyword(overload):  # aten.random.from
+            return f'getattr({packet}, "{overload}")'
+        return text if text.startswith("aten.") else f"torch.ops.{text}"
+    if not hasattr(target, "__qualname__"):  # an application of an autograd.Function, a fused kernel
+        return repr(target)
+    return f"{target.__module__}.{target.__qualname__}"
+
+
+def describe(value: Any) -> str:
+    """``float32[4, 2]``, or for several tensors their list."""
+    if isinstance(value, torch.Tensor):
+        return f"{str(value.dtype).removeprefix('torch.')}{list(value.shape)}"
+    return f"({', '.join(describe(v) for v in value)})" if isinstance(value, (tuple, list)) else repr(value)
+
+
+def _heading(node: fx.Node) -> tuple[str, ...]:
+    meta = node.meta
+    whose = f"adjoint of {meta['adjoint_of']}" if "adjoint_of" in meta else ""
+    whose = f"update of {meta['update_of']}" if "update_of" in meta else whose
+    return (whose, meta.get("module") or "", meta.get("source") or "", meta.get("line") or "")
+
+
+def _literal(value: Any, name: Callable[[fx.Node], str]) -> str:
+    if isinstance(value, fx.Node):
+        return name(value)
+    if isinstance(value, (list, tuple)):
+        inner = ", ".join(_literal(v, name) for v in value)
+        return f"[{inner}]" if isinstance(value, list) else f"({inner}{',' if len(value) == 1 else ''})"
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{k!r}: {_literal(v, name)}" for k, v in value.items()) + "}"
+    if isinstance(value, slice):
+        return f"slice({', '.join(_literal(v, name) for v in (value.start, value.stop, value.step))})"
+    if isinstance(value, torch.device):
+        return f"device({str(value)!r})"
+    return repr(value)  # numbers, strings, None, dtypes, layouts and memory formats print as they are written

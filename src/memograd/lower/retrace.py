@@ -1,0 +1,100 @@
+"""A graph recorded anew, with some of its operators replaced: shapes, dtypes and strides are those that follow."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from typing import Any
+
+import torch
+from torch import fx
+
+from memograd.graph.graph import Graph
+from memograd.graph.views import is_view
+from memograd.tracing.tracer import Tracer
+
+aten = torch.ops.aten
+Replacement = Callable[..., Any]
+
+# Operators that compute the same however their operands lie in memory, besides pointwise ones and views.
+_INDIFFERENT = {
+    aten._adaptive_avg_pool2d.default,
+    aten._adaptive_avg_pool2d_backward.default,
+    aten._native_batch_norm_legit_functional.default,
+    aten._to_copy.default,
+    aten.addmm.default,
+    aten.avg_pool2d.default,
+    aten.avg_pool2d_backward.default,
+    aten.bmm.default,
+    aten.cat.default,
+    aten.convolution.default,
+    aten.convolution_backward.default,
+    aten.max_pool2d_with_indices.default,
+    aten.max_pool2d_with_indices_backward.default,
+    aten.mean.dim,
+    aten.mm.default,
+    aten.native_batch_norm_backward.default,
+    aten.sum.dim_IntList,
+    aten.upsample_bilinear2d.default,
+    aten.upsample_bilinear2d_backward.default,
+    aten.upsample_nearest2d.default,
+    aten.upsample_nearest2d_backward.default,
+    aten.var_mean.correction,
+}
+
+
+def retrace(graph: Graph, replaced: Mapping[Any, Replacement]) -> Graph:
+    """``graph`` where every operator that is a key of ``replaced`` is computed by the function there instead.
+
+    What the graph returns keeps the strides it had, and so does what an operator reads that may count on them: random
+    numbers fill memory in its order, attention kernels want rows in one piece.
+    """
+    if not any(n.target in replaced for n in graph.nodes):
+        return graph
+    new = fx.Graph()
+    tracer = Tracer(new)
+    values: dict[fx.Node, Any] = {n: new.node_copy(n) for n in graph.placeholders}
+    with tracer.rules():
+        for node in graph.placeholders:
+            values[node] = tracer.input(values[node])
+        for node in graph.nodes:
+            if node.target is operator.getitem:
+                source, index = node.args
+                values[node] = values[source][index]  # pyright: ignore[reportArgumentType]
+            else:
+                tracer.meta = {k: v for k, v in node.meta.items() if k != "val"}
+                values[node] = _again(node, values, replaced)
+        results = [tracer.node_of(_laid_out(values[n], n.meta["val"])) for n in graph.results]
+    new.output(tuple(results))
+    return graph.with_fx(new).verify()
+
+
+def _again(node: fx.Node, values: Mapping[fx.Node, Any], replaced: Mapping[Any, Replacement]) -> Any:
+    value = node.meta["val"]
+    if node.target is aten.empty_like.default:
+        return torch.empty_strided(value.shape, value.stride(), dtype=value.dtype, device=value.device)
+    target: Any = replaced.get(node.target, node.target)
+    if _is_indifferent(node):
+        args, kwargs = _operands(node, values.__getitem__)
+        with suppress(RuntimeError, ValueError):  # a view of dimensions that do not lie together any more
+            return target(*args, **kwargs)
+    args, kwargs = _operands(node, lambda n: _laid_out(values[n], n.meta["val"]))
+    return target(*args, **kwargs)
+
+
+def _operands(node: fx.Node, read: Callable[[fx.Node], Any]) -> Any:
+    return fx.map_arg((node.args, node.kwargs), read)
+
+
+def _is_indifferent(node: fx.Node) -> bool:
+    pointwise = torch.Tag.pointwise in getattr(node.target, "tags", ())
+    return pointwise or node.target in _INDIFFERENT or is_view(node)
+
+
+def _laid_out(made: Any, like: Any) -> Any:
+    """``made`` with the strides of ``like``."""
+    if not isinstance(like, torch.Tensor) or made.stride() == like.stride() or not made.numel():
+        return made
+    outwards = sorted(range(like.dim()), key=like.stride, reverse=True)
+    return made.permute(outwards).contiguous().permute([outwards.index(d) for d in range(like.dim())])

@@ -1,0 +1,136 @@
+"""A schedule as straight-line Python: recomputations and frees are visible, and this text is what runs.
+
+Each run of an operator gets names of its own (``relu``, then ``relu_again1``). Views are made where they are read, and
+every name is deleted behind its last use, so that a storage dies exactly where the plan says.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from torch import fx
+
+from memograd.graph.printing import HEADER, definitions, expression
+from memograd.graph.views import viewed
+from memograd.memory.costs.storages import Storages
+from memograd.memory.costs.tensors import device_of
+
+_HEADER = HEADER.replace("\n\n", "\nfrom memograd.draws import drawing_from, rng_state\n\n", 1)
+
+
+@dataclass
+class Line:
+    """``target = text``; ``target`` is empty for a write. ``reads`` are the names in it."""
+
+    target: str
+    text: str
+    reads: tuple[str, ...]
+    comment: str = ""
+    inside: str = ""  # a ``with`` statement around it
+
+
+class Emitter:
+    """Writes the lines of a schedule."""
+
+    def __init__(self, storages: Storages) -> None:
+        self.storages = storages
+        self.names: dict[fx.Node, str] = {n: n.name for n in storages.graph.placeholders}
+        self.views: dict[fx.Node, list[fx.Node]] = {}  # made of the present copy of a node
+        self.runs: dict[int, int] = {}
+        self.lines: list[Line] = []
+        self.again: set[int] = set()
+
+    def source(self, schedule: Sequence[int], name: str = "step") -> str:
+        """A function of the graph's flat inputs: it writes mutations into them, and returns the other results."""
+        graph = self.storages.graph
+        self.again = {k for k, runs in Counter(schedule).items() if runs > 1}
+        for number in schedule:
+            self._run(number)
+        kept = [n for n, o in zip(graph.results, graph.outputs, strict=True) if o.kind != "mutation"]
+        results = [self._name(n) for n in kept]
+        parameters = [n.name for n in graph.placeholders]
+        text = [_HEADER, *definitions(graph.nodes), f"def {name}({', '.join(parameters)}):"]
+        for line, dying in zip(self.lines, _dying(self.lines, {*results, *parameters}), strict=True):
+            comment = f"  # {line.comment}" if line.comment else ""
+            indent = "        " if line.inside else "    "
+            text += [f"    with {line.inside}:"] if line.inside else []
+            text.append(f"{indent}{f'{line.target} = ' if line.target else ''}{line.text}{comment}")
+            if dying:
+                text.append(f"    del {', '.join(dying)}")
+        text.append(f"    return ({''.join(f'{r}, ' for r in results)})")
+        return "\n".join(text) + "\n"
+
+    def _run(self, number: int) -> None:
+        what = self.storages.operators[number]
+        if what.into is not None:
+            old, new = what.into.name, self._name(what.node)
+            self.lines.append(Line("", f"{old}.copy_({new})", (new,)))
+            return
+        if what.saves:
+            if self.storages.index[what.node] in self.again:
+                self.lines.append(Line(f"{what.node.name}_state", f"rng_state({device_of(what.node)!r})", ()))
+            return
+        again = self.runs.get(number, 0)
+        self.runs[number] = again + 1
+        suffix = f"_again{again}" if again else ""
+        self._forget(what.node)
+        module = what.node.meta.get("module")
+        comment = f"computed again{f' ({module})' if module else ''}" if again else ""
+        state = f"{what.node.name}_state" if again and number in self.storages.states else ""
+        self._line(what.node, suffix, comment, state)
+        parts = [u for u in what.node.users if u.target is operator.getitem]
+        if isinstance(what.node.meta["val"], (tuple, list)):
+            for part in parts:  # at once, so that the results nobody needs die here
+                self._line(part, suffix)
+
+    def _line(self, node: fx.Node, suffix: str = "", comment: str = "", state: str = "") -> None:
+        inputs = {n: self._name(n) for n in node.all_input_nodes}
+        self.names[node] = node.name + suffix
+        text = expression(node, inputs.__getitem__)
+        reads = (*inputs.values(), *([state] if state else []))
+        inside = f"drawing_from({state}, {device_of(node)!r})" if state else ""
+        self.lines.append(Line(self.names[node], text, reads, comment, inside))
+
+    def _name(self, node: fx.Node) -> str:
+        """The variable that holds ``node`` now; makes the view if it must."""
+        if node not in self.names:
+            base = viewed(node)
+            assert base is not None, f"{node.name} is read before it is computed"
+            self._name(base)
+            self._line(node, self._suffix(node))
+            self.views.setdefault(base, []).append(node)
+        return self.names[node]
+
+    def _suffix(self, node: fx.Node) -> str:
+        """A view is called after the copy it looks at."""
+        origin = node
+        while origin not in self.storages.index and (base := viewed(origin)) is not None:
+            origin = base
+        again = self.runs.get(self.storages.index.get(origin, -1), 1) - 1
+        return f"_again{again}" if again else ""
+
+    def _forget(self, node: fx.Node) -> None:
+        """A new copy makes views of the old one, and its parts, stale."""
+        self.names.pop(node, None)
+        stale = [*self.views.pop(node, []), *(u for u in node.users if u.target is operator.getitem)]
+        for view in stale:
+            self._forget(view)
+
+
+def _dying(lines: Sequence[Line], kept: set[str]) -> list[list[str]]:
+    """For each line the names that no later line reads."""
+    seen = set(kept)
+    found: list[list[str]] = []
+    for line in reversed(lines):
+        names = [n for n in dict.fromkeys((line.target, *line.reads)) if n and n not in seen]
+        seen.update(names)
+        found.append(names)
+    return found[::-1]
+
+
+def source(storages: Storages, schedule: Sequence[int]) -> str:
+    """The Python text that runs ``schedule``."""
+    return Emitter(storages).source(schedule)

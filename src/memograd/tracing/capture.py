@@ -1,0 +1,274 @@
+"""Capture: a callable or ``nn.Module`` and example inputs become a functional ATen graph.
+
+The program runs once on fake tensors under a tracer. Autograd is on, and parameters and the inputs to be differentiated
+require gradients exactly as in a real training step, because programs ask (``torch.is_grad_enabled``,
+``requires_grad``), because some operators refuse a target that does, and because a custom ``autograd.Function`` that
+returns its input shows itself only then.
+
+A program whose shape or control flow depends on values cannot run on fake tensors. ``concrete`` runs it on copies of
+the tensors themselves; the graph is then right for these values only.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, nullcontext
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import fx, nn
+from torch.func import functional_call
+
+from memograd._torch import FAKE, UNSUPPORTED, copy_of, fake_like, needs_data, pytree, quiet, same_draws
+from memograd.errors import CaptureError, DataDependentError, MemogradError
+from memograd.graph.graph import Calling, Graph, Input, InputKind, Output
+from memograd.tracing.closures import Closure, closure_of
+from memograd.tracing.functions import traced
+from memograd.tracing.provenance import raised_at
+from memograd.tracing.tracer import Tracer
+
+_ACTIVE: list[Tracer] = []  # captures under way; an inner one makes the outer ones look away
+
+
+def capturing() -> bool:
+    """True while some program is being captured (so that this call happens inside it)."""
+    return any(not tracer.paused for tracer in _ACTIVE)
+
+
+def needs_values() -> bool:
+    """True inside a capture that runs on values: captures inside it may do so too."""
+    return any(not tracer.paused and tracer.concrete for tracer in _ACTIVE)
+
+
+@contextmanager
+def looking_away() -> Iterator[None]:
+    """Captures under way do not record what happens inside (the making of an inner graph)."""
+    with ExitStack() as stack:
+        for outer in _ACTIVE:
+            stack.enter_context(outer.pause())
+        yield
+
+
+class _Program(nn.Module):
+    """A callable and the modules it closes over, as one module, so that parameters can be swapped in it."""
+
+    def __init__(self, function: Callable[..., Any], modules: Mapping[str, nn.Module]) -> None:
+        super().__init__()
+        self.function = function
+        for name, module in modules.items():
+            self.add_module(name, module)
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        return self.function(*args, **kwargs)
+
+
+def trace(
+    f: Callable[..., Any],
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    wrt: Collection[int] | None = None,
+    concrete: bool = False,
+) -> Graph:
+    """The graph that ``f(*args, **kwargs)`` computes.
+
+    Args:
+        f: an ``nn.Module``, or a function of tensors or pytrees of tensors. Parameters of modules that the function
+            closes over are parameters of the graph. Leaves that are no tensors are baked in.
+        args, kwargs: example inputs; their values do not matter, only structure, shapes, strides, dtypes, devices.
+        wrt: which leaves of ``(args, kwargs)`` may be differentiated, by position. Default: those that require
+            gradients, or all floating-point ones where none does.
+        concrete: run on the values of the example inputs, and let them decide shapes and branches: the graph computes
+            this one call. The state of PyTorch's random generators is left as it was.
+
+    Returns:
+        A functional graph; nodes carry ``val``, ``module`` (dotted path) and ``source`` (``file:line``).
+
+    Raises:
+        DataDependentError: control flow or shapes depend on values, and ``concrete`` is false.
+        CaptureError: the program raised, or an operator cannot be traced.
+    """
+    closure = Closure({"": f}, {}) if isinstance(f, nn.Module) else closure_of(f)
+    with looking_away(), same_draws() if concrete else nullcontext():
+        return _Capture(f, closure, concrete).run(args, kwargs, wrt)
+
+
+class _Capture:
+    def __init__(self, f: Callable[..., Any], closure: Closure, concrete: bool) -> None:
+        self.f = f
+        self.closure = closure
+        self.root = f if isinstance(f, nn.Module) else _Program(f, closure.modules)
+        self.graph = fx.Graph()
+        self.inputs: list[Input] = []
+        self.first_operator: fx.Node | None = None
+        self.tracer = Tracer(self.graph, lift=self._lift, stops=True, concrete=concrete)
+        self.stand_in = copy_of if concrete else fake_like
+
+    def run(self, args: tuple[Any, ...], kwargs: dict[str, Any], wrt: Collection[int] | None) -> Graph:
+        leaves, in_spec = pytree.tree_flatten((args, kwargs))
+        names = leaf_names(self.f, args, kwargs)
+        wrt = _differentiable(leaves) if wrt is None else wrt
+        tensors = self._parameters()
+        flat = [
+            self._input(leaf, name, position in wrt) if isinstance(leaf, torch.Tensor) else leaf
+            for position, (leaf, name) in enumerate(zip(leaves, names, strict=True))
+        ]
+        own_args, own_kwargs = pytree.tree_unflatten(flat, in_spec)
+        out = self._trace(tensors, own_args, own_kwargs)
+        out_leaves, out_spec = pytree.tree_flatten(out)
+        outputs, results, tensor_out = [], [], []
+        for i, leaf in enumerate(out_leaves):
+            if isinstance(leaf, torch.Tensor):
+                results.append(self.tracer.node_of(leaf))
+                outputs.append(Output("output", f"output_{len(outputs)}" if len(out_leaves) > 1 else "output"))
+                tensor_out.append(i)
+        self._mutations(outputs, results)
+        self.graph.output(tuple(results))
+        calling = Calling(
+            in_spec=in_spec,
+            in_leaves=tuple(None if isinstance(x, torch.Tensor) else x for x in leaves),
+            in_names=tuple(names),
+            out_spec=out_spec,
+            out_leaves=tuple(None if isinstance(x, torch.Tensor) else x for x in out_leaves),
+            tensor_in=tuple(i for i, x in enumerate(leaves) if isinstance(x, torch.Tensor)),
+            tensor_out=tuple(tensor_out),
+        )
+        return Graph(self.graph, tuple(self.inputs), tuple(outputs), calling).verify()
+
+    def _trace(self, tensors: dict[str, torch.Tensor], args: Any, kwargs: Any) -> Any:
+        _ACTIVE.append(self.tracer)
+        try:
+            values = nullcontext() if self.tracer.concrete else FAKE
+            with quiet(), values, self.tracer, traced(self.tracer), self.tracer.modules.follow(self.root):
+                return functional_call(self.root, tensors, args, kwargs, strict=False)
+        except MemogradError:
+            raise
+        except UNSUPPORTED as error:
+            raise CaptureError(f"an operator cannot be captured{self._where(error)}: {_first_line(error)}") from error
+        except Exception as error:
+            message = f"{type(error).__name__}: {_first_line(error)}"
+            kind = DataDependentError if needs_data(error) else CaptureError
+            raise kind(f"the program raised while it was captured{self._where(error)}: {message}") from error
+        finally:
+            _ACTIVE.pop()
+
+    def _where(self, error: Exception) -> str:
+        source, line = raised_at(error)
+        module = self.tracer.modules.failed
+        return f"{f' in module {module!r}' if module else ''} at {source} ({line})"
+
+    # -- inputs --------------------------------------------------------------------------------------------------
+
+    def _parameters(self) -> dict[str, torch.Tensor]:
+        """Placeholders for parameters and buffers; tied ones share one. Returns what functional_call swaps in."""
+        own: dict[int, torch.Tensor] = {}
+        swapped: dict[str, torch.Tensor] = {}
+        named: list[tuple[InputKind, str, torch.Tensor]] = []
+        named.extend(("parameter", *p) for p in self.root.named_parameters(remove_duplicate=False))
+        named.extend(("buffer", *b) for b in self.root.named_buffers(remove_duplicate=False))
+        position: dict[int, int] = {}
+        for kind, name, tensor in named:
+            if id(tensor) in position:
+                at = position[id(tensor)]
+                entry = self.inputs[at]
+                self.inputs[at] = Input(entry.kind, entry.name, tensor, (*entry.aliases, name))
+            else:
+                position[id(tensor)] = len(self.inputs)
+                stand_in = self.stand_in(tensor.detach())
+                if kind == "parameter":
+                    stand_in = nn.Parameter(stand_in, requires_grad=tensor.requires_grad)
+                own[id(tensor)] = self._placeholder(Input(kind, name, tensor), stand_in)
+                # the program may also hold the real tensor (a closure, a list): it is the same value
+                self.tracer.alias(tensor, own[id(tensor)])
+            swapped[name] = own[id(tensor)]
+        return swapped
+
+    def _input(self, tensor: torch.Tensor, name: str, differentiable: bool) -> torch.Tensor:
+        if tensor.layout is not torch.strided:
+            message = f"argument {name!r} has layout {tensor.layout}, which cannot be captured"
+            raise CaptureError(f"{message}; use x.to_dense()")
+        self.tracer.offset_inputs |= tensor.storage_offset() != 0
+        stand_in = self.stand_in(tensor.detach())
+        if differentiable:
+            stand_in = _Joined.apply(stand_in, torch.ones((), requires_grad=True))
+        return self._placeholder(Input("input", name, fixed=not differentiable), stand_in)
+
+    def _placeholder(self, entry: Input, stand_in: torch.Tensor) -> torch.Tensor:
+        if self.first_operator is None:
+            self.first_operator = next((n for n in self.graph.nodes if n.op == "call_function"), None)
+        before = self.first_operator
+        with self.graph.inserting_before(before) if before is not None else nullcontext():
+            node = self.graph.placeholder(_identifier(entry.name))
+        self.tracer.document(node, stand_in)
+        if any(entry.name == i.name or entry.name in i.aliases for i in self.inputs):
+            entry = replace(entry, name=f"{entry.name} ({entry.kind})")  # an argument called like a parameter
+        self.inputs.append(entry)
+        return self.tracer.bind(stand_in, node)
+
+    def _lift(self, tensor: torch.Tensor) -> torch.Tensor:
+        """A tensor the program uses without having been given it: a constant, or a parameter if it wants gradients."""
+        kind = "parameter" if tensor.requires_grad and tensor.is_leaf else "constant"
+        name = self.closure.tensors.get(id(tensor)) or f"constant_{sum(i.kind == 'constant' for i in self.inputs)}"
+        return self._placeholder(Input(kind, name, tensor), self.stand_in(tensor.detach()))
+
+    def _mutations(self, outputs: list[Output], results: list[fx.Node]) -> None:
+        """Outputs for the inputs and buffers the program wrote to."""
+        of = {node: entry for node, entry in zip(self.graph.find_nodes(op="placeholder"), self.inputs, strict=True)}
+        for storage in self.tracer.storages():
+            origin = storage.origin
+            if storage.version and origin in of:
+                outputs.append(Output("mutation", of[origin].name))
+                results.append(storage.node)
+
+
+class _Joined(torch.autograd.Function):
+    """``x``, written to by something that requires a gradient: so does ``x`` then, in its own strides and without being
+    a leaf, which the program could not write to."""
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, _: torch.Tensor) -> torch.Tensor:
+        ctx.mark_dirty(x)
+        return x
+
+    @staticmethod
+    def backward(ctx: Any, *adjoints: torch.Tensor) -> Any:
+        raise AssertionError("traced programs are never differentiated by autograd")
+
+
+def _differentiable(leaves: list[Any]) -> set[int]:
+    """What the caller may want to differentiate: what requires gradients, or else all floating-point tensors."""
+    tensors = {i: x for i, x in enumerate(leaves) if isinstance(x, torch.Tensor)}
+    smooth = {i for i, x in tensors.items() if x.is_floating_point() or x.is_complex()}
+    return {i for i in smooth if tensors[i].requires_grad} or smooth
+
+
+def leaf_names(f: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[str]:
+    """A name for each leaf: the parameter's name, then the keys on the way down (``batch.labels``, ``x.0``)."""
+    target = f.forward if isinstance(f, nn.Module) else f
+    try:
+        bound = [
+            p.name
+            for p in inspect.signature(target).parameters.values()
+            if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)
+        ]
+    except (TypeError, ValueError):
+        bound = []
+    names = []
+    for path, _ in pytree.tree_flatten_with_path((args, kwargs))[0]:
+        keys = [str(getattr(k, "key", getattr(k, "idx", getattr(k, "name", k)))) for k in path]
+        if keys[0] == "0":
+            position = int(keys[1])
+            keys[1] = bound[position] if position < len(bound) else f"arg{position}"
+        names.append(".".join(keys[1:]))
+    return names
+
+
+def _identifier(name: str) -> str:
+    """A Python identifier that reads like ``name``."""
+    text = "".join(c if c.isalnum() else "_" for c in name) or "x"
+    return text if not text[0].isdigit() else f"x_{text}"
+
+
+def _first_line(error: BaseException) -> str:
+    return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)

@@ -1,0 +1,96 @@
+"""Where a node comes from: the user's source line and the path of the module that ran it."""
+
+from __future__ import annotations
+
+import linecache
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import nn
+from torch.nn.modules import module as module_hooks
+
+from memograd import errors
+
+# Frames inside these packages are machinery, not the user's program.
+_MACHINERY = tuple(os.path.dirname(os.path.abspath(path)) + os.sep for path in (torch.__file__, errors.__file__))
+_SKIPPED: dict[str, bool] = {}
+
+
+def caller() -> tuple[str, str]:
+    """(``file:line``, the text of that line) of the innermost frame outside torch and memograd."""
+    frame = sys._getframe(1)
+    while frame is not None:
+        if not _is_machinery(frame.f_code.co_filename):
+            return _place(frame.f_code.co_filename, frame.f_lineno)
+        frame = frame.f_back
+    return "<unknown>", ""
+
+
+def raised_at(error: BaseException) -> tuple[str, str]:
+    """The same for the place where ``error`` was raised."""
+    place = ("<unknown>", "")
+    traceback = error.__traceback__
+    while traceback is not None:
+        name = traceback.tb_frame.f_code.co_filename
+        if not _is_machinery(name):
+            place = _place(name, traceback.tb_lineno)
+        traceback = traceback.tb_next
+    return place
+
+
+def _is_machinery(name: str) -> bool:
+    known = _SKIPPED.get(name)
+    if known is None:
+        known = _SKIPPED[name] = name.startswith((*_MACHINERY, "<frozen", "<memograd")) or name == "<string>"
+    return known
+
+
+def _place(name: str, line: int) -> tuple[str, str]:
+    return f"{_short(name)}:{line}", linecache.getline(name, line).strip()
+
+
+def _short(path: str) -> str:
+    """The path without what is the machine's own: relative to the working folder or to site-packages."""
+    for marker in ("site-packages" + os.sep, os.getcwd() + os.sep):
+        if marker in path:
+            return path.split(marker, 1)[1]
+    return os.path.basename(path)
+
+
+class ModuleStack:
+    """Follows which ``nn.Module`` is running, by PyTorch's global forward hooks."""
+
+    def __init__(self) -> None:
+        self._names: dict[int, str] = {}
+        self._stack: list[str] = []
+        self.failed = ""  # the innermost module whose forward raised
+
+    @property
+    def path(self) -> str:
+        """Dotted path of the innermost running module, '' at the top."""
+        return self._stack[-1] if self._stack else ""
+
+    @contextmanager
+    def follow(self, root: nn.Module) -> Iterator[None]:
+        """Track the modules below ``root`` while the context is open."""
+        self._names = {id(m): name for name, m in root.named_modules()}
+        before = module_hooks.register_module_forward_pre_hook(self._enter)
+        after = module_hooks.register_module_forward_hook(self._leave, always_call=True)
+        try:
+            yield
+        finally:
+            before.remove()
+            after.remove()
+            self._stack.clear()
+
+    def _enter(self, module: nn.Module, _args: object) -> None:
+        self._stack.append(self._names.get(id(module), type(module).__name__))
+
+    def _leave(self, module: nn.Module, _args: object, out: object) -> None:
+        if self._stack:
+            left = self._stack.pop()
+            if out is None and not self.failed:  # PyTorch calls this hook with None when forward raises
+                self.failed = left

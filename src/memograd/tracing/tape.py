@@ -1,0 +1,196 @@
+"""The tape: nodes appended to an fx graph, and which tensor stands for which node.
+
+A program runs on stand-ins, never on the user's tensors, so that tracing computes nothing twice and writes to nothing.
+Usually they are fake tensors: shapes without data. A *concrete* tape's stand-ins are copies with data, for programs
+whose shape or control flow depends on values; nodes are documented by fake tensors all the same.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from typing import Any
+
+import torch
+from torch import fx
+
+from memograd._torch import fake_like, is_fake
+from memograd.errors import CaptureError
+from memograd.tracing.mutation import Alias, Storage
+from memograd.tracing.provenance import ModuleStack, caller
+
+aten = torch.ops.aten
+
+_PROVENANCE = ("module", "source", "line")
+
+
+class Tape:
+    """Appends nodes to ``graph``.
+
+    Args:
+        graph: receives the nodes; its insertion point decides where.
+        lift: called with a real tensor that the program uses without having been given it; returns its
+            stand-in. Without it such a tensor is an error.
+        stops: respect grad mode (true for user programs, false for rules, which run with autograd off).
+        concrete: the stand-ins have data.
+    """
+
+    def __init__(
+        self,
+        graph: fx.Graph,
+        lift: Callable[[torch.Tensor], torch.Tensor] | None = None,
+        stops: bool = False,
+        concrete: bool = False,
+    ) -> None:
+        super().__init__()
+        self.graph = graph
+        self.lift = lift
+        self.stops = stops
+        self.concrete = concrete
+        self.modules = ModuleStack()
+        self.meta: dict[str, Any] = {}  # put on every new node: provenance given from outside
+        self.paused = False
+        self._inputs: dict[fx.Node, torch.Tensor] = {}
+        self._known: dict[int, Alias] = {}  # by id; each Alias keeps its tensor alive, so ids stay unique
+        self._raw: dict[int, torch.Tensor] = {}  # by id: memory the program has allocated and not used so far
+        self._documented: dict[int, list[fx.Node]] = {}  # by id of a fake tensor: the nodes whose ``val`` it is
+
+    # -- which tensor is which node ------------------------------------------------------------------------------
+
+    def bind(self, tensor: torch.Tensor, node: fx.Node) -> torch.Tensor:
+        """Let ``tensor`` stand for the value of ``node``, from now on."""
+        self._known[id(tensor)] = Alias(tensor, Storage(tensor, node))
+        return tensor
+
+    def alias(self, tensor: torch.Tensor, other: torch.Tensor) -> None:
+        """Let ``tensor`` stand for the same memory as ``other``."""
+        self._known[id(tensor)] = Alias(tensor, self._known[id(other)].storage)
+
+    def raw(self, tensor: torch.Tensor) -> torch.Tensor:
+        """``tensor`` is fresh memory: C++ code may fill it behind the dispatcher's back (``at::tensor`` does), so that
+        what it holds when it is first used is a constant of the program."""
+        self._raw[id(tensor)] = tensor
+        return tensor
+
+    def input(self, node: fx.Node) -> torch.Tensor:
+        """The tensor by which rules refer to ``node``."""
+        if node not in self._inputs:
+            value = node.meta["val"]
+            # several nodes may share one value of metadata; tensors must tell them apart
+            self._inputs[node] = self.bind(self._fresh(value) if id(value) in self._known else value, node)
+        return self._inputs[node]
+
+    def node_of(self, tensor: torch.Tensor) -> fx.Node:
+        """The node that computes the present value of ``tensor``."""
+        return self._alias_of(tensor).refresh(self._emit)
+
+    def stand_in(self, tensor: torch.Tensor) -> torch.Tensor:
+        """What to compute on in place of ``tensor``: itself, unless it is the user's."""
+        if is_fake(tensor):
+            return tensor
+        alias = self._alias_of(tensor)
+        return tensor if alias.chain else alias.storage.tensor
+
+    def storages(self) -> Iterator[Storage]:
+        """Every storage seen, each once."""
+        return iter(dict.fromkeys(alias.storage for alias in self._known.values()))
+
+    def item(self, node: fx.Node, index: int) -> torch.Tensor:
+        """One output of a node with several, as a tensor."""
+        found = [u for u in node.users if u.target is operator.getitem and u.args[1] == index]
+        return self.input(
+            found[0] if found else self._emit(operator.getitem, (node, index), {}, node.meta["val"][index])
+        )
+
+    def _alias_of(self, tensor: torch.Tensor) -> Alias:
+        return self._known.get(id(tensor)) or self._lift(tensor)
+
+    def _lift(self, tensor: torch.Tensor) -> Alias:
+        if self.lift is None:
+            raise CaptureError(
+                f"a rule used a tensor {tuple(tensor.shape)} it was not given; build constants with torch functions "
+                "(torch.full, torch.arange) inside the rule"
+            )
+        if self._raw.pop(id(tensor), None) is not None:
+            self.bind(tensor, self.node_of(self.lift(tensor.clone())))
+        else:
+            self.alias(tensor, self.lift(tensor))
+        return self._known[id(tensor)]
+
+    def _fresh(self, like: torch.Tensor) -> torch.Tensor:
+        with self.pause():
+            return fake_like(like)
+
+    # -- new nodes -----------------------------------------------------------------------------------------------
+
+    def placeholder(self, name: str, like: torch.Tensor) -> torch.Tensor:
+        """A further input of the graph, with the geometry of ``like``."""
+        last = self.graph.find_nodes(op="placeholder")
+        value = self._fresh(like)
+        with self.graph.inserting_after(last[-1]) if last else nullcontext():
+            node = self.graph.placeholder(name)
+        self.document(node, value)
+        return self.bind(value, node)
+
+    def emit(self, target: Any, args: Any, value: Any) -> fx.Node:
+        """A node for a call that the dispatcher does not see."""
+        return self._emit(target, self._nodes(args), {}, value)
+
+    def _emit(self, target: Any, args: Any, kwargs: Any, value: Any) -> fx.Node:
+        name = getattr(target, "overloadpacket", target).__name__
+        node = self.graph.create_node("call_function", target, tuple(args), dict(kwargs), name=name)
+        self.document(node, value)
+        if self.stops:
+            node.meta["source"], node.meta["line"] = caller()
+            node.meta["module"] = self.modules.path
+        node.meta.update(self.meta)
+        return node
+
+    def document(self, node: fx.Node, value: Any) -> None:
+        """Put shape, strides, dtype and device of ``node``'s value into its metadata."""
+        if self.concrete:
+            value = map_tensors(lambda t: t if is_fake(t) else self._fresh(t), value)
+        elif isinstance(value, torch.Tensor):
+            self._documented.setdefault(id(value), []).append(node)
+        node.meta["val"] = value
+
+    def redocument(self, tensor: torch.Tensor) -> None:
+        """``squeeze_`` is about to change the shape of the very tensor that documents a node: use another one."""
+        for node in self._documented.pop(id(tensor), ()):
+            node.meta["val"] = fake_like(tensor)
+
+    def _nodes(self, tree: Any) -> Any:
+        return map_tensors(self.node_of, tree)
+
+    # -- contexts ------------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def about(self, node: fx.Node) -> Iterator[None]:
+        """Nodes made inside are (contributions to) the adjoint of ``node`` or of its operands."""
+        before = self.meta
+        self.meta = {"adjoint_of": node.name} | {k: node.meta[k] for k in _PROVENANCE if k in node.meta}
+        try:
+            yield
+        finally:
+            self.meta = before
+
+    @contextmanager
+    def pause(self) -> Iterator[None]:
+        """Let calls pass unrecorded (an inner capture inside this one)."""
+        before, self.paused = self.paused, True
+        try:
+            yield
+        finally:
+            self.paused = before
+
+
+def map_tensors(f: Callable[[torch.Tensor], Any], tree: Any) -> Any:
+    """``f`` applied to the tensors among an operator's arguments (at most lists of them; pytree would cost more)."""
+    if isinstance(tree, torch.Tensor):
+        return f(tree)
+    if isinstance(tree, (list, tuple)):
+        return tuple(map_tensors(f, t) for t in tree) if isinstance(tree, tuple) else [map_tensors(f, t) for t in tree]
+    if isinstance(tree, dict):
+        return {k: map_tensors(f, v) for k, v in tree.items()}
+    return tree

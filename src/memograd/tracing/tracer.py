@@ -1,0 +1,214 @@
+"""Record ATen calls as nodes of an fx graph. Used by capture, by the rules and by optimizers.
+
+A tracer sits on PyTorch's dispatcher below autograd, so composite functions (``linear``, ``cross_entropy``, autocast,
+``einsum``) arrive already taken apart into the operators that really run. It costs about 0.1 ms an operator.
+
+Three things are decided here because only here they can be seen:
+
+- *gradient stops*: an operator that runs while grad mode is off gets a ``memograd::stop`` behind it;
+- *opaque backwards*: an operator that runs inside ``autograd.Function.apply`` gets a ``memograd::opaque``;
+- *mutation*: an in-place operator is recorded as its functional twin (see ``mutation.py``).
+
+Which tensor is which node is the business of ``tape.py``.
+"""
+
+from __future__ import annotations
+
+import operator
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import fx
+
+from memograd import ops
+from memograd._torch import (
+    DATA_DEPENDENT,
+    FAKE,
+    FUNCTION_APPLY_CODE,
+    TorchDispatchMode,
+    generated_function,
+    pytree,
+    quiet,
+)
+from memograd.errors import CaptureError, DataDependentError
+from memograd.rules.registry import FUNCTIONS
+from memograd.tracing.constants import constant
+from memograd.tracing.mutation import functional_twin, is_view, write_back
+from memograd.tracing.provenance import caller
+from memograd.tracing.tape import Tape, map_tensors
+
+aten = torch.ops.aten
+
+# Questions about a tensor, not computations.
+_QUERIES = frozenset({torch.ops.prim.device.default, aten.is_pinned.default, aten.sym_size.default})
+
+# Operators that take a list of indices, of which some may be masks.
+_INDEXED = frozenset({aten.index, aten.index_put, aten.index_put_, aten._unsafe_index, aten._index_put_impl_})
+
+# Operators that return memory nobody has written to yet.
+_MEMORY = frozenset({aten.empty, aten.empty_strided, aten.empty_like, aten.new_empty, aten.new_empty_strided})
+
+
+class Tracer(Tape, TorchDispatchMode):
+    """Appends every ATen call made under it to ``graph``; see ``Tape`` for the arguments."""
+
+    offset_inputs = False  # some input starts inside its memory, which its stand-in does not
+
+    @contextmanager
+    def rules(self) -> Iterator[None]:
+        """Record the derivative rules that run inside: no autograd, and other tracers look away."""
+        with torch.no_grad(), quiet(), FAKE, self:
+            yield
+
+    # -- recording -----------------------------------------------------------------------------------------------
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if self.paused or func in _QUERIES:
+            return func(*args, **kwargs)
+        if self.offset_inputs and func is aten.as_strided.default and (len(args) > 3 or "storage_offset" in kwargs):
+            raise CaptureError(
+                "as_strided with an explicit offset, and an argument is a view into a larger tensor: "
+                "offsets count from the start of that one; pass a copy (x.clone())"
+            )
+        if kwargs.get("generator") is not None:
+            source, line = caller()
+            raise CaptureError(
+                f"{func} at {source} ({line.strip()}) draws from a torch.Generator, and a graph holds no objects: draw "
+                "outside and pass the numbers in, or draw from the global generator"
+            )
+        if func is aten.native_batch_norm.default and args[3] is not None and args[5]:
+            func = aten._native_batch_norm_legit.default  # the same, with a schema that owns up to its writes
+        if self.concrete and func.overloadpacket in _INDEXED:
+            args = (args[0], self._positions(args[1]), *args[2:])
+        try:
+            if functional := functional_twin(func):
+                return self._record_write(func, functional, args, kwargs)
+            out = func(*self._stand_ins(args), **self._stand_ins(kwargs))
+            if self.concrete and func.overloadpacket in _MEMORY:
+                return self.raw(out)
+        except DATA_DEPENDENT as error:
+            if func is aten._local_scalar_dense.default and (known := constant(self.node_of(args[0]))) is not None:
+                return known
+            raise DataDependentError(self._data_dependent(func)) from error
+        self._record(func, args, kwargs, out)
+        return out
+
+    def _record(self, func: Any, args: Any, kwargs: Any, out: Any) -> None:
+        single = isinstance(out, torch.Tensor)
+        outs = [out] if single else pytree.tree_leaves(out)
+        if not any(isinstance(o, torch.Tensor) for o in outs):
+            return  # a size, a stride, a flag: already a Python value
+        source = self._known.get(id(args[0])) if args and is_view(func) else None
+        if func is aten.detach.default:  # a stop in a program; nothing at all inside a rule
+            node = self.node_of(args[0])
+            value = self._emit(ops.stop, (node,), {}, out) if self.stops else node
+            self._known[id(out)] = (source or self._known[id(args[0])]).view(out, (func, (), {}, None), value)
+            return
+        node = self._emit(func, self._nodes(args), self._nodes(kwargs), out)
+        for i, tensor in enumerate(outs):
+            if not isinstance(tensor, torch.Tensor) or id(tensor) in self._known:
+                continue
+            value = self._marked(node if single else self._emit(operator.getitem, (node, i), {}, tensor), tensor)
+            if source is not None:
+                step = (func, args[1:], kwargs, None if single else i)
+                self._known[id(tensor)] = source.view(tensor, step, value)
+            else:
+                self.bind(tensor, value)
+
+    def _record_write(self, func: Any, functional: Any, args: Any, kwargs: Any) -> Any:
+        """An in-place or ``out=`` call: record the functional twin, then write its results back."""
+        missing = [a for a in func._schema.arguments[len(args) :] if not a.kwarg_only and a.name not in kwargs]
+        args = (*args, *(a.default_value for a in missing))  # the twin may have other defaults
+        written = [
+            kwargs[a.name] if a.name in kwargs else args[i] if i < len(args) else None
+            for i, a in enumerate(func._schema.arguments)
+            if a.alias_info is not None and a.alias_info.is_write
+        ]
+        outs = {a.name for a in func._schema.arguments if a.kwarg_only and a.alias_info is not None}
+        pure_kwargs = {k: v for k, v in kwargs.items() if k not in outs}
+        if torch.Tag.inplace_view in func.tags:
+            self.redocument(self.stand_in(args[0]))
+        new = functional(*self._stand_ins(args), **self._stand_ins(pure_kwargs))
+        news, spec = pytree.tree_flatten(new)
+        node = self._emit(functional, self._nodes(args), self._nodes(pure_kwargs), new)
+        values = (
+            [node] if spec.is_leaf() else [self._emit(operator.getitem, (node, i), {}, n) for i, n in enumerate(news)]
+        )
+        olds = [t for w in written if w is not None for t in (w if isinstance(w, (list, tuple)) else [w])]
+        fresh = sum(r.alias_info is None for r in func._schema.returns)  # results besides what is written
+        if self.concrete and torch.Tag.nondeterministic_seeded in func.tags:  # must not draw again
+            for old, drawn in zip(olds, news[fresh:], strict=True):
+                self.stand_in(old).copy_(drawn)
+            result = news[0] if fresh else olds[0]
+        else:
+            result = func(*self._stand_ins(args), **self._stand_ins(kwargs))
+        for tensor, value in zip(pytree.tree_leaves(result), values[:fresh], strict=False):
+            self.bind(tensor, self._marked(value, tensor))
+        for old, value, fake in zip(olds, values[fresh:], news[fresh:], strict=True):
+            self._write(old, value, fake)
+        if fresh:
+            return result
+        return olds[0] if isinstance(result, torch.Tensor) else result if result is None else type(result)(olds)
+
+    def _write(self, old: torch.Tensor, value: fx.Node, fake: torch.Tensor) -> None:
+        alias = self._alias_of(old)
+        if fake.dtype != old.dtype:  # an in-place operator keeps the dtype of what it writes to
+            fake = fake.to(old.dtype)
+            value = self._emit(aten._to_copy.default, (value,), {"dtype": old.dtype}, fake)
+        value = self._marked(value, fake)
+        hidden = alias.stopped or (self.stops and not torch.is_grad_enabled())
+        write_back(alias, value, hidden, self._emit)
+
+    def _marked(self, node: fx.Node, tensor: torch.Tensor) -> fx.Node:
+        """``node``, behind a mark when autograd would not differentiate through it."""
+        if not self.stops or not (tensor.is_floating_point() or tensor.is_complex()):
+            return node
+        if torch.is_grad_enabled():
+            return node
+        if (cls := _custom_function()) is not None:
+            if cls in FUNCTIONS:
+                return node  # its own backward is the rule, see functions.py
+            function = cls.__qualname__
+            if function == generated_function(node.args[0] if node.target is operator.getitem else node):
+                return node  # torch.library's wrapper around this one operator: it has a rule, or that is the error
+            where = node.meta.get("source", "unknown source line")
+            return self._emit(ops.opaque, (node, function, where), {}, tensor)
+        return self._emit(ops.stop, (node,), {}, tensor)
+
+    def _positions(self, indices: Any) -> list[Any]:
+        """Masks among ``indices`` as positions, as the operator itself would: the rules, which do not run on values,
+        can then tell shapes."""
+        found: list[Any] = []
+        with self:
+            for index in indices:
+                if isinstance(index, torch.Tensor) and index.dtype in (torch.bool, torch.uint8):
+                    found += index.nonzero().unbind(1)
+                else:
+                    found.append(index)
+        return found
+
+    def _stand_ins(self, tree: Any) -> Any:
+        """The user's tensors (constants of the program) replaced, so that nothing real is mutated."""
+        return map_tensors(self.stand_in, tree)
+
+    def _data_dependent(self, func: Any) -> str:
+        source, line = caller()
+        return (
+            f"{func} at {source} ({line.strip()}) in module '{self.modules.path or '<root>'}' needs a tensor's value "
+            "while the graph is captured (data-dependent control flow, .item(), or a data-dependent shape). "
+            "Write it with tensor operations (torch.where), or compute it outside and pass it in."
+        )
+
+
+def _custom_function() -> type | None:
+    """The custom ``autograd.Function`` whose ``apply`` is running, if any."""
+    frame = sys._getframe(2)
+    while frame is not None:
+        if frame.f_code is FUNCTION_APPLY_CODE:
+            return frame.f_locals["cls"]
+        frame = frame.f_back
+    return None

@@ -1,0 +1,53 @@
+"""grid_sample against torch.autograd, and its written-out backward against PyTorch's kernel."""
+
+from itertools import product
+
+import pytest
+import torch
+from nn_witness import check, check_second
+from torch.nn import functional as F
+
+from memograd.rules.nn.grid_sample import grid_sampler_backward
+
+aten = torch.ops.aten
+MODES = {"bilinear": 0, "nearest": 1, "bicubic": 2}
+PADDINGS = {"zeros": 0, "border": 1, "reflection": 2}
+PLANE = list(product((2,), MODES, PADDINGS, (True, False)))
+SPACE = [case for case in product((3,), MODES, PADDINGS, (True, False)) if case[1] != "bicubic"]
+
+
+def image_and_grid(dims):
+    """Points inside, outside, and exactly on corners, borders and centres of pixels."""
+    generator = torch.Generator().manual_seed(0)
+    image = torch.randn(2, 2, *(4, 5, 3)[:dims], dtype=torch.float64, generator=generator)
+    grid = torch.randn(2, *(3, 2, 2)[:dims], dims, dtype=torch.float64, generator=generator) * 1.7
+    grid[0, 0] = torch.randint(-2, 3, grid[0, 0].shape, generator=generator)
+    return image, grid
+
+
+@pytest.mark.parametrize(("dims", "mode", "padding", "align"), PLANE + SPACE)
+def test_backward_written_out(dims, mode, padding, align):
+    image, grid = image_and_grid(dims)
+    g = torch.randn(2, 2, *grid.shape[1:-1], dtype=torch.float64)
+    how = (MODES[mode], PADDINGS[padding], align, [True, True])
+    kernel = getattr(aten, f"grid_sampler_{dims}d_backward")
+    torch.testing.assert_close(grid_sampler_backward(g, image, grid, *how), tuple(kernel(g, image, grid, *how)))
+
+
+@pytest.mark.parametrize(("dims", "mode", "padding", "align"), PLANE + SPACE)
+def test_both_orders(dims, mode, padding, align):
+    def sample(image, grid):
+        return F.grid_sample(image, grid, mode=mode, padding_mode=padding, align_corners=align)
+
+    image, grid = image_and_grid(dims)
+    check(sample, image, grid)
+    check_second(sample, image, grid, tolerance=1e-9)
+
+
+def test_points_that_are_no_numbers():
+    """They lie outside: nothing is looked up at a meaningless index."""
+    image, grid = image_and_grid(2)
+    grid[0, 0, 0] = float("nan")
+    g = torch.randn(2, 2, *grid.shape[1:-1], dtype=torch.float64)
+    kernel = aten.grid_sampler_2d_backward(g, image, grid, 0, 0, False, [True, True])
+    torch.testing.assert_close(grid_sampler_backward(g, image, grid, 0, 0, False, [True, True])[0], kernel[0])
