@@ -18,7 +18,7 @@ from memograd.memory.costs.measure import Measurement
 from memograd.memory.costs.storages import Storages
 from memograd.memory.problem import Problem
 from memograd.pipeline import capture, differentiate, simplify
-from memograd.train.step import Objective
+from memograd.train.objective import Objective
 from memograd.train.update import Update
 
 

@@ -12,7 +12,7 @@ from torch import nn
 from memograd.memory.plan import Plan
 from memograd.pipeline import capture_for, differentiate
 from memograd.pipeline import plan as schedule
-from memograd.train.step import Objective
+from memograd.train.objective import Objective
 
 
 class _LossOfOutput(nn.Module):

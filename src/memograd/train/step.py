@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -12,38 +11,11 @@ from torch import nn, optim
 from memograd.errors import GraphError
 from memograd.graph.graph import Graph
 from memograd.memory.plan import Plan
-from memograd.pipeline import capture_for, differentiate, plan, simplify
+from memograd.pipeline import plan
 from memograd.run.choose import Choice, choose, choose_planned
-from memograd.tracing.reuse import SIMPLE, Recent, ambient, signature
-from memograd.train.update import Update, why_not
-
-
-class Objective(nn.Module):
-    """(inputs..., target) -> loss. With no criterion the model returns the loss (or something with ``.loss``)."""
-
-    def __init__(self, model: nn.Module, criterion: Callable[..., Any] | None) -> None:
-        super().__init__()
-        self.model = model
-        self.criterion = criterion
-
-    def forward(self, *batch: Any, **options: Any) -> Any:
-        if self.criterion is not None:
-            return self.criterion(self.model(*batch[:-1], **options), batch[-1])
-        out = self.model(*batch, **options)
-        return getattr(out, "loss", out)
-
-
-@dataclass
-class _Program:
-    """The compiled step for one input signature."""
-
-    graph: Graph
-    choice: Choice
-    bound: list[Any]  # the flat inputs, detached; None where the batch goes
-    owners: list[tuple[torch.Tensor, int]]  # whose memory they are, and its address
-    slots: list[int]  # positions of the batch in it
-    state: list[tuple[torch.Tensor, str, torch.Tensor]]  # optimizer state the graph is bound to
-    gradients: list[tuple[nn.Parameter, int]]  # for an optimizer outside the graph: where each gradient is
+from memograd.tracing.reuse import SIMPLE, Recent
+from memograd.train.objective import Objective
+from memograd.train.program import Program, build, geometry, settings
 
 
 class TrainStep:
@@ -101,8 +73,8 @@ class TrainStep:
         self._parameters = parameters
         self._rates = [torch.tensor(float(g["lr"]), dtype=torch.float64) for g in optimizer.param_groups]
         self._seen_rates = [float(g["lr"]) for g in optimizer.param_groups]
-        self._programs: dict[Any, _Program] = Recent()
-        self._last: _Program | None = None
+        self._programs: dict[Any, Program] = Recent()
+        self._last: Program | None = None
 
     def __call__(self, *batch: Any, **options: Any) -> torch.Tensor:
         """One step on ``(*inputs, target)``; returns the loss before the update (0-dim, detached)."""
@@ -144,45 +116,26 @@ class TrainStep:
         """The memory plan of the step last run; None without a budget."""
         return getattr(self._required().choice.backend, "plan", None)
 
-    def _required(self) -> _Program:
+    def _required(self) -> Program:
         if self._last is None:
             raise GraphError("no step was run yet")
         return self._last
 
     # -- making and finding programs -----------------------------------------------------------------------------
 
-    def _ready(self, batch: tuple[Any, ...], options: dict[str, Any]) -> tuple[_Program, list[Any]]:
+    def _ready(self, batch: tuple[Any, ...], options: dict[str, Any]) -> tuple[Program, list[Any]]:
         key = self._key(batch, options)
         program = self._programs.get(key)
-        if program is not None:
-            held = self.optimizer.state
-            if any(p not in held or held[p].get(k) is not t for p, k, t in program.state):
-                program = None  # load_state_dict put new tensors in place
-            elif any(owner.data_ptr() != address for owner, address in program.owners):
-                program = None  # the model was moved, or a parameter's .data replaced
-        if program is None:
+        if program is None or program.stale(self.optimizer):
             program = self._programs[key] = self._build(batch, options)
         self._last = program
         self._follow_rates()
-        if not options and all(type(b) is torch.Tensor for b in batch):
-            program.graph.check_offsets(batch)
-            flat = program.bound.copy()
-            for slot, tensor in zip(program.slots, batch, strict=True):
-                flat[slot] = tensor.detach() if tensor.requires_grad else tensor
-            return program, flat
-        return program, _detached(program.graph.bind(batch, options))
+        return program, program.flat(batch, options)
 
     def _key(self, batch: tuple[Any, ...], options: dict[str, Any]) -> Any:
         modes = tuple([attributes.get(name) for attributes, name in self._attributes])
         trained = tuple([p.requires_grad for p in self._parameters])
-        if not options and all(type(b) is torch.Tensor for b in batch):
-            return (tuple([(b.shape, b.stride(), b.dtype, b.device) for b in batch]), modes, trained, self._settings())
-        return (signature(batch, options), modes, trained, self._settings())
-
-    def _settings(self) -> Any:
-        """Hyperparameters baked into the graph (all but the learning rate), and ambient modes."""
-        groups = [tuple([(k, v) for k, v in g.items() if k not in _NOT_BAKED]) for g in self.optimizer.param_groups]
-        return (tuple(groups), ambient())
+        return (geometry(batch, options), modes, trained, settings(self.optimizer))
 
     def _follow_rates(self) -> None:
         for k, group in enumerate(self.optimizer.param_groups):
@@ -190,52 +143,20 @@ class TrainStep:
                 self._seen_rates[k] = rate
                 self._rates[k].fill_(float(rate))
 
-    def _build(self, batch: tuple[Any, ...], options: dict[str, Any]) -> _Program:
-        with torch.enable_grad():
-            forward = capture_for(self.objective, batch, options, wrt=())  # only parameters are differentiated
-        trained = {id(p) for group in self.optimizer.param_groups for p in group["params"] if p.requires_grad}
-        names = [i.name for i in forward.inputs if i.kind == "parameter" and id(i.tensor) in trained]
-        if not names:
-            raise GraphError("no trainable parameter takes part in this step")
-        joint = differentiate(forward, names)
-        outside = why_not(self.optimizer)
-        graph = joint if outside else simplify(Update(joint, self.optimizer, self._rates).append())
-        by_name = {i.name: i.tensor for i in graph.inputs}
-        gradients = []
-        if outside:
-            kept = [i for i, o in enumerate(graph.outputs) if o.kind != "mutation"]
-            gradients = [(by_name[graph.outputs[i].name], kept.index(i)) for i in graph.positions("gradient")]
-        owners = [(i.tensor, i.tensor.data_ptr()) for i in graph.inputs if i.tensor is not None]
-        bound = _detached([i.tensor for i in graph.inputs])
-        slots = [i for i, t in enumerate(bound) if t is None]
-        self.optimizer._opt_called = True  # pyright: ignore[reportAttributeAccessIssue]  # what schedulers look at
-        if self.memory_budget is None:
-            choice = choose(graph, _detached(graph.bind(batch, options)), self.backend)
-        else:
-            made = plan(graph, self.memory_budget, self._allowed, fused=self.backend == "inductor")
-            self._allowed = max(self._allowed, made.budget)
-            choice = choose_planned(graph, made, self.backend)
-        state = [
-            (p, key, tensor)
-            for group in self.optimizer.param_groups
-            for p in group["params"]
-            if not outside and p in self.optimizer.state
-            for key, tensor in self.optimizer.state[p].items()
-            if isinstance(tensor, torch.Tensor)
-        ]
-        return _Program(graph, choice, bound, owners, slots, state, gradients)  # pyright: ignore[reportArgumentType]
+    def _build(self, batch: tuple[Any, ...], options: dict[str, Any]) -> Program:
+        return build(self.objective, self.optimizer, self._rates, batch, options, self._choose)
 
-    def _outside(self, program: _Program, kept: list[torch.Tensor]) -> None:
+    def _choose(self, graph: Graph, flat: list[Any]) -> Choice:
+        if self.memory_budget is None:
+            return choose(graph, flat, self.backend)
+        made = plan(graph, self.memory_budget, self._allowed, fused=self.backend == "inductor")
+        self._allowed = max(self._allowed, made.budget)
+        return choose_planned(graph, made, self.backend)
+
+    def _outside(self, program: Program, kept: list[torch.Tensor]) -> None:
         """Call the user's optimizer on our gradients; parameters without one get None, as autograd leaves them."""
         self.optimizer.zero_grad(set_to_none=True)
         for parameter, position in program.gradients:
             parameter.grad = kept[position]
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
-
-
-def _detached(flat: list[Any]) -> list[Any]:
-    return [t.detach() if isinstance(t, torch.Tensor) else t for t in flat]
-
-
-_NOT_BAKED = frozenset({"params", "lr", "initial_lr"})

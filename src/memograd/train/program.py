@@ -1,0 +1,130 @@
+"""The program of a step: the graph of forward, loss, backward and update for one signature, and what it is bound to.
+
+A program may run again as long as everything it was made from is as it was: the batch's geometry and what a forward
+may branch on are in its ``key``; what lies in memory (the model's tensors, the optimizer's state) is compared at each
+step by ``stale``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn, optim
+
+from memograd.errors import GraphError
+from memograd.graph.graph import Graph
+from memograd.pipeline import capture_for, differentiate, simplify
+from memograd.run.choose import Choice
+from memograd.tracing.reuse import ambient, signature
+from memograd.train.update import Update, why_not
+
+_NOT_BAKED = frozenset({"params", "lr", "initial_lr"})
+
+
+@dataclass
+class Program:
+    """The compiled step for one signature."""
+
+    graph: Graph
+    choice: Choice
+    bound: list[Any]  # the flat inputs, detached; None where the batch goes
+    owners: list[tuple[torch.Tensor, int]]  # whose memory they are, and its address
+    slots: list[int]  # positions of the batch in it
+    state: list[tuple[torch.Tensor, str, torch.Tensor]]  # optimizer state the graph is bound to
+    gradients: list[tuple[nn.Parameter, int]]  # for an optimizer outside the graph: where each gradient is
+
+    def stale(self, optimizer: optim.Optimizer) -> bool:
+        """Whether something the graph is bound to is no longer where it was."""
+        held = optimizer.state
+        if any(p not in held or held[p].get(k) is not t for p, k, t in self.state):
+            return True  # load_state_dict put new tensors in place
+        # the model was moved, or a parameter's .data replaced
+        return any(owner.data_ptr() != address for owner, address in self.owners)
+
+    def flat(self, batch: tuple[Any, ...], options: dict[str, Any]) -> list[Any]:
+        """The flat inputs of this step, detached."""
+        if options or not _only_tensors(batch):
+            return detached(self.graph.bind(batch, options))
+        self.graph.check_offsets(batch)
+        flat = self.bound.copy()
+        for slot, tensor in zip(self.slots, batch, strict=True):
+            flat[slot] = tensor.detach() if tensor.requires_grad else tensor
+        return flat
+
+
+def geometry(batch: tuple[Any, ...], options: dict[str, Any]) -> Any:
+    """What the batch decides of a program."""
+    if not options and _only_tensors(batch):
+        return tuple([(b.shape, b.stride(), b.dtype, b.device) for b in batch])
+    return signature(batch, options)
+
+
+def settings(optimizer: optim.Optimizer) -> Any:
+    """Hyperparameters baked into the graph (all but the learning rate), and ambient modes."""
+    groups = [tuple([(k, v) for k, v in g.items() if k not in _NOT_BAKED]) for g in optimizer.param_groups]
+    return (tuple(groups), ambient())
+
+
+def build(
+    objective: nn.Module,
+    optimizer: optim.Optimizer,
+    rates: list[torch.Tensor],
+    batch: tuple[Any, ...],
+    options: dict[str, Any],
+    choose: Callable[[Graph, list[Any]], Choice],
+) -> Program:
+    """Capture a step on this batch, differentiate it, append the update, and let ``choose`` find what runs it.
+
+    Raises:
+        GraphError: nothing the optimizer trains takes part.
+    """
+    with torch.enable_grad():
+        forward = capture_for(objective, batch, options, wrt=())  # only parameters are differentiated
+    trained = {id(p) for group in optimizer.param_groups for p in group["params"] if p.requires_grad}
+    names = [i.name for i in forward.inputs if i.kind == "parameter" and id(i.tensor) in trained]
+    if not names:
+        raise GraphError("no trainable parameter takes part in this step")
+    joint = differentiate(forward, names)
+    outside = why_not(optimizer) is not None
+    graph = joint if outside else simplify(Update(joint, optimizer, rates).append())
+    optimizer._opt_called = True  # pyright: ignore[reportAttributeAccessIssue]  # what schedulers look at
+    bound = detached([i.tensor for i in graph.inputs])
+    return Program(
+        graph=graph,
+        choice=choose(graph, detached(graph.bind(batch, options))),
+        bound=bound,
+        owners=[(i.tensor, i.tensor.data_ptr()) for i in graph.inputs if i.tensor is not None],
+        slots=[i for i, t in enumerate(bound) if t is None],
+        state=[] if outside else _state(optimizer),
+        gradients=_gradients(graph) if outside else [],
+    )
+
+
+def _gradients(graph: Graph) -> list[tuple[nn.Parameter, int]]:
+    """Each parameter and where its gradient stands among the results that are no mutations."""
+    by_name: dict[str, Any] = {i.name: i.tensor for i in graph.inputs}
+    kept = [i for i, o in enumerate(graph.outputs) if o.kind != "mutation"]
+    return [(by_name[graph.outputs[i].name], kept.index(i)) for i in graph.positions("gradient")]
+
+
+def _state(optimizer: optim.Optimizer) -> list[tuple[torch.Tensor, str, torch.Tensor]]:
+    """Every tensor of the optimizer's state, with its parameter and its name."""
+    return [
+        (p, key, tensor)
+        for group in optimizer.param_groups
+        for p in group["params"]
+        if p in optimizer.state
+        for key, tensor in optimizer.state[p].items()
+        if isinstance(tensor, torch.Tensor)
+    ]
+
+
+def detached(flat: list[Any]) -> list[Any]:
+    return [t.detach() if isinstance(t, torch.Tensor) else t for t in flat]
+
+
+def _only_tensors(batch: tuple[Any, ...]) -> bool:
+    return all(type(b) is torch.Tensor for b in batch)
