@@ -97,7 +97,7 @@ def test_missing_rule_says_how_to_register_one():
     library.define("cube(Tensor x) -> Tensor")
     torch.library.impl(library, "cube", "CompositeExplicitAutograd")(lambda x: x * x * x)
     graph = mg.capture(lambda x: torch.ops.memograd_test.cube(x).sum(), torch.randn(3))
-    with pytest.raises(mg.MissingRuleError, match=r"memograd_test\.cube.*test_differentiate\.py.*@memograd\.rule"):
+    with pytest.raises(mg.MissingRuleError, match=r"memograd_test\.cube.*test_recursion\.py.*@memograd\.rule"):
         mg.differentiate(graph)
 
     @mg.rule(torch.ops.memograd_test.cube.default, formula="x̄ = 3 ȳ x²")
