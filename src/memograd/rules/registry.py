@@ -45,6 +45,7 @@ class Entry:
         formula: what it states, as text; ȳ is the adjoint of the result, x̄ that of an argument.
         latex: the same for typesetting.
         file: file and line of the rule.
+        own: whether it is one of this library's files, named from ``rules/`` on.
     """
 
     target: Any
@@ -53,6 +54,7 @@ class Entry:
     formula: str
     latex: str
     file: str
+    own: bool = False
 
 
 @dataclass(frozen=True)
@@ -187,14 +189,15 @@ def _enter(target: Any, kind: str, function: Rule | None, formula: str, latex: s
     else:
         caller = next(f for f in _callers() if f.f_code.co_filename != __file__)
         path, line = caller.f_code.co_filename, caller.f_lineno
-    _TABLE[target] = Entry(target, kind, function, formula, latex, f"{_below_rules(path)}:{line}")
+    _TABLE[target] = Entry(target, kind, function, formula, latex, *_place(path, line))
 
 
-def _below_rules(path: str) -> str:
-    """The path of one of our own rule files from ``rules/`` on; of another program's file the whole path, so that the
-    two are never taken for each other."""
-    own = os.path.dirname(os.path.abspath(__file__)) + os.sep
-    return path.removeprefix(own).replace(os.sep, "/")
+def _place(path: str, line: int) -> tuple[str, bool]:
+    """``file:line``, and whether that is a file of ours: then it is named from ``rules/`` on."""
+    folder = os.path.dirname(os.path.abspath(__file__)) + os.sep
+    if path.startswith(folder):
+        return f"{path.removeprefix(folder).replace(os.sep, '/')}:{line}", True
+    return f"{os.path.basename(path)}:{line}", False
 
 
 def _callers() -> Iterator[FrameType]:

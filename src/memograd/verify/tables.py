@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import fnmatch
-from pathlib import Path
 from typing import Any
 
 from memograd.rules.registry import Entry, entries
 from memograd.verify.measured import Measured
 
-_RULES = Path(__file__).parent.parent / "rules"
 _HEAD = """# All entries of the derivative table
 
 Written by `memograd rules --markdown`; do not edit. ȳ is the adjoint of the result, x̄ that of an argument.
@@ -48,7 +46,7 @@ def text(found: list[Entry], measured: Measured) -> str:
 def markdown(measured: Measured) -> str:
     """The page of all entries, one section for each file of rules; the constants, which state nothing, as a list."""
     files: dict[str, list[Entry]] = {}
-    own = [e for e in entries() if (_RULES / e.file.split(":")[0]).exists()]  # a program may have rules of its own
+    own = [e for e in entries() if e.own]  # a program may have rules of its own
     for entry in own:
         if entry.kind in ("rule", "expansion", "refused"):
             files.setdefault(entry.file.split(":")[0], []).append(entry)
