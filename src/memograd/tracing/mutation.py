@@ -2,9 +2,10 @@
 means for its base and for the base's other views.
 
 A *storage* is a piece of memory with the node of its present value. An *alias* is a tensor that looks at a storage
-through a chain of view operators. Writing through an alias makes a new value of the whole storage (the inverse of
-each view, from the last to the first) and a new version; other aliases replay their chain when they are next read.
-This is the bookkeeping PyTorch calls functionalization.
+through a chain of view operators; one that was *detached* has the memory in common, and not the history. Writing
+through an alias makes a new value of the whole storage (the inverse of each view, from the last to the first) and a new
+version; other aliases replay their chain when they are next read. This is the bookkeeping PyTorch calls
+functionalization.
 """
 
 from __future__ import annotations
@@ -71,7 +72,10 @@ def is_view(func: Any) -> bool:
 
 @dataclass(eq=False)
 class Storage:
-    """A piece of memory: the tensor it was first seen as, the node of its present value, the node it began with."""
+    """A piece of memory: the tensor it was first seen as, the node of its present value, the node it began with.
+
+    ``node`` carries the history that autograd keeps for this tensor and its views.
+    """
 
     tensor: torch.Tensor
     node: fx.Node
@@ -81,39 +85,90 @@ class Storage:
     def __post_init__(self) -> None:
         self.origin = self.node
 
+    @property
+    def memory(self) -> Storage:
+        return self
+
+    def value(self, emit: Emit) -> fx.Node:
+        """The node of the present value."""
+        return self.node
+
+    def assign(self, new: fx.Node, hidden: bool, emit: Emit) -> None:
+        """``new`` is the value from now on. Hidden: autograd does not see this write (no_grad), so that adjoints go
+        past it, to the old value."""
+        self.node = emit(ops.overwrite, (self.node, new), {}, self.tensor) if hidden else new
+        self.version += 1
+
+
+@dataclass(eq=False)
+class Detached:
+    """The memory of ``source`` with a history of its own: what ``detach`` and ``.data`` return.
+
+    Autograd begins anew there. What is written through it changes the numbers that ``source`` shows and not the
+    adjoints that go to ``source``; and the other way round::
+
+        y = x.detach()
+        y += w         # y depends on w; x has the same numbers now, and does not
+    """
+
+    source: Alias
+    tensor: torch.Tensor
+    node: fx.Node
+    seen: int = field(init=False)  # version of the memory that ``node`` is the value of
+    untouched: bool = True  # nothing was written through it
+
+    def __post_init__(self) -> None:
+        self.seen = self.memory.version
+
+    @property
+    def memory(self) -> Storage:
+        return self.source.storage.memory
+
+    def value(self, emit: Emit) -> fx.Node:
+        if self.seen != self.memory.version:
+            self.node = emit(ops.overwrite, (self.node, self.source.refresh(emit)), {}, self.tensor)
+            self.seen = self.memory.version
+        return self.node
+
+    def assign(self, new: fx.Node, hidden: bool, emit: Emit) -> None:
+        self.node = emit(ops.overwrite, (self.value(emit), new), {}, self.tensor) if hidden else new
+        self.untouched = False
+        write_back(self.source, new, True, emit)
+        self.seen = self.memory.version
+
 
 @dataclass(eq=False)
 class Alias:
     """A tensor that looks at ``storage`` through ``chain``."""
 
     tensor: torch.Tensor
-    storage: Storage
+    storage: Storage | Detached
     chain: tuple[tuple[Step, torch.Tensor], ...] = ()  # each view with a tensor of its result's geometry
     node: fx.Node | None = None
     version: int = 0
-    stopped: bool = field(default=False)
 
     def view(self, tensor: torch.Tensor, step: Step, node: fx.Node) -> Alias:
         """The alias one view further."""
-        stopped = self.stopped or step[0] in (aten.detach.default, ops.stop)
-        return Alias(tensor, self.storage, (*self.chain, (step, tensor)), node, self.storage.version, stopped)
+        return Alias(tensor, self.storage, (*self.chain, (step, tensor)), node, self.storage.memory.version)
+
+    def detached(self, tensor: torch.Tensor, node: fx.Node) -> Alias:
+        """``tensor``, which looks at the same memory without its history; ``node`` is its value."""
+        return Alias(tensor, Detached(self, tensor, node))
 
     def refresh(self, emit: Emit) -> fx.Node:
         """The node of the present value; replays the chain if the storage was written since."""
         if not self.chain:
-            return self.storage.node
-        if self.version != self.storage.version or self.node is None:
-            self.node = self.storage.node
+            return self.storage.value(emit)
+        if self.version != self.storage.memory.version or self.node is None:
+            self.node = self.storage.value(emit)
             for step, value in self.chain:
                 self.node = _apply(step, self.node, value, emit)
-            self.version = self.storage.version
+            self.version = self.storage.memory.version
         return self.node
 
 
 def _apply(step: Step, node: fx.Node, value: torch.Tensor, emit: Emit) -> fx.Node:
     func, args, kwargs, index = step
-    if func is aten.detach.default:
-        return emit(ops.stop, (node,), {}, value)
     out = emit(func, (node, *args), kwargs, value)
     return out if index is None else emit(operator.getitem, (out, index), {}, value)
 
@@ -122,10 +177,10 @@ def write_back(alias: Alias, value: fx.Node, hidden: bool, emit: Emit) -> None:
     """Give ``alias`` the new ``value``: rebuild the storage through the inverse of its views.
 
     Args:
-        hidden: autograd does not see this write (no_grad, .data); adjoints go past it, to the old value.
+        hidden: autograd does not see this write.
     """
     storage = alias.storage
-    befores = [storage.node]  # the value in front of each view of the chain
+    befores = [storage.value(emit)]  # the value in front of each view of the chain
     fakes = [storage.tensor]
     for step, fake in alias.chain[:-1]:
         befores.append(_apply(step, befores[-1], fake, emit))
@@ -133,17 +188,14 @@ def write_back(alias: Alias, value: fx.Node, hidden: bool, emit: Emit) -> None:
     new = value
     for (step, _), before, fake in zip(reversed(alias.chain), reversed(befores), reversed(fakes), strict=False):
         new = _invert(step, before, new, fake, emit)
-    if hidden:
-        new = emit(ops.overwrite, (storage.node, new), {}, storage.tensor)
-    storage.node = new
-    storage.version += 1
+    storage.assign(new, hidden, emit)
 
 
 def _invert(step: Step, before: fx.Node, new: fx.Node, fake: torch.Tensor, emit: Emit) -> fx.Node:
     """What ``before`` becomes when its view by ``step`` becomes ``new``."""
     func, args, kwargs, index = step
     packet = func.overloadpacket
-    if func in (aten.alias.default, aten.detach.default, aten.lift_fresh.default, ops.stop):
+    if func in (aten.alias.default, aten.lift_fresh.default):
         return new
     if packet in (aten.view, aten._reshape_alias, aten.squeeze, aten.unsqueeze):
         if func is aten.view.dtype:

@@ -17,7 +17,7 @@ from torch import fx
 
 from memograd._torch import fake_like, is_fake
 from memograd.errors import CaptureError
-from memograd.tracing.mutation import Alias, Storage
+from memograd.tracing.mutation import Alias, Detached, Storage
 from memograd.tracing.provenance import ModuleStack, caller
 
 aten = torch.ops.aten
@@ -53,6 +53,7 @@ class Tape:
         self.paused = False
         self._inputs: dict[fx.Node, torch.Tensor] = {}
         self._known: dict[int, Alias] = {}  # by id; each Alias keeps its tensor alive, so ids stay unique
+        self._saved: dict[tuple[Any, int], fx.Node] = {}  # by autograd's name of a result: what was kept for backward
         self._raw: dict[int, torch.Tensor] = {}  # by id: memory the program has allocated and not used so far
         self._documented: dict[int, list[fx.Node]] = {}  # by id of a fake tensor: the nodes whose ``val`` it is
 
@@ -83,7 +84,12 @@ class Tape:
 
     def node_of(self, tensor: torch.Tensor) -> fx.Node:
         """The node that computes the present value of ``tensor``."""
-        return self._alias_of(tensor).refresh(self._emit)
+        alias = self._alias_of(tensor)
+        if isinstance(alias.storage, Detached) and tensor.requires_grad and tensor.grad_fn is not None:
+            saved = self._saved.get((tensor.grad_fn, tensor.output_nr))
+            if saved is not None and alias.storage.untouched:
+                return saved
+        return alias.refresh(self._emit)
 
     def stand_in(self, tensor: torch.Tensor) -> torch.Tensor:
         """What to compute on in place of ``tensor``: itself, unless it is the user's."""
@@ -94,7 +100,7 @@ class Tape:
 
     def storages(self) -> Iterator[Storage]:
         """Every storage seen, each once."""
-        return iter(dict.fromkeys(alias.storage for alias in self._known.values()))
+        return iter(dict.fromkeys(alias.storage.memory for alias in self._known.values()))
 
     def item(self, node: fx.Node, index: int) -> torch.Tensor:
         """One output of a node with several, as a tensor."""

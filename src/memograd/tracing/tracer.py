@@ -18,6 +18,7 @@ import operator
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -103,10 +104,8 @@ class Tracer(Tape, TorchDispatchMode):
         if not any(isinstance(o, torch.Tensor) for o in outs):
             return  # a size, a stride, a flag: already a Python value
         source = self._known.get(id(args[0])) if args and is_view(func) else None
-        if func is aten.detach.default:  # a stop in a program; nothing at all inside a rule
-            node = self.node_of(args[0])
-            value = self._emit(ops.stop, (node,), {}, out) if self.stops else node
-            self._known[id(out)] = (source or self._known[id(args[0])]).view(out, (func, (), {}, None), value)
+        if func in (aten.detach.default, ops.stop):
+            self._detach(func, args[0], out)
             return
         node = self._emit(func, self._nodes(args), self._nodes(kwargs), out)
         for i, tensor in enumerate(outs):
@@ -118,6 +117,21 @@ class Tracer(Tape, TorchDispatchMode):
                 self._known[id(tensor)] = source.view(tensor, step, value)
             else:
                 self.bind(tensor, value)
+
+    def _detach(self, func: Any, tensor: torch.Tensor, out: torch.Tensor) -> None:
+        """``out`` is ``tensor`` without its history: a stop in a program; nothing at all inside a rule.
+
+        PyTorch also detaches on its own account: the results that an operator saves for its backward, to which it
+        gives their history back when they are read. Whoever reads one with a history gets the value that was saved.
+        """
+        node = self.node_of(tensor)
+        alias = self._known[id(tensor)]
+        if not self.stops and func is aten.detach.default:
+            self._known[id(out)] = replace(alias, tensor=out)
+            return
+        if tensor.requires_grad and tensor.grad_fn is not None:
+            self._saved[tensor.grad_fn, tensor.output_nr] = node
+        self._known[id(out)] = alias.detached(out, self._emit(ops.stop, (node,), {}, out))
 
     def _record_write(self, func: Any, functional: Any, args: Any, kwargs: Any) -> Any:
         """An in-place or ``out=`` call: record the functional twin, then write its results back."""
@@ -160,8 +174,7 @@ class Tracer(Tape, TorchDispatchMode):
             fake = fake.to(old.dtype)
             value = self._emit(aten._to_copy.default, (value,), {"dtype": old.dtype}, fake)
         value = self._marked(value, fake)
-        hidden = alias.stopped or (self.stops and not torch.is_grad_enabled())
-        write_back(alias, value, hidden, self._emit)
+        write_back(alias, value, self.stops and not torch.is_grad_enabled(), self._emit)
 
     def _marked(self, node: fx.Node, tensor: torch.Tensor) -> fx.Node:
         """``node``, behind a mark when autograd would not differentiate through it."""
