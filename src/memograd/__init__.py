@@ -25,7 +25,10 @@ from memograd.rules.registry import rule
 from memograd.train.loop import train_model
 from memograd.train.planning import plan
 from memograd.train.step import TrainStep
-from memograd.transforms.transform import grad, hessian, hvp, jacrev, jvp, value_and_grad, vjp
+from memograd.transforms.grad import grad, value_and_grad
+from memograd.transforms.jacobian import hessian, jacrev
+from memograd.transforms.jvp import hvp, jvp
+from memograd.transforms.vjp import vjp
 
 __version__ = "0.1.0"
 

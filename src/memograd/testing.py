@@ -11,7 +11,8 @@ import torch
 from memograd._torch import pytree
 from memograd.errors import MemogradError
 from memograd.pipeline import capture_for
-from memograd.transforms.transform import jvp, vjp
+from memograd.transforms.jvp import jvp
+from memograd.transforms.vjp import vjp
 from memograd.verify.blame import first_wrong_operator, inner, random, smooth
 from memograd.verify.differences import Flat, central, complex_step, is_analytic
 

@@ -249,7 +249,7 @@ def _one(tracer: Tracer, result: fx.Node) -> torch.Tensor:
 
 def _cotangent(tracer: Tracer, inputs: list[Input], name: str, result: fx.Node) -> torch.Tensor:
     """A further input for the adjoint of ``result``: contiguous, whatever the strides of the result itself."""
-    inputs.append(Input("cotangent", f"cotangent of {name}"))
+    inputs.append(Input("cotangent", f"cotangent of {name}", of=name))
     value = result.meta["val"]
     with tracer.pause():
         like = torch.empty(value.shape, dtype=value.dtype, device=value.device)

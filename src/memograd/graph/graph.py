@@ -32,6 +32,7 @@ class Input:
         tensor: what it is bound to (parameters, buffers, constants); None for what the caller passes.
         aliases: other names of the same tensor (tied weights).
         fixed: captured as an input that is not differentiated.
+        of: whose adjoint it is (cotangents): a result's name, or the name of the input a gradient belongs to.
     """
 
     kind: InputKind
@@ -39,6 +40,7 @@ class Input:
     tensor: torch.Tensor | None = None
     aliases: tuple[str, ...] = ()
     fixed: bool = False
+    of: str = ""
 
 
 @dataclass(frozen=True)

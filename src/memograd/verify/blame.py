@@ -14,7 +14,7 @@ from memograd._torch import pytree
 from memograd.errors import MemogradError
 from memograd.pipeline import capture_for
 from memograd.rules.registry import lookup
-from memograd.transforms.transform import vjp
+from memograd.transforms.vjp import vjp
 from memograd.verify.differences import Flat, central
 
 Tensor = torch.Tensor

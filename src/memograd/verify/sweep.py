@@ -20,7 +20,7 @@ import torch
 
 from memograd._torch import pytree
 from memograd.errors import MemogradError
-from memograd.transforms.transform import vjp
+from memograd.transforms.vjp import vjp
 from memograd.verify.measured import Watch, watch
 
 Tensor = torch.Tensor

@@ -20,7 +20,7 @@ from torch.func import functional_call
 from memograd._torch import pytree
 from memograd.errors import DataDependentError, MemogradError
 from memograd.pipeline import capture, differentiate
-from memograd.transforms.transform import vjp
+from memograd.transforms.vjp import vjp
 from memograd.verify.sweep import TOLERANCE, Tally, compare, pulled_back
 
 Tensor = torch.Tensor
