@@ -232,3 +232,64 @@ def test_a_step_of_a_decoder_with_a_cache():
         torch.testing.assert_close(step(x, y), loss.detach(), rtol=1e-10, atol=1e-12)
     for (name, p), q in zip(ours.named_parameters(), theirs.parameters(), strict=True):
         torch.testing.assert_close(p, q, rtol=1e-9, atol=1e-11, msg=name)
+
+
+# -- `x.data = y` passes no dispatcher ---------------------------------------------------------------------------------
+
+
+def memory_of_another(x):
+    y = x * 2
+    y.data = x.detach() * 3
+    return (y * y).sum()
+
+
+def memory_in_common(x):
+    y, z = x * 2, x.detach() + 1
+    y.data = z
+    z += x
+    return (y * x).sum() + (z * z).sum()
+
+
+@pytest.mark.parametrize("f", [memory_of_another, memory_in_common], ids=lambda f: f.__name__)
+def test_data_is_assigned(f):
+    check(f)
+
+
+class Clipped(nn.Module):
+    """Weights clipped in the forward, as WGAN's critic has them, in three ways people write it; a buffer likewise."""
+
+    def __init__(self, way):
+        super().__init__()
+        self.way = way
+        self.linear = nn.Linear(4, 4).double()
+        self.register_buffer("calls", torch.ones(4, **DOUBLE))
+
+    def forward(self, x):
+        weight = self.linear.weight
+        if self.way == "data =":
+            weight.data = weight.data.clamp(-0.2, 0.2)
+        elif self.way == "data.clamp_":
+            weight.data.clamp_(-0.2, 0.2)
+        else:
+            with torch.no_grad():
+                weight.clamp_(-0.2, 0.2)
+        self.calls.data = self.calls.data + 1
+        return (self.linear(x) * self.calls).square().mean()
+
+
+@pytest.mark.parametrize("make", [torch.optim.SGD, torch.optim.AdamW, torch.optim.Adagrad], ids=lambda o: o.__name__)
+@pytest.mark.parametrize("way", ["data =", "data.clamp_", "no_grad"])
+def test_a_parameter_that_the_forward_writes_to_is_updated_from_there(way, make):
+    torch.manual_seed(0)
+    ours, theirs = Clipped(way), Clipped(way)
+    theirs.load_state_dict(ours.state_dict())
+    optimizer = make(theirs.parameters(), lr=0.1)
+    step = mg.TrainStep(ours, None, make(ours.parameters(), lr=0.1))
+    for _ in range(3):
+        optimizer.zero_grad()
+        loss = theirs(X)
+        loss.backward()
+        optimizer.step()
+        torch.testing.assert_close(step(X), loss.detach(), rtol=1e-10, atol=1e-12)
+    for (name, value), expected in zip(ours.state_dict().items(), theirs.state_dict().values(), strict=True):
+        torch.testing.assert_close(value, expected, rtol=1e-9, atol=1e-11, msg=name)

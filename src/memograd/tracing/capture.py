@@ -24,6 +24,7 @@ from torch.func import functional_call
 from memograd._torch import FAKE, UNSUPPORTED, copy_of, fake_like, needs_data, pytree, quiet, same_draws
 from memograd.errors import CaptureError, DataDependentError, MemogradError
 from memograd.graph.graph import Calling, Graph, Input, InputKind, Output
+from memograd.tracing.assignments import Assignments
 from memograd.tracing.closures import Closure, closure_of
 from memograd.tracing.functions import traced
 from memograd.tracing.provenance import raised_at
@@ -140,7 +141,8 @@ class _Capture:
         _ACTIVE.append(self.tracer)
         try:
             values = nullcontext() if self.tracer.concrete else FAKE
-            with quiet(), values, self.tracer, traced(self.tracer), self.tracer.modules.follow(self.root):
+            watching = traced(self.tracer), Assignments(self.tracer), self.tracer.modules.follow(self.root)
+            with quiet(), values, self.tracer, watching[0], watching[1], watching[2]:
                 return functional_call(self.root, tensors, args, kwargs, strict=False)
         except MemogradError:
             raise
@@ -217,9 +219,10 @@ class _Capture:
         of = {node: entry for node, entry in zip(self.graph.find_nodes(op="placeholder"), self.inputs, strict=True)}
         for storage in self.tracer.storages():
             origin = storage.origin
-            if storage.version and origin in of:
+            moved = self.tracer.moved.get(storage)
+            if (storage.version or moved) and origin in of:
                 outputs.append(Output("mutation", of[origin].name))
-                results.append(storage.node)
+                results.append(self.tracer.node_of(moved.tensor) if moved else storage.node)
 
 
 class _Joined(torch.autograd.Function):

@@ -114,8 +114,8 @@ class Detached:
     source: Alias
     tensor: torch.Tensor
     node: fx.Node
-    seen: int = field(init=False)  # version of the memory that ``node`` is the value of
     untouched: bool = True  # nothing was written through it
+    seen: int = field(init=False)  # version of the memory that ``node`` is the value of
 
     def __post_init__(self) -> None:
         self.seen = self.memory.version
@@ -151,9 +151,9 @@ class Alias:
         """The alias one view further."""
         return Alias(tensor, self.storage, (*self.chain, (step, tensor)), node, self.storage.memory.version)
 
-    def detached(self, tensor: torch.Tensor, node: fx.Node) -> Alias:
-        """``tensor``, which looks at the same memory without its history; ``node`` is its value."""
-        return Alias(tensor, Detached(self, tensor, node))
+    def detached(self, tensor: torch.Tensor, node: fx.Node, untouched: bool = True) -> Alias:
+        """``tensor``, which looks at the same memory with another history, that of ``node``, which is its value."""
+        return Alias(tensor, Detached(self, tensor, node, untouched))
 
     def refresh(self, emit: Emit) -> fx.Node:
         """The node of the present value; replays the chain if the storage was written since."""

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import fx
 
+from memograd import ops
 from memograd._torch import fake_like, is_fake
 from memograd.errors import CaptureError
 from memograd.tracing.mutation import Alias, Detached, Storage
@@ -54,6 +55,7 @@ class Tape:
         self._inputs: dict[fx.Node, torch.Tensor] = {}
         self._known: dict[int, Alias] = {}  # by id; each Alias keeps its tensor alive, so ids stay unique
         self._saved: dict[tuple[Any, int], fx.Node] = {}  # by autograd's name of a result: what was kept for backward
+        self.moved: dict[Storage, Alias] = {}  # tensors whose .data was set, by the storage they had before
         self._raw: dict[int, torch.Tensor] = {}  # by id: memory the program has allocated and not used so far
         self._documented: dict[int, list[fx.Node]] = {}  # by id of a fake tensor: the nodes whose ``val`` it is
 
@@ -85,11 +87,36 @@ class Tape:
     def node_of(self, tensor: torch.Tensor) -> fx.Node:
         """The node that computes the present value of ``tensor``."""
         alias = self._alias_of(tensor)
-        if isinstance(alias.storage, Detached) and tensor.requires_grad and tensor.grad_fn is not None:
-            saved = self._saved.get((tensor.grad_fn, tensor.output_nr))
-            if saved is not None and alias.storage.untouched:
-                return saved
+        if _is_copy(alias) and tensor.grad_fn is not None:
+            self.bind(tensor, self._saved_value(tensor))
+            alias = self._known[id(tensor)]
         return alias.refresh(self._emit)
+
+    def _saved_value(self, tensor: torch.Tensor) -> fx.Node:
+        """The value of ``tensor``, which was detached and has a history all the same: autograd gives that back to
+        what it has saved for a backward, when the backward reads it."""
+        result = (tensor.grad_fn, tensor.output_nr)
+        if result not in self._saved:  # it was given to somebody's saved_tensors_hooks (checkpointing) and not detached
+            for other in list(self._known.values()):
+                t = other.tensor
+                if t.requires_grad and t.grad_fn is result[0] and t.output_nr == result[1] and not _is_copy(other):
+                    self._saved[result] = other.refresh(self._emit)
+        if result not in self._saved:
+            source, line = caller()
+            raise CaptureError(
+                f"a backward at {source} ({line}) reads a result of {tensor.grad_fn} that the program never had; take "
+                "the gradient with memograd.grad instead of torch.autograd"
+            )
+        return self._saved[result]
+
+    def assign(self, tensor: torch.Tensor, new: torch.Tensor) -> None:
+        """``tensor.data = new``: the memory of ``new`` with the history that ``tensor`` has."""
+        node, value = self.node_of(tensor), self.node_of(new)
+        written = self._emit(ops.overwrite, (node, value), {}, self.stand_in(tensor))
+        origin = self._alias_of(tensor)
+        self._known[id(tensor)] = alias = self._alias_of(new).detached(tensor, written, untouched=False)
+        if not origin.chain and isinstance(origin.storage, Storage):
+            self.moved[origin.storage] = alias
 
     def stand_in(self, tensor: torch.Tensor) -> torch.Tensor:
         """What to compute on in place of ``tensor``: itself, unless it is the user's."""
@@ -189,6 +216,11 @@ class Tape:
             yield
         finally:
             self.paused = before
+
+
+def _is_copy(alias: Alias) -> bool:
+    """Whether nothing has happened to a tensor since it was detached."""
+    return isinstance(alias.storage, Detached) and not alias.chain and alias.storage.untouched
 
 
 def map_tensors(f: Callable[[torch.Tensor], Any], tree: Any) -> Any:

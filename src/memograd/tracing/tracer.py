@@ -103,11 +103,11 @@ class Tracer(Tape, TorchDispatchMode):
         outs = [out] if single else pytree.tree_leaves(out)
         if not any(isinstance(o, torch.Tensor) for o in outs):
             return  # a size, a stride, a flag: already a Python value
-        source = self._known.get(id(args[0])) if args and is_view(func) else None
         if func in (aten.detach.default, ops.stop):
             self._detach(func, args[0], out)
             return
         node = self._emit(func, self._nodes(args), self._nodes(kwargs), out)
+        source = self._known.get(id(args[0])) if args and is_view(func) else None
         for i, tensor in enumerate(outs):
             if not isinstance(tensor, torch.Tensor) or id(tensor) in self._known:
                 continue
@@ -131,7 +131,9 @@ class Tracer(Tape, TorchDispatchMode):
             return
         if tensor.requires_grad and tensor.grad_fn is not None:
             self._saved[tensor.grad_fn, tensor.output_nr] = node
-        self._known[id(out)] = alias.detached(out, self._emit(ops.stop, (node,), {}, out))
+        self._known[id(out)] = alias.detached(
+            out, self._emit(ops.stop, (node,), {}, out), untouched=func is not ops.stop
+        )
 
     def _record_write(self, func: Any, functional: Any, args: Any, kwargs: Any) -> Any:
         """An in-place or ``out=`` call: record the functional twin, then write its results back."""

@@ -102,16 +102,19 @@ class Update:
         self.tracer = Tracer(self.graph)
         self.inputs = list(joint.inputs)
         self.joint = joint
+        self.written: dict[str, fx.Node] = {}  # parameters that the forward writes to (clipped weights): what it leaves
         self.outputs: list[Output] = []
         self.results: list[fx.Node] = []
 
     def append(self) -> Graph:
         """The graph of the whole step: results, then mutations of buffers, parameters and optimizer state."""
         joint = self.joint
-        for entry, node in zip(joint.outputs, joint.results, strict=True):
-            if entry.kind != "gradient":
-                self._output(entry, self.where[node])
         gradients = {joint.outputs[i].name: self.where[joint.results[i]] for i in joint.positions("gradient")}
+        for entry, node in zip(joint.outputs, joint.results, strict=True):
+            if entry.kind == "mutation" and entry.name in gradients:
+                self.written[entry.name] = self.where[node]
+            elif entry.kind != "gradient":
+                self._output(entry, self.where[node])
         bound = {id(i.tensor): i.name for i in joint.inputs if i.tensor is not None}
         for k, group in enumerate(self.optimizer.param_groups):
             found = [(p, bound[id(p)]) for p in group["params"] if bound.get(id(p)) in gradients]
@@ -143,7 +146,7 @@ class Update:
                 state["shared_step"] = shared.setdefault(count, new_step)
             gradient = self.tracer.input(gradients[name])
             gradient = -gradient if group["maximize"] else gradient
-            old = self.tracer.input(self.where[self.joint.placeholder(name)])
+            old = self.tracer.input(self.written.get(name) or self.where[self.joint.placeholder(name)])
             value, new = RULES[type(self.optimizer)](old, gradient, lr, state, group)
             self._mutation(name, value)
             for key, tensor in new.items():
