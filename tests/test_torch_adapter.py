@@ -289,3 +289,23 @@ def test_inductor_compiles_a_small_graph_for_operands_without_data() -> None:
     for ours, theirs in zip(results, function(x, y), strict=True):
         torch.testing.assert_close(ours, theirs)
         assert ours.stride() == theirs.stride(), WHY + "Inductor keeps the strides of results"
+
+
+def test_hooks_of_users_are_seen() -> None:
+    leaf, layer = torch.nn.Parameter(torch.ones(1)), torch.nn.Linear(1, 1)
+    assert not adapter.has_hooks(leaf) and not any(adapter.module_hooks(layer)) and not adapter.backward_hooks(layer)
+    leaf.register_hook(lambda g: g).remove()
+    assert not adapter.has_hooks(leaf), WHY + "a removed hook is gone"
+    for register in (leaf.register_hook, leaf.register_post_accumulate_grad_hook):
+        handle = register(lambda *_: None)
+        assert adapter.has_hooks(leaf), WHY + f"{register.__name__} leaves its hook on the tensor"
+        handle.remove()
+    for kind in ("forward_hook", "forward_pre_hook", "full_backward_hook", "full_backward_pre_hook"):
+        tables = adapter.module_hooks(layer)
+        for owner, prefix in ((layer, "register_"), (torch.nn.modules.module, "register_module_")):
+            handle = getattr(owner, prefix + kind)(lambda *_: None)
+            assert sum(map(len, tables)) == 1, WHY + f"{kind}s lie in tables that stay the same objects"
+            name = "" if owner is layer else "every module"
+            assert adapter.backward_hooks(layer) == [name] * ("backward" in kind), WHY + "backward hooks are recognized"
+            handle.remove()
+            assert not any(tables)

@@ -12,6 +12,8 @@ Everything here is private API of PyTorch that has no public counterpart. Each e
 - ``is_composite``: no public function tells operators that autograd takes apart from those it differentiates.
 - ``inductor_function``: one small graph through Inductor. The public ``torch.compile`` guards every call (50 µs, more
   than a small kernel takes).
+- ``has_hooks`` / ``module_hooks`` / ``backward_hooks``: what users registered on a parameter or a module. PyTorch
+  has functions to register a hook and none to ask for one.
 - ``pytree``: flattening of nested containers, with the registrations other libraries (transformers) made.
 """
 
@@ -23,6 +25,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+from torch import nn
 from torch._subclasses.fake_impls import register_op_impl
 from torch._subclasses.fake_tensor import (
     DataDependentOutputException,
@@ -31,6 +34,7 @@ from torch._subclasses.fake_tensor import (
     FakeTensorMode,
     UnsupportedOperatorException,
 )
+from torch.nn.modules import module as _module
 from torch.utils import _pytree as pytree  # noqa: F401  (for the rest of the library)
 from torch.utils._python_dispatch import TorchDispatchMode  # noqa: F401
 from torch.utils._python_dispatch import _disable_current_modes as without_modes  # noqa: F401
@@ -149,3 +153,23 @@ def _lstsq_shapes(mode: Any, func: Any, a: Any, b: Any, rcond: Any = None, *, dr
         rank = a.new_empty(a.shape[:-2] if driver != "gels" else (0,), dtype=torch.long)
         singular = (*a.shape[:-2], min(rows, columns)) if driver in ("gelsd", "gelss") else (0,)
         return solution, residuals, rank, a.new_empty(singular, dtype=real)
+
+
+def has_hooks(leaf: torch.Tensor) -> bool:
+    """Whether a ``register_hook`` or ``register_post_accumulate_grad_hook`` of the user's waits for its gradient."""
+    return bool(leaf._backward_hooks) or bool(leaf._post_accumulate_grad_hooks)  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def module_hooks(root: nn.Module) -> list[dict[int, Any]]:
+    """The tables of hooks around forward and backward of all modules below ``root``, and of those for every module
+    there is; their keys tell one hook from another."""
+    everywhere = ("forward_pre_hooks", "forward_hooks", "backward_pre_hooks", "backward_hooks")
+    tables = [getattr(_module, f"_global_{name}") for name in everywhere]
+    return tables + [getattr(m, f"_{name}") for m in root.modules() for name in everywhere]
+
+
+def backward_hooks(root: nn.Module) -> list[str]:
+    """Names of the modules below ``root`` with a backward hook or pre-hook; 'every module' for a global one."""
+    everywhere = bool(_module._global_backward_hooks or _module._global_backward_pre_hooks)
+    named = [name for name, m in root.named_modules() if m._backward_hooks or m._backward_pre_hooks]
+    return ["every module"] * everywhere + named

@@ -14,14 +14,15 @@ from typing import Any
 import torch
 from torch import nn, optim
 
-from memograd.errors import GraphError
+from memograd._torch import backward_hooks, has_hooks
+from memograd.errors import CaptureError, GraphError
 from memograd.graph.graph import Graph
 from memograd.pipeline import capture_for, differentiate, simplify
 from memograd.run.choose import Choice
 from memograd.tracing.reuse import ambient, signature
 from memograd.train.update import Update, why_not
 
-_NOT_BAKED = frozenset({"params", "lr", "initial_lr"})
+_NOT_BAKED = frozenset({"params", "lr", "initial_lr"})  # params by identity
 
 
 @dataclass
@@ -63,9 +64,16 @@ def geometry(batch: tuple[Any, ...], options: dict[str, Any]) -> Any:
 
 
 def settings(optimizer: optim.Optimizer) -> Any:
-    """Hyperparameters baked into the graph (all but the learning rate), and ambient modes."""
-    groups = [tuple([(k, v) for k, v in g.items() if k not in _NOT_BAKED]) for g in optimizer.param_groups]
-    return (tuple(groups), ambient())
+    """What of the optimizer is baked into the graph (which parameters it holds, all hyperparameters but the learning
+    rate, whether it is called itself), and ambient modes."""
+    groups = [
+        (*map(id, g["params"]), *[(k, v) for k, v in g.items() if k not in _NOT_BAKED]) for g in optimizer.param_groups
+    ]
+    itself = (
+        bool(optimizer._optimizer_step_pre_hooks or optimizer._optimizer_step_post_hooks),
+        "step" in vars(optimizer),
+    )
+    return (tuple(groups), itself, ambient())
 
 
 def build(
@@ -80,15 +88,23 @@ def build(
 
     Raises:
         GraphError: nothing the optimizer trains takes part.
+        CaptureError: a module has backward hooks.
     """
+    if hooked := backward_hooks(objective):
+        raise CaptureError(
+            f"{', '.join(hooked)} has backward hooks (register_full_backward_hook), which a step does not run: remove "
+            "them, or change the gradient of a parameter with parameter.register_hook, which is run"
+        )
     with torch.enable_grad():
         forward = capture_for(objective, batch, options, wrt=())  # only parameters are differentiated
     trained = {id(p) for group in optimizer.param_groups for p in group["params"] if p.requires_grad}
-    names = [i.name for i in forward.inputs if i.kind == "parameter" and id(i.tensor) in trained]
-    if not names:
+    parameters = {i.name: i.tensor for i in forward.inputs if i.kind == "parameter" and i.tensor is not None}
+    hooked = {name for name, p in parameters.items() if p.requires_grad and has_hooks(p)}
+    names = [name for name, p in parameters.items() if id(p) in trained or name in hooked]
+    if not any(id(p) in trained for p in parameters.values()):
         raise GraphError("no trainable parameter takes part in this step")
     joint = differentiate(forward, names)
-    outside = why_not(optimizer) is not None
+    outside = bool(hooked) or why_not(optimizer) is not None
     graph = joint if outside else simplify(Update(joint, optimizer, rates).append())
     optimizer._opt_called = True  # pyright: ignore[reportAttributeAccessIssue]  # what schedulers look at
     bound = detached([i.tensor for i in graph.inputs])

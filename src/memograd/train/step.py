@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import nn, optim
 
+from memograd._torch import has_hooks, module_hooks
 from memograd.errors import GraphError
 from memograd.graph.graph import Graph
 from memograd.memory.plan import Plan
@@ -70,9 +71,10 @@ class TrainStep:
             for name, value in vars(m).items()
             if isinstance(value, SIMPLE) and not name.startswith("_")
         ]
+        self._hooks = module_hooks(self.objective)
         self._parameters = parameters
-        self._rates = [torch.tensor(float(g["lr"]), dtype=torch.float64) for g in optimizer.param_groups]
-        self._seen_rates = [float(g["lr"]) for g in optimizer.param_groups]
+        self._rates: list[torch.Tensor] = []  # of each group of the optimizer
+        self._seen_rates: list[Any] = []
         self._programs: dict[Any, Program] = Recent()
         self._last: Program | None = None
 
@@ -124,22 +126,28 @@ class TrainStep:
     # -- making and finding programs -----------------------------------------------------------------------------
 
     def _ready(self, batch: tuple[Any, ...], options: dict[str, Any]) -> tuple[Program, list[Any]]:
+        self._follow_rates()
         key = self._key(batch, options)
         program = self._programs.get(key)
         if program is None or program.stale(self.optimizer):
             program = self._programs[key] = self._build(batch, options)
         self._last = program
-        self._follow_rates()
         return program, program.flat(batch, options)
 
     def _key(self, batch: tuple[Any, ...], options: dict[str, Any]) -> Any:
         modes = tuple([attributes.get(name) for attributes, name in self._attributes])
         trained = tuple([p.requires_grad for p in self._parameters])
-        return (geometry(batch, options), modes, trained, settings(self.optimizer))
+        hooked = tuple([has_hooks(p) for p in self._parameters])
+        hooks = tuple([tuple(table) for table in self._hooks if table])
+        return (geometry(batch, options), modes, trained, hooked, hooks, settings(self.optimizer))
 
     def _follow_rates(self) -> None:
         for k, group in enumerate(self.optimizer.param_groups):
-            if (rate := group["lr"]) is not self._seen_rates[k]:
+            rate = group["lr"]
+            if k == len(self._rates):
+                self._rates.append(torch.zeros((), dtype=torch.float64))
+                self._seen_rates.append(None)
+            if rate is not self._seen_rates[k] or isinstance(rate, torch.Tensor):
                 self._seen_rates[k] = rate
                 self._rates[k].fill_(float(rate))
 
@@ -156,7 +164,10 @@ class TrainStep:
     def _outside(self, program: Program, kept: list[torch.Tensor]) -> None:
         """Call the user's optimizer on our gradients; parameters without one get None, as autograd leaves them."""
         self.optimizer.zero_grad(set_to_none=True)
-        for parameter, position in program.gradients:
-            parameter.grad = kept[position]
+        for parameter, position in reversed(program.gradients):  # the last layers first, as a backward pass has them
+            if has_hooks(parameter):
+                torch.autograd.backward([parameter], [kept[position]])  # hands a leaf its gradient, and runs its hooks
+            else:
+                parameter.grad = kept[position]
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)

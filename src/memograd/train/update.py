@@ -17,6 +17,7 @@ from memograd.graph.graph import Graph, Input, Output
 from memograd.tracing.tracer import Tracer
 
 Tensor = torch.Tensor
+_INPUTS = ("params", "lr", "initial_lr")  # of a group: what is no constant of the graph
 State = dict[str, Tensor]
 
 
@@ -66,6 +67,8 @@ def why_not(optimizer: optim.Optimizer) -> str | None:
         return f"{type(optimizer).__name__} has no update rule here"
     if optimizer._optimizer_step_pre_hooks or optimizer._optimizer_step_post_hooks:
         return "the optimizer has step hooks"
+    if "step" in vars(optimizer) and not hasattr(vars(optimizer)["step"], "_wrapped_by_lr_sched"):
+        return "its step method was replaced"
     for group in optimizer.param_groups:
         if group.get("differentiable"):
             return "differentiable=True"
@@ -73,7 +76,13 @@ def why_not(optimizer: optim.Optimizer) -> str | None:
             return "dampening is set"
         if any(p.is_complex() or p.is_sparse for p in group["params"]):
             return "complex or sparse parameters"
+        if any(isinstance(x, Tensor) for k, v in group.items() if k not in _INPUTS for x in _each(v)):
+            return "a hyperparameter is a tensor, which may change without being replaced"
     return None
+
+
+def _each(value: Any) -> Any:
+    return value if isinstance(value, (tuple, list)) else (value,)
 
 
 def prepare(optimizer: optim.Optimizer, group: dict[str, Any], p: Tensor) -> State:

@@ -1,0 +1,123 @@
+"""Hooks under a training step: those on parameters run as PyTorch runs them, those on modules are traced or refused."""
+
+import pytest
+import torch
+from torch import nn, optim
+from torch.nn.modules import module as every_module
+
+import memograd as mg
+
+X, Y = torch.randn(8, 3, dtype=torch.float64), torch.randn(8, 1, dtype=torch.float64)
+
+
+def network():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 1)).double()
+
+
+def trained(register, ours, first=0, kind=optim.SGD):
+    """What three steps leave; ``register(model, seen)`` is called before step ``first``, ``seen`` is for its hooks."""
+    model, seen = network(), []
+    optimizer = kind(model[2].parameters(), lr=0.1)
+    step = mg.TrainStep(model, nn.MSELoss(), optimizer)
+    for k in range(3):
+        if k == first:
+            register(model, seen)
+        if ours:
+            step(X, Y)
+        else:
+            optimizer.zero_grad()
+            nn.MSELoss()(model(X), Y).backward()
+            optimizer.step()
+    return model, seen
+
+
+def scales(model, _):
+    model[2].weight.register_hook(lambda g: g * 0.5)
+    model[2].weight.register_hook(lambda g: g + 1)
+
+
+def looks(model, seen):
+    for p in model.parameters():  # those of the first layer are in no optimizer
+        p.register_hook(lambda g: seen.append(g.clone()))
+
+
+def updates(model, seen):
+    def update(p):
+        seen.append(p.grad.clone())
+        with torch.no_grad():
+            p -= 0.01 * p.grad
+        p.grad = None
+
+    for p in model[2].parameters():
+        p.register_post_accumulate_grad_hook(update)
+
+
+@pytest.mark.parametrize("first", [0, 1])
+@pytest.mark.parametrize("kind", [optim.SGD, optim.Adam, optim.RMSprop])
+@pytest.mark.parametrize("register", [scales, looks, updates])
+def test_hooks_on_parameters_run_at_every_step(register, kind, first):
+    (ours, seen), (theirs, expected) = trained(register, True, first, kind), trained(register, False, first, kind)
+    assert len(seen) == len(expected)
+    for a, b in zip([*ours.parameters(), *seen], [*theirs.parameters(), *expected], strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-12)
+
+
+def test_without_hooks_the_update_is_in_the_graph_again():
+    model = network()
+    handle = model[0].weight.register_hook(lambda g: g * 0)
+    step = mg.TrainStep(model, nn.MSELoss(), optim.SGD(model.parameters(), lr=0.1))
+    before = model[0].weight.clone()
+    step(X, Y)
+    assert torch.equal(before, model[0].weight)
+    handle.remove()
+    step(X, Y)
+    assert not torch.equal(before, model[0].weight)
+    assert not step.graph.positions("gradient")
+
+
+def doubles(model, _):
+    model[0].register_forward_hook(lambda module, args, out: out * 2)
+    model[2].register_forward_pre_hook(lambda module, args: (args[0] + 1,))
+
+
+@pytest.mark.parametrize("first", [0, 1])
+def test_forward_hooks_are_part_of_the_step(first):
+    (ours, _), (theirs, _) = trained(doubles, True, first), trained(doubles, False, first)
+    for a, b in zip(ours.parameters(), theirs.parameters(), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-12)
+
+
+def test_a_forward_hook_for_every_module_is_noticed():
+    model = network()
+    step = mg.TrainStep(model, nn.MSELoss(), optim.SGD(model.parameters(), lr=0.0))
+    plain = step(X, Y).clone()
+    handle = every_module.register_module_forward_hook(lambda m, args, out: out * 2 if m is model else None)
+    try:
+        torch.testing.assert_close(step(X, Y), nn.MSELoss()(model(X), Y).detach(), rtol=1e-9, atol=0)
+    finally:
+        handle.remove()
+    assert torch.equal(step(X, Y), plain)
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+@pytest.mark.parametrize(
+    "register", ["register_full_backward_hook", "register_full_backward_pre_hook", "register_backward_hook"]
+)
+def test_backward_hooks_of_modules_are_refused_by_name(register):
+    model = network()
+    step = mg.TrainStep(model, nn.MSELoss(), optim.SGD(model.parameters(), lr=0.1))
+    step(X, Y)
+    getattr(model[1], register)(lambda *_: None)
+    with pytest.raises(mg.CaptureError, match=r"model\.1 has backward hooks.*register_hook"):
+        step(X, Y)
+
+
+def test_a_backward_hook_for_every_module_is_refused():
+    model = network()
+    handle = every_module.register_module_full_backward_hook(lambda *_: None)
+    try:
+        with pytest.raises(mg.CaptureError, match="every module has backward hooks"):
+            mg.TrainStep(model, nn.MSELoss(), optim.SGD(model.parameters(), lr=0.1))(X, Y)
+    finally:
+        handle.remove()
