@@ -9,9 +9,13 @@ from __future__ import annotations
 import ast
 import inspect
 import sys
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pytest
 import torch
+from torch.overrides import TorchFunctionMode
+from torch.utils import _python_dispatch as python_dispatch
 
 from memograd import _torch as adapter
 
@@ -92,6 +96,67 @@ def test_the_fake_mode_nests() -> None:
     with adapter.FAKE, adapter.FAKE:
         inner = torch.ones(2) + 1
     assert adapter.is_fake(inner), WHY + "FakeTensorMode can be entered inside itself"
+
+
+def test_the_fake_mode_is_entered_by_thread() -> None:
+    """What one thread does under the mode is nothing to another one, which can use the first one's tensors."""
+    with adapter.FAKE:
+        theirs = torch.ones(2)
+        adapter.FAKE.in_kernel_invocation = True  # as if a kernel were running in this thread
+
+        def elsewhere() -> tuple[Any, ...]:
+            plain = torch.ones(2)
+            with adapter.FAKE:
+                return plain, theirs.device, theirs + 1, len(adapter.FAKE.enter_stack)
+
+        with ThreadPoolExecutor(1) as pool:
+            plain, device, total, depth = pool.submit(elsewhere).result()
+        adapter.FAKE.in_kernel_invocation = False
+        assert len(adapter.FAKE.enter_stack) == 1
+    assert not adapter.is_fake(plain), WHY + "modes are on for one thread"
+    assert device.type == "cpu" and adapter.is_fake(total) and depth == 1, WHY + "attributes of FakeTensorMode"
+    state = {k for k, v in vars(adapter.FAKE).items() if not isinstance(v, (bool, int, str, type(None)))}
+    known = {"own", "_stack_trace", "_mode_key", "old_dispatch_mode_flags", "old_non_infra_dispatch_mode_flags"}
+    assert state <= known | {"old_without_ignore_compile_internals_dispatch_mode_flags"}, (
+        WHY + f"FakeTensorMode has {state - known}, which threads may have to have of their own"
+    )
+
+
+def test_modes_of_two_threads_leave_no_trace() -> None:
+    """PyTorch would go on believing that a mode is on, and torch.compile with it, which then compiles nothing."""
+    first, second = Recorder(), Recorder()
+    first.__enter__()
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(second.__enter__).result()
+        first.__exit__(None, None, None)
+        pool.submit(second.__exit__, None, None, None).result()
+    for name in ("_is_in_torch_dispatch_mode", "_is_in_non_infra_torch_dispatch_mode"):
+        assert not getattr(python_dispatch, name, False), WHY + f"torch.utils._python_dispatch.{name}"
+
+
+def test_wrapped_tensors_are_told_from_others() -> None:
+    seen = []
+    torch.vmap(lambda x: seen.append(adapter.is_wrapped(x)) or x)(torch.ones(2))
+    assert seen == [True] and not adapter.is_wrapped(torch.ones(2)), WHY + "is_functorch_wrapped_tensor"
+
+
+def test_a_function_mode_sees_what_is_called_on_tensors() -> None:
+    """Functions, methods, attributes and operators, but not the objects a module holds."""
+    seen = []
+
+    class Watch(TorchFunctionMode):
+        def __torch_function__(self, func, types, args=(), kwargs=None):
+            seen.append(func)
+            return func(*args, **(kwargs or {}))
+
+    x, w = torch.ones(2), torch.ones((), requires_grad=True)
+    with Watch():
+        torch.sin(x), x.sin(), x + x, x[0], x.shape, torch.ops.aten.sin.default(x), float(x[0])
+        x.data = x
+        torch.autograd.grad(w * 2, w)
+    for func in (torch.sin, torch.Tensor.sin, torch.Tensor.shape.__get__, torch.ops.aten.sin.default):
+        assert func in seen, WHY + f"a TorchFunctionMode sees {func}"
+    assert torch.Tensor.data.__set__ in seen and torch.autograd.grad in seen, WHY + "what a TorchFunctionMode sees"
 
 
 def test_a_function_runs_in_the_frame_of_apply() -> None:

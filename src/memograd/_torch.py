@@ -5,10 +5,13 @@ Everything here is private API of PyTorch that has no public counterpart. Each e
 
 - ``FakeTensorMode`` / ``FakeTensor``: tensors with shape, dtype, strides and device but no data. The public
   ``torch.export`` is built on them, but forgets ``detach`` and ``no_grad`` when it decomposes, cannot nest (a
-  gradient inside a captured function), and costs 0.25 s for the smallest graph.
-- ``TorchDispatchMode``: sees every ATen call below autograd. Documented, but lives in a private module.
+  gradient inside a captured function), and costs 0.25 s for the smallest graph. The mode keeps what it is doing on
+  itself, for one thread; ours keeps that by thread.
+- ``TorchDispatchMode``: sees every ATen call below autograd. Documented, but lives in a private module. PyTorch notes
+  for the whole process whether one is on, and each notes what to go back to; ours share their notes.
 - ``without_modes``: what runs inside is neither recorded nor faked (``_disable_current_modes``).
 - ``register_op_impl``: tells fake tensors the shapes of an operator on which they give up.
+- ``is_wrapped``: nothing public tells a tensor inside ``torch.vmap`` from an ordinary one.
 - ``is_composite``: no public function tells operators that autograd takes apart from those it differentiates.
 - ``inductor_function``: one small graph through Inductor. The public ``torch.compile`` guards every call (50 µs, more
   than a small kernel takes).
@@ -20,6 +23,8 @@ Everything here is private API of PyTorch that has no public counterpart. Each e
 from __future__ import annotations
 
 import logging
+import threading
+from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -36,7 +41,7 @@ from torch._subclasses.fake_tensor import (
 )
 from torch.nn.modules import module as _module
 from torch.utils import _pytree as pytree  # noqa: F401  (for the rest of the library)
-from torch.utils._python_dispatch import TorchDispatchMode  # noqa: F401
+from torch.utils._python_dispatch import TorchDispatchMode as DispatchMode
 from torch.utils._python_dispatch import _disable_current_modes as without_modes  # noqa: F401
 
 # Raised where a value (not a shape) of a tensor would decide what happens next.
@@ -44,10 +49,66 @@ DATA_DEPENDENT = (DataDependentOutputException, DynamicOutputShapeException)
 _NO_DATA = ("data is not allocated", "Cannot access data pointer", ".numpy() is not supported")
 UNSUPPORTED = (UnsupportedOperatorException, NotImplementedError)
 
-_LOGGER = logging.getLogger(FakeTensorMode.__module__)
+_BEFORE: dict[str, deque[bool]] = {
+    name: deque()
+    for name in (
+        "old_dispatch_mode_flags",
+        "old_non_infra_dispatch_mode_flags",
+        "old_without_ignore_compile_internals_dispatch_mode_flags",
+    )
+}
 
-# One mode for the process: nested captures and derivatives of graphs share their fake tensors.
-FAKE = FakeTensorMode(allow_non_fake_inputs=True)
+
+class TorchDispatchMode(DispatchMode):
+    """A mode that may be left in another order than it was entered, as happens when several threads have one on each:
+    what the first one found is what the last one leaves. (``torch.compile`` does nothing while it is told that a mode
+    is on.)"""
+
+    def __init__(self) -> None:
+        super().__init__()
+        vars(self).update(_BEFORE)
+
+
+class _ByThread:
+    """An attribute of the fake mode that is another one in each thread; ``name`` is that of PyTorch's."""
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self.name = name
+
+    def __get__(self, mode: Any, owner: type) -> Any:
+        return getattr(mode.own, self.name)
+
+    def __set__(self, mode: Any, value: Any) -> None:
+        setattr(mode.own, self.name, value)
+
+
+class _Own(threading.local):
+    """What a thread's share of the mode starts from: that of a mode nobody has used."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        unused = FakeTensorMode(allow_non_fake_inputs=True)
+        self.enter_stack = unused.enter_stack
+        self.in_kernel_invocation = unused.in_kernel_invocation
+        self.fake_tensor_converter = unused.fake_tensor_converter
+
+
+class _FakeMode(FakeTensorMode):
+    """The fake mode for several threads at once: whether it is entered, whether a kernel is running (tensors then say
+    that their device is ``meta``), and the numbering of real tensors that it meets are each thread's own."""
+
+    enter_stack = _ByThread()  # pyright: ignore[reportAssignmentType]
+    in_kernel_invocation = _ByThread()  # pyright: ignore[reportAssignmentType]
+    fake_tensor_converter = _ByThread()
+
+    def __init__(self) -> None:
+        self.own = _Own()
+        super().__init__(allow_non_fake_inputs=True)
+        vars(self).update(_BEFORE)
+
+
+# One mode for the process: nested captures and derivatives of graphs share their fake tensors, also across threads.
+FAKE = _FakeMode()
 
 # Python code object of ``Function.apply``: a frame that runs it is inside a custom autograd Function.
 FUNCTION_APPLY_CODE = torch.autograd.Function.apply.__func__.__code__  # pyright: ignore[reportFunctionMemberAccess]
@@ -76,20 +137,35 @@ def same_draws() -> Iterator[None]:
         yield
 
 
+class _Quiet(threading.local):
+    depth = 0
+
+    def __call__(self, record: logging.LogRecord) -> bool:
+        return not self.depth or record.levelno >= logging.CRITICAL
+
+
+_QUIET = _Quiet()
+logging.getLogger(FakeTensorMode.__module__).addFilter(_QUIET)
+
+
 @contextmanager
 def quiet() -> Iterator[None]:
     """Fake tensors log an error with a traceback before they raise it; we report it once, as an exception."""
-    before = _LOGGER.level
-    _LOGGER.setLevel(logging.CRITICAL)
+    _QUIET.depth += 1
     try:
         yield
     finally:
-        _LOGGER.setLevel(before)
+        _QUIET.depth -= 1
 
 
 def is_fake(value: Any) -> bool:
     """True for a tensor without data."""
     return isinstance(value, FakeTensor)
+
+
+def is_wrapped(tensor: torch.Tensor) -> bool:
+    """True for what ``torch.vmap`` and torch.func's transforms pass to their function: a tensor around another one."""
+    return torch._C._functorch.is_functorch_wrapped_tensor(tensor)  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def needs_data(error: Exception) -> bool:

@@ -8,7 +8,10 @@ if exactly that overload with exactly those arguments arrives at the dispatcher.
 
 from __future__ import annotations
 
+import threading
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import BuiltinFunctionType, MethodDescriptorType
 from typing import Any, Literal
 
@@ -64,12 +67,41 @@ def _arrives(function: Any, args: Any, kwargs: Any) -> Any:
     """The operator, with arguments, that a call makes the dispatcher run; None for several, and where it fails."""
     watch = _Watch()
     try:
-        with warnings.catch_warnings(), torch.no_grad(), FAKE, watch:
-            warnings.simplefilter("error")  # signatures that PyTorch discourages
+        with _warnings_raised(), torch.no_grad(), FAKE, watch:  # PyTorch warns of signatures that it discourages
             function(*args, **kwargs)
     except Exception:  # whatever it dislikes: torch.ops takes the arguments as they are
         return None
     return watch.calls[0] if len(watch.calls) == 1 else None
+
+
+class _Here:
+    """In the place of a warning filter's pattern: matches every message of this thread, as long as it is open."""
+
+    def __init__(self) -> None:
+        self.thread: int | None = threading.get_ident()
+
+    def match(self, _text: str) -> bool:
+        return threading.get_ident() == self.thread
+
+
+@contextmanager
+def _warnings_raised() -> Iterator[None]:
+    """Warnings are errors inside, in this thread: ``catch_warnings`` would make them errors in all others too."""
+    here = _Here()
+    entry: Any = ("error", here, Warning, None, 0)
+    filters: Any = warnings.filters
+    filters.insert(0, entry)
+    warnings.simplefilter("ignore", _Unused, append=True)  # so that Python forgets what it has warned of already
+    try:
+        yield
+    finally:
+        here.thread = None
+        if entry in filters:
+            filters.remove(entry)
+
+
+class _Unused(Warning):
+    """A category that nobody warns of."""
 
 
 class _Watch(TorchDispatchMode):

@@ -12,42 +12,75 @@ the tensors themselves; the graph is then right for these values only.
 from __future__ import annotations
 
 import inspect
+import os
+import threading
 from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import fx, nn
-from torch.func import functional_call
 
-from memograd._torch import FAKE, UNSUPPORTED, copy_of, fake_like, needs_data, pytree, quiet, same_draws
+from memograd._torch import FAKE, UNSUPPORTED, copy_of, fake_like, is_fake, needs_data, pytree, quiet, same_draws
 from memograd.errors import CaptureError, DataDependentError, MemogradError
 from memograd.graph.graph import Calling, Graph, Input, InputKind, Output
 from memograd.tracing.assignments import Assignments
 from memograd.tracing.closures import Closure, closure_of
 from memograd.tracing.functions import traced
 from memograd.tracing.provenance import raised_at
+from memograd.tracing.substitute import Substitute
 from memograd.tracing.tracer import Tracer
 
-_ACTIVE: list[Tracer] = []  # captures under way; an inner one makes the outer ones look away
+
+class _UnderWay(threading.local):
+    """The captures of this thread, outermost first; an inner one makes the outer ones look away."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tracers: list[Tracer] = []
+
+
+_ACTIVE = _UnderWay()
+
+
+class _Turn(AbstractContextManager[None]):
+    """Programs run one at a time while they are captured: they may write to objects that others read. A program may
+    capture another one, and a forked process begins with nobody's turn."""
+
+    def __init__(self) -> None:
+        self.renew()
+        if hasattr(os, "register_at_fork"):
+            os.register_at_fork(after_in_child=self.renew)
+
+    def renew(self) -> None:
+        self.lock = threading.RLock()
+
+    def __enter__(self) -> None:
+        self.lock.acquire()
+
+    def __exit__(self, *_: object) -> None:
+        self.lock.release()
+
+
+_TURN = _Turn()
 
 
 def capturing() -> bool:
-    """True while some program is being captured (so that this call happens inside it)."""
-    return any(not tracer.paused for tracer in _ACTIVE)
+    """True while this thread captures some program (so that this call happens inside it)."""
+    return any(not tracer.paused for tracer in _ACTIVE.tracers)
 
 
 def needs_values() -> bool:
     """True inside a capture that runs on values: captures inside it may do so too."""
-    return any(not tracer.paused and tracer.concrete for tracer in _ACTIVE)
+    return any(not tracer.paused and tracer.concrete for tracer in _ACTIVE.tracers)
 
 
 @contextmanager
 def looking_away() -> Iterator[None]:
     """Captures under way do not record what happens inside (the making of an inner graph)."""
     with ExitStack() as stack:
-        for outer in _ACTIVE:
+        for outer in _ACTIVE.tracers:
             stack.enter_context(outer.pause())
         yield
 
@@ -110,13 +143,13 @@ class _Capture:
         leaves, in_spec = pytree.tree_flatten((args, kwargs))
         names = leaf_names(self.f, args, kwargs)
         wrt = _differentiable(leaves) if wrt is None else wrt
-        tensors = self._parameters()
+        self._parameters()
         flat = [
             self._input(leaf, name, position in wrt) if isinstance(leaf, torch.Tensor) else leaf
             for position, (leaf, name) in enumerate(zip(leaves, names, strict=True))
         ]
         own_args, own_kwargs = pytree.tree_unflatten(flat, in_spec)
-        out = self._trace(tensors, own_args, own_kwargs)
+        out = self._trace(own_args, own_kwargs)
         out_leaves, out_spec = pytree.tree_flatten(out)
         outputs, results, tensor_out = [], [], []
         for i, leaf in enumerate(out_leaves):
@@ -137,13 +170,13 @@ class _Capture:
         )
         return Graph(self.graph, tuple(self.inputs), tuple(outputs), calling).verify()
 
-    def _trace(self, tensors: dict[str, torch.Tensor], args: Any, kwargs: Any) -> Any:
-        _ACTIVE.append(self.tracer)
+    def _trace(self, args: Any, kwargs: Any) -> Any:
+        _ACTIVE.tracers.append(self.tracer)
         try:
-            values = nullcontext() if self.tracer.concrete else FAKE
-            watching = traced(self.tracer), Assignments(self.tracer), self.tracer.modules.follow(self.root)
-            with quiet(), values, self.tracer, watching[0], watching[1], watching[2]:
-                return functional_call(self.root, tensors, args, kwargs, strict=False)
+            with ExitStack() as contexts:
+                for context in self._contexts():
+                    contexts.enter_context(context)
+                return self.root(*args, **kwargs)
         except MemogradError:
             raise
         except UNSUPPORTED as error:
@@ -153,7 +186,19 @@ class _Capture:
             kind = DataDependentError if needs_data(error) else CaptureError
             raise kind(f"the program raised while it was captured{self._where(error)}: {message}") from error
         finally:
-            _ACTIVE.pop()
+            _ACTIVE.tracers.pop()
+
+    def _contexts(self) -> Iterator[AbstractContextManager[Any]]:
+        """What is in force while the program runs; what comes last sees its calls first."""
+        yield _TURN
+        yield quiet()
+        if not self.tracer.concrete:
+            yield FAKE
+        yield self.tracer
+        yield traced(self.tracer)
+        yield Assignments(self.tracer)
+        yield self.tracer.modules.follow(self.root)
+        yield Substitute(self.tracer)
 
     def _where(self, error: Exception) -> str:
         source, line = raised_at(error)
@@ -162,10 +207,8 @@ class _Capture:
 
     # -- inputs --------------------------------------------------------------------------------------------------
 
-    def _parameters(self) -> dict[str, torch.Tensor]:
-        """Placeholders for parameters and buffers; tied ones share one. Returns what functional_call swaps in."""
-        own: dict[int, torch.Tensor] = {}
-        swapped: dict[str, torch.Tensor] = {}
+    def _parameters(self) -> None:
+        """Placeholders for parameters and buffers; tied ones share one."""
         named: list[tuple[InputKind, str, torch.Tensor]] = []
         named.extend(("parameter", *p) for p in self.root.named_parameters(remove_duplicate=False))
         named.extend(("buffer", *b) for b in self.root.named_buffers(remove_duplicate=False))
@@ -180,16 +223,13 @@ class _Capture:
                 stand_in = self.stand_in(tensor.detach())
                 if kind == "parameter":
                     stand_in = nn.Parameter(stand_in, requires_grad=tensor.requires_grad)
-                own[id(tensor)] = self._placeholder(Input(kind, name, tensor), stand_in)
-                # the program may also hold the real tensor (a closure, a list): it is the same value
-                self.tracer.alias(tensor, own[id(tensor)])
-            swapped[name] = own[id(tensor)]
-        return swapped
+                self.tracer.alias(tensor, self._placeholder(Input(kind, name, tensor), stand_in))
 
     def _input(self, tensor: torch.Tensor, name: str, differentiable: bool) -> torch.Tensor:
         if tensor.layout is not torch.strided:
             message = f"argument {name!r} has layout {tensor.layout}, which cannot be captured"
             raise CaptureError(f"{message}; use x.to_dense()")
+        self._check_ours(tensor, f"argument {name!r}")
         self.tracer.offset_inputs |= tensor.storage_offset() != 0
         stand_in = self.stand_in(tensor.detach())
         if differentiable:
@@ -212,7 +252,15 @@ class _Capture:
         """A tensor the program uses without having been given it: a constant, or a parameter if it wants gradients."""
         kind = "parameter" if tensor.requires_grad and tensor.is_leaf else "constant"
         name = self.closure.tensors.get(id(tensor)) or f"constant_{sum(i.kind == 'constant' for i in self.inputs)}"
+        self._check_ours(tensor, f"the tensor {name!r}, which the program uses,")
         return self._placeholder(Input(kind, name, tensor), self.stand_in(tensor.detach()))
+
+    def _check_ours(self, tensor: torch.Tensor, what: str) -> None:
+        if is_fake(tensor) and not any(t is not self.tracer for t in _ACTIVE.tracers):
+            raise CaptureError(
+                f"{what} belongs to a capture that is over or runs in another thread; do not keep tensors or start "
+                "threads inside a captured program"
+            )
 
     def _mutations(self, outputs: list[Output], results: list[fx.Node]) -> None:
         """Outputs for the inputs and buffers the program wrote to."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import operator
 import os
+import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -74,25 +75,31 @@ class _Context:
         )
 
 
-_TRACERS: list[Tracer] = []
+class _UnderWay(threading.local):
+    def __init__(self) -> None:
+        super().__init__()
+        self.tracers: list[Tracer] = []  # of this thread's captures
+
+
+_ACTIVE = _UnderWay()
 
 
 def _current() -> Tracer | None:
-    return next((t for t in reversed(_TRACERS) if not t.paused), None)
+    return next((t for t in reversed(_ACTIVE.tracers) if not t.paused), None)
 
 
 @contextmanager
 def traced(tracer: Tracer) -> Iterator[None]:
     """While open, applications of the entered classes are recorded by ``tracer``."""
-    _TRACERS.append(tracer)
+    _ACTIVE.tracers.append(tracer)
     try:
         with ExitStack() as stack:
-            if len(_TRACERS) == 1:
+            if len(_ACTIVE.tracers) == 1:
                 for cls in FUNCTIONS:
                     stack.enter_context(_patched(cls))
             yield
     finally:
-        _TRACERS.pop()
+        _ACTIVE.tracers.pop()
 
 
 @contextmanager

@@ -5,6 +5,7 @@ from __future__ import annotations
 import linecache
 import os
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -66,6 +67,7 @@ class ModuleStack:
     def __init__(self) -> None:
         self._names: dict[int, str] = {}
         self._stack: list[str] = []
+        self._thread = 0  # the one that runs the program: the hooks are called in all of them
         self.failed = ""  # the innermost module whose forward raised
 
     @property
@@ -76,6 +78,7 @@ class ModuleStack:
     @contextmanager
     def follow(self, root: nn.Module) -> Iterator[None]:
         """Track the modules below ``root`` while the context is open."""
+        self._thread = threading.get_ident()
         self._names = {id(m): name for name, m in root.named_modules()}
         before = module_hooks.register_module_forward_pre_hook(self._enter)
         after = module_hooks.register_module_forward_hook(self._leave, always_call=True)
@@ -87,10 +90,11 @@ class ModuleStack:
             self._stack.clear()
 
     def _enter(self, module: nn.Module, _args: object) -> None:
-        self._stack.append(self._names.get(id(module), type(module).__name__))
+        if threading.get_ident() == self._thread:
+            self._stack.append(self._names.get(id(module), type(module).__name__))
 
     def _leave(self, module: nn.Module, _args: object, out: object) -> None:
-        if self._stack:
+        if self._stack and threading.get_ident() == self._thread:
             left = self._stack.pop()
             if out is None and not self.failed:  # PyTorch calls this hook with None when forward raises
                 self.failed = left

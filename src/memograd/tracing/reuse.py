@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -14,6 +15,8 @@ from memograd.errors import CaptureError, DataDependentError
 from memograd.tracing.capture import capturing, needs_values
 from memograd.tracing.closures import captured
 
+_MISSING = object()
+_ENTERING = threading.Lock()
 SIMPLE = (int, float, complex, bool, str, bytes, type(None))
 
 
@@ -67,10 +70,11 @@ class Recent(dict[Any, Any]):
     LIMIT = 256
 
     def __setitem__(self, key: Any, value: Any) -> None:
-        self.pop(key, None)
-        super().__setitem__(key, value)
-        if len(self) > self.LIMIT:
-            del self[next(iter(self))]
+        with _ENTERING:
+            self.pop(key, None)
+            super().__setitem__(key, value)
+            if len(self) > self.LIMIT:
+                del self[next(iter(self))]
 
 
 class Cache:
@@ -88,12 +92,13 @@ class Cache:
         if capturing():
             return build(needs_values())
         key = (signature(args, kwargs), surroundings(self.f))
-        if key not in self._kept:
+        made = self._kept.get(key, _MISSING)
+        if made is _MISSING:
             drawn = random.getstate()
             try:
-                self._kept[key] = build(False)
+                made = build(False)
             except DataDependentError:
-                self._kept[key] = None
+                made = None
                 random.setstate(drawn)
-        found = self._kept[key]
-        return build(True) if found is None else found
+            self._kept[key] = made
+        return build(True) if made is None else made

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -77,14 +78,16 @@ class TrainStep:
         self._seen_rates: list[Any] = []
         self._programs: dict[Any, Program] = Recent()
         self._last: Program | None = None
+        self._turn = threading.RLock()  # a step is one update, whoever else calls it
 
     def __call__(self, *batch: Any, **options: Any) -> torch.Tensor:
         """One step on ``(*inputs, target)``; returns the loss before the update (0-dim, detached)."""
-        program, flat = self._ready(batch, options)
-        kept = program.choice.backend.step(flat)
-        if program.gradients:
-            self._outside(program, kept)
-        return kept[0]
+        with self._turn:
+            program, flat = self._ready(batch, options)
+            kept = program.choice.backend.step(flat)
+            if program.gradients:
+                self._outside(program, kept)
+            return kept[0]
 
     def run(self, *batch: Any, steps: int, **options: Any) -> torch.Tensor:
         """``steps`` steps on one batch; returns the loss of each, shape ``[steps]``.
@@ -93,10 +96,11 @@ class TrainStep:
         """
         if steps < 1:
             raise GraphError(f"steps must be at least 1, got {steps}")
-        program, flat = self._ready(batch, options)
-        if program.gradients:
-            return torch.stack([self(*batch, **options) for _ in range(steps)])
-        return program.choice.backend.run(flat, steps)
+        with self._turn:
+            program, flat = self._ready(batch, options)
+            if program.gradients:
+                return torch.stack([self(*batch, **options) for _ in range(steps)])
+            return program.choice.backend.run(flat, steps)
 
     @property
     def graph(self) -> Graph:

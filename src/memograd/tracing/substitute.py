@@ -1,0 +1,58 @@
+"""The user's tensors stay as they are while a program is captured: every call to PyTorch gets stand-ins instead.
+
+Modules keep their parameters, lists and closures their tensors; what the program calls (``x * self.weight``,
+``weight.requires_grad_()``, ``buffer.add_(1)``) is called on the stand-ins. So nothing of the user's is ever swapped,
+written to or given a history, and other threads, for which this mode is not on, run the same modules meanwhile.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+from torch.overrides import TorchFunctionMode
+
+from memograd._torch import is_wrapped, without_modes
+from memograd.tracing.tape import Tape
+
+_T = torch.Tensor
+
+# Questions about a tensor's geometry, which a stand-in has in common with it.
+_QUERIES = frozenset(
+    {
+        *(getattr(_T, name).__get__ for name in ("shape", "dtype", "device", "layout", "ndim", "is_cuda", "is_sparse")),
+        *(_T.dim, _T.size, _T.stride, _T.numel, _T.__len__, _T.is_floating_point, _T.is_complex, _T.element_size),
+        *(_T.__repr__, _T.__hash__, _T.is_contiguous, _T.storage_offset, torch.is_floating_point, torch.is_tensor),
+    }
+)
+_OWNED = (torch.Tensor, nn.Parameter, nn.Buffer)
+
+
+class Substitute(TorchFunctionMode):
+    """While open, what is called on a tensor of the user's is called on its stand-in on ``tape``."""
+
+    def __init__(self, tape: Tape) -> None:
+        super().__init__()
+        self.tape = tape
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if self.tape.paused or func in _QUERIES:
+            return func(*args, **(kwargs or {}))
+        args = [self._own(a) for a in args]
+        return func(*args, **{k: self._own(v) for k, v in kwargs.items()}) if kwargs else func(*args)
+
+    def _own(self, value: Any) -> Any:
+        kind = type(value)
+        if kind in _OWNED:
+            if is_wrapped(
+                value
+            ):  # one that torch.vmap or torch.func.grad has wrapped: what is inside comes to us later
+                return value
+            with without_modes():
+                return self.tape.stand_in(value)
+        if kind is list or kind is tuple:
+            return kind([self._own(v) for v in value])
+        if kind is dict:
+            return {k: self._own(v) for k, v in value.items()}
+        return value
