@@ -144,3 +144,26 @@ def test_a_tensor_among_the_betas_is_read_at_each_step():
     ours, theirs = trained(True), trained(False)
     for k in ours:
         torch.testing.assert_close(ours[k], theirs[k], rtol=1e-9, atol=1e-12)
+
+
+def test_step_counters_that_part_are_told_apart():
+    """Two programs in turn, one of which leaves the first layer out: its bias corrections fall behind."""
+
+    def trained(ours):
+        model = network()
+        optimizer = optim.Adam(model.parameters(), lr=0.1, foreach=False)
+        step = mg.TrainStep(model, nn.MSELoss(), optimizer, backend="eager")
+        for k in range(9):
+            model[0].requires_grad_(k % 3 == 0)
+            if ours:
+                step(X, Y)
+            else:
+                optimizer.zero_grad()
+                nn.MSELoss()(model(X), Y).backward()
+                optimizer.step()
+        return model.state_dict(), len(step._programs)
+
+    (ours, programs), (theirs, _) = trained(True), trained(False)
+    for k in ours:
+        torch.testing.assert_close(ours[k], theirs[k], rtol=1e-9, atol=1e-12)
+    assert programs == 2

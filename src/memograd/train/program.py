@@ -25,6 +25,25 @@ from memograd.train.update import Update, why_not
 _NOT_BAKED = frozenset({"params", "lr", "initial_lr"})  # params by identity
 
 
+class Counters:
+    """Step counters of an optimizer that were equal when the graph was made: it reads one of them for all.
+
+    Another program, for a batch that leaves some parameters out, moves only some of them. Each write to a tensor raises
+    its version, so as long as all versions have risen alike nobody but this program has counted.
+    """
+
+    def __init__(self, counters: list[torch.Tensor]) -> None:
+        self.counters = counters
+        self.versions = [t._version for t in counters]
+
+    def equal(self) -> bool:
+        risen = {t._version - v for t, v in zip(self.counters, self.versions, strict=True)}
+        if len(risen) < 2:
+            return True
+        self.versions = [t._version for t in self.counters]
+        return len({float(t) for t in self.counters}) == 1
+
+
 @dataclass
 class Program:
     """The compiled step for one signature."""
@@ -35,6 +54,7 @@ class Program:
     owners: list[tuple[torch.Tensor, int]]  # whose memory they are, and its address
     slots: list[int]  # positions of the batch in it
     state: list[tuple[torch.Tensor, str, torch.Tensor]]  # optimizer state the graph is bound to
+    counters: list[Counters]  # in the optimizer's state
     gradients: list[tuple[nn.Parameter, int]]  # for an optimizer outside the graph: where each gradient is
 
     def stale(self, optimizer: optim.Optimizer) -> bool:
@@ -42,6 +62,8 @@ class Program:
         held = optimizer.state
         if any(p not in held or held[p].get(k) is not t for p, k, t in self.state):
             return True  # load_state_dict put new tensors in place
+        if not all([c.equal() for c in self.counters]):
+            return True
         # the model was moved, or a parameter's .data replaced
         return any(owner.data_ptr() != address for owner, address in self.owners)
 
@@ -105,7 +127,8 @@ def build(
         raise GraphError("no trainable parameter takes part in this step")
     joint = differentiate(forward, names)
     outside = bool(hooked) or why_not(optimizer) is not None
-    graph = joint if outside else simplify(Update(joint, optimizer, rates).append())
+    update = Update(joint, optimizer, rates)
+    graph = joint if outside else simplify(update.append())
     optimizer._opt_called = True  # pyright: ignore[reportAttributeAccessIssue]  # what schedulers look at
     bound = detached([i.tensor for i in graph.inputs])
     return Program(
@@ -115,6 +138,7 @@ def build(
         owners=[(i.tensor, i.tensor.data_ptr()) for i in graph.inputs if i.tensor is not None],
         slots=[i for i, t in enumerate(bound) if t is None],
         state=[] if outside else _state(optimizer),
+        counters=[Counters(c) for c in update.counters],
         gradients=_gradients(graph) if outside else [],
     )
 

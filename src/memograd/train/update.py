@@ -114,6 +114,7 @@ class Update:
         self.written: dict[str, fx.Node] = {}  # parameters that the forward writes to (clipped weights): what it leaves
         self.outputs: list[Output] = []
         self.results: list[fx.Node] = []
+        self.counters: list[list[Tensor]] = []  # step counters that share one bias correction, since they are equal
 
     def append(self) -> Graph:
         """The graph of the whole step: results, then mutations of buffers, parameters and optimizer state."""
@@ -146,6 +147,7 @@ class Update:
     ) -> None:
         lr = self._input(f"learning rate {k}", self.rates[k])
         shared: dict[float, Tensor] = {}  # bias corrections are computed once for all equal step counters
+        counters: dict[float, list[Tensor]] = {}
         for (_, name), tensors, count in zip(found, states, counts, strict=True):
             self.tracer.meta = {"update_of": name}
             state = {key: self._input(f"{key} of {name}", t) for key, t in tensors.items()}
@@ -153,6 +155,7 @@ class Update:
                 new_step = state["step"] + 1
                 self._mutation(f"step of {name}", new_step)
                 state["shared_step"] = shared.setdefault(count, new_step)
+                counters.setdefault(count, []).append(tensors["step"])
             gradient = self.tracer.input(gradients[name])
             gradient = -gradient if group["maximize"] else gradient
             old = self.tracer.input(self.written.get(name) or self.where[self.joint.placeholder(name)])
@@ -160,6 +163,7 @@ class Update:
             self._mutation(name, value)
             for key, tensor in new.items():
                 self._mutation(f"{key} of {name}", tensor)
+        self.counters += counters.values()
 
     def _input(self, name: str, tensor: Tensor) -> Tensor:
         self.inputs.append(Input("state", name, tensor))
