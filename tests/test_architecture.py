@@ -15,8 +15,8 @@ import pytest
 
 SRC = Path(__file__).parent.parent / "src" / "memograd"
 
-# What may be used from anywhere: errors, our marks, draws repeated, the one door to PyTorch's internals.
-GROUND = {"errors", "ops", "draws", "_torch"}
+# What may be used from anywhere: errors, our marks, draws repeated, autocast, clocks, the door to PyTorch's internals.
+GROUND = {"errors", "ops", "draws", "autocast", "clock", "_torch"}
 FOUNDATIONS = GROUND | {"graph", "rules.registry"}
 STAGES = {"tracing", "adjoint", "simplify", "lower", "fuse", "memory", "run"}
 PIPELINE = FOUNDATIONS | STAGES | {"pipeline"}
@@ -28,6 +28,8 @@ ALLOWED: dict[str, set[str]] = {
     "_torch": set(),
     "ops": set(),
     "draws": set(),
+    "autocast": set(),
+    "clock": set(),
     "graph": GROUND,
     "rules.registry": {"errors"},
     "rules": GROUND | {"rules.registry"},

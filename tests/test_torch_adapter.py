@@ -85,12 +85,6 @@ def test_copies_lie_in_memory_as_their_originals() -> None:
         assert x.numel() == 0 or copy.untyped_storage().data_ptr() != x.untyped_storage().data_ptr()
 
 
-def test_draws_are_repeated() -> None:
-    with adapter.same_draws():
-        first = torch.rand(3)
-    assert torch.equal(first, torch.rand(3))
-
-
 def test_the_fake_mode_nests() -> None:
     """A gradient inside a captured function enters the mode again."""
     with adapter.FAKE, adapter.FAKE:

@@ -31,18 +31,25 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch._subclasses.fake_impls import register_op_impl
-from torch._subclasses.fake_tensor import (
-    DataDependentOutputException,
-    DynamicOutputShapeException,
-    FakeTensor,
-    FakeTensorMode,
-    UnsupportedOperatorException,
-)
-from torch.nn.modules import module as _module
-from torch.utils import _pytree as pytree  # noqa: F401  (for the rest of the library)
-from torch.utils._python_dispatch import TorchDispatchMode as DispatchMode
-from torch.utils._python_dispatch import _disable_current_modes as without_modes  # noqa: F401
+
+try:
+    from torch._subclasses.fake_impls import register_op_impl
+    from torch._subclasses.fake_tensor import (
+        DataDependentOutputException,
+        DynamicOutputShapeException,
+        FakeTensor,
+        FakeTensorMode,
+        UnsupportedOperatorException,
+    )
+    from torch.nn.modules import module as _module
+    from torch.utils import _pytree as pytree  # noqa: F401  (for the rest of the library)
+    from torch.utils._python_dispatch import TorchDispatchMode as DispatchMode
+    from torch.utils._python_dispatch import _disable_current_modes as without_modes  # noqa: F401
+except ImportError as error:
+    raise ImportError(
+        f"memograd reads internals of PyTorch 2.11 to 2.13, and PyTorch {torch.__version__} lacks one: {error}. "
+        "Install one of those versions"
+    ) from error
 
 # Raised where a value (not a shape) of a tensor would decide what happens next.
 DATA_DEPENDENT = (DataDependentOutputException, DynamicOutputShapeException)
@@ -127,14 +134,6 @@ def copy_of(tensor: torch.Tensor) -> torch.Tensor:
     memory = tensor.as_strided((copy.untyped_storage().nbytes() // copy.element_size(),), (1,))
     memory = memory.clone().resolve_conj().resolve_neg()
     return copy.set_(memory.untyped_storage(), 0, copy.shape, copy.stride())
-
-
-@contextmanager
-def same_draws() -> Iterator[None]:
-    """What runs inside draws random numbers, and leaves the generators as they were."""
-    devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
-    with torch.random.fork_rng(list(devices)):
-        yield
 
 
 class _Quiet(threading.local):
@@ -249,3 +248,19 @@ def backward_hooks(root: nn.Module) -> list[str]:
     everywhere = bool(_module._global_backward_hooks or _module._global_backward_pre_hooks)
     named = [name for name, m in root.named_modules() if m._backward_hooks or m._backward_pre_hooks]
     return ["every module"] * everywhere + named
+
+
+@register_op_impl(torch.ops.aten._thnn_fused_gru_cell.default)
+def _gru_cell_shapes(mode: Any, func: Any, input_gates: Any, hidden_gates: Any, hx: Any, *biases: Any) -> Any:
+    """Shapes of CUDA's GRU cell: the new state, and what its backward kernel reads."""
+    with mode:
+        return torch.empty_like(hx), hx.new_empty(hx.shape[0], 5 * hx.shape[1])
+
+
+@register_op_impl(torch.ops.aten._thnn_fused_gru_cell_backward.default)
+def _gru_cell_backward_shapes(mode: Any, func: Any, grad: Any, workspace: Any, has_bias: bool) -> Any:
+    rows, columns = grad.shape
+    with mode:
+        gates = [grad.new_empty(rows, 3 * columns) for _ in range(2)]
+        biases = [grad.new_empty(3 * columns) if has_bias else None for _ in range(2)]
+        return (*gates, torch.empty_like(grad), *biases)

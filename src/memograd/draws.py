@@ -26,6 +26,14 @@ def drawing_from(state: torch.Tensor, device: str) -> Iterator[None]:
         _set(now, device)
 
 
+@contextmanager
+def same_draws() -> Iterator[None]:
+    """What runs inside draws random numbers, and leaves the generators as they were."""
+    devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
+    with torch.random.fork_rng(list(devices)):
+        yield
+
+
 def _set(state: torch.Tensor, device: str) -> None:
     if torch.device(device).type == "cpu":
         torch.set_rng_state(state)

@@ -6,6 +6,7 @@ import warnings
 from collections import Counter
 from collections.abc import Mapping
 
+from memograd import clock
 from memograd.errors import BackendError
 from memograd.fuse.build import build, kernel_of
 from memograd.fuse.groups import SLOW, Group, bytes_in, groups
@@ -14,7 +15,6 @@ from memograd.graph.kernels import Kernel
 
 _WORTH = 2e-4  # seconds a step: what a kernel must save in all its places to be worth compiling
 _FAILURES = 3
-_BYTES_A_SECOND, _OVERHEAD = 5e9, 3e-6  # what an operator costs that is not fused
 
 
 def fuse(graph: Graph) -> Graph:
@@ -33,7 +33,8 @@ def _saves(group: Group) -> float:
     """Seconds: reading and writing what is now computed inside, and calling it."""
     inside = [n for n in group.computed if n not in group.results]
     slow = sum(sum(map(bytes_in, n.all_input_nodes)) for n in group.computed if n.target in SLOW)
-    return slow / _BYTES_A_SECOND + sum(2 * bytes_in(n) / _BYTES_A_SECOND + _OVERHEAD for n in inside)
+    traffic = slow + sum(2 * bytes_in(n) for n in inside)
+    return clock.transfer(traffic, group.device) + len(inside) * clock.OVERHEAD
 
 
 def _compiled(samples: Mapping[Kernel, Group]) -> set[Kernel]:

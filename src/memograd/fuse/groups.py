@@ -83,6 +83,11 @@ class Group:
         return [n for n in dict.fromkeys(n for member in self.inside for n in member.all_input_nodes) if n not in own]
 
     @property
+    def device(self) -> str:
+        """The type of device it runs on."""
+        return tensors_of(self.results[0])[0].device.type
+
+    @property
     def computed(self) -> list[fx.Node]:
         """The operators inside that are no views."""
         return [n for n in self.inside if not is_view(n)]

@@ -15,6 +15,7 @@ from typing import Any, Literal
 import torch
 from torch import fx
 
+from memograd import autocast
 from memograd._torch import pytree
 from memograd.errors import CaptureError, GraphError
 from memograd.graph.printing import annotated, flat_function
@@ -253,9 +254,7 @@ class Graph:
 
 def run(function: Callable[..., Any], flat: Sequence[Any]) -> Any:
     """Call a graph's function as it was captured: autocast is part of the graph already and must not act twice."""
-    if not any(torch.is_autocast_enabled(d) for d in ("cpu", "cuda")):
-        return function(*flat)
-    with torch.autocast("cpu", enabled=False), torch.autocast("cuda", enabled=False):
+    with autocast.off():
         return function(*flat)
 
 

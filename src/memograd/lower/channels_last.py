@@ -7,7 +7,6 @@ on the heaviest convolutions of the step, once for each geometry in a process.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
@@ -15,6 +14,7 @@ from typing import Any
 import torch
 from torch import fx
 
+from memograd import clock
 from memograd.graph.graph import Graph
 from memograd.lower.retrace import retrace
 
@@ -102,12 +102,5 @@ def _seconds(target: Any, form: Any, last: bool) -> float:
             args.append(made.contiguous(memory_format=layout) if k < _OPERANDS[target] else made)
         else:
             args.append(list(value) if isinstance(value, tuple) else value)
-    times = []
     with torch.no_grad():
-        for _ in range(_TRIALS):
-            start = time.perf_counter()
-            target(*args)
-            if torch.cuda.is_initialized():
-                torch.cuda.synchronize()
-            times.append(time.perf_counter() - start)
-    return min(times)
+        return clock.seconds(lambda: target(*args), _TRIALS)

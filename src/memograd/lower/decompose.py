@@ -14,7 +14,8 @@ from typing import Any
 import torch
 
 from memograd import ops
-from memograd._torch import same_draws, without_modes
+from memograd._torch import without_modes
+from memograd.draws import same_draws
 from memograd.graph.graph import Graph
 from memograd.lower.retrace import retrace
 

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import time
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-
-from memograd._torch import same_draws
+from memograd import clock
+from memograd.draws import same_draws
 from memograd.errors import BackendError
 from memograd.graph.graph import Graph
 from memograd.memory.plan import Plan
@@ -87,12 +85,5 @@ BACKENDS: dict[str, Callable[[Graph], Eager]] = {"eager": Eager, "inductor": Ind
 
 def _seconds(backend: Eager, flat: Sequence[Any]) -> float:
     """Best time of a few pure runs; the generators' states are put back."""
-    times = []
     with same_draws():
-        for _ in range(_TRIALS):
-            start = time.perf_counter()
-            backend.compute(flat)
-            if torch.cuda.is_initialized():
-                torch.cuda.synchronize()
-            times.append(time.perf_counter() - start)
-    return min(times)
+        return clock.seconds(lambda: backend.compute(flat), _TRIALS)

@@ -25,17 +25,28 @@ class Eager:
         names = [i.name for i in graph.inputs]
         self.feedback = {i: names.index(o.name) for i, o in enumerate(graph.outputs) if o.kind == "mutation"}
         self.kept = [i for i in range(len(graph.outputs)) if i not in self.feedback]
+        self.writes = self._writes(graph)
 
     def build(self, graph: Graph) -> Any:
         return graph.function
+
+    def _writes(self, graph: Graph) -> list[tuple[list[int], list[int]]]:
+        """What is written back, as (inputs, results): of one device and dtype each, so that a kernel copies many."""
+        groups: dict[Any, tuple[list[int], list[int]]] = {}
+        for result, place in self.feedback.items():
+            value = graph.placeholders[place].meta["val"]
+            inputs, outputs = groups.setdefault((value.device, value.dtype), ([], []))
+            inputs.append(place)
+            outputs.append(result)
+        return list(groups.values())
 
     def compute(self, flat: Sequence[Any]) -> tuple[torch.Tensor, ...]:
         return run(self.function, flat)
 
     def step(self, flat: Sequence[Any]) -> list[torch.Tensor]:
         results = run(self.function, flat)
-        if self.feedback:
-            old, new = [flat[i] for i in self.feedback.values()], [results[o] for o in self.feedback]
+        for inputs, outputs in self.writes:
+            old, new = [flat[i] for i in inputs], [results[o] for o in outputs]
             torch._foreach_copy_(old, new)  # pyright: ignore[reportPrivateImportUsage]
         return [results[i] for i in self.kept]
 

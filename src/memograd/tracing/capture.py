@@ -22,11 +22,13 @@ from typing import Any
 import torch
 from torch import fx, nn
 
-from memograd._torch import FAKE, UNSUPPORTED, copy_of, fake_like, is_fake, needs_data, pytree, quiet, same_draws
+from memograd._torch import FAKE, UNSUPPORTED, copy_of, fake_like, is_fake, needs_data, pytree, quiet
+from memograd.draws import same_draws
 from memograd.errors import CaptureError, DataDependentError, MemogradError
 from memograd.graph.graph import Calling, Graph, Input, InputKind, Output
 from memograd.tracing.assignments import Assignments
 from memograd.tracing.closures import Closure, closure_of
+from memograd.tracing.cudnn import plain_recurrence
 from memograd.tracing.functions import traced
 from memograd.tracing.provenance import raised_at
 from memograd.tracing.substitute import Substitute
@@ -198,6 +200,7 @@ class _Capture:
         yield traced(self.tracer)
         yield Assignments(self.tracer)
         yield self.tracer.modules.follow(self.root)
+        yield plain_recurrence()
         yield Substitute(self.tracer)
 
     def _where(self, error: Exception) -> str:

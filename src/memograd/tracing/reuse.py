@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from memograd import autocast
 from memograd._torch import pytree
 from memograd.errors import CaptureError, DataDependentError
 from memograd.tracing.capture import capturing, needs_values
@@ -28,10 +29,7 @@ def signature(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, ...]:
 
 def ambient() -> tuple[Any, ...]:
     """Autocast, default dtype and grad mode: they decide which operators run."""
-    autocast = tuple(
-        torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None for device in ("cpu", "cuda")
-    )
-    return (autocast, torch.get_default_dtype(), torch.is_grad_enabled())
+    return (autocast.state(), torch.get_default_dtype(), torch.is_grad_enabled())
 
 
 def surroundings(f: Any) -> tuple[Any, ...]:

@@ -24,7 +24,7 @@ from typing import Any
 import torch
 from torch import fx
 
-from memograd import ops
+from memograd import autocast, ops
 from memograd._torch import (
     DATA_DEPENDENT,
     FAKE,
@@ -36,6 +36,7 @@ from memograd._torch import (
 )
 from memograd.errors import CaptureError, DataDependentError
 from memograd.rules.registry import FUNCTIONS
+from memograd.tracing import cudnn
 from memograd.tracing.constants import constant
 from memograd.tracing.mutation import functional_twin, is_view, write_back
 from memograd.tracing.provenance import caller
@@ -60,8 +61,8 @@ class Tracer(Tape, TorchDispatchMode):
 
     @contextmanager
     def rules(self) -> Iterator[None]:
-        """Record the derivative rules that run inside: no autograd, and other tracers look away."""
-        with torch.no_grad(), quiet(), FAKE, self:
+        """Record the derivative rules that run inside: no autograd, no autocast, and other tracers look away."""
+        with torch.no_grad(), autocast.off(), quiet(), FAKE, self:
             yield
 
     # -- recording -----------------------------------------------------------------------------------------------
@@ -81,6 +82,11 @@ class Tracer(Tape, TorchDispatchMode):
                 f"{func} at {source} ({line.strip()}) draws from a torch.Generator, and a graph holds no objects: draw "
                 "outside and pass the numbers in, or draw from the global generator"
             )
+        if func in cudnn.CHOICES:
+            return False
+        if func in cudnn.BATCH_NORMS:
+            out = self.__torch_dispatch__(aten.native_batch_norm.default, types, args, kwargs)
+            return cudnn.as_returned_by(func, out)
         if func is aten.native_batch_norm.default and args[3] is not None and args[5]:
             func = aten._native_batch_norm_legit.default  # the same, with a schema that owns up to its writes
         if self.concrete and func.overloadpacket in _INDEXED:

@@ -149,11 +149,13 @@ class TrainStep:
         for k, group in enumerate(self.optimizer.param_groups):
             rate = group["lr"]
             if k == len(self._rates):
-                self._rates.append(torch.zeros((), dtype=torch.float64))
-                self._seen_rates.append(None)
-            if rate is not self._seen_rates[k] or isinstance(rate, torch.Tensor):
-                self._seen_rates[k] = rate
+                self._rates.append(_rate(rate))
+                self._seen_rates.append(rate)
+            elif isinstance(rate, torch.Tensor):
+                self._rates[k].copy_(rate.detach().reshape(()))  # schedulers change it in place
+            elif rate is not self._seen_rates[k]:
                 self._rates[k].fill_(float(rate))
+            self._seen_rates[k] = rate
 
     def _build(self, batch: tuple[Any, ...], options: dict[str, Any]) -> Program:
         return build(self.objective, self.optimizer, self._rates, batch, options, self._choose)
@@ -175,3 +177,8 @@ class TrainStep:
                 parameter.grad = kept[position]
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
+
+
+def _rate(rate: float | torch.Tensor) -> torch.Tensor:
+    """The graph's learning rate, on the device of a rate that is a tensor: reading it waits for no device then."""
+    return torch.tensor(float(rate), dtype=torch.float64, device=getattr(rate, "device", None))

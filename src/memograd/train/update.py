@@ -95,10 +95,18 @@ def prepare(optimizer: optim.Optimizer, group: dict[str, Any], p: Tensor) -> Sta
             state["momentum_buffer"] = torch.zeros_like(p, memory_format=torch.preserve_format)
         return {"momentum_buffer": state["momentum_buffer"]}
     if "step" not in state:
-        state["step"] = torch.tensor(0.0, dtype=torch.float32)
+        state["step"] = _counter(group, p)
         names = ["exp_avg", "exp_avg_sq", *(["max_exp_avg_sq"] if group["amsgrad"] else [])]
         state.update({n: torch.zeros_like(p, memory_format=torch.preserve_format) for n in names})
     return {k: v for k, v in state.items() if isinstance(v, Tensor)}
+
+
+def _counter(group: dict[str, Any], p: Tensor) -> Tensor:
+    """A step counter at 0: on the CPU, unless torch.optim's own kernels want it where the parameter is."""
+    fused = bool(group.get("fused"))
+    wide = torch.get_default_dtype() == torch.float64 and not fused
+    device = p.device if fused or group.get("capturable") else torch.device("cpu")
+    return torch.zeros((), dtype=torch.float64 if wide else torch.float32, device=device)
 
 
 class Update:

@@ -10,7 +10,6 @@ import json
 import operator
 import os
 import tempfile
-import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -21,8 +20,9 @@ import torch
 from torch import fx
 from torch.profiler import ProfilerActivity, profile, record_function
 
-from memograd._torch import pytree, same_draws
-from memograd.draws import rng_state
+from memograd import clock
+from memograd._torch import pytree
+from memograd.draws import rng_state, same_draws
 from memograd.errors import BackendError, MemogradError, PlanViolationError
 from memograd.graph.bindings import callable_of
 from memograd.graph.kernels import Kernel
@@ -30,8 +30,6 @@ from memograd.graph.views import copies_storage, tensors_of
 from memograd.memory.costs.storages import Operator, Storages
 from memograd.memory.costs.tensors import bytes_of, device_of
 
-_BYTES_A_SECOND = 5e9  # the model: memory traffic ...
-_OVERHEAD = 5e-6  # ... and a constant for each call, seconds
 _ENOUGH = 0.02  # seconds of repetitions for one operator
 _TRIALS = 10
 
@@ -112,19 +110,7 @@ def _measure(wanted: dict[Any, Prepare], memory: Memory) -> None:
     for run in (False, True):  # pivots, or saved statistics: what only another kernel can make up
         calls = {key: partial(prepare, run) for key, prepare in wanted.items() if key not in _CACHE}
         for key, (workspace, results) in memory(calls).items() if calls else ():
-            _CACHE[key] = Measurement(_seconds(calls[key]().run), workspace, results)
-
-
-def _seconds(call: Callable[[], Any]) -> float:
-    """The best of a few runs; there was one before."""
-    times: list[float] = []
-    while len(times) < _TRIALS and sum(times) < _ENOUGH:
-        start = time.perf_counter()
-        call()
-        if torch.cuda.is_initialized():
-            torch.cuda.synchronize()
-        times.append(time.perf_counter() - start)
-    return min(times)
+            _CACHE[key] = Measurement(clock.seconds(calls[key]().run, _TRIALS, _ENOUGH), workspace, results)
 
 
 def _cpu_memory(calls: Calls) -> dict[Any, tuple[int, tuple[int, ...]]]:
@@ -209,7 +195,8 @@ def _modelled(what: Operator) -> Measurement:
     traffic = sum(map(bytes_of, made)) + sum(map(bytes_of, read))
     results = () if write else tuple(map(bytes_of, made))
     # nothing is known of its workspace: as much as it touches is what the worst kernels take
-    return Measurement(_OVERHEAD + traffic / _BYTES_A_SECOND, 0 if write else traffic, results, modelled=True)
+    seconds = clock.modelled(traffic, device=made[0].device.type if made else "cpu")
+    return Measurement(seconds, 0 if write else traffic, results, modelled=True)
 
 
 # -- operators on made-up data ---------------------------------------------------------------------------------------

@@ -1,0 +1,65 @@
+"""What cuDNN does without saying so, done by operators that say it.
+
+PyTorch's composite functions pick cuDNN's kernels by themselves, and three of these cannot be nodes of a graph:
+
+- batch normalization writes its running statistics, which its schema hides: they would be written again by whoever
+  computes the operator again, or never where a graph is asked for values alone;
+- a recurrent network looks for its weights in one piece of memory, draws its dropout from a state that no generator
+  knows, and its backward kernel writes into what the forward kernel kept;
+- the CTC loss has no shapes before it has run.
+
+Each has a twin in PyTorch that computes the same. Convolutions and attention stay cuDNN's: they are functions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.modules import module as module_hooks
+
+aten = torch.ops.aten
+
+BATCH_NORMS = (aten.cudnn_batch_norm.default, aten.miopen_batch_norm.default)  # arguments are native_batch_norm's
+_CHOICES = ("_use_cudnn_ctc_loss", "_use_miopen_ctc_loss")  # whether a library should: no
+CHOICES = frozenset(
+    getattr(packet, overload)
+    for packet in (getattr(aten, name, None) for name in _CHOICES)
+    if packet is not None
+    for overload in packet.overloads()
+)
+
+
+def as_returned_by(norm: Any, out: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+    """The results of ``native_batch_norm`` as ``norm`` returns them."""
+    if norm is aten.miopen_batch_norm.default:
+        return out
+    return (*out, out[0].new_empty(0, dtype=torch.uint8))  # what cuDNN keeps for its backward
+
+
+@contextmanager
+def plain_recurrence() -> Iterator[None]:
+    """``nn.LSTM``, ``nn.GRU`` and ``nn.RNN`` that run inside do so step by step, by PyTorch's own kernels."""
+    running: list[ExitStack] = []
+
+    def enter(module: nn.Module, _args: object) -> None:
+        if isinstance(module, nn.RNNBase):
+            running.append(ExitStack())
+            running[-1].enter_context(torch.backends.cudnn.flags(enabled=False))
+
+    def leave(module: nn.Module, _args: object, _out: object) -> None:
+        if isinstance(module, nn.RNNBase) and running:
+            running.pop().close()
+
+    before = module_hooks.register_module_forward_pre_hook(enter)
+    after = module_hooks.register_module_forward_hook(leave, always_call=True)
+    try:
+        yield
+    finally:
+        before.remove()
+        after.remove()
+        while running:
+            running.pop().close()

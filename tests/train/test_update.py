@@ -1,0 +1,71 @@
+"""The optimizer stays torch.optim's: its learning rate and its state are read and made as it does. Witness: itself."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn, optim
+
+import memograd as mg
+
+X, Y = torch.ones(4, 3), torch.linspace(0, 1, 8).reshape(4, 2)
+
+
+def train_by_torch(model: nn.Module, optimizer: optim.Optimizer) -> None:
+    optimizer.zero_grad()
+    F.mse_loss(model(X), Y).backward()
+    optimizer.step()
+
+
+def pair(make):
+    torch.manual_seed(0)
+    ours = nn.Linear(3, 2)
+    theirs = copy.deepcopy(ours)
+    return ours, make(ours.parameters()), theirs, make(theirs.parameters())
+
+
+@pytest.mark.parametrize(
+    "make",
+    [lambda p: optim.SGD(p, lr=torch.tensor(0.1)), lambda p: optim.AdamW(p, lr=torch.tensor([0.1]), foreach=False)],
+    ids=["sgd", "adamw"],
+)
+def test_a_rate_that_is_a_tensor_is_followed_when_it_changes_in_place(make) -> None:
+    """As schedulers change it."""
+    ours, our_optimizer, theirs, their_optimizer = pair(make)
+    step = mg.TrainStep(ours, F.mse_loss, our_optimizer, backend="eager")
+    schedulers = [optim.lr_scheduler.ExponentialLR(o, 0.1) for o in (our_optimizer, their_optimizer)]
+    for _ in range(3):
+        step(X, Y)
+        train_by_torch(theirs, their_optimizer)
+        torch.testing.assert_close(ours.state_dict(), theirs.state_dict())
+        for scheduler in schedulers:
+            scheduler.step()
+
+
+def test_a_rate_may_become_a_tensor_and_a_number_again() -> None:
+    ours, our_optimizer, theirs, their_optimizer = pair(lambda p: optim.SGD(p, lr=0.1))
+    step = mg.TrainStep(ours, F.mse_loss, our_optimizer, backend="eager")
+    for rate in (0.1, torch.tensor(0.5), 0.1, 0.5):
+        for optimizer in (our_optimizer, their_optimizer):
+            optimizer.param_groups[0]["lr"] = copy.copy(rate)
+        step(X, Y)
+        train_by_torch(theirs, their_optimizer)
+        torch.testing.assert_close(ours.state_dict(), theirs.state_dict())
+
+
+@pytest.mark.parametrize("default", [torch.float32, torch.float64])
+@pytest.mark.parametrize("fused", [False, True])
+def test_step_counters_are_made_as_torch_makes_them(default: torch.dtype, fused: bool) -> None:
+    ours, our_optimizer, theirs, their_optimizer = pair(lambda p: optim.AdamW(p, fused=fused))
+    torch.set_default_dtype(default)
+    try:
+        mg.TrainStep(ours, F.mse_loss, our_optimizer, backend="eager")(X, Y)
+        train_by_torch(theirs, their_optimizer)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    for a, b in zip(ours.parameters(), theirs.parameters(), strict=True):
+        torch.testing.assert_close(our_optimizer.state[a], their_optimizer.state[b])
+    train_by_torch(ours, our_optimizer)  # torch's own kernel goes on from our state
