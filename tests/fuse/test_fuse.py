@@ -19,7 +19,7 @@ from memograd.graph import kernels
 from memograd.graph.kernels import Kernel
 from memograd.lower.channels_last import channels_last, layouts
 from memograd.lower.decompose import parts
-from memograd.memory.costs import measure
+from memograd.memory.costs import measure, trials
 
 
 def made(name: str) -> Case:
@@ -177,8 +177,9 @@ def test_compiled_numbers_are_those_of_the_eager_step(
 
 
 def test_what_pytorch_misstates_is_not_given_to_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(measure, "_unlike", lambda out, expected: "bfloat16 for float32")
-    monkeypatch.setattr(measure, "_UNLIKE", {})
+    monkeypatch.setattr(trials, "_unlike", lambda out, expected: "bfloat16 for float32")
+    monkeypatch.setattr(trials, "UNLIKE", {})
+    monkeypatch.setattr(measure, "UNLIKE", trials.UNLIKE)
     monkeypatch.setattr(measure, "_CACHE", {})
     monkeypatch.setattr(fuse, "_WORTH", 5e-5)
     monkeypatch.setattr(kernels, "inductor_function", interpreted)

@@ -20,6 +20,7 @@ from torch import fx
 from memograd.draws import rng_state
 from memograd.graph.graph import Graph
 from memograd.graph.views import copies_storage, tensors_of, viewed
+from memograd.memory.costs.cuda import kept_by_libraries
 from memograd.memory.costs.early import early
 from memograd.memory.costs.tensors import bytes_of, device_of, input_bytes
 from memograd.memory.problem import Problem
@@ -90,12 +91,13 @@ class Storages:
 
     @cached_property
     def resident(self) -> int:
-        """Bytes of the inputs: parameters, buffers, optimizer state, the batch. Tied ones count once."""
+        """Bytes of the inputs: parameters, buffers, optimizer state, the batch; tied ones count once. On CUDA also what
+        libraries keep."""
         owned: dict[Any, int] = {}
         sizes = input_bytes(self.graph)
         for node, entry in zip(self.graph.placeholders, self.graph.inputs, strict=True):
             owned[entry.tensor.untyped_storage().data_ptr() if entry.tensor is not None else node] = sizes[node]
-        return sum(owned.values())
+        return sum(owned.values()) + kept_by_libraries(self.graph)
 
     @cached_property
     def kept(self) -> frozenset[int]:

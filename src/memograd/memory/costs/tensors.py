@@ -8,16 +8,19 @@ from torch import fx
 from memograd.draws import DEVICES
 from memograd.graph.graph import Graph
 from memograd.graph.views import tensors_of
-
-_CUDA_BLOCK = 512  # PyTorch's CUDA allocator rounds every request up to this many bytes
+from memograd.memory.costs import cuda
 
 
 def input_bytes(graph: Graph) -> dict[fx.Node, int]:
     """Bytes of each input: all of the storage behind a parameter or buffer, of the batch only what is seen of it."""
-    found = {}
+    found, blocks = {}, cuda.blocks()
     for node, entry in zip(graph.placeholders, graph.inputs, strict=True):
-        seen = bytes_of(node.meta["val"] if entry.tensor is None else entry.tensor)
-        found[node] = seen if entry.tensor is None else max(seen, entry.tensor.untyped_storage().nbytes())
+        if entry.tensor is None:
+            found[node] = bytes_of(node.meta["val"])
+        else:
+            storage = entry.tensor.untyped_storage()
+            size = max(bytes_of(entry.tensor), taken(storage.nbytes(), entry.tensor.device))
+            found[node] = blocks.get(storage.data_ptr(), size) if entry.tensor.is_cuda else size
     return found
 
 
@@ -29,5 +32,9 @@ def device_of(node: fx.Node) -> str | None:
 
 def bytes_of(tensor: torch.Tensor) -> int:
     """What the allocator hands out for a new tensor of this form: operators return dense ones."""
-    exact = tensor.numel() * tensor.element_size()
-    return -(-exact // _CUDA_BLOCK) * _CUDA_BLOCK if tensor.device.type == "cuda" else exact
+    return taken(tensor.numel() * tensor.element_size(), tensor.device)
+
+
+def taken(size: int, device: torch.device) -> int:
+    """What the allocator hands out for a request of ``size`` bytes."""
+    return cuda.taken(size) if device.type == "cuda" else size
