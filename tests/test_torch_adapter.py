@@ -368,3 +368,21 @@ def test_hooks_of_users_are_seen() -> None:
             assert adapter.backward_hooks(layer) == [name] * ("backward" in kind), WHY + "backward hooks are recognized"
             handle.remove()
             assert not any(tables)
+
+
+def test_elementwise_strides_are_those_of_a_kernel():
+    """``compute_elementwise_output_strides`` of three operands that disagree: expanded, transposed, a row."""
+    x, w, g = torch.randn(1, 5).expand(4, 5), torch.randn(5), torch.randn(5, 4).t()
+    real = torch.ops.aten._prelu_kernel_backward(g, x, w.expand(4, 5))[0]
+    assert adapter.elementwise_strides([x, w, g]) == real.stride() == (1, 4)
+    assert adapter.elementwise_strides([x, 2.0]) == (x * 2.0).stride()
+
+
+def test_suggested_format_allows_gaps():
+    """``suggest_memory_format`` answers as the kernels do."""
+    x = torch.randn(2, 5, 6, 8)[..., ::2].permute(0, 3, 1, 2)  # channels last, every other one
+    assert not x.is_contiguous(memory_format=torch.channels_last)
+    assert adapter.suggested_format(x) == torch.channels_last
+    y = torch.nn.functional.batch_norm(x, None, None, training=True)
+    assert y.is_contiguous(memory_format=torch.channels_last)
+    assert adapter.suggested_format(torch.randn(2, 3)) == torch.contiguous_format

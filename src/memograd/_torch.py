@@ -12,6 +12,8 @@ Everything here is private API of PyTorch that has no public counterpart. Each e
 - ``without_modes``: what runs inside is neither recorded nor faked (``_disable_current_modes``).
 - ``register_op_impl``: tells fake tensors the shapes of an operator on which they give up.
 - ``is_wrapped``: nothing public tells a tensor inside ``torch.vmap`` from an ordinary one.
+- ``suggested_format``: ``Tensor.suggest_memory_format`` of C++, by which kernels choose the strides of their results.
+- ``elementwise_strides``: how a result of several operands lies, in the order of theirs.
 - ``is_composite``: no public function tells operators that autograd takes apart from those it differentiates.
 - ``inductor_function``: one small graph through Inductor. The public ``torch.compile`` guards every call (50 µs, more
   than a small kernel takes).
@@ -25,7 +27,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -33,6 +35,7 @@ import torch
 from torch import nn
 
 try:
+    from torch._prims_common import compute_elementwise_output_strides, suggest_memory_format
     from torch._subclasses.fake_impls import register_op_impl
     from torch._subclasses.fake_tensor import (
         DataDependentOutputException,
@@ -194,6 +197,19 @@ def _ctc_loss_shapes(mode: Any, func: Any, log_probs: Any, targets: Any, *rest: 
     time, batch = log_probs.shape[:2]
     with mode:
         return log_probs.new_empty(batch), log_probs.new_empty(batch, time, 2 * longest + 1)
+
+
+def suggested_format(tensor: torch.Tensor) -> torch.memory_format:
+    """Channels last for images and volumes whose channels come last, gaps or not; many kernels lay out their result
+    so. (``is_contiguous(memory_format=...)``, the public question, is stricter: it allows no gaps.)"""
+    return suggest_memory_format(tensor)
+
+
+def elementwise_strides(tensors: Sequence[Any]) -> tuple[int, ...]:
+    """Strides of an elementwise result of ``tensors`` (and numbers). No public operator shows them for more than two
+    operands without computing on the way, and what is computed on the way lies differently."""
+    operands = torch.broadcast_tensors(*(t for t in tensors if isinstance(t, torch.Tensor)))
+    return tuple(compute_elementwise_output_strides(*operands))
 
 
 def is_composite(operator: Any) -> bool:

@@ -21,7 +21,7 @@ PROGRAMS: dict[str, tuple[Callable[..., Any], str, str]] = {
     "function of two": (lambda x: x * x, "mul.Tensor", "torch.mul(x, x)"),
     "keywords": (lambda x: torch.add(x, x, alpha=3), "add.Tensor", "torch.add(x, x, alpha=3)"),
     "a list": (lambda x: x.sum([0], True), "sum.dim_IntList", "torch.sum(x, [0], True)"),
-    "method": (lambda x: x.view(6, 4).sin(), "view.default", "x.view([6, 4])"),
+    "method": (lambda x: x.view(6, 4).sin(), "view.default", "x.reshape([6, 4])"),
     "no function of that name": (
         lambda x: torch.nn.functional.softplus(x),
         "softplus.default",

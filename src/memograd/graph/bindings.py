@@ -4,6 +4,10 @@
 microsecond less, which is a third of the time of a small operator. Which function or method of PyTorch stands for an
 overload with given arguments is not looked up but watched: it is called once on tensors without data, and taken only
 if exactly that overload with exactly those arguments arrives at the dispatcher.
+
+A view that joins dimensions exists only where they lie together in memory, and a kernel's result does not always lie as
+PyTorch's shape functions said when the graph was recorded. So it is written as ``x.reshape(...)``: the same view where
+there is one, else a copy and not an error in the middle of a step.
 """
 
 from __future__ import annotations
@@ -24,6 +28,9 @@ from memograd.ops import is_random
 Form = Literal["function", "method"]
 
 _FORMS: dict[Any, Form | None] = {}
+_RESHAPES = frozenset(
+    {torch.ops.aten.view.default, torch.ops.aten._unsafe_view.default, torch.ops.aten.reshape.default}
+)
 
 
 def form_of(node: fx.Node) -> Form | None:
@@ -32,6 +39,8 @@ def form_of(node: fx.Node) -> Form | None:
     target = node.target
     if not isinstance(target, torch._ops.OpOverload) or target.namespace != "aten" or is_random(node):
         return None
+    if target in _RESHAPES and not node.kwargs:
+        return "method"
     key = (target, *map(_kind, node.args), *((name, _kind(v)) for name, v in node.kwargs.items()))
     if key not in _FORMS:
         _FORMS[key] = _watched(node, target)
@@ -40,6 +49,8 @@ def form_of(node: fx.Node) -> Form | None:
 
 def name_of(target: Any) -> str:
     """``mul`` of ``aten::mul.Tensor``."""
+    if target in _RESHAPES:
+        return "reshape"
     return target._schema.name.removeprefix("aten::")
 
 

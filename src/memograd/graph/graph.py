@@ -297,4 +297,10 @@ def _laid_out(entry: Input, value: torch.Tensor, tensor: torch.Tensor, written: 
             f"captured with {value.stride()}; capture again, or pass a copy"
         )
     layout = torch.empty_strided(value.shape, value.stride(), dtype=tensor.dtype, device=tensor.device)
-    return layout.copy_(tensor)
+    try:
+        return layout.copy_(tensor)
+    except RuntimeError as error:
+        raise CaptureError(
+            f"argument {entry.name!r} was captured with several elements at one place in memory (strides "
+            f"{value.stride()}); this one has strides {tensor.stride()}: capture again"
+        ) from error

@@ -9,9 +9,12 @@ import torch
 from torch import fx
 
 from memograd import ops
+from memograd.graph.bindings import callable_of
 from memograd.graph.graph import Graph
+from memograd.graph.views import tensors_of
 from memograd.lower.compact import compact
 from memograd.tracing.functions import Call
+from memograd.tracing.layouts import as_kernel
 
 aten = torch.ops.aten
 _VALUE_OF = {ops.stop: 0, ops.overwrite: 1, ops.opaque: 0}  # which operand is the value
@@ -36,15 +39,28 @@ def lower(graph: Graph) -> Graph:
         elif node.target in _VALUE_OF:
             where[node] = where[operands[_VALUE_OF[node.target]]]
         else:
-            where[node] = compact(new.node_copy(node, where.__getitem__), batch)
+            where[node] = compact(_copy(new, node, where), batch)
             if isinstance(node.meta["val"], (tuple, list)):
                 _pick(new, node, where)
     new.output(tuple(where[n] for n in graph.results))
     return graph.with_fx(new).verify()
 
 
+def _copy(new: fx.Graph, node: fx.Node, where: dict[fx.Node, fx.Node]) -> fx.Node:
+    """``node`` in the graph ``new``, with the strides that follow where its operands have others than they had."""
+    copy = new.node_copy(node, where.__getitem__)
+    if any(_strides(where[n]) != _strides(n) for n in node.all_input_nodes):
+        args, kwargs = fx.map_arg((copy.args, copy.kwargs), lambda n: n.meta["val"])
+        copy.meta["val"] = as_kernel(node.target, args, callable_of(node)(*args, **kwargs))
+    return copy
+
+
+def _strides(node: fx.Node) -> list[tuple[int, ...]]:
+    return [t.stride() for t in tensors_of(node)]
+
+
 def _pick(new: fx.Graph, node: fx.Node, where: dict[fx.Node, fx.Node]) -> None:
     """Pick the results of ``node`` at once: those that nobody reads can then be freed, the others one by one."""
     for user in node.users:
         if user.target is operator.getitem:
-            where[user] = new.node_copy(user, where.__getitem__)
+            where[user] = _copy(new, user, where)

@@ -38,6 +38,7 @@ from memograd.errors import CaptureError, DataDependentError
 from memograd.rules.registry import FUNCTIONS
 from memograd.tracing import cudnn
 from memograd.tracing.constants import constant
+from memograd.tracing.layouts import as_kernel
 from memograd.tracing.mutation import functional_twin, is_view, write_back
 from memograd.tracing.provenance import caller
 from memograd.tracing.tape import Tape, map_tensors
@@ -94,7 +95,7 @@ class Tracer(Tape, TorchDispatchMode):
         try:
             if functional := functional_twin(func):
                 return self._record_write(func, functional, args, kwargs)
-            out = func(*self._stand_ins(args), **self._stand_ins(kwargs))
+            out = self._run(func, args, kwargs)
             if self.concrete and func.overloadpacket in _MEMORY:
                 return self.raw(out)
         except DATA_DEPENDENT as error:
@@ -154,7 +155,7 @@ class Tracer(Tape, TorchDispatchMode):
         pure_kwargs = {k: v for k, v in kwargs.items() if k not in outs}
         if torch.Tag.inplace_view in func.tags:
             self.redocument(self.stand_in(args[0]))
-        new = functional(*self._stand_ins(args), **self._stand_ins(pure_kwargs))
+        new = self._run(functional, args, pure_kwargs)
         news, spec = pytree.tree_flatten(new)
         node = self._emit(functional, self._nodes(args), self._nodes(pure_kwargs), new)
         values = (
@@ -167,7 +168,7 @@ class Tracer(Tape, TorchDispatchMode):
                 self.stand_in(old).copy_(drawn)
             result = news[0] if fresh else olds[0]
         else:
-            result = func(*self._stand_ins(args), **self._stand_ins(kwargs))
+            result = self._run(func, args, kwargs)
         for tensor, value in zip(pytree.tree_leaves(result), values[:fresh], strict=False):
             self.bind(tensor, self._marked(value, tensor))
         for old, value, fake in zip(olds, values[fresh:], news[fresh:], strict=True):
@@ -211,6 +212,12 @@ class Tracer(Tape, TorchDispatchMode):
                 else:
                     found.append(index)
         return found
+
+    def _run(self, func: Any, args: Any, kwargs: Any) -> Any:
+        """``func`` on stand-ins, its results laid out as its kernel does it."""
+        args, kwargs = self._stand_ins(args), self._stand_ins(kwargs)
+        out = func(*args, **kwargs)
+        return out if self.concrete else as_kernel(func, args, out)
 
     def _stand_ins(self, tree: Any) -> Any:
         """The user's tensors (constants of the program) replaced, so that nothing real is mutated."""

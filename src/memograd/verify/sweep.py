@@ -82,7 +82,7 @@ def sweep(
             continue
         if limit is not None and len(samples) > limit:
             samples = random.Random(f"{seed} {op.name}").sample(samples, limit)
-        with _plain_random(), watch() as noted:
+        with plain_random(), watch() as noted:
             for sample in samples:
                 before = tally.passed
                 noted.clear()
@@ -95,7 +95,7 @@ def sweep(
 
 
 @contextmanager
-def _plain_random() -> Iterator[None]:
+def plain_random() -> Iterator[None]:
     """The database seeds random operators inside their call, which a graph does not repeat; we seed outside."""
     from torch.testing._internal import common_methods_invocations
 
@@ -129,7 +129,7 @@ def _count(tally: Tally, op: Any, sample: Any, dtype: torch.dtype, order: int, n
     problem = compare(ours, theirs, tensors, tolerance)
     if problem is not None and order == 1:
         if dtype in _DOUBLE:
-            ours_is_right = _closer(function, tensors, cotangents[0], ours, theirs)
+            ours_is_right = closer(function, tensors, cotangents[0], ours, theirs)
         else:
             ours_is_right = _right_in_double(op, sample, cotangents, ours, tolerance)
         tally.disputed += ours_is_right
@@ -207,7 +207,7 @@ def _pulled(function: Callable[..., Any], seeds: Any, noted: Watch) -> Callable[
     return gradient
 
 
-def _closer(
+def closer(
     function: Callable[..., Any],
     at: list[Tensor],
     cotangents: Sequence[Tensor],
@@ -253,7 +253,7 @@ def _right_in_double(op: Any, sample: Any, cotangents: Any, ours: Sequence[Tenso
         exact = _ours(function, tensors, seeds, 1, Watch())
     except Exception:  # not an operator for double precision
         return False
-    if compare(exact, theirs, tensors, 1e-8) and not _closer(function, tensors, seeds[0], exact, theirs):
+    if compare(exact, theirs, tensors, 1e-8) and not closer(function, tensors, seeds[0], exact, theirs):
         return False
     return compare([double(g) for g in ours], exact, tensors, tolerance) is None
 

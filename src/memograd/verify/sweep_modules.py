@@ -48,13 +48,19 @@ def sweep(
     for info in infos:
         torch.manual_seed(seed)
         tally = Tally(f"{info.name} {'train' if training else 'eval'}")
-        inputs = info.module_inputs_func(info, device="cpu", dtype=dtype, requires_grad=True, training=training)
-        inputs = [i for i in inputs if i.forward_input is not None]
-        if limit is not None and len(inputs) > limit:
-            inputs = random.Random(f"{seed} {info.name}").sample(inputs, limit)
-        for sample in inputs:
-            _count(tally, _case(info, sample, training, dtype), order, dtype)
+        for case in cases(info, training, dtype, limit, seed):
+            _count(tally, case, order, dtype)
         yield tally
+
+
+def cases(info: Any, training: bool, dtype: torch.dtype, limit: int | None, seed: int) -> Iterator[Case]:
+    """The samples of a module; ``limit`` at most, drawn by ``seed``."""
+    inputs = info.module_inputs_func(info, device="cpu", dtype=dtype, requires_grad=True, training=training)
+    inputs = [i for i in inputs if i.forward_input is not None]
+    if limit is not None and len(inputs) > limit:
+        inputs = random.Random(f"{seed} {info.name}").sample(inputs, limit)
+    for sample in inputs:
+        yield _case(info, sample, training, dtype)
 
 
 @dataclass

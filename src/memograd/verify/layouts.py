@@ -1,0 +1,215 @@
+"""Operators and modules on tensors that lie in memory as they do in programs: transposed, expanded, channels last, with
+gaps, overlapping; and their adjoints likewise.
+
+Two questions about each sample: are the gradients those of ``torch.autograd``, and does every operator of the graph,
+forward and backward, return the strides that the trace said it would?
+"""
+
+from __future__ import annotations
+
+import copy
+import random
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import fx
+
+from memograd._torch import copy_of
+from memograd.errors import DataDependentError, MemogradError
+from memograd.graph.graph import Graph
+from memograd.pipeline import capture_for, differentiate
+from memograd.transforms.vjp import vjp
+from memograd.verify.sweep import TOLERANCE, Tally, closer, compare, flat_function, plain_random, pulled_back
+from memograd.verify.sweep_modules import cases as module_cases
+
+Tensor = torch.Tensor
+Function = Callable[..., tuple[Tensor, ...]]
+
+_SEED = 12345
+
+# How FFT libraries lay out what they transform along dimensions of equal strides is theirs to decide.
+UNKNOWN = frozenset({torch.ops.aten._fft_c2c.default, torch.ops.aten._fft_r2c.default})
+
+
+def _ordered(x: Tensor, outwards: Sequence[int]) -> Tensor:
+    """``x`` with these dimensions in memory, from the outermost to the innermost."""
+    back = [list(outwards).index(d) for d in range(x.dim())]
+    return x.permute(list(outwards)).contiguous().permute(back)
+
+
+def _channels_last(x: Tensor) -> Tensor:
+    formats = {4: torch.channels_last, 5: torch.channels_last_3d}
+    return x.contiguous(memory_format=formats[x.dim()]) if x.dim() in formats else x
+
+
+def _expanded(x: Tensor, dims: Iterable[int]) -> Tensor:
+    dim = next((d for d in dims if x.shape[d] > 1), None)
+    return x if dim is None else x.select(dim, 0).unsqueeze(dim).expand(x.shape)
+
+
+def _gaps(x: Tensor) -> Tensor:
+    return torch.stack([x, x], -1)[..., 0] if x.dim() else x
+
+
+def _overlapping(x: Tensor) -> Tensor:
+    if x.dim() < 2 or not x.numel():
+        return x
+    return x.reshape(-1)[: sum(n - 1 for n in x.shape) + 1].as_strided(x.shape, [1] * x.dim())
+
+
+LAYOUTS: dict[str, Callable[[Tensor], Tensor]] = {
+    "plain": lambda x: x,
+    "reversed": lambda x: _ordered(x, range(x.dim())[::-1]),
+    "rotated": lambda x: _ordered(x, [*range(1, x.dim()), *range(x.dim())[:1]]),
+    "channels last": _channels_last,
+    "expanded": lambda x: _expanded(x, range(x.dim())),
+    "expanded inside": lambda x: _expanded(x, reversed(range(x.dim()))),
+    "gaps": _gaps,
+    "gaps, reversed": lambda x: _gaps(x.permute([*range(x.dim())][::-1])).permute([*range(x.dim())][::-1]),
+    "overlapping": _overlapping,
+}
+
+# A cotangent is contiguous; the adjoint that arrives at an operator lies as what stands between the two says.
+ADJOINTS: dict[str, Callable[[Tensor], Tensor]] = {
+    "plain": lambda y: y,
+    "reversed": lambda y: y.permute([*range(y.dim())][::-1]),
+    "rotated": lambda y: y.permute([*range(1, y.dim()), *range(y.dim())[:1]]),
+    "channels last": lambda y: y.movedim(1, -1) if y.dim() > 3 else y,
+    "expanded": lambda y: y.sum(),
+    "gaps": lambda y: torch.cat([y, y], -1) if y.dim() else y,
+}
+
+
+def sweep(
+    ops: Iterable[Any],
+    dtype: torch.dtype = torch.float64,
+    limit: int | None = None,
+    forms: int | None = None,
+    order: int = 1,
+    seed: int = 0,
+) -> Iterator[Tally]:
+    """One tally for each entry of op_db: ``limit`` samples at most, each in ``forms`` pairs of a layout and an
+    adjoint, drawn by ``seed``; None for all."""
+    for op in ops:
+        torch.manual_seed(seed)
+        tally = Tally(op.name + (f".{op.variant_test_name}" if op.variant_test_name else ""))
+        draw = random.Random(f"{seed} {tally.name}")
+        samples = list(op.sample_inputs("cpu", dtype, requires_grad=True))
+        with plain_random():
+            for sample in samples if limit is None else draw.sample(samples, min(limit, len(samples))):
+                function, tensors = flat_function(op, sample)
+                for pair in _pairs(draw, forms):
+                    _count(tally, function, tensors, *pair, order, dtype)
+        yield tally
+
+
+def sweep_modules(
+    infos: Iterable[Any], limit: int | None = None, forms: int | None = None, order: int = 1, seed: int = 0
+) -> Iterator[Tally]:
+    """The same for the modules of module_db, in train mode: parameters and inputs laid out in each way."""
+    for info in infos:
+        torch.manual_seed(seed)
+        tally = Tally(info.name)
+        draw = random.Random(f"{seed} {tally.name}")
+        samples = module_cases(info, True, torch.float64, limit, seed)
+        for case in samples:
+            for pair in _pairs(draw, forms):
+                function = case.function(copy.deepcopy(case.module))
+                _count(tally, function, case.tensors, *pair, order, torch.float64)
+        yield tally
+
+
+def _pairs(draw: random.Random, forms: int | None) -> list[tuple[str, str]]:
+    pairs = [(a, b) for a in LAYOUTS for b in ADJOINTS]
+    return pairs if forms is None else draw.sample(pairs, min(forms, len(pairs)))
+
+
+def _count(
+    tally: Tally, function: Function, tensors: list[Tensor], layout: str, adjoint: str, order: int, dtype: torch.dtype
+) -> None:
+    if not tensors or any(t.layout is not torch.strided for t in tensors):
+        return
+    points = [copy_of(LAYOUTS[layout](t)) for t in tensors]
+    problem = check(lambda *at: tuple(ADJOINTS[adjoint](y) for y in function(*at)), points, order, TOLERANCE[dtype])
+    tally.passed += problem == ""
+    if problem:
+        refused = problem.startswith("refused")
+        tally.refused, tally.wrong = tally.refused + refused, tally.wrong + (not refused)
+        tally.reasons[f"{layout}, adjoint {adjoint}: {problem}"] += 1
+
+
+def check(function: Function, points: list[Tensor], order: int, tolerance: float) -> str | None:
+    """What is wrong with our gradients of ``function``, or with the strides on the way; "" for nothing; None where
+    autograd has no gradients."""
+    try:
+        witness = _witness(function, points, order)
+    except Exception:  # autograd itself cannot
+        return None
+    if witness is None:
+        return None
+    cotangents, theirs = witness
+    try:
+        torch.manual_seed(_SEED)
+        for seeds in cotangents[:-1]:
+            function = _pulled(function, seeds)
+        ours = vjp(function, *points)[1](cotangents[-1])
+        wrong = compare(ours, theirs, points, tolerance * 10 ** (2 * (order - 1)))
+        if wrong and not (order == 1 and closer(function, points, cotangents[0], ours, theirs)):
+            return f"WRONG {wrong}"
+        torch.manual_seed(_SEED)
+        graph = differentiate(capture_for(function, tuple(points), {}), cotangents="output")
+        return next(unlike(graph, graph.bind(points, {}, cotangents[-1])), "")
+    except DataDependentError:
+        return ""  # traced on values: its strides are those of kernels
+    except MemogradError as error:
+        return f"refused: {type(error).__name__}: {error}"
+    except Exception as error:
+        return f"CRASH {type(error).__name__}: {error}"
+
+
+def _witness(function: Function, points: list[Tensor], order: int) -> Any:
+    """(cotangents of each order, gradients by autograd), or None where there are none."""
+    leaves = [copy_of(p).requires_grad_() for p in points]
+    torch.manual_seed(_SEED)
+    outs = function(*leaves)
+    generator = torch.Generator().manual_seed(_SEED)
+    cotangents = []
+    for degree in range(1, order + 1):
+        seeds = tuple(torch.randn(o.shape, dtype=o.dtype, generator=generator) for o in outs)
+        seeds = tuple(s if o.requires_grad else torch.zeros_like(s) for o, s in zip(outs, seeds, strict=True))
+        cotangents.append(seeds)
+        outs = pulled_back(outs, leaves, seeds, create_graph=degree < order)
+        if outs is None:
+            return None
+    return cotangents, outs
+
+
+def _pulled(function: Function, seeds: tuple[Tensor, ...]) -> Function:
+    return lambda *at: vjp(function, *at)[1](seeds)
+
+
+def unlike(graph: Graph, flat: Sequence[Any]) -> Iterator[str]:
+    """Run ``graph`` on ``flat``, operator by operator: each result that lies otherwise than the trace said. Behind one
+    it goes on as if it did not, so that none hides another."""
+    values: dict[fx.Node, Any] = dict(zip(graph.placeholders, flat, strict=True))
+    for node in graph.nodes:
+        args, kwargs = fx.map_arg((node.args, node.kwargs), values.__getitem__)
+        target: Any = node.target
+        with torch.no_grad():
+            out = target(*args, **kwargs)
+        results = list(out) if isinstance(out, (tuple, list)) else [out]
+        traced = node.meta["val"] if isinstance(node.meta["val"], (tuple, list)) else [node.meta["val"]]
+        for k, (real, said) in enumerate(zip(results, traced, strict=True)):
+            if isinstance(real, Tensor) and not lies_alike(real, said):
+                if node.target not in UNKNOWN:
+                    yield f"STRIDES {node.target}[{k}]: {tuple(real.shape)} in {real.stride()}, traced {said.stride()}"
+                results[k] = torch.empty_strided(real.shape, said.stride(), dtype=real.dtype).copy_(real)
+        values[node] = results if isinstance(out, (tuple, list)) else results[0]
+
+
+def lies_alike(a: Tensor, b: Tensor) -> bool:
+    """Whether two tensors of one shape have the same strides, as far as these matter."""
+    if a.shape != b.shape or not a.numel():
+        return True
+    return all(n == 1 or s == t for n, s, t in zip(a.shape, a.stride(), b.stride(), strict=True))

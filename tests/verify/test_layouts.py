@@ -1,0 +1,75 @@
+"""PyTorch's databases of operators and modules on tensors that lie in memory in every way, and their adjoints too."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import pytest
+import torch
+
+from memograd.tracing import layouts
+from memograd.verify import sweep as operators
+from memograd.verify import sweep_modules as modules
+from memograd.verify.layouts import ADJOINTS, LAYOUTS, lies_alike, sweep, sweep_modules
+
+pytest.importorskip("expecttest")
+
+
+def failures(tallies: Any) -> tuple[int, list[str]]:
+    found = list(tallies)
+    return sum(t.passed for t in found), [f"{t.name}: {r}" for t in found if t.wrong or t.refused for r in t.reasons]
+
+
+def test_a_sample_of_operators() -> None:
+    entries = random.Random(2).sample(operators.entries(), 40)
+    passed, failed = failures(sweep(entries, limit=1, forms=2))
+    assert not failed, "\n".join(failed)
+    assert passed > 50
+
+
+def test_a_sample_of_modules() -> None:
+    entries = random.Random(2).sample(modules.entries(), 20)
+    passed, failed = failures(sweep_modules(entries, limit=1, forms=2))
+    assert not failed, "\n".join(failed)
+    assert passed > 30
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.complex128], ids=str)
+def test_operators(dtype: torch.dtype) -> None:
+    passed, failed = failures(sweep(operators.entries(dtype), dtype, limit=6, forms=6))
+    assert not failed, "\n".join(failed)
+    assert passed > 5000
+
+
+@pytest.mark.slow
+def test_second_derivatives() -> None:
+    passed, failed = failures(sweep(operators.entries(order=2), limit=2, forms=3, order=2))
+    assert not failed, "\n".join(failed)
+    assert passed > 500
+
+
+@pytest.mark.slow
+def test_modules() -> None:
+    passed, failed = failures(sweep_modules(modules.entries(), limit=3, forms=6))
+    assert not failed, "\n".join(failed)
+    assert passed > 1000
+
+
+def test_a_wrong_stride_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(layouts, "_EVERYWHERE", {})
+    (tally,) = sweep([e for e in operators.entries() if e.name == "nn.functional.mse_loss"], limit=2)
+    assert tally.wrong and "STRIDES aten.mse_loss_backward" in str(tally)
+
+
+@pytest.mark.parametrize("shape", [(), (3,), (2, 3), (2, 3, 4), (2, 3, 4, 2), (2, 2, 3, 2, 2)])
+def test_layouts_change_strides_and_not_shapes(shape: tuple[int, ...]) -> None:
+    x = torch.randn(shape)
+    for name, lay in LAYOUTS.items():
+        assert lay(x).shape == x.shape
+        if name not in ("expanded", "expanded inside", "overlapping"):
+            assert torch.equal(lay(x), x)
+    different = sum(not lies_alike(lay(x), x) for lay in LAYOUTS.values())
+    assert different >= min(7, [0, 3, 7, 7, 8, 8][x.dim()]) - 1
+    assert all(f(x).numel() in (1, x.numel(), 2 * x.numel()) for f in ADJOINTS.values())
