@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from memograd.rules.registry import lookup
+from memograd.rules.registry import is_constant_result, lookup
+from memograd.tracing.mutation import functional_twin
 from memograd.verify import audit
 
 pytest.importorskip("yaml")
@@ -45,6 +46,33 @@ def test_constants_are_constants_to_autograd_too(findings):
         if finding.why == "constant":
             formulas = audit.formulas(lines[finding.target])
             assert all("zeros_like" in f for f in formulas), f"{finding.target}: {formulas}"
+
+
+def test_constant_results_are_pytorchs():
+    """Of every operator with several results that we differentiate: those that autograd calls constants, and no other.
+    What stands in a graph for an operator that writes has those of the operator, and constants for what it writes."""
+    table = {target: line for target, line in audit.table() if len(target._schema.returns) > 1}
+    different = {}
+    for target, line in table.items():
+        entry = lookup(target)
+        if entry is not None and entry.kind in ("rule", "expansion", "zero"):
+            theirs = audit.differentiable(target, line)
+            ours = [not is_constant_result(target, k) for k in range(len(theirs))]
+            if ours != theirs:
+                different[str(target)] = (ours, theirs)
+    assert not different
+    for func in (f for f in table if f._schema.is_mutable):
+        theirs = audit.differentiable(func, table[func])
+        assert [not is_constant_result(functional_twin(func), k) for k in range(len(theirs))] == theirs, func
+
+
+def test_a_result_that_pytorch_marks_is_read_as_marked():
+    norm, svd = torch.ops.aten.native_layer_norm.default, torch.ops.aten._linalg_svd.default
+    lines = dict(audit.table())
+    assert audit.differentiable(norm, lines[norm]) == [True, False, False]
+    assert audit.differentiable(svd, lines[svd]) == [True, True, True]
+    lu = torch.ops.aten.linalg_lu.default
+    assert audit.differentiable(lu, lines[lu]) == [False, True, True]
 
 
 def test_rewritten_operators_arrive_as_others(findings):

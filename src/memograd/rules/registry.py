@@ -17,6 +17,10 @@ Three things are different and have different entries:
 - ``zero(op)``: the derivative is zero almost everywhere (``floor``, ``sign``). A gradient of zeros flows.
 - ``refuse(op, why)``: there is a derivative, but not here. An adjoint that arrives is an error.
 
+Of several results some may be constants to autograd, the statistics of a norm for one: ``constant_results(op, 1, 2)``.
+A program that uses them gets no gradient through them. Rules may: the backward kernel of the norm takes the statistics
+as arguments, and its derivative goes through them.
+
 ``expand(op)`` states an operator by other operators instead of a rule: the chain rule is then applied inside it.
 """
 
@@ -65,6 +69,7 @@ class Refused:
 
 
 _TABLE: dict[Any, Entry] = {}
+_CONSTANT_RESULTS: dict[Any, frozenset[int]] = {}
 FUNCTIONS: set[type] = set()  # autograd.Function classes whose own backward may be traced
 
 
@@ -114,6 +119,16 @@ def refuse(*targets: Any, why: str) -> None:
     """An adjoint that reaches ``targets`` is an error."""
     for target in targets:
         _enter(target, "refused", None, why, "")
+
+
+def constant_results(target: Any, *positions: int) -> None:
+    """The results of ``target`` at these positions carry no gradient in a program, the others do."""
+    _CONSTANT_RESULTS[target] = frozenset(positions)
+
+
+def is_constant_result(target: Any, position: int) -> bool:
+    """Whether autograd calls that result of ``target`` a constant."""
+    return position in _CONSTANT_RESULTS.get(target, ())
 
 
 def lookup(target: Any) -> Entry | None:

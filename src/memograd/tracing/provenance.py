@@ -17,6 +17,7 @@ from memograd import errors
 
 # Frames inside these packages are machinery, not the user's program.
 _MACHINERY = tuple(os.path.dirname(os.path.abspath(path)) + os.sep for path in (torch.__file__, errors.__file__))
+GRAPH_TEXT = "<memograd"  # how the file names begin that the texts of graphs are compiled with
 _SKIPPED: dict[str, bool] = {}
 
 
@@ -28,6 +29,16 @@ def caller() -> tuple[str, str]:
             return _place(frame.f_code.co_filename, frame.f_lineno)
         frame = frame.f_back
     return "<unknown>", ""
+
+
+def in_graph() -> bool:
+    """Whether what runs is the text of a graph, rather than a program that has not been captured yet."""
+    frame = sys._getframe(1)
+    while frame is not None and _is_machinery(frame.f_code.co_filename):
+        if frame.f_code.co_filename.startswith(GRAPH_TEXT):
+            return True
+        frame = frame.f_back
+    return False
 
 
 def raised_at(error: BaseException) -> tuple[str, str]:
@@ -45,7 +56,7 @@ def raised_at(error: BaseException) -> tuple[str, str]:
 def _is_machinery(name: str) -> bool:
     known = _SKIPPED.get(name)
     if known is None:
-        known = _SKIPPED[name] = name.startswith((*_MACHINERY, "<frozen", "<memograd")) or name == "<string>"
+        known = _SKIPPED[name] = name.startswith((*_MACHINERY, "<frozen", GRAPH_TEXT)) or name == "<string>"
     return known
 
 

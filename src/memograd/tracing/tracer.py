@@ -35,12 +35,12 @@ from memograd._torch import (
     quiet,
 )
 from memograd.errors import CaptureError, DataDependentError
-from memograd.rules.registry import FUNCTIONS
+from memograd.rules.registry import FUNCTIONS, is_constant_result
 from memograd.tracing import cudnn
 from memograd.tracing.constants import constant
 from memograd.tracing.layouts import as_kernel
 from memograd.tracing.mutation import functional_twin, is_view, write_back
-from memograd.tracing.provenance import caller
+from memograd.tracing.provenance import caller, in_graph
 from memograd.tracing.tape import Tape, map_tensors
 
 aten = torch.ops.aten
@@ -118,7 +118,8 @@ class Tracer(Tape, TorchDispatchMode):
         for i, tensor in enumerate(outs):
             if not isinstance(tensor, torch.Tensor) or id(tensor) in self._known:
                 continue
-            value = self._marked(node if single else self._emit(operator.getitem, (node, i), {}, tensor), tensor)
+            value = node if single else self._emit(operator.getitem, (node, i), {}, tensor)
+            value = self._marked(value, tensor, is_constant_result(func, i))
             if source is not None:
                 step = (func, args[1:], kwargs, None if single else i)
                 self._known[id(tensor)] = source.view(tensor, step, value)
@@ -169,8 +170,8 @@ class Tracer(Tape, TorchDispatchMode):
             result = news[0] if fresh else olds[0]
         else:
             result = self._run(func, args, kwargs)
-        for tensor, value in zip(pytree.tree_leaves(result), values[:fresh], strict=False):
-            self.bind(tensor, self._marked(value, tensor))
+        for i, (tensor, value) in enumerate(zip(pytree.tree_leaves(result), values[:fresh], strict=False)):
+            self.bind(tensor, self._marked(value, tensor, is_constant_result(functional, i)))
         for old, value, fake in zip(olds, values[fresh:], news[fresh:], strict=True):
             self._write(old, value, fake)
         if fresh:
@@ -185,12 +186,13 @@ class Tracer(Tape, TorchDispatchMode):
         value = self._marked(value, fake)
         write_back(alias, value, self.stops and not torch.is_grad_enabled(), self._emit)
 
-    def _marked(self, node: fx.Node, tensor: torch.Tensor) -> fx.Node:
-        """``node``, behind a mark when autograd would not differentiate through it."""
+    def _marked(self, node: fx.Node, tensor: torch.Tensor, constant: bool = False) -> fx.Node:
+        """``node``, behind a mark when autograd would not differentiate through it. ``constant``: as this result of
+        the operator; the graph of an inner transform, which runs here again, has such marks where they belong."""
         if not self.stops or not (tensor.is_floating_point() or tensor.is_complex()):
             return node
         if torch.is_grad_enabled():
-            return node
+            return self._emit(ops.stop, (node,), {}, tensor) if constant and not in_graph() else node
         if (cls := _custom_function()) is not None:
             if cls in FUNCTIONS:
                 return node  # its own backward is the rule, see functions.py

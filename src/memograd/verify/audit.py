@@ -6,6 +6,7 @@ Nothing here is judged by hand except the reasons in ``MISSING``, and a test hol
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -120,6 +121,17 @@ def formulas(line: dict[str, Any]) -> list[str]:
             if name not in ("name", "dispatch") and not forward_mode and "not_implemented" not in str(formula):
                 found.append(str(formula))
     return [f for f in found if f != "non_differentiable"]
+
+
+def differentiable(target: Any, line: dict[str, Any]) -> list[bool]:
+    """Which results of an operator carry a gradient: what its line says, or all; but where a formula speaks of ``grad``
+    and not of ``grads[i]`` there is one gradient, that of the first. So PyTorch's own generator of code reads it."""
+    stated = line.get("output_differentiability")
+    if stated is not None:
+        return [bool(s) for s in stated]  # a condition (of ``_to_copy``, on the dtype) is true where it matters
+    count = len(target._schema.returns)
+    single = any(re.search(r"(?<!\w)grad(?!\w)", formula) for formula in formulas(line))
+    return [k == 0 or not single for k in range(count)]
 
 
 def _find(target: Any, line: dict[str, Any], reasons: dict[Any, str]) -> Finding:

@@ -177,7 +177,6 @@ def _witness(function: Function, points: list[Tensor], order: int) -> Any:
     cotangents = []
     for degree in range(1, order + 1):
         seeds = tuple(torch.randn(o.shape, dtype=o.dtype, generator=generator) for o in outs)
-        seeds = tuple(s if o.requires_grad else torch.zeros_like(s) for o, s in zip(outs, seeds, strict=True))
         cotangents.append(seeds)
         outs = pulled_back(outs, leaves, seeds, create_graph=degree < order)
         if outs is None:

@@ -168,8 +168,6 @@ def _witness(function: Callable[..., Any], tensors: list[Tensor], order: int, gi
     generator = torch.Generator().manual_seed(_SEED)
     for degree in range(1, order + 1):
         seeds = given or tuple(torch.randn(o.shape, dtype=o.dtype, generator=generator) for o in outs)
-        # Autograd calls some results constants that are none (the statistics of a norm); we differentiate those.
-        seeds = tuple(s if o.requires_grad else torch.zeros_like(s) for o, s in zip(outs, seeds, strict=True))
         cotangents.append(seeds)
         outs = pulled_back(outs, leaves, seeds, create_graph=degree < order)
         if outs is None:
