@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 
 import torch
@@ -32,6 +32,18 @@ def same_draws() -> Iterator[None]:
     devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
     with torch.random.fork_rng(list(devices)):
         yield
+
+
+@contextmanager
+def undone_on_error(devices: Collection[str]) -> Iterator[None]:
+    """Where what runs inside raises, the generators of ``devices`` are as before."""
+    before = [(rng_state(device), device) for device in devices]
+    try:
+        yield
+    except BaseException:
+        for state, device in before:
+            _set(state, device)
+        raise
 
 
 def _set(state: torch.Tensor, device: str) -> None:

@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from torch.library import Library
 
+from memograd.looks import look
+
 _LIBRARY = Library("memograd", "DEF")  # the namespace is ours; one process loads this module once
 
 # The value passes, the adjoint does not: detach, no_grad, .data.
@@ -59,3 +61,8 @@ MARKS = (stop, overwrite, opaque)
 def is_random(node: Any) -> bool:
     """True when the operator of an fx node draws random numbers."""
     return torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ())
+
+
+def has_effect(node: Any) -> bool:
+    """True when an fx node counts although nobody reads it: it draws random numbers, or looks at a value."""
+    return is_random(node) or node.target is look

@@ -15,7 +15,7 @@ from memograd.graph.bindings import name_of
 from memograd.graph.graph import Graph
 from memograd.graph.kernels import Kernel
 from memograd.graph.printing import describe, expression
-from memograd.ops import is_random
+from memograd.ops import has_effect
 
 
 def build(graph: Graph, kernels: Mapping[Group, Kernel]) -> Graph:
@@ -37,7 +37,7 @@ def build(graph: Graph, kernels: Mapping[Group, Kernel]) -> Graph:
 
 def _needed(graph: Graph, groups: Mapping[fx.Node, Group]) -> set[fx.Node]:
     needed: set[fx.Node] = set()
-    stack = [*graph.results, *filter(is_random, graph.nodes)]
+    stack = [*graph.results, *filter(has_effect, graph.nodes)]
     while stack:
         node = stack.pop()
         if node not in needed:

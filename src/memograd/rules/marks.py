@@ -2,9 +2,11 @@
 
 from memograd import ops
 from memograd.errors import OpaqueBackwardError
+from memograd.looks import look
 from memograd.rules.registry import constant, rule
 
 constant(ops.bernoulli, formula="no adjoint: random draws")
+constant(look, formula="no adjoint: the program looked at a value")
 constant(ops.stop, formula="no adjoint: detach, no_grad or .data stands here")
 
 

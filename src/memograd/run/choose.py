@@ -11,6 +11,7 @@ from memograd import clock
 from memograd.draws import same_draws
 from memograd.errors import BackendError
 from memograd.graph.graph import Graph
+from memograd.looks import look
 from memograd.memory.plan import Plan
 from memograd.run.eager import Eager
 from memograd.run.inductor import Inductor
@@ -37,6 +38,10 @@ def choose(graph: Graph, flat: Sequence[Any], name: str = "auto") -> Choice:
     """
     if name not in ("auto", *BACKENDS):
         raise BackendError(f"unknown backend {name!r}; choose auto, {', '.join(BACKENDS)}")
+    if name in ("inductor", "native") and any(n.target is look for n in graph.nodes):
+        reason = f"the model decides by values, which {name} cannot compare before it goes on"
+        warnings.warn(f"running on the eager backend: {reason}", stacklevel=2)
+        return Choice(Eager(graph), reason)
     if name != "auto":
         return Choice(BACKENDS[name](graph), "asked for")
     eager = Eager(graph)

@@ -10,7 +10,7 @@ from typing import Any
 from torch import fx
 
 from memograd.graph.graph import Graph
-from memograd.ops import is_random, opaque
+from memograd.ops import has_effect, opaque
 
 
 def common(graph: Graph) -> Graph:
@@ -22,7 +22,7 @@ def common(graph: Graph) -> Graph:
         if node.op == "output":
             continue
         key = None
-        if node.op == "call_function" and not is_random(node) and node.target is not opaque:
+        if node.op == "call_function" and not has_effect(node) and node.target is not opaque:
             args, kwargs = fx.map_arg((node.args, node.kwargs), where.__getitem__)
             key = (node.target, _freeze(args), _freeze(kwargs))
         if key is not None and key in table:

@@ -12,7 +12,7 @@ import torch
 from torch import fx
 
 from memograd.graph.graph import Graph
-from memograd.ops import is_random
+from memograd.ops import has_effect
 
 aten = torch.ops.aten
 
@@ -30,7 +30,7 @@ def dead(graph: Graph) -> Graph:
     new, where = graph.copy()
     new.output(tuple(where[n] for n in graph.results))
     for node in reversed(new.nodes):
-        if node.op == "call_function" and not node.users and not is_random(node):
+        if node.op == "call_function" and not node.users and not has_effect(node):
             new.erase_node(node)
     for node in new.nodes:
         if node.target in MASKED:

@@ -26,13 +26,13 @@ from memograd._torch import FAKE, UNSUPPORTED, copy_of, fake_like, is_fake, need
 from memograd.draws import same_draws
 from memograd.errors import CaptureError, DataDependentError, MemogradError
 from memograd.graph.graph import Calling, Graph, Input, InputKind, Output
-from memograd.tracing.assignments import Assignments
 from memograd.tracing.closures import Closure, closure_of
 from memograd.tracing.cudnn import plain_recurrence
 from memograd.tracing.functions import traced
 from memograd.tracing.provenance import raised_at
 from memograd.tracing.substitute import Substitute
 from memograd.tracing.tracer import Tracer
+from memograd.tracing.unseen import Unseen
 
 
 class _UnderWay(threading.local):
@@ -198,7 +198,7 @@ class _Capture:
             yield FAKE
         yield self.tracer
         yield traced(self.tracer)
-        yield Assignments(self.tracer)
+        yield Unseen(self.tracer)
         yield self.tracer.modules.follow(self.root)
         yield plain_recurrence()
         yield Substitute(self.tracer)

@@ -52,6 +52,7 @@ class Tape:
         self.modules = ModuleStack()
         self.meta: dict[str, Any] = {}  # put on every new node: provenance given from outside
         self.paused = False
+        self.looks = 0  # how often the program has looked at a value so far
         self._inputs: dict[fx.Node, torch.Tensor] = {}
         self._known: dict[int, Alias] = {}  # by id; each Alias keeps its tensor alive, so ids stay unique
         self._saved: dict[tuple[Any, int], fx.Node] = {}  # by autograd's name of a result: what was kept for backward

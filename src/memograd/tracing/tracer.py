@@ -35,6 +35,7 @@ from memograd._torch import (
     quiet,
 )
 from memograd.errors import CaptureError, DataDependentError
+from memograd.looks import look, what_is_seen
 from memograd.rules.registry import FUNCTIONS, is_constant_result
 from memograd.tracing import cudnn
 from memograd.tracing.constants import constant
@@ -50,6 +51,28 @@ _QUERIES = frozenset({torch.ops.prim.device.default, aten.is_pinned.default, ate
 
 # Operators that take a list of indices, of which some may be masks.
 _INDEXED = frozenset({aten.index, aten.index_put, aten.index_put_, aten._unsafe_index, aten._index_put_impl_})
+
+# Operators whose results have as many elements as the values decide.
+_DECIDES_SHAPES = frozenset(
+    {
+        aten._unique,
+        aten._unique2,
+        aten.bincount,
+        aten.masked_select,
+        aten.nonzero,
+        aten.one_hot,
+        aten.repeat_interleave,
+        aten.unique_consecutive,
+        aten.unique_dim,
+        aten.unique_dim_consecutive,
+    }
+)
+
+# Operators that look at whole tensors and return a Python bool, by operators that return tensors.
+_COMPARISONS = {
+    aten.equal.default: lambda x, y: x.shape == y.shape and bool((x == y).all()),
+    aten.allclose.default: lambda *args, **kwargs: bool(torch.isclose(*args, **kwargs).all()),
+}
 
 # Operators that return memory nobody has written to yet.
 _MEMORY = frozenset({aten.empty, aten.empty_strided, aten.empty_like, aten.new_empty, aten.new_empty_strided})
@@ -92,6 +115,12 @@ class Tracer(Tape, TorchDispatchMode):
             func = aten._native_batch_norm_legit.default  # the same, with a schema that owns up to its writes
         if self.concrete and func.overloadpacket in _INDEXED:
             args = (args[0], self._positions(args[1]), *args[2:])
+        if func in _COMPARISONS:
+            with self:
+                return _COMPARISONS[func](*args, **kwargs)
+        if func is look:  # of a graph that runs inside this program
+            self.look(args[0], args[2])
+            return torch.empty(0, dtype=torch.uint8)
         try:
             if functional := functional_twin(func):
                 return self._record_write(func, functional, args, kwargs)
@@ -103,7 +132,29 @@ class Tracer(Tape, TorchDispatchMode):
                 return known
             raise DataDependentError(self._data_dependent(func)) from error
         self._record(func, args, kwargs, out)
+        if self.concrete and func is aten._local_scalar_dense.default:
+            self.look(args[0], "value")
+        elif self.concrete and func is aten._pack_padded_sequence.default:
+            self.look(args[1], "value")  # C++ reads the lengths, to call an LSTM for each time step
+        elif self.concrete and func.overloadpacket in _DECIDES_SHAPES:
+            for result in pytree.tree_leaves(out):
+                self.look(result, "shape")
         return out
+
+    def look(self, tensor: torch.Tensor, what: str) -> None:
+        """The program is told the value of ``tensor`` (or its shape, which depends on values): the graph is right for
+        that only, and says so, unless it is the same whenever the program runs."""
+        if not self.concrete:
+            source, line = caller()
+            raise DataDependentError(f"{source} ({line.strip()}) looks at a value while the graph is captured")
+        node = self.node_of(tensor)
+        if what == "shape" or constant(node) is None:
+            with self.pause():
+                seen = what_is_seen(self.stand_in(tensor), what)
+                with FAKE:
+                    nothing = torch.empty(0, dtype=torch.uint8)
+            self._emit(look, (node, self.looks, what, seen), {}, nothing)
+            self.looks += 1
 
     def _record(self, func: Any, args: Any, kwargs: Any, out: Any) -> None:
         single = isinstance(out, torch.Tensor)

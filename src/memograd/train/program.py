@@ -9,14 +9,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import nn, optim
 
 from memograd._torch import backward_hooks, has_hooks
-from memograd.errors import CaptureError, GraphError
+from memograd.errors import CaptureError, DataDependentError, GraphError
 from memograd.graph.graph import Graph
+from memograd.graph.views import tensors_of
+from memograd.looks import look
+from memograd.ops import is_random
 from memograd.pipeline import capture_for, differentiate, simplify
 from memograd.run.choose import Choice
 from memograd.tracing.reuse import ambient, signature
@@ -25,26 +29,21 @@ from memograd.train.update import Update, why_not
 _NOT_BAKED = frozenset({"params", "lr", "initial_lr"})  # params by identity
 
 
-class Counters:
-    """Step counters of an optimizer that were equal when the graph was made: it reads one of them for all.
+@dataclass(frozen=True)
+class Decision:
+    """A look of the model at a value (or at a shape that values decide)."""
 
-    Another program, for a batch that leaves some parameters out, moves only some of them. Each write to a tensor raises
-    its version, so as long as all versions have risen alike nobody but this program has counted.
-    """
+    what: str
+    seen: str
+    source: str
+    line: str
 
-    def __init__(self, counters: list[torch.Tensor]) -> None:
-        self.counters = counters
-        self.versions = [t._version for t in counters]
-
-    def equal(self) -> bool:
-        risen = {t._version - v for t, v in zip(self.counters, self.versions, strict=True)}
-        if len(risen) < 2:
-            return True
-        self.versions = [t._version for t in self.counters]
-        return len({float(t) for t in self.counters}) == 1
+    @property
+    def text(self) -> str:
+        return f"{self.source} ({self.line}) looked at a {self.what} and saw {self.seen}"
 
 
-@dataclass
+@dataclass(eq=False)
 class Program:
     """The compiled step for one signature."""
 
@@ -54,18 +53,24 @@ class Program:
     owners: list[tuple[torch.Tensor, int]]  # whose memory they are, and its address
     slots: list[int]  # positions of the batch in it
     state: list[tuple[torch.Tensor, str, torch.Tensor]]  # optimizer state the graph is bound to
-    counters: list[Counters]  # in the optimizer's state
     gradients: list[tuple[nn.Parameter, int]]  # for an optimizer outside the graph: where each gradient is
+    decisions: tuple[Decision, ...]  # what the model decided by values, in order
+    devices: tuple[str, ...]  # whose generators it draws from
+    updated: frozenset[int]  # the parameters, by id
+    share: bool  # they have step counters in common
 
     def stale(self, optimizer: optim.Optimizer) -> bool:
         """Whether something the graph is bound to is no longer where it was."""
         held = optimizer.state
         if any(p not in held or held[p].get(k) is not t for p, k, t in self.state):
             return True  # load_state_dict put new tensors in place
-        if not all([c.equal() for c in self.counters]):
-            return True
         # the model was moved, or a parameter's .data replaced
         return any(owner.data_ptr() != address for owner, address in self.owners)
+
+    @property
+    def shaped(self) -> bool:
+        """Whether values decide shapes."""
+        return any(d.what == "shape" for d in self.decisions)
 
     def flat(self, batch: tuple[Any, ...], options: dict[str, Any]) -> list[Any]:
         """The flat inputs of this step, detached."""
@@ -76,6 +81,29 @@ class Program:
         for slot, tensor in zip(self.slots, batch, strict=True):
             flat[slot] = tensor.detach() if tensor.requires_grad else tensor
         return flat
+
+
+class Updates:
+    """Which parameters the steps of an optimizer have updated: while it is the same ones each time, parameters that had
+    equal step counters once have them for ever."""
+
+    _OF: ClassVar[WeakKeyDictionary[optim.Optimizer, Updates]] = WeakKeyDictionary()
+
+    def __init__(self) -> None:
+        self.parameters: frozenset[int] | None = None
+        self.alike = True
+
+    @classmethod
+    def of(cls, optimizer: optim.Optimizer) -> Updates:
+        """Those of ``optimizer``, whoever makes its steps."""
+        return cls._OF.setdefault(optimizer, cls())
+
+    def note(self, parameters: frozenset[int]) -> bool:
+        """A step will update ``parameters``; whether all steps still do the same."""
+        if self.parameters is None:
+            self.parameters = parameters
+        self.alike &= self.parameters == parameters
+        return self.alike
 
 
 def geometry(batch: tuple[Any, ...], options: dict[str, Any]) -> Any:
@@ -105,8 +133,13 @@ def build(
     batch: tuple[Any, ...],
     options: dict[str, Any],
     choose: Callable[[Graph, list[Any]], Choice],
+    concrete: bool = False,
+    share: bool = True,
 ) -> Program:
     """Capture a step on this batch, differentiate it, append the update, and let ``choose`` find what runs it.
+
+    A model that decides by values is captured on those of this batch, at once where ``concrete``. ``share``: see
+    ``Update``.
 
     Raises:
         GraphError: nothing the optimizer trains takes part.
@@ -117,8 +150,13 @@ def build(
             f"{', '.join(hooked)} has backward hooks (register_full_backward_hook), which a step does not run: remove "
             "them, or change the gradient of a parameter with parameter.register_hook, which is run"
         )
-    with torch.enable_grad():
-        forward = capture_for(objective, batch, options, wrt=())  # only parameters are differentiated
+    with torch.enable_grad():  # only parameters are differentiated
+        try:
+            forward = capture_for(objective, batch, options, wrt=(), concrete=concrete)
+        except DataDependentError:
+            if concrete:
+                raise
+            forward = capture_for(objective, batch, options, wrt=(), concrete=True)
     trained = {id(p) for group in optimizer.param_groups for p in group["params"] if p.requires_grad}
     parameters = {i.name: i.tensor for i in forward.inputs if i.kind == "parameter" and i.tensor is not None}
     hooked = {name for name, p in parameters.items() if p.requires_grad and has_hooks(p)}
@@ -127,8 +165,7 @@ def build(
         raise GraphError("no trainable parameter takes part in this step")
     joint = differentiate(forward, names)
     outside = bool(hooked) or why_not(optimizer) is not None
-    update = Update(joint, optimizer, rates)
-    graph = joint if outside else simplify(update.append())
+    graph = joint if outside else simplify(Update(joint, optimizer, rates, share).append())
     optimizer._opt_called = True  # pyright: ignore[reportAttributeAccessIssue]  # what schedulers look at
     bound = detached([i.tensor for i in graph.inputs])
     return Program(
@@ -138,9 +175,18 @@ def build(
         owners=[(i.tensor, i.tensor.data_ptr()) for i in graph.inputs if i.tensor is not None],
         slots=[i for i, t in enumerate(bound) if t is None],
         state=[] if outside else _state(optimizer),
-        counters=[Counters(c) for c in update.counters],
         gradients=_gradients(graph) if outside else [],
+        decisions=_decisions(graph),
+        updated=frozenset(id(parameters[name]) for name in names if name not in joint.unused),
+        share=share,
+        devices=tuple({str(t.device) for n in graph.nodes if is_random(n) for t in tensors_of(n)}),
     )
+
+
+def _decisions(graph: Graph) -> tuple[Decision, ...]:
+    looks = {n.args[1]: n for n in graph.nodes if n.target is look}
+    ordered: list[Any] = [looks[index] for index in sorted(looks)]  # pyright: ignore[reportArgumentType]
+    return tuple(Decision(n.args[2], n.args[3], n.meta.get("source", "?"), n.meta.get("line", "")) for n in ordered)
 
 
 def _gradients(graph: Graph) -> list[tuple[nn.Parameter, int]]:

@@ -16,8 +16,9 @@ from memograd.memory.plan import Plan
 from memograd.pipeline import plan
 from memograd.run.choose import Choice, choose, choose_planned
 from memograd.tracing.reuse import SIMPLE, Recent
+from memograd.train.decisions import Programs
 from memograd.train.objective import Objective
-from memograd.train.program import Program, build, geometry, settings
+from memograd.train.program import Program, Updates, build, geometry, settings
 
 
 class TrainStep:
@@ -37,6 +38,10 @@ class TrainStep:
         backend: ``auto`` (measures eager and native once), ``eager``, ``native`` or ``inductor``. Within a memory
             budget ``inductor`` compiles fused kernels one by one, which the plan keeps or computes again; the others
             run operator by operator (``eager``).
+
+    A model that looks at values (``if loss > 1``, ``x[mask]``, ``.item()``) is captured on those of the batch, and
+    again when it sees other ones; ``captures`` says how often and why. A number that differs at each step (a running
+    mean by ``.item()``) means a capture at each step.
 
     Raises:
         GraphError: the model has no parameters to train, or the optimizer holds none of them.
@@ -76,15 +81,18 @@ class TrainStep:
         self._parameters = parameters
         self._rates: list[torch.Tensor] = []  # of each group of the optimizer
         self._seen_rates: list[Any] = []
-        self._programs: dict[Any, Program] = Recent()
+        self._programs: dict[Any, Programs] = Recent()
+        self._updates = Updates.of(optimizer)
+        self.captures: list[str] = []  # why the model was captured, each time
         self._last: Program | None = None
         self._turn = threading.RLock()  # a step is one update, whoever else calls it
 
     def __call__(self, *batch: Any, **options: Any) -> torch.Tensor:
         """One step on ``(*inputs, target)``; returns the loss before the update (0-dim, detached)."""
         with self._turn:
-            program, flat = self._ready(batch, options)
-            kept = program.choice.backend.step(flat)
+            programs, fresh = self._ready(batch, options)
+            program, kept = programs.step(batch, options, fresh, lambda why: self._build(batch, options, why, True))
+            self._last = program
             if program.gradients:
                 self._outside(program, kept)
             return kept[0]
@@ -97,10 +105,11 @@ class TrainStep:
         if steps < 1:
             raise GraphError(f"steps must be at least 1, got {steps}")
         with self._turn:
-            program, flat = self._ready(batch, options)
-            if program.gradients:
+            programs, _ = self._ready(batch, options)
+            self._last = program = programs.all[0]
+            if program.gradients or program.decisions:
                 return torch.stack([self(*batch, **options) for _ in range(steps)])
-            return program.choice.backend.run(flat, steps)
+            return program.choice.backend.run(program.flat(batch, options), steps)
 
     @property
     def graph(self) -> Graph:
@@ -129,14 +138,21 @@ class TrainStep:
 
     # -- making and finding programs -----------------------------------------------------------------------------
 
-    def _ready(self, batch: tuple[Any, ...], options: dict[str, Any]) -> tuple[Program, list[Any]]:
+    def _ready(self, batch: tuple[Any, ...], options: dict[str, Any]) -> tuple[Programs, bool]:
+        """The programs for this batch, and whether the first of them was made just now."""
         self._follow_rates()
         key = self._key(batch, options)
-        program = self._programs.get(key)
-        if program is None or program.stale(self.optimizer):
-            program = self._programs[key] = self._build(batch, options)
-        self._last = program
-        return program, program.flat(batch, options)
+        programs = self._programs.get(key)
+        if programs is None:
+            programs = self._programs[key] = Programs()
+            why = "a batch or a setting unlike those before" if self.captures else "the first step"
+        else:
+            programs.drop_stale(self.optimizer, self._updates.alike)
+            why = "the model or the optimizer's state is elsewhere in memory, or steps began to update other parameters"
+        if programs.all:
+            return programs, False
+        programs.add(self._build(batch, options, why))
+        return programs, True
 
     def _key(self, batch: tuple[Any, ...], options: dict[str, Any]) -> Any:
         modes = tuple([attributes.get(name) for attributes, name in self._attributes])
@@ -157,8 +173,16 @@ class TrainStep:
                 self._rates[k].fill_(float(rate))
             self._seen_rates[k] = rate
 
-    def _build(self, batch: tuple[Any, ...], options: dict[str, Any]) -> Program:
-        return build(self.objective, self.optimizer, self._rates, batch, options, self._choose)
+    def _build(self, batch: tuple[Any, ...], options: dict[str, Any], why: str, concrete: bool = False) -> Program:
+        def capture(concrete: bool) -> Program:
+            share = self._updates.alike
+            return build(self.objective, self.optimizer, self._rates, batch, options, self._choose, concrete, share)
+
+        program = capture(concrete)
+        self.captures.append(why)
+        if self._updates.alike and not self._updates.note(program.updated):
+            program = capture(bool(program.decisions))
+        return program
 
     def _choose(self, graph: Graph, flat: list[Any]) -> Choice:
         if self.memory_budget is None:

@@ -110,10 +110,15 @@ def _counter(group: dict[str, Any], p: Tensor) -> Tensor:
 
 
 class Update:
-    """Appends the update of every parameter with a gradient to a differentiated graph."""
+    """Appends the update of every parameter with a gradient to a differentiated graph.
 
-    def __init__(self, joint: Graph, optimizer: optim.Optimizer, rates: list[Tensor]) -> None:
+    Where every step so far has updated the same parameters (``share``), those with equal step counters have their bias
+    corrections in common.
+    """
+
+    def __init__(self, joint: Graph, optimizer: optim.Optimizer, rates: list[Tensor], share: bool) -> None:
         self.optimizer = optimizer
+        self.share = share  # parameters with equal step counters have equal ones for ever
         self.rates = rates
         self.graph, self.where = joint.copy()
         self.tracer = Tracer(self.graph)
@@ -122,7 +127,6 @@ class Update:
         self.written: dict[str, fx.Node] = {}  # parameters that the forward writes to (clipped weights): what it leaves
         self.outputs: list[Output] = []
         self.results: list[fx.Node] = []
-        self.counters: list[list[Tensor]] = []  # step counters that share one bias correction, since they are equal
 
     def append(self) -> Graph:
         """The graph of the whole step: results, then mutations of buffers, parameters and optimizer state."""
@@ -155,15 +159,13 @@ class Update:
     ) -> None:
         lr = self._input(f"learning rate {k}", self.rates[k])
         shared: dict[float, Tensor] = {}  # bias corrections are computed once for all equal step counters
-        counters: dict[float, list[Tensor]] = {}
         for (_, name), tensors, count in zip(found, states, counts, strict=True):
             self.tracer.meta = {"update_of": name}
             state = {key: self._input(f"{key} of {name}", t) for key, t in tensors.items()}
             if "step" in state:
                 new_step = state["step"] + 1
                 self._mutation(f"step of {name}", new_step)
-                state["shared_step"] = shared.setdefault(count, new_step)
-                counters.setdefault(count, []).append(tensors["step"])
+                state["shared_step"] = shared.setdefault(count, new_step) if self.share else new_step
             gradient = self.tracer.input(gradients[name])
             gradient = -gradient if group["maximize"] else gradient
             old = self.tracer.input(self.written.get(name) or self.where[self.joint.placeholder(name)])
@@ -171,7 +173,6 @@ class Update:
             self._mutation(name, value)
             for key, tensor in new.items():
                 self._mutation(f"{key} of {name}", tensor)
-        self.counters += counters.values()
 
     def _input(self, name: str, tensor: Tensor) -> Tensor:
         self.inputs.append(Input("state", name, tensor))

@@ -20,6 +20,7 @@ from torch import fx
 from memograd.draws import rng_state
 from memograd.graph.graph import Graph
 from memograd.graph.views import copies_storage, tensors_of, viewed
+from memograd.looks import look
 from memograd.memory.costs.cuda import kept_by_libraries
 from memograd.memory.costs.early import early
 from memograd.memory.costs.tensors import bytes_of, device_of, input_bytes
@@ -190,6 +191,8 @@ class _Build:
         self.parts: dict[fx.Node, list[int | None]] = {}  # values of a node with several results
         self.reads_input: dict[fx.Node, list[int]] = {}
         self.draws: list[int] = []  # operators
+        self.looks: list[int] = []  # values: writes come after them, as another program may have to do the step
+        self.shapes: dict[int, int] = {}  # values whose shape values decide: what the look at it returns, to be awaited
 
     def node(self, node: fx.Node) -> None:
         base = viewed(node)
@@ -203,7 +206,7 @@ class _Build:
             self._operator(node)
 
     def write(self, node: fx.Node, into: fx.Node) -> None:
-        self._append(Operator(node, into), [node], ())
+        self._append(Operator(node, into), [node], (), tuple(self.looks))
 
     def _operator(self, node: fx.Node) -> None:
         value = node.meta["val"]
@@ -216,6 +219,11 @@ class _Build:
         self.owner[node] = parts[0] if len(parts) == 1 else None
         behind = self._draw(node) if is_random(node) else ()
         self._append(Operator(node), node.all_input_nodes, tuple(p for p in parts if p is not None), behind)
+        if node.target is look:
+            self.looks += self.outputs[-1]
+            looked = self.owner[node.args[0]]  # pyright: ignore[reportArgumentType]
+            if node.args[2] == "shape" and looked is not None:
+                self.shapes[looked] = self.outputs[-1][0]
 
     def _draw(self, node: fx.Node) -> tuple[int, ...]:
         """What a draw reads besides its inputs: random operators draw in the program's order, so each produces a token
@@ -254,7 +262,8 @@ class _Build:
         self.operators.append(new)
         self.outputs.append(outputs)
         values = [self.owner[n] for n in inputs]
-        self.reads.append(tuple(dict.fromkeys([*(v for v in values if v is not None), *behind])))
+        shapes = [self.shapes[v] for v in values if v in self.shapes]
+        self.reads.append(tuple(dict.fromkeys([*(v for v in values if v is not None), *behind, *shapes])))
         for n in inputs:
             if n in self.origin:
                 self.reads_input.setdefault(self.origin[n], []).append(number)

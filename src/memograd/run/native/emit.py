@@ -18,6 +18,7 @@ from torch import fx
 
 from memograd.errors import BackendError
 from memograd.graph.graph import Graph
+from memograd.ops import has_effect
 from memograd.run.native.values import (
     C_TYPES,
     Body,
@@ -207,7 +208,7 @@ def unsupported(graph: Graph) -> str | None:
 
 
 def _needed(graph: Graph) -> set[fx.Node]:
-    needed = set(graph.results)
+    needed = {*graph.results, *filter(has_effect, graph.nodes)}
     for node in reversed(list(graph.fx.nodes)):
         if node in needed:
             needed.update(node.all_input_nodes)

@@ -1,0 +1,46 @@
+"""What a program does to tensors without any operator, so that the dispatcher never sees it.
+
+* ``x.data = y`` gives a tensor other memory.
+* ``x.tolist()``, ``x.numpy()`` and ``x.tensor_split(indices)`` read values. (On tensors without data they raise.)
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch.overrides import TorchFunctionMode
+
+from memograd.tracing.tracer import Tracer
+
+_SET_DATA = torch.Tensor.data.__set__  # pyright: ignore[reportAttributeAccessIssue]
+_SPLITS = frozenset({torch.tensor_split, torch.Tensor.tensor_split})
+_READS = frozenset({torch.Tensor.tolist, torch.Tensor.numpy, torch.Tensor.__array__, torch.Tensor.__dlpack__})
+
+
+class Unseen(TorchFunctionMode):
+    """While open, tells ``tracer`` of such calls."""
+
+    def __init__(self, tracer: Tracer) -> None:
+        super().__init__()
+        self.tracer = tracer
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if self.tracer.paused:
+            return func(*args, **kwargs)
+        if func == _SET_DATA:
+            tensor, new = args
+            self.tracer.assign(tensor, new)
+            return func(self.tracer.stand_in(tensor), self.tracer.stand_in(new))
+        if func in _READS and self.tracer.concrete:
+            self.tracer.look(args[0], "value")
+            values = func(self.tracer.stand_in(args[0]), *args[1:], **kwargs)
+            if hasattr(values, "setflags"):
+                values.setflags(write=False)  # nobody would see what is written through it
+            return values
+        if func in _SPLITS and self.tracer.concrete:
+            for argument in (*args[1:], *kwargs.values()):
+                if isinstance(argument, torch.Tensor):
+                    self.tracer.look(argument, "value")
+        return func(*args, **kwargs)

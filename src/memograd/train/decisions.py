@@ -1,0 +1,77 @@
+"""A model that decides by values has one program for each way it has gone so far.
+
+Each look of a program compares what it sees before anything is written (``memograd.looks``). Where it sees something
+else, nothing has happened: generators are put back, and the step is done by a program that has decided so before, or is
+captured anew on this batch. What the program did up to that look is the same in both, so looks before it agree.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import optim
+
+from memograd.draws import undone_on_error
+from memograd.looks import DecisionChangedError, comparing
+from memograd.train.program import Decision, Program
+
+_MOST = 64  # programs of one signature
+
+
+class Programs:
+    """The programs of one signature, the one used last first."""
+
+    def __init__(self) -> None:
+        self.all: list[Program] = []
+
+    def add(self, program: Program) -> Program:
+        self.all.insert(0, program)
+        del self.all[_MOST:]
+        return program
+
+    def drop_stale(self, optimizer: optim.Optimizer, share: bool) -> None:
+        """Forget programs whose tensors are not where they were, or who share what may no longer be equal."""
+        if any(p.share > share or p.stale(optimizer) for p in self.all):
+            self.all = [p for p in self.all if p.share <= share and not p.stale(optimizer)]
+
+    def step(
+        self, batch: tuple[Any, ...], options: dict[str, Any], fresh: bool, build: Callable[[str], Program]
+    ) -> tuple[Program, list[torch.Tensor]]:
+        """One step by the program whose decisions are right for this batch, and its results.
+
+        Args:
+            fresh: the first program was made for the values of this very batch: its decisions are right.
+            build: makes a program for these values, for a reason.
+        """
+        program = self.all[0]
+        if fresh or not program.decisions:
+            return program, program.choice.backend.step(program.flat(batch, options))
+        tried: list[Program] = []
+        while True:
+            try:
+                with undone_on_error(program.devices), comparing():
+                    results = program.choice.backend.step(program.flat(batch, options))
+                self.all.remove(program)
+                return self.add(program), results
+            except DecisionChangedError as changed:
+                why = f"{program.decisions[changed.index].text}, and now {changed.seen}"
+                tried.append(program)
+                other = self._which(program.decisions[: changed.index], changed.seen, tried)
+            except RuntimeError as error:  # a planned step may get to operators before it gets to the look at a shape
+                if not program.shaped:
+                    raise
+                why, other = f"a shape that values decide: {error}", None
+            if other is None:
+                self.add(build(why))
+                return self.step(batch, options, True, build)
+            program = other
+
+    def _which(self, before: Sequence[Decision], seen: str, tried: list[Program]) -> Program | None:
+        """A program that went the same way ``before``, and then another, by what is ``seen`` now."""
+        way = [*(d.seen for d in before), seen]
+        for program in self.all:
+            if program not in tried and [d.seen for d in program.decisions[: len(way)]] == way:
+                return program
+        return None
