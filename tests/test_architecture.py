@@ -15,7 +15,7 @@ import pytest
 
 SRC = Path(__file__).parent.parent / "src" / "memograd"
 
-# What may be used from anywhere: errors, our marks and looks, draws repeated, autocast, clocks, the door to PyTorch's internals.
+# What may be used from anywhere: errors, our marks and looks, draws, autocast, clocks, the door to PyTorch's internals.
 GROUND = {"errors", "ops", "looks", "draws", "autocast", "clock", "_torch"}
 FOUNDATIONS = GROUND | {"graph", "rules.registry"}
 STAGES = {"tracing", "adjoint", "simplify", "lower", "fuse", "memory", "run"}

@@ -68,6 +68,9 @@ _DECIDES_SHAPES = frozenset(
     }
 )
 
+# Operators that return a tensor's one number.
+_NUMBERS = frozenset({aten._local_scalar_dense.default, aten.item.default, aten.is_nonzero.default})
+
 # Operators that look at whole tensors and return a Python bool, by operators that return tensors.
 _COMPARISONS = {
     aten.equal.default: lambda x, y: x.shape == y.shape and bool((x == y).all()),
@@ -128,18 +131,23 @@ class Tracer(Tape, TorchDispatchMode):
             if self.concrete and func.overloadpacket in _MEMORY:
                 return self.raw(out)
         except DATA_DEPENDENT as error:
-            if func is aten._local_scalar_dense.default and (known := constant(self.node_of(args[0]))) is not None:
-                return known
+            if func in _NUMBERS and (known := constant(self.node_of(args[0]))) is not None:
+                return bool(known) if func is aten.is_nonzero.default else known
             raise DataDependentError(self._data_dependent(func)) from error
         self._record(func, args, kwargs, out)
-        if self.concrete and func is aten._local_scalar_dense.default:
+        if self.concrete:
+            self._looks_of(func, args, out)
+        return out
+
+    def _looks_of(self, func: Any, args: Any, out: Any) -> None:
+        """What the program is told of values by an operator that has just run."""
+        if func in _NUMBERS:
             self.look(args[0], "value")
-        elif self.concrete and func is aten._pack_padded_sequence.default:
+        elif func is aten._pack_padded_sequence.default:
             self.look(args[1], "value")  # C++ reads the lengths, to call an LSTM for each time step
-        elif self.concrete and func.overloadpacket in _DECIDES_SHAPES:
+        elif func.overloadpacket in _DECIDES_SHAPES:
             for result in pytree.tree_leaves(out):
                 self.look(result, "shape")
-        return out
 
     def look(self, tensor: torch.Tensor, what: str) -> None:
         """The program is told the value of ``tensor`` (or its shape, which depends on values): the graph is right for
