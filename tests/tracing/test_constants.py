@@ -57,3 +57,15 @@ def test_what_may_be_different_next_time_is_refused(what: str) -> None:
     outside = torch.ones(3)
     with pytest.raises(DataDependentError):
         mg.capture(Looks(), torch.randn(3))
+
+
+def test_a_look_of_pytorch_at_its_own_number_of_samples():
+    x = torch.linspace(-1, 1, 5, dtype=torch.float64)
+
+    def f(x):
+        return (torch.corrcoef(torch.stack([x, x * x, x.exp()])) ** 2).sum()
+
+    graph = mg.differentiate(mg.capture(f, x))
+    leaf = (x * 2).requires_grad_()
+    (expected,) = torch.autograd.grad(f(leaf), leaf)
+    torch.testing.assert_close(graph(x * 2)[1]["x"], expected)

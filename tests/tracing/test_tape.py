@@ -66,7 +66,6 @@ FUNCTIONS = {
     "masked_select": lambda x: torch.masked_select(x, x > 0).exp().sum(),
     "nonzero": lambda x: x[torch.nonzero(x > 0).squeeze(1)].sin().sum(),
     "combinations": lambda x: (torch.combinations(x) ** 3).sum(),
-    "corrcoef": lambda x: (torch.corrcoef(torch.stack([x, x * x, x.sin()])) ** 2).sum(),
     "istft": istft,
     "tensor_split": lambda x: (torch.tensor_split(x, torch.tensor([2, 3]))[1] ** 3).sum(),
     "repeat_interleave": lambda x: (torch.repeat_interleave(x, COUNTS) ** 3).sum(),
