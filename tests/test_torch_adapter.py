@@ -386,3 +386,43 @@ def test_suggested_format_allows_gaps():
     y = torch.nn.functional.batch_norm(x, None, None, training=True)
     assert y.is_contiguous(memory_format=torch.channels_last)
     assert adapter.suggested_format(torch.randn(2, 3)) == torch.contiguous_format
+
+
+def test_a_tensor_inside_a_transform_of_torch_func_is_told_from_an_ordinary_one() -> None:
+    x, seen = torch.randn(3, 2, requires_grad=True), []
+
+    def look(x: torch.Tensor) -> torch.Tensor:
+        seen.append((adapter.is_wrapped(x), adapter.level_of(x), adapter.levels(), adapter.is_tracked(x)))
+        with adapter.outside_torch_func():
+            seen.append((adapter.inside_torch_func(), adapter.levels(), x.shape, x.stride()))
+        seen.append(adapter.wrapped_value(x))
+        return x.sum()
+
+    assert not adapter.inside_torch_func() and not adapter.is_wrapped(x) and adapter.is_tracked(x)
+    torch.func.vmap(look)(x)
+    assert seen == [(True, 1, 1, True), (False, 0, (2,), (1,)), None]
+    seen.clear()
+    torch.func.grad(look)(x.detach())
+    assert seen[0] == (True, 1, 1, True)
+    assert seen[1][:2] == (False, 0)
+    assert not adapter.is_wrapped(seen[2])
+    torch.testing.assert_close(seen[2], x.detach())
+
+
+def test_forward_mode_is_seen() -> None:
+    seen = []
+
+    def look(x: torch.Tensor) -> torch.Tensor:
+        seen.append(adapter.in_forward_mode())
+        return x
+
+    torch.func.jvp(look, (torch.ones(()),), (torch.ones(()),))
+    with torch.autograd.forward_ad.dual_level():
+        look(torch.ones(()))
+    assert seen == [True, True] and not adapter.in_forward_mode()
+
+
+def test_operators_with_and_without_a_batching_rule_are_told_apart() -> None:
+    assert adapter.has_batching_rule(torch.ops.aten.mul.Tensor)
+    assert adapter.has_batching_rule(torch.ops.aten.reshape.default)
+    assert not adapter.has_batching_rule(torch.ops.aten._fused_rms_norm_backward.default)

@@ -25,9 +25,9 @@ from memograd.rules.registry import rule
 from memograd.train.loop import train_model
 from memograd.train.planning import plan
 from memograd.train.step import TrainStep
-from memograd.transforms.grad import grad, value_and_grad
-from memograd.transforms.jacobian import hessian, jacrev
-from memograd.transforms.jvp import hvp, jvp
+from memograd.transforms.grad import grad, grad_and_value, value_and_grad
+from memograd.transforms.jacobian import hessian, jacfwd, jacrev
+from memograd.transforms.jvp import hvp, jvp, linearize
 from memograd.transforms.vjp import vjp
 
 __version__ = "0.1.0"
@@ -52,10 +52,13 @@ __all__ = [
     "count_products",
     "differentiate",
     "grad",
+    "grad_and_value",
     "hessian",
     "hvp",
+    "jacfwd",
     "jacrev",
     "jvp",
+    "linearize",
     "plan",
     "plan_graph",
     "rule",

@@ -11,7 +11,6 @@ Everything here is private API of PyTorch that has no public counterpart. Each e
   for the whole process whether one is on, and each notes what to go back to; ours share their notes.
 - ``without_modes``: what runs inside is neither recorded nor faked (``_disable_current_modes``).
 - ``register_op_impl``: tells fake tensors the shapes of an operator on which they give up.
-- ``is_wrapped``: nothing public tells a tensor inside ``torch.vmap`` from an ordinary one.
 - ``suggested_format``: ``Tensor.suggest_memory_format`` of C++, by which kernels choose the strides of their results.
 - ``elementwise_strides``: how a result of several operands lies, in the order of theirs.
 - ``is_composite``: no public function tells operators that autograd takes apart from those it differentiates.
@@ -19,6 +18,10 @@ Everything here is private API of PyTorch that has no public counterpart. Each e
   than a small kernel takes).
 - ``has_hooks`` / ``module_hooks`` / ``backward_hooks``: what users registered on a parameter or a module. PyTorch
   has functions to register a hook and none to ask for one.
+- ``is_wrapped``, ``wrapped_value``, ``level_of``, ``inside_torch_func``, ``outside_torch_func``: ``torch.func``'s own
+  transforms hand out wrapped tensors (a whole batch that looks like one sample). A program inside ``vmap`` has to be
+  captured as if there were none; no public function tells a wrapped tensor, or leaves the transforms for a while.
+- ``has_batching_rule``: whether ``vmap`` runs an operator once for a whole batch. Public ``vmap`` only warns.
 - ``pytree``: flattening of nested containers, with the registrations other libraries (transformers) made.
 """
 
@@ -35,6 +38,7 @@ import torch
 from torch import nn
 
 try:
+    from torch._functorch.pyfunctorch import temporarily_clear_interpreter_stack as outside_torch_func  # noqa: F401
     from torch._prims_common import compute_elementwise_output_strides, suggest_memory_format
     from torch._subclasses.fake_impls import register_op_impl
     from torch._subclasses.fake_tensor import (
@@ -56,9 +60,15 @@ except ImportError as error:
 
 # Raised where a value (not a shape) of a tensor would decide what happens next.
 DATA_DEPENDENT = (DataDependentOutputException, DynamicOutputShapeException)
-_NO_DATA = ("data is not allocated", "Cannot access data pointer", ".numpy() is not supported")
+_NO_DATA = (
+    "data is not allocated",
+    "Cannot access data pointer",
+    ".numpy() is not supported",
+    "passed to FakeTensor.__format__",
+)
 UNSUPPORTED = (UnsupportedOperatorException, NotImplementedError)
 
+_functorch: Any = torch._C._functorch  # pyright: ignore[reportAttributeAccessIssue]
 _BEFORE: dict[str, deque[bool]] = {
     name: deque()
     for name in (
@@ -165,11 +175,6 @@ def is_fake(value: Any) -> bool:
     return isinstance(value, FakeTensor)
 
 
-def is_wrapped(tensor: torch.Tensor) -> bool:
-    """True for what ``torch.vmap`` and torch.func's transforms pass to their function: a tensor around another one."""
-    return torch._C._functorch.is_functorch_wrapped_tensor(tensor)  # pyright: ignore[reportAttributeAccessIssue]
-
-
 def needs_data(error: Exception) -> bool:
     """True when C++ code (``tensor_split``, ``.numpy()``) wanted the data of a tensor that has none."""
     return any(text in str(error) for text in _NO_DATA)
@@ -181,6 +186,55 @@ def generated_function(node: Any) -> str:
     if schema is None:
         return ""
     return f"GeneratedBackwardFor_{schema.name.replace('::', '_')}_{schema.overload_name or 'default'}"
+
+
+def inside_torch_func() -> bool:
+    """True inside a function that ``torch.func``'s ``vmap``, ``grad``, ``jvp`` or ``functionalize`` transforms."""
+    return _functorch.peek_interpreter_stack() is not None
+
+
+def levels() -> int:
+    """How many transforms of ``torch.func`` are under way, one inside the other."""
+    return _functorch.get_dynamic_layer_stack_depth()
+
+
+def is_wrapped(value: Any) -> bool:
+    """True for a tensor as ``torch.func``'s transforms hand it to the function."""
+    return isinstance(value, torch.Tensor) and _functorch.is_functorch_wrapped_tensor(value)
+
+
+def level_of(tensor: torch.Tensor) -> int:
+    """The transform that wrapped ``tensor``, counted from the outermost, which is 1."""
+    return _functorch.maybe_get_level(tensor)
+
+
+def wrapped_value(tensor: torch.Tensor) -> torch.Tensor | None:
+    """The one tensor that stands behind a wrapped one; None where it is a whole batch."""
+    while _functorch.is_functorch_wrapped_tensor(tensor):
+        if _functorch.is_batchedtensor(tensor):
+            return None
+        tensor = _functorch.get_unwrapped(tensor)
+    return tensor
+
+
+def is_tracked(tensor: torch.Tensor) -> bool:
+    """True where autograd, or a transform of ``torch.func``, will differentiate through what is done to ``tensor``."""
+    while _functorch.is_functorch_wrapped_tensor(tensor):
+        if _functorch.is_gradtrackingtensor(tensor):
+            return True
+        tensor = _functorch.get_unwrapped(tensor)
+    return torch.is_grad_enabled() and tensor.requires_grad
+
+
+def in_forward_mode() -> bool:
+    """True where PyTorch's forward mode is under way, its own or that of ``torch.func.jvp``."""
+    return torch.autograd.forward_ad._current_level >= 0
+
+
+def has_batching_rule(operator: Any) -> bool:
+    """True where ``vmap`` computes a whole batch by one call of ``operator``, not one sample after the other."""
+    keys = ("FuncTorchBatched", "FuncTorchBatchedDecomposition")
+    return any(torch._C._dispatch_has_kernel_for_dispatch_key(operator.name(), key) for key in keys)
 
 
 @register_op_impl([torch.ops.aten._ctc_loss.default, torch.ops.aten._ctc_loss.Tensor])

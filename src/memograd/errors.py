@@ -19,6 +19,10 @@ class GraphError(MemogradError):
     """A graph was asked for something it does not hold, or is not well formed."""
 
 
+class OptionError(GraphError, ValueError):
+    """An option has a value that makes no sense."""
+
+
 class MissingRuleError(MemogradError):
     """The chain rule reached an operator that has no entry in the derivative table."""
 

@@ -1,12 +1,14 @@
 """The few operators of our own that a graph may hold besides ATen's.
 
 Most are marks that steer differentiation. They are identities on values; only the derivative table
-(``rules/marks.py``) tells them apart. They are real dispatcher operators, so that a graph which is run inside another
-capture leaves its marks there too.
+(``rules/marks.py``) tells them apart. They are real dispatcher operators, made of the PyTorch calls for which they
+stand: a graph that is run inside another capture leaves its marks there too, and PyTorch's own autograd, vmap and
+forward mode, when they go through a graph, stop where the program stopped them.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -16,8 +18,12 @@ from memograd.looks import look
 
 _LIBRARY = Library("memograd", "DEF")  # the namespace is ours; one process loads this module once
 
-# The value passes, the adjoint does not: detach, no_grad, .data.
+# The value passes, neither adjoint nor tangent does: detach, .data, inference mode.
 _LIBRARY.define("stop(Tensor(a) x) -> Tensor(a)")
+# The value and its tangent pass, the adjoint does not: no_grad, which is about reverse mode alone.
+_LIBRARY.define("no_grad(Tensor(a) x) -> Tensor(a)")
+# The same while a jvp is made as the vjp of a vjp: its adjoints are to pass, and are no_grad's in their turn.
+_LIBRARY.define("only_forward(Tensor(a) x) -> Tensor(a)")
 # The value is `new`, the adjoint goes to `old`: a write that autograd does not see (`p.data.clamp_()`).
 _LIBRARY.define("overwrite(Tensor old, Tensor(a) new) -> Tensor(a)")
 # The value passes, an adjoint that arrives is an error: output of an autograd.Function without a rule.
@@ -30,19 +36,38 @@ _LIBRARY.define(
 )
 
 
-@torch.library.impl(_LIBRARY, "bernoulli", "CompositeExplicitAutograd")
-def _bernoulli(like: torch.Tensor, p: float, generator: torch.Generator | None = None) -> torch.Tensor:
-    return torch.empty_like(like).bernoulli_(p, generator=generator)
+def _define(name: str, function: Callable[..., Any]) -> None:
+    """``function`` is what the operator is made of: under autograd, and in a batch of vmap."""
+    for key in ("CompositeImplicitAutograd", "FuncTorchBatchedDecomposition"):
+        _LIBRARY.impl(name, function, key)
 
 
-@torch.library.impl(_LIBRARY, "stop", "CompositeExplicitAutograd")
 def _stop(x: torch.Tensor) -> torch.Tensor:
-    return torch.ops.aten.alias.default(x)
+    return x.detach()
 
 
-@torch.library.impl(_LIBRARY, "overwrite", "CompositeExplicitAutograd")
+def _no_grad(x: torch.Tensor) -> torch.Tensor:
+    with torch.no_grad():
+        return torch.ops.aten.alias.default(x)
+
+
 def _overwrite(old: torch.Tensor, new: torch.Tensor) -> torch.Tensor:
-    return torch.ops.aten.alias.default(new)
+    if not (torch.is_grad_enabled() and old.requires_grad):
+        return new.detach()
+    written = old + torch.zeros_like(new)  # a batch where one of the two is
+    with torch.no_grad():
+        written.copy_(new)
+    return written
+
+
+_define("stop", _stop)
+_define("no_grad", _no_grad)
+_define("overwrite", _overwrite)
+
+
+@torch.library.impl(_LIBRARY, "only_forward", "CompositeExplicitAutograd")
+def _only_forward(x: torch.Tensor) -> torch.Tensor:
+    return torch.ops.aten.alias.default(x)
 
 
 @torch.library.impl(_LIBRARY, "opaque", "CompositeExplicitAutograd")
@@ -50,12 +75,29 @@ def _opaque(x: torch.Tensor, function: str, where: str) -> torch.Tensor:
     return torch.ops.aten.alias.default(x)
 
 
+@torch.library.impl(_LIBRARY, "bernoulli", "CompositeExplicitAutograd")
+def _bernoulli(like: torch.Tensor, p: float, generator: torch.Generator | None = None) -> torch.Tensor:
+    return torch.empty_like(like).bernoulli_(p, generator=generator)
+
+
+@torch.library.impl(_LIBRARY, "opaque", "FuncTorchBatchedDecomposition")
+def _opaque_batch(x: torch.Tensor, function: str, where: str) -> torch.Tensor:
+    return torch.ops.aten.alias.default(x)
+
+
+@torch.library.impl(_LIBRARY, "bernoulli", "FuncTorchBatchedDecomposition")
+def _bernoulli_batch(like: torch.Tensor, p: float, generator: torch.Generator | None = None) -> torch.Tensor:
+    return torch.empty_like(like).bernoulli_(p, generator=generator)
+
+
 stop = torch.ops.memograd.stop.default
+no_grad = torch.ops.memograd.no_grad.default
+only_forward = torch.ops.memograd.only_forward.default
 overwrite = torch.ops.memograd.overwrite.default
 opaque = torch.ops.memograd.opaque.default
 bernoulli = torch.ops.memograd.bernoulli.default
 
-MARKS = (stop, overwrite, opaque)
+MARKS = (stop, no_grad, only_forward, overwrite, opaque)
 
 
 def is_random(node: Any) -> bool:

@@ -78,6 +78,7 @@ def differentiate(
     memoize: bool = True,
     of: str | None = None,
     cotangents: OutputKind | None = None,
+    among: Collection[str] | None = None,
     limit: int = 100_000,
 ) -> Graph:
     """The graph that computes ``graph``'s results and its gradients; arguments: see ``memograd.adjoint.recursion``.
@@ -86,11 +87,11 @@ def differentiate(
     """
     with looking_away():
         names = list(wrt) if wrt is not None else default_wrt(graph)
-        targets = [graph.results[i] for i in targets_of(graph, of, cotangents)]
+        targets = [graph.results[i] for i in targets_of(graph, of, cotangents, among)]
         expanded = _staged("expand", lambda: expand(graph, names, targets), len(graph.nodes))
         joint = _staged(
             "differentiate",
-            lambda: recursion(expanded, names, memoize, of, cotangents, limit),
+            lambda: recursion(expanded, names, memoize, of, cotangents, among, limit),
             len(expanded.nodes),
         )
         return simplify(joint) if memoize else joint

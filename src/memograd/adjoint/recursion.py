@@ -18,7 +18,7 @@ The rules run on symbolic tensors, so what the recursion computes is again a gra
 from __future__ import annotations
 
 import operator
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import torch
@@ -122,6 +122,7 @@ def differentiate(
     memoize: bool = True,
     of: str | None = None,
     cotangents: OutputKind | None = None,
+    among: Collection[str] | None = None,
     limit: int = 100_000,
 ) -> Graph:
     """The graph that computes ``graph``'s results and the gradients of its loss.
@@ -133,6 +134,7 @@ def differentiate(
         of: name of the result to differentiate; default the first, which must be a scalar (a loss).
         cotangents: instead of 1 for a scalar loss, take the adjoints of all results of this kind as further
             arguments.
+        among: those of them with these names only.
         limit: most products the naive recursion may form.
 
     Returns:
@@ -157,7 +159,7 @@ def differentiate(
     fresh, where = graph.copy()
     sources = {name: where[graph.placeholder(name)] for name in names}
     results = [where[n] for n in graph.results]
-    targets = targets_of(graph, of, cotangents)
+    targets = targets_of(graph, of, cotangents, among)
     inputs = list(graph.inputs)
     tracer = Tracer(fresh)
     with tracer.rules():
@@ -220,10 +222,13 @@ def sum_of(tensors: list[torch.Tensor]) -> Any:
     return total
 
 
-def targets_of(graph: Graph, of: str | None, cotangents: OutputKind | None) -> list[int]:
+def targets_of(
+    graph: Graph, of: str | None, cotangents: OutputKind | None, among: Collection[str] | None = None
+) -> list[int]:
     """Positions of the results to differentiate."""
     if cotangents is not None:
-        return [i for i, o in enumerate(graph.outputs) if o.kind == cotangents and is_smooth(graph.results[i])]
+        named = [i for i, o in enumerate(graph.outputs) if o.kind == cotangents and (among is None or o.name in among)]
+        return [i for i in named if is_smooth(graph.results[i])]
     if of is not None:
         named = [i for i, o in enumerate(graph.outputs) if o.name == of and o.kind != "mutation"]
         if not named:
@@ -234,7 +239,7 @@ def targets_of(graph: Graph, of: str | None, cotangents: OutputKind | None) -> l
     else:
         raise GraphError("the graph returns no tensor to differentiate")
     value = graph.results[chosen].meta["val"]
-    if value.numel() != 1 or not is_smooth(graph.results[chosen]):
+    if value.numel() != 1 or not value.is_floating_point():
         raise GraphError(
             f"the loss must be one real number, but {graph.outputs[chosen].name!r} is {value.dtype} of shape "
             f"{tuple(value.shape)}; reduce it (.mean(), .sum()), or use mg.vjp with a cotangent of that shape"

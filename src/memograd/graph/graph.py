@@ -16,7 +16,7 @@ import torch
 from torch import fx
 
 from memograd import autocast
-from memograd._torch import pytree
+from memograd._torch import is_wrapped, pytree
 from memograd.errors import CaptureError, GraphError
 from memograd.graph.printing import annotated, flat_function
 
@@ -287,9 +287,10 @@ def _check(entry: Input, value: torch.Tensor, tensor: Any) -> None:
 
 def _laid_out(entry: Input, value: torch.Tensor, tensor: torch.Tensor, written: bool) -> torch.Tensor:
     """``tensor`` in the memory layout the graph was traced with, on which its operators count: a ``contiguous()``, for
-    one, is no operator where the tensor was contiguous already, and some kernels read memory as it lies."""
+    one, is no operator where the tensor was contiguous already, and some kernels read memory as it lies. (A batch of
+    ``vmap`` lies as it lies; who runs a graph on one has seen to that.)"""
     pairs = zip(tensor.shape, tensor.stride(), value.stride(), strict=True)
-    if tensor.numel() == 0 or all(n == 1 or there == here for n, there, here in pairs):
+    if tensor.numel() == 0 or is_wrapped(tensor) or all(n == 1 or there == here for n, there, here in pairs):
         return tensor
     if written:
         raise CaptureError(

@@ -7,7 +7,13 @@ from memograd.rules.registry import constant, rule
 
 constant(ops.bernoulli, formula="no adjoint: random draws")
 constant(look, formula="no adjoint: the program looked at a value")
-constant(ops.stop, formula="no adjoint: detach, no_grad or .data stands here")
+constant(ops.stop, formula="no adjoint: detach or .data stands here")
+constant(ops.no_grad, formula="no adjoint: no_grad stands here")
+
+
+@rule(ops.only_forward, formula="x̄ = ȳ: no_grad stands here, and does not stop tangents")
+def only_forward(adjoint, y, x):
+    return ops.only_forward(adjoint)
 
 
 @rule(ops.overwrite, formula="x̄_old = ȳ: autograd does not see the write")

@@ -24,7 +24,7 @@ _VIEWS = (aten.view.default, aten.reshape.default, aten._unsafe_view.default)
 
 def is_one(node: Any) -> bool:
     """True for a number 1 and for a tensor known to be all ones."""
-    while isinstance(node, fx.Node) and node.target in (aten.expand.default, ops.stop):
+    while isinstance(node, fx.Node) and node.target in (aten.expand.default, ops.stop, ops.no_grad):
         node = node.args[0]
     if isinstance(node, fx.Node):
         return node.target in _ONES

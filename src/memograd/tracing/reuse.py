@@ -81,9 +81,9 @@ class Cache:
     A graph that depends on values serves one call and is not kept; that it does is.
     """
 
-    def __init__(self, f: Any) -> None:
+    def __init__(self, f: Any, kept: Recent | None = None) -> None:
         self.f = f
-        self._kept = Recent()
+        self._kept = Recent() if kept is None else kept
 
     def get(self, args: tuple[Any, ...], kwargs: dict[str, Any], build: Callable[[bool], Any]) -> Any:
         """What ``build`` makes, perhaps from an earlier call; its argument: on the values of this call?"""

@@ -5,7 +5,8 @@ A tracer sits on PyTorch's dispatcher below autograd, so composite functions (``
 
 Three things are decided here because only here they can be seen:
 
-- *gradient stops*: an operator that runs while grad mode is off gets a ``memograd::stop`` behind it;
+- *gradient stops*: an operator that runs while grad mode is off gets a ``memograd::no_grad`` behind it (in inference
+  mode, where tangents stop too, a ``memograd::stop``);
 - *opaque backwards*: an operator that runs inside ``autograd.Function.apply`` gets a ``memograd::opaque``;
 - *mutation*: an in-place operator is recorded as its functional twin (see ``mutation.py``).
 
@@ -260,7 +261,7 @@ class Tracer(Tape, TorchDispatchMode):
                 return node  # torch.library's wrapper around this one operator: it has a rule, or that is the error
             where = node.meta.get("source", "unknown source line")
             return self._emit(ops.opaque, (node, function, where), {}, tensor)
-        return self._emit(ops.stop, (node,), {}, tensor)
+        return self._emit(ops.stop if torch.is_inference_mode_enabled() else ops.no_grad, (node,), {}, tensor)
 
     def _positions(self, indices: Any) -> list[Any]:
         """Masks among ``indices`` as positions, as the operator itself would: the rules, which do not run on values,

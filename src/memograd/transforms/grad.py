@@ -1,4 +1,4 @@
-"""``grad`` and ``value_and_grad``: the gradient of a scalar function, one graph for value and gradient."""
+"""``grad`` and its companions: the gradient of a scalar function, one graph for value and gradient."""
 
 from __future__ import annotations
 
@@ -7,40 +7,51 @@ from typing import Any
 
 from memograd._torch import pytree
 from memograd.errors import GraphError
-from memograd.graph.graph import Graph, run
+from memograd.graph.graph import Graph
 from memograd.pipeline import differentiate
+from memograd.transforms.surroundings import ordinary_tensors, untraced
 from memograd.transforms.transform import Argnums, Transform, zeros_for
 
 
-class _ValueAndGrad(Transform):
-    def __init__(self, f: Callable[..., Any], argnums: Argnums, has_aux: bool) -> None:
-        super().__init__(f, argnums)
-        self.has_aux = has_aux
+class _GradAndValue(Transform):
+    api = "grad_and_value(f)(*args)"
 
+    @untraced
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        joint, names = self.cache.get(args, kwargs, lambda concrete: self.build(args, kwargs, concrete))
-        flat_inputs = joint.bind(args, kwargs)
-        out, gradients = joint.unpack(run(joint.function, flat_inputs), flat_inputs)
-        flat = pytree.tree_leaves(tuple(args[a] for a in self.argnums_in(len(args))))
-        packed = self.pack(args, zeros_for([gradients.get(n) for n in names], flat))
-        return packed, out
+        with ordinary_tensors():
+            points, spec = pytree.tree_flatten(self.points(args))
+            program = self.program(args, kwargs)
+            out, gradients = program.whole(args, kwargs)
+            return pytree.tree_unflatten(zeros_for([gradients.get(n) for n in program.names], points), spec), out
 
-    def build(self, args: tuple[Any, ...], kwargs: dict[str, Any], concrete: bool) -> tuple[Graph, list[str]]:
-        graph, names = self.capture(args, kwargs, concrete)
+    def differentiated(self, graph: Graph, names: list[str]) -> Graph:
+        (loss,) = self.main(graph)
+        return differentiate(graph, names, of=loss)
+
+    def main(self, graph: Graph) -> list[str]:
+        names = super().main(graph)
         spec = graph.calling.out_spec
-        children = spec.children()
-        if self.has_aux and (spec.is_leaf() or len(children) != 2):
-            raise GraphError("has_aux=True: the function must return a pair (loss, aux)")
-        loss = children[0] if self.has_aux else spec
-        if not loss.is_leaf():
-            raise GraphError("the function must return one scalar tensor (or a pair of it and aux, with has_aux=True)")
-        return differentiate(graph, names), names
+        if not (spec.children()[0] if self.has_aux else spec).is_leaf():
+            raise GraphError(f"{self.api}: Expected f(*args) to return a Tensor, got a {spec.type.__name__}")
+        value = next(n.meta["val"] for n, o in zip(graph.results, graph.outputs, strict=True) if o.name == names[0])
+        if value.dim() != 0:
+            raise GraphError(
+                f"{self.api}: Expected f(*args) to return a scalar Tensor, one real number, got tensor with "
+                f"{value.dim()} dims. Maybe you wanted to use the vjp or jacrev APIs instead?"
+            )
+        return names
 
 
-class _Grad(_ValueAndGrad):
+class _Grad(_GradAndValue):
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         gradient, out = super().__call__(*args, **kwargs)
         return (gradient, out[1]) if self.has_aux else gradient
+
+
+class _ValueAndGrad(_GradAndValue):
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        gradient, out = super().__call__(*args, **kwargs)
+        return out, gradient
 
 
 def grad(f: Callable[..., Any], argnums: Argnums = 0, has_aux: bool = False) -> Callable[..., Any]:
@@ -60,15 +71,14 @@ def grad(f: Callable[..., Any], argnums: Argnums = 0, has_aux: bool = False) -> 
     return _Grad(f, argnums, has_aux)
 
 
-class _ValueThenGrad(_ValueAndGrad):
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        gradient, out = super().__call__(*args, **kwargs)
-        return out, gradient
+def grad_and_value(f: Callable[..., Any], argnums: Argnums = 0, has_aux: bool = False) -> Callable[..., Any]:
+    """Like ``grad``, returning ``(gradients, value)``, or with ``has_aux`` ``(gradients, (value, aux))``."""
+    return _GradAndValue(f, argnums, has_aux)
 
 
 def value_and_grad(f: Callable[..., Any], argnums: Argnums = 0, has_aux: bool = False) -> Callable[..., Any]:
     """Like ``grad``, returning ``(value, gradients)``, or with ``has_aux`` ``((value, aux), gradients)`` as JAX does.
 
-    ``torch.func`` has no such function; ``torch.func.grad_and_value`` returns the two in the other order.
+    ``torch.func`` has the two in the other order only; see ``grad_and_value``.
     """
-    return _ValueThenGrad(f, argnums, has_aux)
+    return _ValueAndGrad(f, argnums, has_aux)

@@ -1,69 +1,158 @@
-"""``jvp``: tangents pushed forward, t -> J t, and ``hvp``: the jvp of the gradient."""
+"""``jvp``: tangents pushed forward, t -> J t; ``linearize``: the same map for many tangents; ``hvp``.
+
+There is no second table of forward rules: u -> Jᵀu is linear, and the adjoint of a linear map is its transpose, so
+that the vjp of the vjp is the jvp (Christianson; J. Townsend 2017).
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 
+from memograd import ops
 from memograd._torch import pytree
 from memograd.errors import GraphError
-from memograd.graph.graph import Graph, run
-from memograd.pipeline import differentiate
+from memograd.graph.graph import Graph, Output
+from memograd.pipeline import differentiate, simplify
+from memograd.tracing.reuse import Cache
 from memograd.transforms.grad import grad
-from memograd.transforms.transform import Transform
+from memograd.transforms.program import Program, Saved
+from memograd.transforms.surroundings import ordinary_tensors, untraced
+from memograd.transforms.transform import Transform, kept_for
+from memograd.transforms.vjp import made
+
+aten = torch.ops.aten
 
 
-class _Jvp(Transform):
-    """J t as the vjp of the vjp: u -> Jᵀu is linear, and the adjoint of a linear map is its transpose."""
+class Jvp(Transform):
+    api = "jvp(f, primals, tangents)"
+    forward_mode = True
 
-    def build(self, args: tuple[Any, ...], concrete: bool) -> Graph:
-        graph, names = self.capture(args, {}, concrete)
-        pulled = differentiate(graph, names, cotangents="output")
+    def differentiated(self, graph: Graph, names: list[str]) -> Graph:
+        graph = exchanged(graph, ops.no_grad, ops.only_forward)  # no_grad is about reverse mode
+        pulled = differentiate(graph, names, cotangents="output", among=self.main(graph))
         ways = [i.name for i in pulled.inputs if i.kind == "cotangent"]
-        return differentiate(pulled, ways, cotangents="gradient")
+        pushed = differentiate(pulled, ways, cotangents="gradient")
+        return exchanged(_only_tangents(pushed, len(pulled.inputs), len(pulled.outputs)), ops.only_forward, ops.no_grad)
 
-    def __call__(self, primals: tuple[Any, ...], tangents: tuple[Any, ...]) -> tuple[Any, Any]:
-        graph = self.cache.get(primals, {}, lambda concrete: self.build(primals, concrete))
-        names = self.selected(graph, primals)
-        by_name = dict(zip(names, pytree.tree_leaves(tangents), strict=True))
-        extra = []
-        for node, entry in zip(graph.placeholders, graph.inputs, strict=True):
-            if entry.kind == "cotangent":
-                value = node.meta["val"]
-                dummy = torch.zeros(value.shape, dtype=value.dtype, device=value.device)
-                extra.append(by_name.get(entry.of, dummy).contiguous())
-        flat = graph.bind(primals, {}, extra)
-        results = run(graph.function, flat)
-        graph.write_back(results, flat)
-        values = [results[i] for i in graph.positions("output")]
-        of = {i.name: i.of for i in graph.inputs}
-        pushed = {of[graph.outputs[i].name]: results[i] for i in graph.positions("gradient")}
-        names_out = [graph.outputs[i].name for i in graph.positions("output")]
-        tangents_out = [
-            pushed[n] if n in pushed else torch.zeros_like(v) for n, v in zip(names_out, values, strict=True)
-        ]
-        return graph.output_tree(values), graph.output_tree(tangents_out)
+    def at(self, args: tuple[Any, ...]) -> Pushforward:
+        """The linear function at this point."""
+        program = self.program(args, {})
+        out, saved = program.forward(args, {})
+        return Pushforward(program, saved, self.points(args), *(out if self.has_aux else (out, None)))
+
+    def pushed(self, primals: Any, tangents: Any, strict: bool = False) -> tuple[Any, ...]:
+        """What ``jvp`` returns."""
+        ways = checked(primals, tangents)
+        with ordinary_tensors():
+            program = self.program(primals, {})
+            out, pushed = program.whole(primals, {}, dict(zip(program.names, ways, strict=True)))
+            out, *aux = out if self.has_aux else (out,)
+            if strict and (missing := [n for n in program.main if n not in pushed]):
+                raise GraphError(
+                    f"jvp(f, primals, tangents, strict=True): The output {missing[0]!r} of f is independent of the "
+                    "inputs. This is not allowed with strict=True."
+                )
+            leaves, spec = pytree.tree_flatten(out)
+            return (out, pytree.tree_unflatten(tangents_of(program, pushed, leaves), spec), *aux)
 
 
-def jvp(f: Callable[..., Any], primals: tuple[Any, ...], tangents: tuple[Any, ...]) -> tuple[Any, Any]:
+class Pushforward:
+    """``t -> J t`` at one point, where ``f`` has been computed: ``out`` and ``aux`` are what it returned."""
+
+    def __init__(self, program: Program, saved: Saved, points: Any, out: Any, aux: Any) -> None:
+        self.program = program
+        self.saved = saved
+        self.points, self.spec = pytree.tree_flatten(points)
+        self.out, self.out_spec = pytree.tree_flatten(out)
+        self.aux = aux
+
+    @untraced
+    def __call__(self, *tangents: Any) -> Any:
+        """The tangents of the outputs, for tangents nested like the primals."""
+        leaves, spec = pytree.tree_flatten(tangents)
+        if spec != self.spec:
+            raise GraphError(f"Expected the tangents {spec} to have the same argspec as the primals {self.spec}")
+        for i, (t, p) in enumerate(zip(leaves, self.points, strict=True)):
+            for what in ("shape", "device", "dtype"):
+                if getattr(t, what) != getattr(p, what):
+                    raise GraphError(
+                        f"tangent:{i} with {what} {getattr(t, what)} in flattened pytree doesn't match the {what} "
+                        f"{getattr(p, what)} of the corresponding primal"
+                    )
+        with ordinary_tensors():
+            return pytree.tree_unflatten(self.push(leaves), self.out_spec)
+
+    def push(self, tangents: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+        """The same for flat tangents that fit."""
+        pushed = self.program.linear(self.saved, dict(zip(self.program.names, tangents, strict=True)))
+        return tangents_of(self.program, pushed, self.out)
+
+
+def tangents_of(program: Program, pushed: dict[str, torch.Tensor], out: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+    """The tangents of all results; zeros where they do not depend on the primals."""
+    return [pushed[n] if n in pushed else torch.zeros_like(o) for n, o in zip(program.main, out, strict=True)]
+
+
+@untraced
+def jvp(
+    f: Callable[..., Any],
+    primals: tuple[Any, ...],
+    tangents: tuple[Any, ...],
+    *,
+    strict: bool = False,
+    has_aux: bool = False,
+) -> tuple[Any, ...]:
     """``(outputs, J · tangents)``: the directional derivative of ``f`` at ``primals``.
 
-    There is no second table of forward rules: it is the vjp of the vjp (Christianson; J. Townsend 2017).
+    Args:
+        strict: raise where an output does not depend on the primals, instead of returning zeros.
+        has_aux: ``f`` returns a pair (outputs, aux); what comes back is ``(outputs, J · tangents, aux)``.
 
     Raises:
         GraphError: primals and tangents do not match.
     """
-    primals, tangents = _as_tuple(primals, "primals"), _as_tuple(tangents, "tangents")
-    if pytree.tree_structure(primals) != pytree.tree_structure(tangents):
-        raise GraphError("primals and tangents must be nested alike")
-    for p, t in zip(pytree.tree_leaves(primals), pytree.tree_leaves(tangents), strict=True):
-        if p.shape != t.shape or p.dtype != t.dtype:
+    argnums = tuple(range(len(primals))) if isinstance(primals, tuple) else ()
+    return made(Jvp, f, argnums, has_aux).pushed(primals, tangents, strict)
+
+
+def checked(primals: Any, tangents: Any) -> list[torch.Tensor]:
+    """The leaves of ``tangents``, which fit those of ``primals``."""
+    where = Jvp.api
+    if not isinstance(primals, tuple):
+        raise GraphError(f"{where}: Expected primals to be a tuple with one entry for each argument of f")
+    flat_primals, spec = pytree.tree_flatten(primals)
+    flat_tangents, tangents_spec = pytree.tree_flatten(tangents)
+    if spec != tangents_spec:
+        raise GraphError(
+            f"{where}: Expected primals and tangents to have the same python structure; the primals have {spec}, the "
+            f"tangents {tangents_spec}"
+        )
+    for name, leaves in (("primals", flat_primals), ("tangents", flat_tangents)):
+        if not leaves:
+            raise GraphError(f"{where}: Expected {name} to contain at least one Tensor.")
+        for leaf in leaves:
+            if not isinstance(leaf, torch.Tensor):
+                raise GraphError(f"{where}: Expected {name} to only contain Tensors, got {type(leaf).__name__}")
+    for p, t in zip(flat_primals, flat_tangents, strict=True):
+        if p.shape != t.shape or p.is_complex() != t.is_complex():
             raise GraphError(
                 f"a tangent of shape {tuple(t.shape)}, {t.dtype} for a primal of {tuple(p.shape)}, {p.dtype}"
             )
-    return _Jvp(f, tuple(range(len(primals))))(primals, tangents)
+    return [t.to(p.dtype) for p, t in zip(flat_primals, flat_tangents, strict=True)]
+
+
+@untraced
+def linearize(f: Callable[..., Any], *primals: Any) -> tuple[Any, Callable[..., Any]]:
+    """``(outputs, jvp_fn)``: the value of ``f``, and the linear function ``jvp_fn(*tangents)`` that is its derivative.
+
+    ``f`` is computed once; what its derivative needs of that is remembered, for as many tangents as there are.
+    """
+    with ordinary_tensors():
+        pushforward = made(Jvp, f, tuple(range(len(primals))), False).at(primals)
+    return pytree.tree_unflatten(pushforward.out, pushforward.out_spec), pushforward
 
 
 def hvp(f: Callable[..., Any], primals: Any, tangents: Any) -> Any:
@@ -75,11 +164,50 @@ def hvp(f: Callable[..., Any], primals: Any, tangents: Any) -> Any:
     single = isinstance(primals, torch.Tensor)
     points = (primals,) if single else tuple(primals)
     ways = (tangents,) if isinstance(tangents, torch.Tensor) else tuple(tangents)
-    product = jvp(grad(f, argnums=tuple(range(len(points)))), points, ways)[1]
+    argnums = tuple(range(len(points)))
+    gradient = Jvp(grad(f, argnums), argnums)
+    gradient.cache = Cache(f, kept_for(f, (hvp, argnums)))
+    product = gradient.pushed(points, ways)[1]
     return product[0] if single else product
 
 
-def _as_tuple(value: Any, what: str) -> tuple[Any, ...]:
-    if not isinstance(value, (tuple, list)):
-        raise GraphError(f"{what} must be a tuple with one entry for each argument, got {type(value).__name__}")
-    return tuple(value)
+def exchanged(graph: Graph, old: Any, new: Any) -> Graph:
+    """``graph`` with one mark in the place of another."""
+    copy, where = graph.copy()
+    for node in copy.nodes:
+        if node.target is old:
+            node.target = new
+    copy.output(tuple(where[n] for n in graph.results))
+    return graph.with_fx(copy)
+
+
+def _only_tangents(pushed: Graph, inputs: int, outputs: int) -> Graph:
+    """The vjp of a vjp, without what only the inner one needed: its gradients and its cotangents, whose values do not
+    matter, for it is linear in them. The first ``inputs`` and ``outputs`` are the inner one's."""
+    inner = {k: entry for k, entry in enumerate(pushed.inputs[:inputs]) if entry.kind == "cotangent"}
+    new, where = pushed.copy()
+    for node in (where[pushed.placeholders[k]] for k in inner):
+        if node.users:
+            value = node.meta["val"]
+            with new.inserting_before(node):
+                zeros = new.call_function(
+                    aten.zeros.default, (list(value.shape),), {"dtype": value.dtype, "device": value.device}
+                )
+            zeros.meta = dict(node.meta)
+            node.replace_all_uses_with(zeros)
+        new.erase_node(node)
+    whose = {entry.name: entry.of for entry in inner.values()}
+    left = [k for k, entry in enumerate(pushed.outputs) if k >= outputs or entry.kind != "gradient"]
+    new.output(tuple(where[pushed.results[k]] for k in left))
+    return simplify(
+        Graph(
+            new,
+            tuple(entry for k, entry in enumerate(pushed.inputs) if k not in inner),
+            tuple(
+                Output("gradient", whose[entry.name]) if entry.kind == "gradient" else entry
+                for entry in (pushed.outputs[k] for k in left)
+            ),
+            pushed.calling,
+            pushed.wrt,
+        ).verify()
+    )

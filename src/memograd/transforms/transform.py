@@ -8,48 +8,77 @@ nest: one inside another is captured through, and the graphs of the inner one be
 
 from __future__ import annotations
 
+import functools
+import types
+import weakref
 from collections.abc import Callable, Sequence
-from typing import Any
+from contextlib import nullcontext
+from typing import Any, cast
 
 import torch
+from torch import fx
 
 from memograd._torch import pytree
 from memograd.errors import GraphError
 from memograd.graph.graph import Graph
 from memograd.pipeline import capture_for
-from memograd.tracing.reuse import Cache
+from memograd.tracing.reuse import Cache, Recent
+from memograd.transforms.program import Program
+from memograd.transforms.surroundings import apart, captured_apart, no_saved_tensor_hooks
 
 Argnums = int | tuple[int, ...]
 
 
 class Transform:
-    """A function of the same arguments as ``f``; holds the graphs made for it."""
+    """A function of the same arguments as ``f``; holds the graphs made for it.
 
-    def __init__(self, f: Callable[..., Any], argnums: Argnums) -> None:
+    A subclass says in ``differentiated`` what becomes of the graph of ``f``, and in ``api`` how errors call it.
+    """
+
+    api = "f(*args)"
+    forward_mode = False
+
+    def __init__(self, f: Callable[..., Any], argnums: Argnums, has_aux: bool = False) -> None:
         if not callable(f):
             raise GraphError(f"expected a function or module, got {type(f).__name__}")
         self.f = f
         self.argnums = argnums
+        self.has_aux = has_aux
         self.cache = Cache(f)
-        self.__name__ = f"{type(self).__name__.strip('_')}({getattr(f, '__name__', type(f).__name__)})"
+        functools.update_wrapper(cast(Any, self), f, updated=())
 
-    def capture(self, args: tuple[Any, ...], kwargs: dict[str, Any], concrete: bool) -> tuple[Graph, list[str]]:
-        """The graph of ``f``, and the names of its inputs that are leaves of the chosen arguments."""
+    def __get__(self, instance: Any, owner: Any = None) -> Any:
+        """A transform that is an attribute of a class is a method, like the function it was made of."""
+        return self if instance is None else types.MethodType(cast(Any, self), instance)
+
+    def differentiated(self, graph: Graph, names: list[str]) -> Graph:
+        """``graph`` with the derivatives in question, with respect to the inputs ``names``."""
+        raise NotImplementedError
+
+    def program(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Program:
+        """What is run for these arguments."""
+        hooks = nullcontext() if self.forward_mode else no_saved_tensor_hooks(self.api)
+        with torch.enable_grad(), hooks:  # what stands inside f counts, not what f is called in
+            return self.cache.get(args, kwargs, lambda concrete: self._made(args, kwargs, concrete))
+
+    def _made(self, args: tuple[Any, ...], kwargs: dict[str, Any], concrete: bool) -> Program:
         leaves = self.chosen(args)
-        graph = capture_for(self.f, args, kwargs, leaves, concrete)
-        return graph, self.selected(graph, args)
+        with apart() as inside:
+            capture = captured_apart if inside else capture_for
+            graph = capture(self.f, args, kwargs, leaves, concrete)
+            position_of = {leaf: k for k, leaf in enumerate(graph.calling.tensor_in)}
+            inputs = [i.name for i in graph.inputs if i.kind == "input"]
+            names = [inputs[position_of[leaf]] for leaf in leaves]
+            _refuse_writes(graph, names)
+            return Program(self.differentiated(graph, names), names, self.main(graph))
 
-    def selected(self, graph: Graph, args: tuple[Any, ...]) -> list[str]:
-        """Names of the graph's inputs that are leaves of the chosen arguments."""
-        position_of = {leaf: k for k, leaf in enumerate(graph.calling.tensor_in)}
-        inputs = [i.name for i in graph.inputs if i.kind == "input"]
-        return [inputs[position_of[leaf]] for leaf in self.chosen(args)]
+    # -- arguments -----------------------------------------------------------------------------------------------
 
     def chosen(self, args: tuple[Any, ...]) -> list[int]:
         """Positions of the leaves to differentiate among those of all arguments."""
         counts = [len(pytree.tree_leaves(a)) for a in args]
         positions: list[int] = []
-        for argnum in self.argnums_in(len(args)):
+        for argnum in positions_of(self.argnums, len(args)):
             start = sum(counts[:argnum])
             for leaf, value in enumerate(pytree.tree_leaves(args[argnum]), start):
                 if not isinstance(value, torch.Tensor) or not (value.is_floating_point() or value.is_complex()):
@@ -61,22 +90,98 @@ class Transform:
                 positions.append(leaf)
         return positions
 
-    def argnums_in(self, count: int) -> list[int]:
-        chosen = [self.argnums] if isinstance(self.argnums, int) else list(self.argnums)
-        for argnum in chosen:
-            if not -count <= argnum < count:
-                raise GraphError(
-                    f"argnums={self.argnums}, but the function was called with {count} positional arguments"
-                )
-        return [a % count for a in chosen]
+    def points(self, args: tuple[Any, ...]) -> Any:
+        """The arguments that are differentiated, nested as their derivatives will be."""
+        if isinstance(self.argnums, int):
+            return args[positions_of(self.argnums, len(args))[0]]
+        return tuple(args[a] for a in positions_of(self.argnums, len(args)))
 
-    def pack(self, args: tuple[Any, ...], values: list[torch.Tensor]) -> Any:
-        """Gradients nested like the chosen arguments."""
-        chosen = tuple(args[a] for a in self.argnums_in(len(args)))
-        packed = pytree.tree_unflatten(values, pytree.tree_structure(chosen))
-        return packed[0] if isinstance(self.argnums, int) else packed
+    # -- results -------------------------------------------------------------------------------------------------
+
+    def main(self, graph: Graph) -> list[str]:
+        """Names of the results to differentiate: all, or with ``has_aux`` those of the first of the two.
+
+        Raises:
+            GraphError: with ``has_aux`` the function returned no pair; or something that is no tensor.
+        """
+        spec, calling = graph.calling.out_spec, graph.calling
+        if self.has_aux:
+            if spec.is_leaf() or spec.type is not tuple or len(spec.children()) != 2:
+                raise GraphError(
+                    f"{self.api}: output of function f should be a tuple: (output, aux) if has_aux is True, a pair"
+                )
+            spec = spec.children()[0]
+        count = spec.num_leaves
+        if count == 0 or (count == 1 and 0 not in calling.tensor_out and calling.out_leaves[0] is None):
+            raise GraphError(
+                f"{self.api}: Expected f to be a function that has non-empty output (got {calling.out_leaves[:count]})"
+            )
+        for position in range(count):
+            if position not in calling.tensor_out:
+                raise GraphError(
+                    f"{self.api}: expected f(*primals) to return only tensors, got unsupported type "
+                    f"{type(calling.out_leaves[position]).__name__}"
+                )
+        return [o.name for o in graph.outputs if o.kind == "output"][:count]
+
+
+def _refuse_writes(graph: Graph, names: list[str]) -> None:
+    """A tensor that ``f`` closes over must not become part of this transform's graph by a write; buffers may, as in a
+    training step."""
+    kinds = {i.name: i.kind for i in graph.inputs}
+    depending: set[fx.Node] = {graph.placeholder(name) for name in names}
+    for node in graph.nodes:
+        if not depending.isdisjoint(node.all_input_nodes):
+            depending.add(node)
+    for node, entry in zip(graph.results, graph.outputs, strict=True):
+        if entry.kind == "mutation" and kinds[entry.name] in ("constant", "parameter") and node in depending:
+            raise GraphError(
+                f"the function writes to {entry.name!r}, which depends on its arguments then and is none of them. A "
+                "transform cannot mutate a captured Tensor: make it an argument, or return the new value"
+            )
+
+
+def positions_of(argnums: Argnums, count: int) -> list[int]:
+    """``argnums`` as positions among ``count`` arguments, counted from the first."""
+    if not isinstance(argnums, (int, tuple)):
+        raise GraphError(f"argnums must be int or Tuple[int, ...], got {argnums!r}")
+    if argnums == ():
+        raise GraphError("argnums must be non-empty: name at least one argument to differentiate")
+    chosen = [argnums] if isinstance(argnums, int) else list(argnums)
+    for argnum in chosen:
+        if not isinstance(argnum, int):
+            raise GraphError(f"argnum must be int, got {argnum!r} in argnums={argnums}")
+        if not -count <= argnum < count:
+            raise GraphError(f"argnums={argnums}, but only {count} positional inputs were given to the function")
+    positions = [a % count for a in chosen]
+    if len(set(positions)) != len(positions):
+        raise GraphError(f"argnums elements must be unique, got {argnums}")
+    return positions
 
 
 def zeros_for(values: Sequence[torch.Tensor | None], like: Sequence[torch.Tensor]) -> list[torch.Tensor]:
     """Gradients of inputs the result does not depend on are zeros."""
     return [torch.zeros_like(x) if v is None else v for v, x in zip(values, like, strict=True)]
+
+
+class _Few(Recent):
+    """Who calls ``vjp`` with ever new things closed over shall not fill the memory with them."""
+
+    LIMIT = 8
+
+
+_KEPT: dict[int, tuple[weakref.ref[Any], dict[Any, _Few]]] = {}
+
+
+def kept_for(f: Any, purpose: Any) -> Recent:
+    """The graphs made of ``f`` for ``purpose`` in earlier calls: ``vjp(f, x)`` returns no object to hold them.
+    They go when ``f`` goes."""
+    key = id(f)
+    entry = _KEPT.get(key)
+    if entry is None or entry[0]() is not f:
+        try:
+            reference = weakref.ref(f, lambda _: _KEPT.pop(key, None))
+        except TypeError:  # it cannot be watched
+            return _Few()
+        entry = _KEPT[key] = (reference, {})
+    return entry[1].setdefault(purpose, _Few())

@@ -2,74 +2,119 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import torch
 
 from memograd._torch import pytree
-from memograd.adjoint.partition import Halves, gather, partition
 from memograd.errors import GraphError
 from memograd.graph.graph import Graph
 from memograd.pipeline import differentiate
-from memograd.transforms.transform import Transform, zeros_for
+from memograd.tracing.reuse import Cache
+from memograd.transforms.program import Program, Saved
+from memograd.transforms.surroundings import ordinary_tensors, untraced
+from memograd.transforms.transform import Argnums, Transform, kept_for, zeros_for
 
 
 class Vjp(Transform):
-    def build(self, args: tuple[Any, ...], concrete: bool) -> tuple[Graph, Halves, list[str]]:
-        graph, names = self.capture(args, {}, concrete)
-        joint = differentiate(graph, names, cotangents="output")
-        return joint, partition(joint), names
+    api = "vjp(f, *primals)"
 
-    def forward(self, args: tuple[Any, ...], has_aux: bool = False) -> tuple[Any, Callable[..., Any]]:
-        joint, halves, names = self.cache.get(args, {}, lambda concrete: self.build(args, concrete))
-        flat = self._flat(joint, args)
-        early = [t for t, i in zip(flat, joint.inputs, strict=True) if i.kind != "cotangent"]
-        results, saved = gather(halves, early)
-        joint.write_back(results, flat)
-        values = [results[i] for i in joint.positions("output")]
-        wanted = [i.of for i in joint.inputs if i.kind == "cotangent"]
-        gradients = [joint.outputs[i].name for i in joint.positions("gradient")]
-        outputs = joint.output_tree(values)
+    def differentiated(self, graph: Graph, names: list[str]) -> Graph:
+        main = self.main(graph)
+        for node, entry in zip(graph.results, graph.outputs, strict=True):
+            dtype = node.meta["val"].dtype
+            if entry.name in main and entry.kind == "output" and not (dtype.is_floating_point or dtype.is_complex):
+                raise GraphError(
+                    f"{self.api}: All outputs of f must be floating-point or complex Tensors, got Tensor with dtype "
+                    f"{dtype}; return it as aux (has_aux=True)"
+                )
+        return differentiate(graph, names, cotangents="output", among=main)
 
-        def pull(cotangents: Any, *more: Any) -> Any:
-            given = _cotangents(joint, values, wanted, (cotangents, *more) if more else cotangents)
-            found = dict(zip(gradients, halves.backward(*saved, *given), strict=True))
-            chosen = pytree.tree_leaves([args[a] for a in self.argnums_in(len(args))])
-            return self.pack(args, zeros_for([found.get(n) for n in names], chosen))
-
-        return outputs, pull
-
-    def _flat(self, joint: Graph, args: tuple[Any, ...]) -> list[Any]:
-        count = sum(i.kind == "cotangent" for i in joint.inputs)
-        likes = [n.meta["val"] for n, i in zip(joint.placeholders, joint.inputs, strict=True) if i.kind == "cotangent"]
-        return joint.bind(args, {}, likes if count else ())
+    def at(self, args: tuple[Any, ...]) -> Pullback:
+        """The linear function at this point."""
+        program = self.program(args, {})
+        out, saved = program.forward(args, {})
+        primal_out, aux = out if self.has_aux else (out, None)
+        return Pullback(program, saved, self.points(args), primal_out, aux)
 
 
-def _cotangents(joint: Graph, values: list[torch.Tensor], wanted: list[str], given: Any) -> list[torch.Tensor]:
-    """The cotangents of the smooth results, in order, checked against them."""
-    leaves, spec = pytree.tree_flatten(given)
-    calling = joint.calling
-    if spec != calling.out_spec:
-        raise GraphError(f"the cotangents have the structure {spec}, the results {calling.out_spec}")
-    names = [joint.outputs[i].name for i in joint.positions("output")]
-    by_name = dict(zip(names, (leaves[i] for i in calling.tensor_out), strict=True))
-    for name, value in zip(names, values, strict=True):
-        cotangent = by_name[name]
-        if name in wanted and (cotangent.shape != value.shape or cotangent.dtype != value.dtype):
-            raise GraphError(
-                f"the cotangent of {name!r} has shape {tuple(cotangent.shape)} and dtype {cotangent.dtype}, the result "
-                f"has {tuple(value.shape)} and {value.dtype}"
-            )
-    return [by_name[name].contiguous() for name in wanted]  # as it was traced: rules may take views of it
+class Pullback:
+    """``u -> Jᵀu`` at one point, where ``f`` has been computed: ``out`` and ``aux`` are what it returned.
+
+    What the forward pass computed (random masks too) is remembered, so that it may be called several times.
+    """
+
+    def __init__(self, program: Program, saved: Saved, points: Any, out: Any, aux: Any) -> None:
+        self.program = program
+        self.saved: Saved | None = saved
+        self.points, self.spec = pytree.tree_flatten(points)
+        self.out, self.out_spec = pytree.tree_flatten(out)
+        self.aux = aux
+
+    @untraced
+    def __call__(self, cotangents: Any, retain_graph: bool = True, create_graph: bool | None = None) -> Any:
+        """Gradients nested like the primals, for cotangents nested like the outputs.
+
+        Args:
+            retain_graph: false forgets what the forward pass remembered: this call is the last one.
+            create_graph: whether PyTorch's autograd may go on from the gradients; by default, whether grad mode is on.
+        """
+        mode = nullcontext() if create_graph is None else torch.set_grad_enabled(create_graph)
+        with ordinary_tensors(), mode:
+            leaves, spec = pytree.tree_flatten(cotangents)
+            if spec != self.out_spec:
+                raise GraphError(
+                    f"Expected pytree structure of cotangents to be the same as pytree structure of outputs to the "
+                    f"function: the cotangents have the structure {spec}, the outputs {self.out_spec}"
+                )
+            pulled = self.pull([_fitting(c, o, n) for c, o, n in zip(leaves, self.out, self.program.main, strict=True)])
+            if not retain_graph:
+                self.saved = None
+            return pytree.tree_unflatten(pulled, self.spec)
+
+    def pull(self, cotangents: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+        """The same for flat cotangents that fit."""
+        if self.saved is None:
+            raise GraphError("the vjp function was called with retain_graph=False before, and has forgotten its values")
+        found = self.program.linear(self.saved, dict(zip(self.program.main, cotangents, strict=True)))
+        return zeros_for([found.get(n) for n in self.program.names], self.points)
 
 
-def vjp(f: Callable[..., Any], *primals: Any) -> tuple[Any, Callable[..., Any]]:
+def _fitting(cotangent: Any, result: torch.Tensor, name: str) -> torch.Tensor:
+    """``cotangent`` in the dtype of ``result``, checked against it."""
+    if not isinstance(cotangent, torch.Tensor):
+        raise GraphError(f"the cotangent of {name!r} must be a tensor, got {type(cotangent).__name__}")
+    convertible = all(t.is_floating_point() for t in (cotangent, result))
+    if cotangent.shape != result.shape or not (cotangent.dtype == result.dtype or convertible):
+        raise GraphError(
+            f"the cotangent of {name!r} has shape {tuple(cotangent.shape)} and dtype {cotangent.dtype}, the result "
+            f"has {tuple(result.shape)} and {result.dtype}"
+        )
+    return cotangent.to(result.dtype)
+
+
+@untraced
+def vjp(f: Callable[..., Any], *primals: Any, has_aux: bool = False) -> Any:
     """``(outputs, vjp_fn)``: the value of ``f`` and the function that pulls cotangents back.
+
+    Args:
+        has_aux: ``f`` returns a pair (outputs, aux); what comes back is ``(outputs, vjp_fn, aux)``.
 
     Returns:
         outputs: ``f(*primals)``.
         vjp_fn: takes cotangents nested like the outputs, returns a tuple with one gradient for each primal. What the
             forward pass computed (random masks too) is remembered, so it may be called several times.
     """
-    return Vjp(f, tuple(range(len(primals)))).forward(primals)
+    with ordinary_tensors():
+        pullback = made(Vjp, f, tuple(range(len(primals))), has_aux).at(primals)
+    out = pytree.tree_unflatten(pullback.out, pullback.out_spec)
+    return (out, pullback, pullback.aux) if has_aux else (out, pullback)
+
+
+def made(kind: type[Any], f: Callable[..., Any], argnums: Argnums, has_aux: bool) -> Any:
+    """The transform of ``f`` with the graphs that earlier calls made."""
+    transform = kind(f, argnums, has_aux)
+    transform.cache = Cache(f, kept_for(f, (kind, argnums, has_aux)))
+    return transform

@@ -68,7 +68,7 @@ def view_as(x: View, target: Any, *args: Any, **kwargs: Any) -> Any:
 
 
 @kernel(aten.detach.default, aten.alias.default, aten.clone.default, aten.contiguous.default, aten.lift_fresh.default,
-        aten.lift_fresh_copy.default, ops.stop, ops.opaque)  # fmt: skip
+        aten.lift_fresh_copy.default, ops.stop, ops.no_grad, ops.opaque)  # fmt: skip
 def identity(b: Builder, node: fx.Node, x: Value, *_: Any, **__: Any) -> Value:
     return x  # nothing writes in place, so a copy is the thing itself
 

@@ -1,0 +1,97 @@
+"""A graph that PyTorch's autograd goes through as one step, whose derivative is again a graph of ours.
+
+What a transform returns can be differentiated on by PyTorch (``mg.grad(f)(x).pow(2).sum().backward()``). Were the graph
+run operator by operator under autograd, PyTorch would use its own derivatives of them: it has none for many backward
+kernels, and for the statistics that normalizations return it takes zero, which is right only next to its own kernels.
+So the graph is one ``autograd.Function``. Its inputs are remembered and nothing else; its backward is the derivative of
+the graph by our rules, itself such a step, so that there is no last order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from memograd._torch import inside_torch_func
+from memograd.graph.graph import Graph, Input, Output, run
+from memograd.ops import is_random
+from memograd.pipeline import differentiate, simplify
+from memograd.transforms.surroundings import apart
+
+
+class Step:
+    """A graph as a function of its flat inputs; ``prepare`` makes of it what is run in a batch of ``vmap``."""
+
+    def __init__(self, graph: Graph, prepare: Callable[[Graph], Graph]) -> None:
+        names = tuple(Input("input", f"input_{k}") for k in range(len(graph.inputs)))
+        results = tuple(Output("output", f"output_{k}") for k in range(len(graph.outputs)))
+        self.graph = replace(graph, inputs=names, outputs=results, wrt=())
+        self.prepare = prepare
+        self._derivatives: dict[tuple[int, ...], tuple[Step, list[int], list[int]]] = {}
+        self._batch: Any = None
+
+    def __call__(self, flat: Sequence[Any]) -> tuple[torch.Tensor, ...]:
+        return _Function.apply(self, *flat) if self.graph.outputs else ()  # pyright: ignore[reportReturnType]
+
+    def run(self, flat: Sequence[Any]) -> tuple[torch.Tensor, ...]:
+        if not inside_torch_func():
+            return run(self.graph.function, flat)
+        if self._batch is None:
+            with apart():
+                self._batch = self.prepare(self.graph).function
+        return run(self._batch, flat)
+
+    def pulled(self, flat: Sequence[Any], cotangents: Sequence[Any], wanted: Sequence[bool]) -> list[Any]:
+        """Gradients of the inputs that are ``wanted``; None where there are none."""
+        key = tuple(k for k, w in enumerate(wanted) if w)
+        if key not in self._derivatives:
+            with apart():
+                self._derivatives[key] = self._derivative(key)
+        step, ways, places = self._derivatives[key]
+        gradients: list[Any] = [None] * len(flat)
+        for place, value in zip(places, step([*flat, *(cotangents[k] for k in ways)]), strict=True):
+            gradients[place] = value
+        return gradients
+
+    def _derivative(self, key: tuple[int, ...]) -> tuple[Step, list[int], list[int]]:
+        """The step that pulls back, the results whose cotangents it takes, the inputs whose gradients it returns."""
+        joint = differentiate(self.graph, [f"input_{k}" for k in key], cotangents="output")
+        ways = [int(i.of.removeprefix("output_")) for i in joint.inputs if i.kind == "cotangent"]
+        places = [int(o.name.removeprefix("input_")) for o in joint.outputs if o.kind == "gradient"]
+        return Step(only(joint, joint.positions("gradient")), self.prepare), ways, places
+
+
+class _Function(torch.autograd.Function):
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(step: Step, *flat: Any) -> Any:
+        given = {id(t) for t in flat}
+        results = step.run(flat)
+        return tuple(r.view_as(r) if id(r) in given else r for r in results)  # an input itself means something else
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        ctx.step = inputs[0]
+        ctx.save_for_backward(*inputs[1:])
+        ctx.mark_non_differentiable(*(o for o in output if not (o.is_floating_point() or o.is_complex())))
+
+    @staticmethod
+    def backward(ctx: Any, *cotangents: Any) -> Any:
+        laid = [None if c is None else c.contiguous() for c in cotangents]
+        return (None, *ctx.step.pulled(ctx.saved_tensors, laid, ctx.needs_input_grad[1:]))
+
+
+def only(graph: Graph, positions: Sequence[int]) -> Graph:
+    """``graph`` with these of its results."""
+    new, where = graph.copy()
+    new.output(tuple(where[graph.results[k]] for k in positions))
+    return simplify(graph.with_fx(new, outputs=tuple(graph.outputs[k] for k in positions)))
+
+
+def repeatable(graph: Graph) -> bool:
+    """Whether computing it again gives the same numbers."""
+    return not any(is_random(n) for n in graph.nodes)

@@ -1,0 +1,206 @@
+"""A differentiated graph of one signature, ready to be called: as a whole, or cut where further arguments come in.
+
+Those further arguments are cotangents (``vjp``) or tangents (``jvp``), and what depends on them is linear in them::
+
+    outputs, saved = program.forward(args, kwargs)     # once
+    gradients = program.linear(saved, cotangents)      # as often as one likes, one by one or a whole batch at a time
+
+Where autograd will go on from the results, the graph is one step of it (``boundary.py``); a graph that draws random
+numbers is run operator by operator then, since it cannot be computed again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import fx
+
+from memograd._torch import has_batching_rule, in_forward_mode, inside_torch_func, is_tracked
+from memograd.adjoint.partition import Halves, gather, partition
+from memograd.errors import CaptureError
+from memograd.graph.graph import Graph, run
+from memograd.tracing.capture import capturing
+from memograd.transforms.boundary import Step, only, repeatable
+from memograd.transforms.surroundings import apart
+
+aten = torch.ops.aten
+_BY_MEMORY = (aten.as_strided.default, aten.as_strided_scatter.default)  # what they read depends on strides
+_VIEWS = (aten.view.default, aten._unsafe_view.default)
+
+
+Saved = Callable[
+    [list[torch.Tensor]], Sequence[torch.Tensor]
+]  # what is left to do once the further arguments are known
+
+
+class Program:
+    """``joint`` with what a transform has to know to call it.
+
+    Attributes:
+        names: the inputs that are differentiated, in the order of the leaves of the arguments.
+        main: the results that are differentiated, in order.
+    """
+
+    def __init__(self, joint: Graph, names: list[str], main: list[str]) -> None:
+        self.joint = joint
+        self.names = names
+        self.main = main
+        self._functions: dict[Any, Any] = {}
+
+    # -- all at once ---------------------------------------------------------------------------------------------
+
+    def whole(self, args: Any, kwargs: Any, given: Mapping[str, torch.Tensor] | None = None) -> tuple[Any, dict]:
+        """(what ``f`` returns, {name: gradient or tangent}); ``given``: the further arguments by name."""
+        extra = [given[i.of].contiguous() for i in self.joint.inputs if i.kind == "cotangent"] if given else ()
+        flat = self.joint.bind(args, kwargs, extra)
+        tracked = self._tracked(flat)
+        if tracked and self.repeatable:
+            results = self._step("all", list(range(len(self.joint.outputs))))(self._kept_apart(flat))
+        else:
+            results = run(self._function(), self._kept_apart(flat) if tracked else flat)
+        self.joint.write_back(results, flat)
+        return self._outputs(results), self._derivatives(results[-self._count :] if self._count else ())
+
+    # -- cut in two ----------------------------------------------------------------------------------------------
+
+    def forward(self, args: Any, kwargs: Any) -> tuple[Any, Saved]:
+        """What ``f`` returns, and what ``linear`` goes on from."""
+        pairs = list(zip(self.joint.placeholders, self.joint.inputs, strict=True))
+        flat = self.joint.bind(args, kwargs, [n.meta["val"] for n, i in pairs if i.kind == "cotangent"])
+        early = [t for t, (_, i) in zip(flat, pairs, strict=True) if i.kind != "cotangent"]
+        tracked = self._tracked(early)
+        kept = [
+            t
+            for t, (_, i) in zip(self._kept_apart(flat) if tracked else flat, pairs, strict=True)
+            if i.kind != "cotangent"
+        ]
+        if tracked and self.repeatable:
+            count = len(self.joint.outputs) - self._count
+            results = self._step("results", list(range(count)), early=True)(kept)
+            saved: Saved = lambda late: self._step("derivatives", self.joint.positions("gradient"))([*kept, *late])  # noqa: E731
+        else:
+            if inside_torch_func():
+                refuse_by_memory(self.joint.nodes)
+            results, values = run(lambda *early: gather(self.halves, list(early)), kept)
+            saved = lambda late: run(self.halves.backward, [*values, *late])  # noqa: E731
+        self.joint.write_back(results, flat)
+        return self._outputs(results), saved
+
+    def linear(self, saved: Saved, given: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """{name: gradient or tangent} for further arguments by name; what does not depend on them is left out."""
+        if inside_torch_func():
+            refuse_by_memory(late_of(self.joint))
+        return self._derivatives(saved([given[i.of].contiguous() for i in self.joint.inputs if i.kind == "cotangent"]))
+
+    @cached_property
+    def halves(self) -> Halves:
+        with apart():
+            return partition(for_batches(self.joint))
+
+    @cached_property
+    def batchable(self) -> bool:
+        """Whether ``vmap`` runs every operator of ``linear`` on a whole batch."""
+        return all(map(_in_batch, late_of(self.joint)))
+
+    @cached_property
+    def repeatable(self) -> bool:
+        return repeatable(self.joint)
+
+    # -- in between ----------------------------------------------------------------------------------------------
+
+    def _tracked(self, flat: list[Any]) -> bool:
+        """Whether somebody will differentiate through what is computed; a capture of ours records the operators, and
+        PyTorch's forward mode goes through them."""
+        return not capturing() and not in_forward_mode() and any(map(is_tracked, flat))
+
+    def _function(self) -> Callable[..., Any]:
+        if not inside_torch_func():
+            return self.joint.function
+        refuse_by_memory(self.joint.nodes)
+        return self._made("batch", lambda: for_batches(self.joint).function)
+
+    def _step(self, name: str, results: list[int], early: bool = False) -> Step:
+        """The graph with these results as one step of autograd's; ``early``: without the further arguments."""
+        if inside_torch_func():
+            refuse_by_memory(self.joint.nodes)
+        return self._made(name, lambda: Step(self._part(results, early), for_batches))
+
+    def _part(self, results: list[int], early: bool) -> Graph:
+        graph = only(self.joint, results)
+        if not early:
+            return graph
+        for node, entry in zip(graph.placeholders, graph.inputs, strict=True):
+            if entry.kind == "cotangent":
+                graph.fx.erase_node(node)
+        return replace(graph, inputs=tuple(i for i in graph.inputs if i.kind != "cotangent"))
+
+    def _made(self, name: str, make: Callable[[], Any]) -> Any:
+        if name not in self._functions:
+            with apart():
+                self._functions[name] = make()
+        return self._functions[name]
+
+    def _kept_apart(self, flat: list[Any]) -> list[Any]:
+        """``flat`` with copies of what will be written to: autograd remembers what it was."""
+        written = {o.name for o in self.joint.outputs if o.kind == "mutation"}
+        return [t.clone() if i.name in written else t for t, i in zip(flat, self.joint.inputs, strict=True)]
+
+    @property
+    def _count(self) -> int:
+        return len(self.joint.positions("gradient"))
+
+    def _outputs(self, results: Sequence[torch.Tensor]) -> Any:
+        return self.joint.output_tree([results[i] for i in self.joint.positions("output")])
+
+    def _derivatives(self, values: Sequence[torch.Tensor]) -> dict[str, torch.Tensor]:
+        names = [o.name for o in self.joint.outputs if o.kind == "gradient"]
+        return dict(zip(names, values, strict=True))
+
+
+def for_batches(graph: Graph) -> Graph:
+    """``graph`` as ``vmap`` can run it, with the same values.
+
+    A batch is not laid out as its samples are, so a view may have to be a copy; what is written may be a batch where
+    the tensor that it is written to is none; and ``slice_scatter`` of a batch takes no end beyond the tensor.
+    """
+    new, where = graph.copy()
+    for node in new.nodes:
+        args: Any = node.args
+        if node.target in _VIEWS:
+            node.target = aten.reshape.default
+        elif node.target is aten.copy.default and args[0].meta["val"].shape == args[1].meta["val"].shape:
+            node.target, node.args = aten._to_copy.default, (args[1],)
+            node.kwargs = {"dtype": node.meta["val"].dtype}
+        elif node.target is aten.slice_scatter.default and len(args) > 4 and args[4] is not None:
+            node.args = (*args[:4], min(args[4], args[0].meta["val"].shape[args[2]]), *args[5:])
+    new.output(tuple(where[n] for n in graph.results))
+    return graph.with_fx(new)
+
+
+def refuse_by_memory(nodes: Sequence[fx.Node]) -> None:
+    """A batch lies otherwise in memory than its samples do, and there are operators that read memory as it lies."""
+    for node in nodes:
+        if node.target in _BY_MEMORY:
+            raise CaptureError(
+                f"{node.target} at {node.meta.get('source', 'unknown source line')} reads memory as it lies; inside "
+                "vmap it lies otherwise than where the function was captured: use views by dimension (unfold, narrow)"
+            )
+
+
+def late_of(graph: Graph) -> list[fx.Node]:
+    """The operators that depend on cotangents."""
+    late = {n for n, i in zip(graph.placeholders, graph.inputs, strict=True) if i.kind == "cotangent"}
+    for node in graph.nodes:
+        if not late.isdisjoint(node.all_input_nodes):
+            late.add(node)
+    return [n for n in graph.nodes if n in late]
+
+
+def _in_batch(node: fx.Node) -> bool:
+    if node.target in _BY_MEMORY:
+        return False
+    return not isinstance(node.target, torch._ops.OpOverload) or has_batching_rule(node.target)
