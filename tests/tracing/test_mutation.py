@@ -293,3 +293,16 @@ def test_a_parameter_that_the_forward_writes_to_is_updated_from_there(way, make)
         torch.testing.assert_close(step(X), loss.detach(), rtol=1e-10, atol=1e-12)
     for (name, value), expected in zip(ours.state_dict().items(), theirs.state_dict().values(), strict=True):
         torch.testing.assert_close(value, expected, rtol=1e-9, atol=1e-11, msg=name)
+
+
+def test_a_tensor_made_of_numbers_is_new_at_each_call():
+    def f(x):
+        total = torch.tensor([1.0, 2.0], **DOUBLE)
+        total += x
+        return (total * x).sum()
+
+    x = torch.tensor([0.5, -1.0], **DOUBLE)
+    graph = mg.capture(f, x)
+    assert not graph.positions("mutation")
+    for _ in range(2):
+        torch.testing.assert_close(graph(x), f(x), rtol=0, atol=0)

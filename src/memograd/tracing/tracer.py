@@ -170,6 +170,9 @@ class Tracer(Tape, TorchDispatchMode):
         outs = [out] if single else pytree.tree_leaves(out)
         if not any(isinstance(o, torch.Tensor) for o in outs):
             return  # a size, a stride, a flag: already a Python value
+        if func is aten.lift_fresh.default:  # torch.tensor(...): new memory each time the program runs
+            self.bind(out, self._emit(aten.lift_fresh_copy.default, (self.node_of(args[0]),), {}, out))
+            return
         if func in (aten.detach.default, ops.stop):
             self._detach(func, args[0], out)
             return
