@@ -105,6 +105,19 @@ def is_random(node: Any) -> bool:
     return torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ())
 
 
+# They return nothing, and raise where a tensor is not as it should be (a singular matrix).
+CHECKS = (
+    torch.ops.aten._assert_async.default,
+    torch.ops.aten._assert_async.msg,
+    torch.ops.aten._linalg_check_errors.default,
+)
+
+
+def may_raise(node: Any) -> bool:
+    """True when an fx node may end the run by what it sees: writes come after it."""
+    return node.target is look or node.target in CHECKS
+
+
 def has_effect(node: Any) -> bool:
     """True when an fx node counts although nobody reads it: it draws random numbers, or looks at a value."""
-    return is_random(node) or node.target is look
+    return is_random(node) or may_raise(node)

@@ -168,6 +168,8 @@ class Tracer(Tape, TorchDispatchMode):
     def _record(self, func: Any, args: Any, kwargs: Any, out: Any) -> None:
         single = isinstance(out, torch.Tensor)
         outs = [out] if single else pytree.tree_leaves(out)
+        if func in ops.CHECKS:
+            self._emit(func, self._nodes(args), self._nodes(kwargs), None)
         if not any(isinstance(o, torch.Tensor) for o in outs):
             return  # a size, a stride, a flag: already a Python value
         if func is aten.lift_fresh.default:  # torch.tensor(...): new memory each time the program runs

@@ -25,7 +25,7 @@ from memograd.memory.costs.cuda import kept_by_libraries
 from memograd.memory.costs.early import early
 from memograd.memory.costs.tensors import bytes_of, device_of, input_bytes
 from memograd.memory.problem import Problem
-from memograd.ops import is_random
+from memograd.ops import is_random, may_raise
 
 _WORTH = 4  # times the size of the generator's state: smaller random numbers are kept
 
@@ -191,7 +191,7 @@ class _Build:
         self.parts: dict[fx.Node, list[int | None]] = {}  # values of a node with several results
         self.reads_input: dict[fx.Node, list[int]] = {}
         self.draws: list[int] = []  # operators
-        self.looks: list[int] = []  # values: writes come after them, as another program may have to do the step
+        self.looks: list[int] = []  # values of operators that may end the run: writes come after them
         self.shapes: dict[int, int] = {}  # values whose shape values decide: what the look at it returns, to be awaited
 
     def node(self, node: fx.Node) -> None:
@@ -218,11 +218,14 @@ class _Build:
             self.parts[node] = parts
         self.owner[node] = parts[0] if len(parts) == 1 else None
         behind = self._draw(node) if is_random(node) else ()
+        if may_raise(node) and value is None:
+            parts = [self._sized(0)]  # nothing, to be awaited
         self._append(Operator(node), node.all_input_nodes, tuple(p for p in parts if p is not None), behind)
-        if node.target is look:
+        if may_raise(node):
             self.looks += self.outputs[-1]
+        if node.target is look and node.args[2] == "shape":
             looked = self.owner[node.args[0]]  # pyright: ignore[reportArgumentType]
-            if node.args[2] == "shape" and looked is not None:
+            if looked is not None:
                 self.shapes[looked] = self.outputs[-1][0]
 
     def _draw(self, node: fx.Node) -> tuple[int, ...]:
