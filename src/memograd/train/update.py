@@ -116,7 +116,7 @@ class Update:
     corrections in common.
     """
 
-    def __init__(self, joint: Graph, optimizer: optim.Optimizer, rates: list[Tensor], share: bool) -> None:
+    def __init__(self, joint: Graph, optimizer: optim.Optimizer, rates: list[Tensor], share: bool = True) -> None:
         self.optimizer = optimizer
         self.share = share  # parameters with equal step counters have equal ones for ever
         self.rates = rates

@@ -182,11 +182,13 @@ def backward_as_run(f: Callable[..., Any], x: torch.Tensor, kind: str, folder: P
     measured = {o.node: m for o, m in zip(found.operators, measure(found), strict=True)}
     values: dict[Any, Any] = dict(zip(graph.placeholders, [t.detach() for t in graph.bind((x,), {})], strict=True))
     for node in graph.nodes:
-        args = torch.fx.map_arg(node.args, values.__getitem__)
+        args, kwargs = torch.fx.map_arg((node.args, node.kwargs), values.__getitem__)
         target: Any = node.target
         if kind in node.name and node in measured:
-            return measured[node], allocated(lambda t=target, a=args, n=node: values.update({n: t(*a)}), folder)
-        values[node] = target(*args)
+            return measured[node], allocated(
+                lambda t=target, a=args, k=kwargs, n=node: values.update({n: t(*a, **k)}), folder
+            )
+        values[node] = target(*args, **kwargs)
     pytest.skip(f"this machine has no {kind}")
 
 
