@@ -26,6 +26,10 @@ _LIBRARY.define("no_grad(Tensor(a) x) -> Tensor(a)")
 _LIBRARY.define("only_forward(Tensor(a) x) -> Tensor(a)")
 # The value is `new`, the adjoint goes to `old`: a write that autograd does not see (`p.data.clamp_()`).
 _LIBRARY.define("overwrite(Tensor old, Tensor(a) new) -> Tensor(a)")
+# The value and its tangent are those of `new`, the adjoint goes to `old`: a write under no_grad. And the same while a
+# jvp is made.
+_LIBRARY.define("written(Tensor old, Tensor(a) new) -> Tensor(a)")
+_LIBRARY.define("written_forward(Tensor old, Tensor(a) new) -> Tensor(a)")
 # The value passes, an adjoint that arrives is an error: output of an autograd.Function without a rule.
 _LIBRARY.define("opaque(Tensor(a) x, str function, str where) -> Tensor(a)")
 # Zeros and ones drawn as ``x.bernoulli_(p)`` draws them: aten's functional twin forgets the strides of x, and the same
@@ -54,20 +58,34 @@ def _no_grad(x: torch.Tensor) -> torch.Tensor:
 def _overwrite(old: torch.Tensor, new: torch.Tensor) -> torch.Tensor:
     if not (torch.is_grad_enabled() and old.requires_grad):
         return new.detach()
-    written = old + torch.zeros_like(new)  # a batch where one of the two is
+    memory = old + torch.zeros_like(new)  # a batch where one of the two is
+    memory.detach().copy_(new)
+    return memory
+
+
+def _written(old: torch.Tensor, new: torch.Tensor) -> torch.Tensor:
+    if not (torch.is_grad_enabled() and old.requires_grad):
+        return _no_grad(new)
+    memory = old + torch.zeros_like(new)
     with torch.no_grad():
-        written.copy_(new)
-    return written
+        memory.copy_(new)
+    return memory
 
 
 _define("stop", _stop)
 _define("no_grad", _no_grad)
 _define("overwrite", _overwrite)
+_define("written", _written)
 
 
 @torch.library.impl(_LIBRARY, "only_forward", "CompositeExplicitAutograd")
 def _only_forward(x: torch.Tensor) -> torch.Tensor:
     return torch.ops.aten.alias.default(x)
+
+
+@torch.library.impl(_LIBRARY, "written_forward", "CompositeExplicitAutograd")
+def _written_forward(old: torch.Tensor, new: torch.Tensor) -> torch.Tensor:
+    return torch.ops.aten.alias.default(new)
 
 
 @torch.library.impl(_LIBRARY, "opaque", "CompositeExplicitAutograd")
@@ -94,10 +112,13 @@ stop = torch.ops.memograd.stop.default
 no_grad = torch.ops.memograd.no_grad.default
 only_forward = torch.ops.memograd.only_forward.default
 overwrite = torch.ops.memograd.overwrite.default
+written = torch.ops.memograd.written.default
+written_forward = torch.ops.memograd.written_forward.default
 opaque = torch.ops.memograd.opaque.default
 bernoulli = torch.ops.memograd.bernoulli.default
 
-MARKS = (stop, no_grad, only_forward, overwrite, opaque)
+WRITES = (overwrite, written, written_forward)  # their value is the second operand
+MARKS = (stop, no_grad, only_forward, *WRITES, opaque)
 
 
 def is_random(node: Any) -> bool:

@@ -71,6 +71,25 @@ def test_no_grad_is_about_reverse_mode_and_detach_about_both():
     close(mg.jacrev(mg.jacrev(f))(X), torch.func.jacrev(torch.func.jacrev(f))(X))
 
 
+def test_tangents_pass_a_write_under_no_grad_and_adjoints_do_not():
+    def whole(x):
+        y = x.clone()
+        with torch.no_grad():
+            y.mul_(3)
+        return (y**2).sum()
+
+    def part(x):
+        y = x.new_zeros(5)
+        with torch.no_grad():
+            y[1:4] = x * 2
+        return (y**2 * x.sum()).sum()
+
+    for f in (whole, part):
+        close(mg.jvp(f, (X,), (T,)), torch.func.jvp(f, (X,), (T,)))
+        close(mg.grad(f)(X), torch.func.grad(f)(X))
+        close(mg.hessian(f)(X), torch.func.hessian(f)(X))
+
+
 def test_results_are_ordinary_tensors_in_inference_mode():
     with torch.inference_mode():
         assert not mg.grad(lambda x: (x**2).sum())(X).is_inference()

@@ -40,7 +40,7 @@ def active_nodes(sources: Iterable[fx.Node], results: Iterable[fx.Node]) -> list
 
 def operands(node: fx.Node) -> tuple[fx.Node, ...]:
     """The arguments an adjoint of ``node`` can flow to, one entry for each slot (``x * x`` has two)."""
-    if node.target is ops.overwrite:
+    if node.target in (ops.overwrite, ops.written):
         written: Any = node.args[0]
         return (written,)
     flat: list[fx.Node] = []

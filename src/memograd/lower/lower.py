@@ -17,7 +17,7 @@ from memograd.tracing.functions import Call
 from memograd.tracing.layouts import as_kernel
 
 aten = torch.ops.aten
-_VALUE_OF = {ops.stop: 0, ops.no_grad: 0, ops.overwrite: 1, ops.opaque: 0}  # which operand is the value
+_VALUE_OF = {ops.stop: 0, ops.no_grad: 0, ops.overwrite: 1, ops.written: 1, ops.opaque: 0}  # which operand is the value
 
 
 def lower(graph: Graph) -> Graph:

@@ -16,6 +16,16 @@ def only_forward(adjoint, y, x):
     return ops.only_forward(adjoint)
 
 
+@rule(ops.written, formula="x̄_old = ȳ: a write under no_grad")
+def written(adjoint, y, old, new):
+    return adjoint, None
+
+
+@rule(ops.written_forward, formula="x̄_new = ȳ: a write under no_grad, which does not stop tangents")
+def written_forward(adjoint, y, old, new):
+    return None, ops.only_forward(adjoint)
+
+
 @rule(ops.overwrite, formula="x̄_old = ȳ: autograd does not see the write")
 def overwrite(adjoint, y, old, new):
     return adjoint, None

@@ -12,7 +12,7 @@ import torch
 from torch import fx
 
 from memograd._torch import pytree, without_modes
-from memograd.ops import MARKS, is_random, overwrite
+from memograd.ops import MARKS, WRITES, is_random
 
 aten = torch.ops.aten
 _MEMORY = (aten.empty, aten.empty_strided, aten.empty_like, aten.new_empty, aten.new_empty_strided)
@@ -50,7 +50,7 @@ def constant(node: fx.Node) -> bool | int | float | complex | None:
 def _seen(node: fx.Node) -> fx.Node:
     """The node behind our marks, which are identities on values."""
     while node.target in MARKS:
-        node = node.args[1 if node.target is overwrite else 0]  # pyright: ignore[reportAssignmentType]
+        node = node.args[1 if node.target in WRITES else 0]  # pyright: ignore[reportAssignmentType]
     return node
 
 

@@ -93,10 +93,10 @@ class Storage:
         """The node of the present value."""
         return self.node
 
-    def assign(self, new: fx.Node, hidden: bool, emit: Emit) -> None:
+    def assign(self, new: fx.Node, hidden: Any, emit: Emit) -> None:
         """``new`` is the value from now on. Hidden: autograd does not see this write (no_grad), so that adjoints go
         past it, to the old value."""
-        self.node = emit(ops.overwrite, (self.node, new), {}, self.tensor) if hidden else new
+        self.node = emit(hidden, (self.node, new), {}, self.tensor) if hidden else new
         self.version += 1
 
 
@@ -130,10 +130,10 @@ class Detached:
             self.seen = self.memory.version
         return self.node
 
-    def assign(self, new: fx.Node, hidden: bool, emit: Emit) -> None:
-        self.node = emit(ops.overwrite, (self.value(emit), new), {}, self.tensor) if hidden else new
+    def assign(self, new: fx.Node, hidden: Any, emit: Emit) -> None:
+        self.node = emit(hidden, (self.value(emit), new), {}, self.tensor) if hidden else new
         self.untouched = False
-        write_back(self.source, new, True, emit)
+        write_back(self.source, new, ops.overwrite, emit)
         self.seen = self.memory.version
 
 
@@ -173,11 +173,11 @@ def _apply(step: Step, node: fx.Node, value: torch.Tensor, emit: Emit) -> fx.Nod
     return out if index is None else emit(operator.getitem, (out, index), {}, value)
 
 
-def write_back(alias: Alias, value: fx.Node, hidden: bool, emit: Emit) -> None:
+def write_back(alias: Alias, value: fx.Node, hidden: Any, emit: Emit) -> None:
     """Give ``alias`` the new ``value``: rebuild the storage through the inverse of its views.
 
     Args:
-        hidden: autograd does not see this write.
+        hidden: the mark of a write that autograd does not see (``ops.overwrite``, ``ops.written``), or None.
     """
     storage = alias.storage
     befores = [storage.value(emit)]  # the value in front of each view of the chain

@@ -249,7 +249,8 @@ class Tracer(Tape, TorchDispatchMode):
             fake = fake.to(old.dtype)
             value = self._emit(aten._to_copy.default, (value,), {"dtype": old.dtype}, fake)
         value = self._marked(value, fake)
-        write_back(alias, value, self.stops and not torch.is_grad_enabled(), self._emit)
+        hidden = ops.written if self.stops and not torch.is_grad_enabled() else None
+        write_back(alias, value, hidden, self._emit)
 
     def _marked(self, node: fx.Node, tensor: torch.Tensor, constant: bool = False) -> fx.Node:
         """``node``, behind a mark when autograd would not differentiate through it. ``constant``: as this result of

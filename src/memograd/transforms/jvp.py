@@ -24,18 +24,21 @@ from memograd.transforms.transform import Transform, kept_for
 from memograd.transforms.vjp import made
 
 aten = torch.ops.aten
+_FORWARD = {ops.no_grad: ops.only_forward, ops.written: ops.written_forward}
 
 
 class Jvp(Transform):
     api = "jvp(f, primals, tangents)"
     forward_mode = True
+    marks = _FORWARD
 
     def differentiated(self, graph: Graph, names: list[str]) -> Graph:
-        graph = exchanged(graph, ops.no_grad, ops.only_forward)  # no_grad is about reverse mode
+        graph = exchanged(graph, self.marks)  # no_grad is about reverse mode
         pulled = differentiate(graph, names, cotangents="output", among=self.main(graph))
         ways = [i.name for i in pulled.inputs if i.kind == "cotangent"]
         pushed = differentiate(pulled, ways, cotangents="gradient")
-        return exchanged(_only_tangents(pushed, len(pulled.inputs), len(pulled.outputs)), ops.only_forward, ops.no_grad)
+        pushed = _only_tangents(pushed, len(pulled.inputs), len(pulled.outputs))
+        return exchanged(pushed, {new: old for old, new in self.marks.items()})
 
     def at(self, args: tuple[Any, ...]) -> Pushforward:
         """The linear function at this point."""
@@ -57,6 +60,12 @@ class Jvp(Transform):
                 )
             leaves, spec = pytree.tree_flatten(out)
             return (out, pytree.tree_unflatten(tangents_of(program, pushed, leaves), spec), *aux)
+
+
+class _Hvp(Jvp):
+    """The product as two derivatives in reverse mode give it: ``no_grad`` stops both."""
+
+    marks: dict[Any, Any] = {}  # noqa: RUF012
 
 
 class Pushforward:
@@ -158,6 +167,8 @@ def linearize(f: Callable[..., Any], *primals: Any) -> tuple[Any, Callable[..., 
 def hvp(f: Callable[..., Any], primals: Any, tangents: Any) -> Any:
     """Hessian-vector product of the scalar ``f``: the jvp of its gradient. Nested like ``primals``.
 
+    ``no_grad`` in ``f`` stops both derivatives, as in ``torch.autograd.functional.hvp``.
+
     Args:
         primals, tangents: a tuple of arguments (or one tensor) and a direction for each.
     """
@@ -165,18 +176,17 @@ def hvp(f: Callable[..., Any], primals: Any, tangents: Any) -> Any:
     points = (primals,) if single else tuple(primals)
     ways = (tangents,) if isinstance(tangents, torch.Tensor) else tuple(tangents)
     argnums = tuple(range(len(points)))
-    gradient = Jvp(grad(f, argnums), argnums)
+    gradient = _Hvp(grad(f, argnums), argnums)
     gradient.cache = Cache(f, kept_for(f, (hvp, argnums)))
     product = gradient.pushed(points, ways)[1]
     return product[0] if single else product
 
 
-def exchanged(graph: Graph, old: Any, new: Any) -> Graph:
-    """``graph`` with one mark in the place of another."""
+def exchanged(graph: Graph, marks: dict[Any, Any]) -> Graph:
+    """``graph`` with other marks in the place of those."""
     copy, where = graph.copy()
     for node in copy.nodes:
-        if node.target is old:
-            node.target = new
+        node.target = marks.get(node.target, node.target)
     copy.output(tuple(where[n] for n in graph.results))
     return graph.with_fx(copy)
 

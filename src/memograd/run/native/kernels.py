@@ -73,7 +73,7 @@ def identity(b: Builder, node: fx.Node, x: Value, *_: Any, **__: Any) -> Value:
     return x  # nothing writes in place, so a copy is the thing itself
 
 
-@kernel(ops.overwrite)
+@kernel(ops.overwrite, ops.written)
 def overwrite(b: Builder, node: fx.Node, old: Value, new: Value) -> Value:
     return new
 
