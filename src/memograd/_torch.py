@@ -10,7 +10,7 @@ Everything here is private API of PyTorch that has no public counterpart. Each e
 - ``TorchDispatchMode``: sees every ATen call below autograd. Documented, but lives in a private module. PyTorch notes
   for the whole process whether one is on, and each notes what to go back to; ours share their notes.
 - ``without_modes``: what runs inside is neither recorded nor faked (``_disable_current_modes``).
-- ``register_op_impl``: tells fake tensors the shapes of an operator on which they give up.
+- ``register_op_impl``: tells fake tensors the shapes of an operator on which they give up (``tracing/shapes.py``).
 - ``suggested_format``: ``Tensor.suggest_memory_format`` of C++, by which kernels choose the strides of their results.
 - ``elementwise_strides``: how a result of several operands lies, in the order of theirs.
 - ``is_composite``: no public function tells operators that autograd takes apart from those it differentiates.
@@ -30,7 +30,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -237,20 +237,18 @@ def has_batching_rule(operator: Any) -> bool:
     return any(torch._C._dispatch_has_kernel_for_dispatch_key(operator.name(), key) for key in keys)
 
 
-@register_op_impl([torch.ops.aten._ctc_loss.default, torch.ops.aten._ctc_loss.Tensor])
-def _ctc_loss_shapes(mode: Any, func: Any, log_probs: Any, targets: Any, *rest: Any, **_: Any) -> Any:
-    """Shapes of the CTC loss and of its table. PyTorch gives up on them because the lengths may be tensors; for padded
-    targets there is a bound, and nothing but the kernel's own backward reads the table."""
-    target_lengths = rest[1]
-    if not isinstance(target_lengths, torch.Tensor):
-        longest = max(target_lengths)
-    elif targets.dim() == 2:
-        longest = targets.shape[1]
-    else:
-        raise DynamicOutputShapeException(func)
-    time, batch = log_probs.shape[:2]
-    with mode:
-        return log_probs.new_empty(batch), log_probs.new_empty(batch, time, 2 * longest + 1)
+def shapes_of(*operators: Any) -> Callable[[Any], Any]:
+    """Enter a function of (mode, operator, arguments) that makes the results of these operators on our tensors without
+    data. Those of others (``torch.compile``) are left alone."""
+
+    def enter(function: Any) -> Any:
+        @register_op_impl(list(operators))
+        def ours(mode: Any, func: Any, *args: Any, **kwargs: Any) -> Any:
+            return function(mode, func, *args, **kwargs) if mode is FAKE else NotImplemented
+
+        return ours
+
+    return enter
 
 
 def suggested_format(tensor: torch.Tensor) -> torch.memory_format:
@@ -281,25 +279,6 @@ def inductor_function(function: Any, operands: Any) -> Any:
         return inductor.compile(graph, list(operands), options={"emulate_precision_casts": True})
 
 
-@register_op_impl(torch.ops.aten.linalg_lstsq.default)
-def _lstsq_shapes(mode: Any, func: Any, a: Any, b: Any, rcond: Any = None, *, driver: str | None = None) -> Any:
-    """Shapes of a least-squares solution. PyTorch gives up on them because there are no residuals where the rank is
-    not full; we take it to be full, without which there is no derivative either."""
-    (rows, columns), batch = a.shape[-2:], a.shape[:-2]
-    vector = b.dim() == 1 or (b.dim() + 1 == a.dim() and b.shape == a.shape[:-1])
-    right = 1 if vector else b.shape[-1]
-    batch = torch.broadcast_shapes(batch, b.shape[: -1 if vector else -2])
-    driver = driver or ("gelsy" if a.device.type == "cpu" else "gels")
-    with mode:
-        tall = a.new_empty(*batch, right, max(rows, columns)).mT  # column by column, as LAPACK has it
-        solution = tall[..., :columns, 0] if vector else tall[..., :columns, :]
-        real = a.real.dtype if a.is_complex() else a.dtype
-        residuals = a.new_empty((*batch, right) if rows > columns and driver != "gelsy" else (0,), dtype=real)
-        rank = a.new_empty(a.shape[:-2] if driver != "gels" else (0,), dtype=torch.long)
-        singular = (*a.shape[:-2], min(rows, columns)) if driver in ("gelsd", "gelss") else (0,)
-        return solution, residuals, rank, a.new_empty(singular, dtype=real)
-
-
 def has_hooks(leaf: torch.Tensor) -> bool:
     """Whether a ``register_hook`` or ``register_post_accumulate_grad_hook`` of the user's waits for its gradient."""
     return bool(leaf._backward_hooks) or bool(leaf._post_accumulate_grad_hooks)  # pyright: ignore[reportAttributeAccessIssue]
@@ -318,19 +297,3 @@ def backward_hooks(root: nn.Module) -> list[str]:
     everywhere = bool(_module._global_backward_hooks or _module._global_backward_pre_hooks)
     named = [name for name, m in root.named_modules() if m._backward_hooks or m._backward_pre_hooks]
     return ["every module"] * everywhere + named
-
-
-@register_op_impl(torch.ops.aten._thnn_fused_gru_cell.default)
-def _gru_cell_shapes(mode: Any, func: Any, input_gates: Any, hidden_gates: Any, hx: Any, *biases: Any) -> Any:
-    """Shapes of CUDA's GRU cell: the new state, and what its backward kernel reads."""
-    with mode:
-        return torch.empty_like(hx), hx.new_empty(hx.shape[0], 5 * hx.shape[1])
-
-
-@register_op_impl(torch.ops.aten._thnn_fused_gru_cell_backward.default)
-def _gru_cell_backward_shapes(mode: Any, func: Any, grad: Any, workspace: Any, has_bias: bool) -> Any:
-    rows, columns = grad.shape
-    with mode:
-        gates = [grad.new_empty(rows, 3 * columns) for _ in range(2)]
-        biases = [grad.new_empty(3 * columns) if has_bias else None for _ in range(2)]
-        return (*gates, torch.empty_like(grad), *biases)

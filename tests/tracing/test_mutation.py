@@ -306,3 +306,44 @@ def test_a_tensor_made_of_numbers_is_new_at_each_call():
     assert not graph.positions("mutation")
     for _ in range(2):
         torch.testing.assert_close(graph(x), f(x), rtol=0, atol=0)
+
+
+FILLED = {
+    "eye": lambda out: torch.eye(3, 4, out=out),
+    "zeros": lambda out: torch.zeros(3, 4, out=out),
+    "ones": lambda out: torch.ones(3, 4, out=out),
+    "full": lambda out: torch.full((3, 4), 2.0, out=out),
+    "randn": lambda out: torch.randn(3, 4, out=out),
+    "arange": lambda out: torch.arange(4, out=out[0]),
+    "arange from": lambda out: torch.arange(1, 5, out=out[0]),
+    "linspace": lambda out: torch.linspace(0, 1, 4, out=out[1]),
+    "logspace": lambda out: torch.logspace(0, 1, 4, out=out[1]),
+}
+
+
+@pytest.mark.parametrize("name", FILLED)
+def test_functions_that_fill_out_are_values(name):
+    """They have no functional twin of the same arguments: dtype and device are those of ``out``."""
+
+    def f(x):
+        out = torch.ones(3, 4, **DOUBLE)
+        FILLED[name](out)
+        out[1] *= x[0]
+        return (out * x).pow(2).sum()
+
+    leaf = X.clone().requires_grad_()
+    torch.manual_seed(0)
+    (expected,) = torch.autograd.grad(f(leaf), leaf)
+    torch.manual_seed(0)
+    torch.testing.assert_close(mg.grad(f)(X), expected)
+
+
+@pytest.mark.parametrize("operator", ["__ilshift__", "__irshift__", "__iand__", "__ior__", "__ixor__"])
+def test_bits_are_written_in_place(operator):
+    def f(x):
+        n = torch.arange(4, device=x.device)
+        n = getattr(n, operator)(torch.tensor([1, 2, 1, 3]))
+        return (x * n).sum()
+
+    leaf = X.clone().requires_grad_()
+    torch.testing.assert_close(mg.grad(f)(X), *torch.autograd.grad(f(leaf), leaf))

@@ -163,3 +163,11 @@ def test_whole_database(dtype, order):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
 def test_sample_in_lower_precision(dtype):
     assert Counter(t.verdict for t in tallies(dtype, limit=3))["pass"] >= 440
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.complex128], ids=str)
+def test_what_kernels_accept_is_captured(dtype):
+    """Shape functions of PyTorch that know fewer dtypes than the kernels would be met here."""
+    refused = [t for t in tallies(dtype, limit=1) if t.refused and "sparse" not in t.name]
+    assert not refused, "\n".join(map(str, refused))

@@ -37,6 +37,8 @@ _RENAMED = {
     aten._native_batch_norm_legit.default: aten._native_batch_norm_legit_functional.default,
     aten._batch_norm_with_update.default: aten._batch_norm_with_update_functional.default,
 }
+# What a function that makes a tensor is told of it, and one that fills ``out`` reads off that.
+_OPTIONS = ("dtype", "layout", "device", "pin_memory")
 _REFUSED = ("set_", "resize_", "resize_as_", "share_memory_")
 
 
@@ -53,12 +55,23 @@ def functional_twin(func: Any) -> Any:
         raise CaptureError(f"{func} changes the memory of a tensor; write the result to a new tensor instead")
     outs = {a.name for a in schema.arguments if a.kwarg_only and a.alias_info is not None and a.alias_info.is_write}
     wanted = [(a.name, str(a.type)) for a in schema.arguments if a.name not in outs]
-    packet = getattr(getattr(torch.ops, namespace), name if outs else name.removesuffix("_"), None)
+    pure = name if outs else name.replace("__i", "__", 1) if name.startswith("__i") else name.removesuffix("_")
+    packet = getattr(getattr(torch.ops, namespace), pure, None)
     for overload in packet.overloads() if packet is not None else ():
         twin = getattr(packet, overload)
-        if not twin._schema.is_mutable and [(a.name, str(a.type)) for a in twin._schema.arguments] == wanted:
+        others = [
+            a for a in twin._schema.arguments if not outs or a.name not in _OPTIONS or (a.name, str(a.type)) in wanted
+        ]
+        if not twin._schema.is_mutable and [(a.name, str(a.type)) for a in others] == wanted:
             return twin
     raise CaptureError(f"{func} writes in place and has no functional twin; use an operator that returns its result")
+
+
+def options_of(func: Any, twin: Any, out: Any) -> dict[str, Any]:
+    """What ``twin`` must be told to make what ``func`` writes into ``out``."""
+    given = {a.name for a in func._schema.arguments}
+    wanted = {a.name for a in twin._schema.arguments} - given
+    return {name: getattr(out, name) for name in ("dtype", "device") if name in wanted}
 
 
 @functools.cache

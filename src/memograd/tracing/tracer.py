@@ -38,10 +38,10 @@ from memograd._torch import (
 from memograd.errors import CaptureError, DataDependentError
 from memograd.looks import look, what_is_seen
 from memograd.rules.registry import FUNCTIONS, is_constant_result
-from memograd.tracing import cudnn
+from memograd.tracing import cudnn, shapes  # noqa: F401  (shapes enters what it knows)
 from memograd.tracing.constants import constant
 from memograd.tracing.layouts import as_kernel
-from memograd.tracing.mutation import functional_twin, is_view, write_back
+from memograd.tracing.mutation import functional_twin, is_view, options_of, write_back
 from memograd.tracing.provenance import caller, in_graph
 from memograd.tracing.tape import Tape, map_tensors
 
@@ -125,6 +125,8 @@ class Tracer(Tape, TorchDispatchMode):
         if func is look:  # of a graph that runs inside this program
             self.look(args[0], args[2])
             return torch.empty(0, dtype=torch.uint8)
+        if func is aten.resize_.default and list(args[1]) == list(args[0].shape):
+            return args[0]  # ``torch.randn(n, out=x)`` asks for the shape that ``x`` has
         try:
             if functional := functional_twin(func):
                 return self._record_write(func, functional, args, kwargs)
@@ -219,6 +221,8 @@ class Tracer(Tape, TorchDispatchMode):
         ]
         outs = {a.name for a in func._schema.arguments if a.kwarg_only and a.alias_info is not None}
         pure_kwargs = {k: v for k, v in kwargs.items() if k not in outs}
+        if outs:
+            pure_kwargs |= options_of(func, functional, written[0])
         if torch.Tag.inplace_view in func.tags:
             self.redocument(self.stand_in(args[0]))
         new = self._run(functional, args, pure_kwargs)

@@ -112,22 +112,33 @@ def test_second_order_rms_norm():
     check_second(lambda x, w: F.rms_norm(x, (3,), w, 1e-3).sin(), randn(2, 5, 3), randn(3), tolerance=1e-9)
 
 
-def test_statistics_as_results():
-    """The kernels' mean and 1/σ are results like any other; autograd's own formula goes through plain operators."""
+def test_statistics_are_constants_to_a_program():
+    """The kernel's mean and 1/σ, as autograd has it; formulas that compute them again carry gradients."""
 
-    def ours(x):
+    def kernel(x):
         y, mean, rstd = torch.native_layer_norm(x, (3,), None, None, 1e-3)
-        return y.sin() + mean * rstd
+        return (y.sin() + mean * rstd * x).sum()
 
     def plain(x):
         mean = x.mean(-1, keepdim=True)
         rstd = (x.var(-1, keepdim=True, unbiased=False) + 1e-3).rsqrt()
-        return ((x - mean) * rstd).sin() + mean * rstd
+        return (((x - mean) * rstd).sin() + (mean * rstd).detach() * x).sum()
 
     import memograd as mg
 
     x = randn(2, 5, 3)
-    found = mg.grad(lambda x: ours(x).sum())(x)
-    leaf = x.clone().requires_grad_()
-    (expected,) = torch.autograd.grad(plain(leaf).sum(), leaf)
-    torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
+    for f in (kernel, plain):
+        leaf = x.clone().requires_grad_()
+        (expected,) = torch.autograd.grad(f(leaf), leaf)
+        torch.testing.assert_close(mg.grad(kernel)(x), expected, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("shape", [(2, 4, 0), (0, 4, 3), (0, 4)])
+@pytest.mark.parametrize("affine", [False, True])
+def test_group_norm_of_nothing(shape, affine):
+    import memograd as mg
+
+    x, w, b = rand(*shape), rand(4), rand(4)
+    f = (lambda x, w, b: F.group_norm(x, 2, w, b).sum()) if affine else (lambda x, w, b: F.group_norm(x, 2).sum())
+    to_x, to_w, to_b = mg.grad(f, argnums=(0, 1, 2))(x, w, b)
+    assert to_x.shape == shape and not to_w.any() and not to_b.any()

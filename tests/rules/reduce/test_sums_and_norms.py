@@ -67,6 +67,23 @@ def test_products_with_zeros(zeros):
     check(lambda x: x.cumprod(0), x, second=len(zeros) < 2)
 
 
+@pytest.mark.parametrize("f", [torch.prod, lambda x: x.prod(0)])
+@pytest.mark.parametrize("zeros", [(1,), (3,), (0, 2), (3, 4)])
+def test_products_with_zeros_whose_others_overflow(zeros, f):
+    """Of the factors that are not zero the others hold one, so that the derivative is 0 and not 0 · ∞. (Of two zeros
+    and more autograd says so.)"""
+    x = torch.full((5,), 1e200, dtype=torch.float64)
+    x[list(zeros)] = 0
+    gradient = mg.grad(f)(x)
+    others = torch.tensor([i not in zeros or len(zeros) > 1 for i in range(5)])
+    assert not gradient[others].any() and gradient[~others].isinf().all()
+    if len(zeros) > 1:
+        leaf = x.clone().requires_grad_()
+        torch.testing.assert_close(gradient, *torch.autograd.grad(torch.prod(leaf), leaf))
+    x[2] = torch.nan
+    assert mg.grad(f)(x).isnan().any(), "what is no number stays seen"
+
+
 @pytest.mark.parametrize("name", ["amax", "amin"])
 def test_ties_share(name):
     x = torch.tensor([[1.0, 2.0, 2.0], [3.0, 3.0, 3.0]], dtype=torch.double)

@@ -4,6 +4,8 @@ import pytest
 import torch
 from witness import check
 
+import memograd as mg
+
 INDEX = torch.tensor([0, 2, 2, 1])
 WHERE = torch.tensor([[0, 1, 2, 0], [2, 2, 0, 1]])
 MASK = torch.tensor([[True, False, True, False], [False, False, True, True], [True, False, False, False]])
@@ -91,3 +93,44 @@ def test_assignments():
         return y * x
 
     check(f, values(3, 4))
+
+
+SCALARS = {
+    "a row by a number": (lambda x, v: x.index_put((torch.tensor(1),), v), (4,)),
+    "an element by two": (lambda x, v: x.index_put((torch.tensor(1), torch.tensor(2)), v), ()),
+    "added": (lambda x, v: x.index_put((torch.tensor(1),), v, accumulate=True), (4,)),
+    "by a number and a list": (lambda x, v: x.index_put((torch.tensor(1), torch.tensor([0, 2])), v), (2,)),
+}
+
+
+@pytest.mark.parametrize("name", SCALARS)
+def test_writes_by_indices_without_dimensions(name):
+    f, shape = SCALARS[name]
+    check(f, values(3, 4), values(*shape) if shape else values(1)[0])
+
+
+@pytest.mark.parametrize("shape", [(), (4,), (3, 4)])
+@pytest.mark.parametrize("mask", [True, False])
+def test_writes_by_a_mask_without_dimensions(mask, shape):
+    def f(x, v):
+        y = x * 1
+        y[torch.tensor(mask)] = v
+        return (y * x).pow(2).sum()
+
+    by_values(f, values(3, 4), values(*shape) if shape else values(1)[0])
+
+
+def test_writes_into_a_number():
+    def f(x, v):
+        y = x * 2
+        y[y > 0] = v
+        return y * x
+
+    by_values(f, values(1)[0], values(2)[1])
+
+
+def by_values(f, *tensors):
+    """Compare the gradients of a program that looks at values."""
+    leaves = [t.clone().requires_grad_() for t in tensors]
+    expected = torch.autograd.grad(f(*leaves), leaves)
+    torch.testing.assert_close(mg.grad(f, argnums=(0, 1))(*tensors), expected)

@@ -5,9 +5,10 @@ every element of the set depends on every other, which gives (ĝ = w ȳ, means o
 
     x̄ = ρ (ĝ - mean ĝ - x̂ mean(ĝ x̂))        w̄ = Σ ȳ x̂        b̄ = Σ ȳ
 
-The kernels return μ and ρ too, and their backward kernels take them. Both are treated as what they are: results that
-can have adjoints of their own (``statistics``), and arguments on which the formula above depends. So the formula can be
-differentiated again, without computing the statistics a second time.
+The kernels return μ and ρ too, and their backward kernels take them. Here both are treated as what they are: results
+that can have adjoints of their own (``statistics``), and arguments on which the formula above depends. So the formula
+can be differentiated again, without computing the statistics a second time. What a program makes of them is another
+matter: autograd calls them constants (``constant_results.py``).
 """
 
 from typing import Any
@@ -102,6 +103,8 @@ def rms_norm_backward(g, x, normalized_shape, rstd, w, mask):
 def group_norm(adjoint, y, x, w, b, n, c, hxw, group, eps):
     g, mean_bar, rstd_bar = adjoint
     _, mean, rstd = y
+    if not x.numel():  # nothing to take a mean of
+        return torch.zeros_like(x), *(None if p is None else torch.zeros_like(p) for p in (w, b))
     x_bar = None
     if mean_bar is not None or rstd_bar is not None:
         grouped, per_group = x.reshape(n, group, c // group * hxw), (n, group, 1)

@@ -119,14 +119,19 @@ def prod_dim(adjoint, y, x, dim, keepdim=False, dtype=None):
 
 
 def _product_of_others(x, dim):
-    """Π_{j<i} x_j · Π_{j>i} x_j: no division, so zeros among the factors are no special case."""
+    """Π_{j<i} x_j · Π_{j>i} x_j: no division, so zeros among the factors are no special case.
+
+    But for one: where some factors together leave the range of their dtype and another is 0, the product is 0, not
+    0 · ∞. Nothing else is set to a constant, for the next derivative goes through here."""
     n = x.shape[dim]
     if n < 2:
         return torch.ones_like(x)
     one = torch.ones_like(x.narrow(dim, 0, 1))
     before = torch.cat([one, x.narrow(dim, 0, n - 1)], dim).cumprod(dim)
     after = torch.cat([one, x.narrow(dim, 1, n - 1).flip(dim)], dim).cumprod(dim).flip(dim)
-    return before * after
+    product, zero = before * after, x == 0
+    others = zero.sum(dim, keepdim=True) > zero.to(torch.int64)  # is one of the others 0?
+    return product.masked_fill(product.isnan() & others & ~x.isnan().any(), 0)
 
 
 @rule(aten.logsumexp.default, formula="x̄ = ȳ · conj exp(x - y)")

@@ -24,8 +24,8 @@ def index_put(adjoint, y, x, indices, values, accumulate=False):
     mask = indices[0]
     if len(indices) == 1 and mask.dtype in (torch.bool, torch.uint8) and values.dim() <= x.dim() - mask.dim():
         # how many places a mask selects is unknown; what is written there is the same everywhere, so sum
-        selected = mask.bool().reshape(*mask.shape, *[1] * (x.dim() - mask.dim()))
-        return kept, None, (adjoint * selected).sum(list(range(mask.dim())))
+        selected = adjoint * mask.bool().reshape([*mask.shape, *[1] * (x.dim() - mask.dim())])
+        return kept, None, selected.sum(list(range(mask.dim()))) if mask.dim() else selected
     return kept, None, aten.index(adjoint, indices)
 
 
