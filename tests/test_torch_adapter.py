@@ -12,6 +12,7 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch.overrides import TorchFunctionMode
@@ -132,6 +133,18 @@ def test_wrapped_tensors_are_told_from_others() -> None:
     seen = []
     torch.vmap(lambda x: seen.append(adapter.is_wrapped(x)) or x)(torch.ones(2))
     assert seen == [True] and not adapter.is_wrapped(torch.ones(2)), WHY + "is_functorch_wrapped_tensor"
+
+
+def test_memory_of_other_libraries_is_told_from_pytorchs() -> None:
+    """Also while a function mode is on, which does not get to see the question."""
+
+    class Never(TorchFunctionMode):
+        def __torch_function__(self, func, types, args=(), kwargs=None):
+            raise AssertionError(f"{WHY}DisableTorchFunction: {func} was seen")
+
+    lent, own = torch.from_numpy(np.zeros(3)), torch.tensor([1.0])
+    with Never():
+        assert adapter.is_lent(lent) and not adapter.is_lent(own), WHY + "UntypedStorage.resizable"
 
 
 def test_a_function_mode_sees_what_is_called_on_tensors() -> None:

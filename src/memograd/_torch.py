@@ -13,6 +13,8 @@ Everything here is private API of PyTorch that has no public counterpart. Each e
 - ``register_op_impl``: tells fake tensors the shapes of an operator on which they give up (``tracing/shapes.py``).
 - ``suggested_format``: ``Tensor.suggest_memory_format`` of C++, by which kernels choose the strides of their results.
 - ``elementwise_strides``: how a result of several operands lies, in the order of theirs.
+- ``is_lent``: asks a tensor for its storage while a program is captured, without the capture seeing the question
+  (``DisableTorchFunction``).
 - ``is_composite``: no public function tells operators that autograd takes apart from those it differentiates.
 - ``inductor_function``: one small graph through Inductor. The public ``torch.compile`` guards every call (50 µs, more
   than a small kernel takes).
@@ -126,6 +128,9 @@ class _FakeMode(FakeTensorMode):
         super().__init__(allow_non_fake_inputs=True)
         vars(self).update(_BEFORE)
 
+    def __deepcopy__(self, memo: Any) -> _FakeMode:
+        return self  # a program that copies one of its tensors gets one of the same mode
+
 
 # One mode for the process: nested captures and derivatives of graphs share their fake tensors, also across threads.
 FAKE = _FakeMode()
@@ -173,6 +178,12 @@ def quiet() -> Iterator[None]:
 def is_fake(value: Any) -> bool:
     """True for a tensor without data."""
     return isinstance(value, FakeTensor)
+
+
+def is_lent(tensor: torch.Tensor) -> bool:
+    """Whether the memory of ``tensor`` is another library's (``torch.from_numpy``): PyTorch can't make it larger."""
+    with torch._C.DisableTorchFunction():
+        return not is_fake(tensor) and not tensor.untyped_storage().resizable()
 
 
 def needs_data(error: Exception) -> bool:

@@ -193,6 +193,7 @@ class _Capture:
     def _contexts(self) -> Iterator[AbstractContextManager[Any]]:
         """What is in force while the program runs; what comes last sees its calls first."""
         yield _TURN
+        yield torch.set_grad_enabled(torch.is_grad_enabled())  # put back if the program fails or forgets to
         yield quiet()
         if not self.tracer.concrete:
             yield FAKE
@@ -254,9 +255,13 @@ class _Capture:
     def _lift(self, tensor: torch.Tensor) -> torch.Tensor:
         """A tensor the program uses without having been given it: a constant, or a parameter if it wants gradients."""
         kind = "parameter" if tensor.requires_grad and tensor.is_leaf else "constant"
-        name = self.closure.tensors.get(id(tensor)) or f"constant_{sum(i.kind == 'constant' for i in self.inputs)}"
+        own = self.closure.tensors.get(id(tensor))
+        name = own or f"constant_{sum(i.kind == 'constant' for i in self.inputs)}"
         self._check_ours(tensor, f"the tensor {name!r}, which the program uses,")
-        return self._placeholder(Input(kind, name, tensor), self.stand_in(tensor.detach()))
+        stand_in = self._placeholder(Input(kind, name, tensor), self.stand_in(tensor.detach()))
+        if own is None:
+            self.tracer.lent(stand_in, tensor)
+        return stand_in
 
     def _check_ours(self, tensor: torch.Tensor, what: str) -> None:
         if is_fake(tensor) and not any(t is not self.tracer for t in _ACTIVE.tracers):

@@ -93,6 +93,7 @@ class Storage:
     tensor: torch.Tensor
     node: fx.Node
     version: int = 0
+    lent: bool = False  # by another library
     origin: fx.Node = field(init=False)
 
     def __post_init__(self) -> None:
@@ -208,7 +209,7 @@ def _invert(step: Step, before: fx.Node, new: fx.Node, fake: torch.Tensor, emit:
     """What ``before`` becomes when its view by ``step`` becomes ``new``."""
     func, args, kwargs, index = step
     packet = func.overloadpacket
-    if func in (aten.alias.default, aten.lift_fresh.default):
+    if func is aten.alias.default:
         return new
     if packet in (aten.view, aten._reshape_alias, aten.squeeze, aten.unsqueeze):
         if func is aten.view.dtype:

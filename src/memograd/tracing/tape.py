@@ -16,7 +16,7 @@ import torch
 from torch import fx
 
 from memograd import ops
-from memograd._torch import fake_like, is_fake
+from memograd._torch import fake_like, is_fake, is_lent
 from memograd.errors import CaptureError
 from memograd.tracing.mutation import Alias, Detached, Storage
 from memograd.tracing.provenance import ModuleStack, caller
@@ -70,6 +70,12 @@ class Tape:
     def alias(self, tensor: torch.Tensor, other: torch.Tensor) -> None:
         """Let ``tensor`` stand for the same memory as ``other``."""
         self._known[id(tensor)] = Alias(tensor, self._known[id(other)].storage)
+
+    def lent(self, tensor: torch.Tensor, real: torch.Tensor) -> None:
+        """``tensor`` stands for ``real``, which the program has made itself. If its memory is another library's
+        (``from_numpy``), nobody can tell whether that is new at each run or kept by the user: it may not be written to.
+        """
+        self._known[id(tensor)].storage.memory.lent = is_lent(real)
 
     def raw(self, tensor: torch.Tensor) -> torch.Tensor:
         """``tensor`` is fresh memory: C++ code may fill it behind the dispatcher's back (``at::tensor`` does), so that
@@ -147,7 +153,8 @@ class Tape:
                 "(torch.full, torch.arange) inside the rule"
             )
         if self._raw.pop(id(tensor), None) is not None:
-            self.bind(tensor, self.node_of(self.lift(tensor.clone())))
+            held = self.node_of(self.lift(tensor.clone()))
+            self.bind(tensor, self._emit(aten.lift_fresh_copy.default, (held,), {}, tensor))  # new at each run
         else:
             self.alias(tensor, self.lift(tensor))
         return self._known[id(tensor)]

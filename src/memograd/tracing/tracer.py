@@ -176,6 +176,7 @@ class Tracer(Tape, TorchDispatchMode):
             return  # a size, a stride, a flag: already a Python value
         if func is aten.lift_fresh.default:  # torch.tensor(...): new memory each time the program runs
             self.bind(out, self._emit(aten.lift_fresh_copy.default, (self.node_of(args[0]),), {}, out))
+            self.lent(out, args[0])
             return
         if func in (aten.detach.default, ops.stop):
             self._detach(func, args[0], out)
@@ -249,6 +250,11 @@ class Tracer(Tape, TorchDispatchMode):
 
     def _write(self, old: torch.Tensor, value: fx.Node, fake: torch.Tensor) -> None:
         alias = self._alias_of(old)
+        if alias.storage.memory.lent:
+            raise CaptureError(
+                f"a write at {' ('.join(caller())}) goes to memory that the program has from NumPy or another library, "
+                "which a graph cannot tell whether to write to; write to a copy (t.clone())"
+            )
         if fake.dtype != old.dtype:  # an in-place operator keeps the dtype of what it writes to
             fake = fake.to(old.dtype)
             value = self._emit(aten._to_copy.default, (value,), {"dtype": old.dtype}, fake)

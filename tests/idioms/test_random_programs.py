@@ -1,0 +1,70 @@
+"""Programs nobody wrote for us, drawn at random, against plain torch.autograd: first and second derivatives, steps."""
+
+import pytest
+import torch
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+from idioms.agreement import check_function, check_step, plain_grad
+from idioms.families import programs
+
+from memograd.errors import DataDependentError
+
+FEW, MANY = 200, 3000
+WAYS = ("grad", "vjp", "hvp", "step")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def double():
+    """Factories make float64, as the inputs are."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(before)
+
+
+def seeded(examples):
+    """The same examples in every run. A failing one is made shorter by ``agree``, not by hypothesis."""
+    return settings(
+        max_examples=examples,
+        phases=[Phase.generate],
+        derandomize=True,
+        deadline=None,
+        database=None,
+        suppress_health_check=list(HealthCheck),
+    )
+
+
+@given(program=programs(), way=st.sampled_from(WAYS))
+@seeded(FEW)
+def test_programs(program, way):
+    agree(program, [way])
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+@given(program=programs(most=10))
+@seeded(MANY)
+def test_many_programs(program):
+    agree(program, WAYS)
+
+
+def agree(program, ways):
+    if why := difference(program, ways):
+        program = program.reduced(lambda p: type(difference(p, ways)) is type(why))
+        raise AssertionError(f"{difference(program, ways)}\n\n{program!r}") from why
+
+
+def difference(program, ways):
+    """What is not as PyTorch has it; None if all is well."""
+    try:
+        inputs, rest = program.inputs()
+        check_function(program.function(), inputs, rest, program.function(plain_grad), program.tolerance, ways)
+        if "step" in ways and program.trains():
+            plain = program.model(plain_grad)
+            check_step(program.model(), *program.batch(), plain=plain, tolerance=program.tolerance)
+    except DataDependentError:  # a step is not captured on values
+        return None
+    except Exception as error:
+        return error
+    finally:
+        torch.set_grad_enabled(True)
