@@ -1,6 +1,7 @@
 # make demo     train the lecture's three networks          make test      the tests, without the long sweeps
 # make lint     ruff, pyright                               make test-all  all tests
 # make bench    timings against PyTorch and JAX             make clean     remove what these made
+# make gpu      all that a GPU could make different, with the python3 that has PyTorch with CUDA (8 minutes, no network)
 # make sweep    all of PyTorch's operator samples against the derivative table; writes measured.json and docs/table.md
 #
 # TORCH_INDEX=https://download.pytorch.org/whl/cpu takes PyTorch from there (smaller than PyPI's CUDA build).
@@ -11,7 +12,7 @@ BIN   := $(VENV)/bin
 RUNS  := runs
 TORCH := $(shell grep '^torch==' constraints.txt)
 
-.PHONY: demo test test-all sweep lint bench clean
+.PHONY: demo test test-all sweep lint bench gpu clean
 .DELETE_ON_ERROR:
 
 $(VENV)/bin/python:
@@ -63,6 +64,10 @@ bench: $(VENV)/.bench
 	mkdir -p $(RUNS)
 	$(BIN)/python benchmarks/steps.py --json $(RUNS)/steps.json
 	$(BIN)/python benchmarks/capture.py --json $(RUNS)/capture.json
+
+# no virtual environment: PyTorch with CUDA is what the machine has
+gpu:
+	PYTHONPATH=src $(or $(PYTHON),python3) benchmarks/gpu.py --json $(RUNS)/gpu
 
 clean:
 	rm -rf $(VENV) $(RUNS) build dist .pytest_cache .ruff_cache .hypothesis .coverage

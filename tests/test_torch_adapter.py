@@ -363,6 +363,19 @@ def test_inductor_compiles_a_small_graph_for_operands_without_data() -> None:
         assert ours.stride() == theirs.stride(), WHY + "Inductor keeps the strides of results"
 
 
+def test_inductor_rounds_where_it_is_said_to() -> None:
+    def function(x):
+        low = torch.ops.aten._to_copy.default(x, dtype=torch.bfloat16)
+        return (torch.sub(x, torch.ops.aten._to_copy.default(low, dtype=torch.float32)),)
+
+    x = torch.randn(64)
+    compiled = adapter.inductor_function(function, [adapter.fake_like(x)])
+    with torch.no_grad():
+        (lost,) = compiled(x)
+    exact = torch.equal(lost, x - x.bfloat16().float())
+    assert exact == adapter.keeps_roundings("cpu"), WHY + "emulate_precision_casts keeps roundings in CPU kernels"
+
+
 def test_hooks_of_users_are_seen() -> None:
     leaf, layer = torch.nn.Parameter(torch.ones(1)), torch.nn.Linear(1, 1)
     assert not adapter.has_hooks(leaf) and not any(adapter.module_hooks(layer)) and not adapter.backward_hooks(layer)

@@ -280,6 +280,13 @@ def is_composite(operator: Any) -> bool:
     return torch._C._dispatch_has_kernel_for_dispatch_key(operator.name(), "CompositeImplicitAutograd")
 
 
+def keeps_roundings(device: str) -> bool:
+    """Whether Inductor's kernels on a type of device round to a lower precision where the program does: those for the
+    CPU did not before PyTorch 2.13."""
+    version = tuple(int(part) for part in torch.__version__.split(".")[:2])
+    return device != "cpu" or version >= (2, 13)
+
+
 def inductor_function(function: Any, operands: Any) -> Any:
     """``function``, of ATen operators and with a tuple as its result, compiled by Inductor for operands of this
     geometry. Roundings to a lower precision stay where the program has them."""

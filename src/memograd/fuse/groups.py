@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import fx
 
+from memograd._torch import keeps_roundings
 from memograd.graph.graph import Graph
 from memograd.graph.views import is_view, tensors_of, viewed
 from memograd.ops import is_random
@@ -255,6 +256,8 @@ def fusible(node: fx.Node) -> bool:
     if not (pointwise or target in _POINTWISE or target in _REDUCTIONS or is_view(node)):
         return False
     made = tensors_of(node)
+    if target is aten._to_copy.default and made[0].dtype.itemsize < 4 and not keeps_roundings(made[0].device.type):
+        return False
     touched = [*made, *(t for n in node.all_input_nodes for t in tensors_of(n))]
     return all(t.numel() for t in made) and all(not t.is_complex() and t.device == made[0].device for t in touched)
 

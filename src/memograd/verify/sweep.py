@@ -59,23 +59,28 @@ class Tally:
         return f"{self.name:55s} {self.verdict:10s} {self.passed:4d} {self.refused:4d} {self.wrong:4d}  {reason[:110]}"
 
 
-def entries(dtype: torch.dtype = torch.float64, order: int = 1) -> list[Any]:
-    """The entries of op_db that autograd differentiates in ``dtype`` on the CPU."""
+def entries(dtype: torch.dtype = torch.float64, order: int = 1, device: str = "cpu") -> list[Any]:
+    """The entries of op_db that autograd differentiates in ``dtype`` on a type of device."""
     from torch.testing._internal.common_methods_invocations import op_db  # needs the package expecttest
 
-    found = [op for op in op_db if op.supports_autograd and dtype in op.supported_backward_dtypes("cpu")]
+    found = [op for op in op_db if op.supports_autograd and dtype in op.supported_backward_dtypes(device)]
     return [op for op in found if order == 1 or op.supports_gradgrad]
 
 
 def sweep(
-    ops: Iterable[Any], dtype: torch.dtype = torch.float64, order: int = 1, limit: int | None = None, seed: int = 0
+    ops: Iterable[Any],
+    dtype: torch.dtype = torch.float64,
+    order: int = 1,
+    limit: int | None = None,
+    seed: int = 0,
+    device: str = "cpu",
 ) -> Iterator[Tally]:
     """One tally for each entry; ``limit`` samples of each at most, drawn by ``seed``."""
     for op in ops:
         torch.manual_seed(seed)
         tally = Tally(op.name + (f".{op.variant_test_name}" if op.variant_test_name else ""))
         try:
-            samples = list(op.sample_inputs("cpu", dtype, requires_grad=True))
+            samples = list(op.sample_inputs(device, dtype, requires_grad=True))
         except Exception as error:  # the database itself lacks something (a library, a device)
             tally.reasons[f"no samples: {error}"] += 1
             yield tally
@@ -165,14 +170,18 @@ def _witness(function: Callable[..., Any], tensors: list[Tensor], order: int, gi
     leaves = [t.clone().requires_grad_() for t in tensors]
     cotangents: list[tuple[Tensor, ...]] = []
     outs = function(*leaves)
-    generator = torch.Generator().manual_seed(_SEED)
+    generator = torch.Generator().manual_seed(_SEED)  # the same numbers on every device
     for degree in range(1, order + 1):
-        seeds = given or tuple(torch.randn(o.shape, dtype=o.dtype, generator=generator) for o in outs)
+        seeds = given or tuple(_random(o, generator) for o in outs)
         cotangents.append(seeds)
         outs = pulled_back(outs, leaves, seeds, create_graph=degree < order)
         if outs is None:
             return None
     return cotangents, outs
+
+
+def _random(like: Tensor, generator: torch.Generator) -> Tensor:
+    return torch.randn(like.shape, dtype=like.dtype, generator=generator).to(like.device)
 
 
 def pulled_back(
@@ -224,7 +233,7 @@ def closer(
 
     step, contradicted = 1e-6, False
     for _ in range(3):
-        along = [torch.randn(x.shape, dtype=x.dtype, generator=generator) for x in at]
+        along = [_random(x, generator) for x in at]
         ahead, behind = (value([x + h * d for x, d in zip(at, along, strict=True)]) for h in (step, -step))
         slope = (ahead - behind) / (2 * step)
         good, bad = (sum(inner(g, d) for g, d in zip(side, along, strict=True)) for side in (ours, theirs))

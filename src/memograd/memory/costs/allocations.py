@@ -45,13 +45,18 @@ def _cpu_memory(calls: Calls) -> Memory:
     """PyTorch's profiler sees each allocation."""
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # the profiler's library reports every start and stop on stderr
     results: list[tuple[int, ...] | None] = []
-    with warnings.catch_warnings(), profile(activities=[ProfilerActivity.CPU], profile_memory=True) as watched:
+    with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*Profiler clears events")  # of several cycles, which these are not
+        watched = profile(activities=[ProfilerActivity.CPU], profile_memory=True)
+        watched.start()
+    try:
         for prepare in calls.values():
             call = prepare()
             with record_function("memograd operator"):
                 results.append(attempt(call))
             del call
+    finally:
+        watched.stop()
     found = zip(calls, _peaks(watched), results, strict=True)
     return {k: (max(0, peak - sum(r)), r) for k, peak, r in found if r is not None}
 
