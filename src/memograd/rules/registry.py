@@ -31,11 +31,12 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from types import FrameType
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
 Rule = Callable[..., Any]
+Kind = Literal["rule", "expansion", "constant", "zero", "refused"]
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,7 @@ class Entry:
 
     Attributes:
         target: the operator.
-        kind: ``rule``, ``expansion``, ``constant``, ``zero`` or ``refused``.
+        kind: how it states the derivative (see above).
         function: the rule, or the expansion.
         formula: what it states, as text; ȳ is the adjoint of the result, x̄ that of an argument.
         latex: the same for typesetting.
@@ -53,7 +54,7 @@ class Entry:
     """
 
     target: Any
-    kind: str
+    kind: Kind
     function: Rule | None
     formula: str
     latex: str
@@ -193,7 +194,7 @@ def _smooth(value: Any) -> bool:
     return isinstance(value, torch.Tensor) and (value.is_floating_point() or value.is_complex())
 
 
-def _enter(target: Any, kind: str, function: Rule | None, formula: str, latex: str) -> None:
+def _enter(target: Any, kind: Kind, function: Rule | None, formula: str, latex: str) -> None:
     if isinstance(target, torch._ops.OpOverloadPacket):
         for overload in target.overloads():
             _enter(getattr(target, overload), kind, function, formula, latex)

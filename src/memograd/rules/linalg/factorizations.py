@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from memograd.errors import NotDifferentiableError
+from memograd.rules.calculus import conj
 from memograd.rules.registry import expand, rule
 
 aten = torch.ops.aten
@@ -182,7 +183,7 @@ def matrix_exp(adjoint, y, a):
 
 @rule(aten.linalg_cross.default, formula="x̄ = z* × ȳ, z̄ = ȳ × x*")
 def cross(adjoint, y, x, z, dim=-1):
-    return torch.linalg.cross(_conj(z), adjoint, dim=dim), torch.linalg.cross(adjoint, _conj(x), dim=dim)
+    return torch.linalg.cross(conj(z), adjoint, dim=dim), torch.linalg.cross(adjoint, conj(x), dim=dim)
 
 
 @expand(aten.linalg_householder_product.default, formula="Π (1 - τᵢ vᵢ vᵢᴴ), the first columns")
@@ -198,7 +199,7 @@ def ormqr(reflectors, tau, other, left=True, transpose=False):
         return ormqr(reflectors, tau, other.mH, True, not transpose).mH
     steps = range(tau.shape[-1])
     if transpose:
-        return _reflect(other, reflectors, _conj(tau), steps)
+        return _reflect(other, reflectors, conj(tau), steps)
     return _reflect(other, reflectors, tau, reversed(steps))
 
 
@@ -214,10 +215,6 @@ def _reflect(matrix, reflectors, tau, steps):
 
 
 # -- helpers -----------------------------------------------------------------------------------------------------------
-
-
-def _conj(x):
-    return x.conj_physical() if x.is_complex() else x
 
 
 def _skew(x):

@@ -6,7 +6,7 @@ here is that line in one shape or another.
 
 import torch
 
-from memograd.rules.pointwise.arithmetic import conj, scaled
+from memograd.rules.calculus import conj, scaled
 from memograd.rules.registry import rule
 
 aten = torch.ops.aten

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from memograd.rules.calculus import conj
 from memograd.rules.linalg.lu import through_packed
 from memograd.rules.registry import expand, rule
 
@@ -24,7 +25,7 @@ def inv(adjoint, y, a, check_errors=False):
 
 @rule(aten._linalg_det.default, formula="Ā = ȳ conj(y) A⁻ᴴ")
 def det(adjoint, y, a):
-    weight = adjoint[0] * _conj(y[0])
+    weight = adjoint[0] * conj(y[0])
     return torch.linalg.solve_ex(a.mH, _scaled_identity(a, weight))[0]
 
 
@@ -113,10 +114,6 @@ def _times_factor(s, l, upper):
 
 
 # -- helpers -----------------------------------------------------------------------------------------------------------
-
-
-def _conj(x):
-    return x.conj_physical() if x.is_complex() else x
 
 
 def _scaled_identity(a, weight):

@@ -71,8 +71,3 @@ def pixel_shuffle(adjoint, y, x, upscale_factor):
 @rule(aten.pixel_unshuffle.default, formula="x̄ = pixel_shuffle(ȳ)")
 def pixel_unshuffle(adjoint, y, x, downscale_factor):
     return aten.pixel_shuffle(adjoint, downscale_factor)
-
-
-@rule(aten.channel_shuffle.default, aten.native_channel_shuffle.default, formula="x̄ = channel_shuffle(ȳ, C / groups)")
-def channel_shuffle(adjoint, y, x, groups):
-    return aten.channel_shuffle(adjoint, x.shape[1] // groups)

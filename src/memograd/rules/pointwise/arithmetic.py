@@ -10,26 +10,10 @@ import math
 
 import torch
 
+from memograd.rules.calculus import conj, is_tensor, scaled
 from memograd.rules.registry import refuse, rule
 
 aten = torch.ops.aten
-
-
-def conj(x):
-    """Complex conjugate, materialized; the value itself for real numbers."""
-    if isinstance(x, torch.Tensor):
-        return x.conj_physical() if x.is_complex() else x
-    return x.conjugate()
-
-
-def scaled(adjoint, factor):
-    """``adjoint * conj(factor)`` for a Python number, without a multiplication by one."""
-    return adjoint if factor == 1 else adjoint * conj(factor)
-
-
-def is_tensor(*values):
-    """True when all values are tensors: a Python number needs no adjoint."""
-    return all(isinstance(v, torch.Tensor) for v in values)
 
 
 @rule(aten.add.Tensor, aten.add.Scalar, formula="x̄ = ȳ, z̄ = α ȳ")

@@ -7,7 +7,7 @@ import math
 
 import torch
 
-from memograd.rules.pointwise.arithmetic import conj
+from memograd.rules.calculus import conj
 from memograd.rules.registry import rule
 
 aten = torch.ops.aten

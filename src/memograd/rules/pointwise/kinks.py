@@ -6,7 +6,7 @@ The value at a kink is PyTorch's: |x|' = 0 at 0; equal operands of ``maximum`` s
 
 import torch
 
-from memograd.rules.pointwise.arithmetic import is_tensor
+from memograd.rules.calculus import is_tensor
 from memograd.rules.registry import refuse, rule, zero
 
 aten = torch.ops.aten

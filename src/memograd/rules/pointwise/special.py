@@ -4,7 +4,7 @@ import math
 
 import torch
 
-from memograd.rules.pointwise.arithmetic import is_tensor
+from memograd.rules.calculus import is_tensor
 from memograd.rules.registry import Refused, refuse, rule
 
 aten = torch.ops.aten

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from memograd.rules.pointwise.arithmetic import conj
+from memograd.rules.calculus import conj
 from memograd.rules.registry import rule
 
 aten = torch.ops.aten

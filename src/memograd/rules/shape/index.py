@@ -2,7 +2,7 @@
 
 import torch
 
-from memograd.rules.pointwise.arithmetic import is_tensor, scaled
+from memograd.rules.calculus import is_tensor, scaled
 from memograd.rules.registry import rule
 
 aten = torch.ops.aten
