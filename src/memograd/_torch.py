@@ -18,8 +18,8 @@ Everything here is private API of PyTorch that has no public counterpart. Each e
 - ``is_composite``: no public function tells operators that autograd takes apart from those it differentiates.
 - ``inductor_function``: one small graph through Inductor. The public ``torch.compile`` guards every call (50 µs, more
   than a small kernel takes).
-- ``has_hooks`` / ``module_hooks`` / ``backward_hooks``: what users registered on a parameter or a module. PyTorch
-  has functions to register a hook and none to ask for one.
+- ``has_hooks`` / ``module_hooks`` / ``backward_hooks`` / ``forward_hooks``: what users registered on a parameter or a
+  module. PyTorch has functions to register a hook and none to ask for one.
 - ``is_wrapped``, ``wrapped_value``, ``level_of``, ``inside_torch_func``, ``outside_torch_func``: ``torch.func``'s own
   transforms hand out wrapped tensors (a whole batch that looks like one sample). A program inside ``vmap`` has to be
   captured as if there were none; no public function tells a wrapped tensor, or leaves the transforms for a while.
@@ -300,6 +300,11 @@ def inductor_function(function: Any, operands: Any) -> Any:
 def has_hooks(leaf: torch.Tensor) -> bool:
     """Whether a ``register_hook`` or ``register_post_accumulate_grad_hook`` of the user's waits for its gradient."""
     return bool(leaf._backward_hooks) or bool(leaf._post_accumulate_grad_hooks)  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def forward_hooks() -> list[Any]:
+    """The hooks around the forward of every module there is."""
+    return [*_module._global_forward_pre_hooks.values(), *_module._global_forward_hooks.values()]
 
 
 def module_hooks(root: nn.Module) -> list[dict[int, Any]]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 
 class MemogradError(RuntimeError):
     """Base of all errors of this library; catching it catches every one of them."""
@@ -12,7 +14,13 @@ class CaptureError(MemogradError):
 
 
 class DataDependentError(CaptureError):
-    """The program needs a tensor's value where the graph is made for any values (``.item()``, ``x[mask]``)."""
+    """The program needs a tensor's value where the graph is made for any values (``.item()``, ``x[mask]``).
+
+    Attributes:
+        guards: what else the program had read by then; None where that is not known.
+    """
+
+    guards: Any = None
 
 
 class GraphError(MemogradError):

@@ -20,7 +20,8 @@ from memograd.lower.decompose import parts
 from memograd.lower.lower import lower
 from memograd.memory.plan import Plan
 from memograd.simplify import PASSES, dead
-from memograd.tracing.capture import looking_away, trace
+from memograd.tracing.capture import trace
+from memograd.tracing.under_way import looking_away
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,6 @@ import torch
 from torch import nn, optim
 
 import memograd as mg
-from memograd.tracing.reuse import Recent
 
 X = torch.tensor([[0, 0], [0, 1], [1, 0], [1, 1]], dtype=torch.float64)
 Y = torch.tensor([[0], [1], [1], [0]], dtype=torch.float64)
@@ -71,7 +70,7 @@ def test_scheduler_changes_the_rate_without_a_new_graph():
     plain(theirs, b, 20, optim.lr_scheduler.ExponentialLR(b, 0.9))
     for p, q in zip(ours.parameters(), theirs.parameters(), strict=True):
         torch.testing.assert_close(p, q, rtol=1e-9, atol=1e-12)
-    assert len(step._programs) == 1
+    assert len(step.captures) == 1
 
 
 def test_run_equals_calls():
@@ -110,7 +109,7 @@ def test_modes_shapes_and_frozen_parameters():
     before = model[0].weight.clone()
     step(X, Y)
     assert torch.equal(before, model[0].weight)
-    assert len(step._programs) == 4
+    assert len(step.captures) == 4
 
 
 def test_unused_parameters_keep_their_values_under_weight_decay():
@@ -184,20 +183,11 @@ class Counting(nn.Module):
 
 
 def test_a_module_that_counts_its_calls_is_followed_and_its_programs_do_not_pile_up(monkeypatch):
-    monkeypatch.setattr(Recent, "LIMIT", 4)
+    monkeypatch.setattr("memograd.train.decisions._MOST", 4)
     ours, theirs = Counting(), Counting()
     a, b = optim.SGD(ours.parameters(), lr=0.1), optim.SGD(theirs.parameters(), lr=0.1)
     step = mg.TrainStep(ours, nn.BCELoss(), a, backend="eager")
     for _ in range(9):
         torch.testing.assert_close(step(X, Y), plain(theirs, b, 1).detach(), rtol=1e-9, atol=0)
     assert ours.calls == theirs.calls == 9
-    assert len(step._programs) == 4
-
-
-def test_recent_forgets_the_oldest(monkeypatch):
-    monkeypatch.setattr(Recent, "LIMIT", 2)
-    kept = Recent()
-    for key in "abab":
-        kept[key] = key
-    kept["c"] = "c"
-    assert list(kept) == ["b", "c"]
+    assert [len(programs.all) for programs in step._programs.values()] == [4]

@@ -180,7 +180,8 @@ def differentiate(
         nodes = {name: tracer.node_of(g) for name, g in gradients.items() if g is not None}
     fresh.output(tuple([*results, *nodes.values()]))
     outputs = (*graph.outputs, *(Output("gradient", name) for name in nodes))
-    return Graph(fresh, tuple(inputs), outputs, graph.calling, tuple(names)).verify()
+    new = graph.with_fx(fresh, inputs=tuple(inputs), outputs=outputs, wrt=tuple(names))
+    return new.verify()
 
 
 def default_wrt(graph: Graph) -> list[str]:

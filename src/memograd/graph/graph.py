@@ -21,7 +21,7 @@ from memograd.errors import CaptureError, GraphError
 from memograd.graph.printing import annotated, flat_function
 
 InputKind = Literal["parameter", "buffer", "constant", "input", "cotangent", "state"]
-OutputKind = Literal["output", "gradient", "mutation"]
+OutputKind = Literal["output", "gradient", "mutation", "left"]
 
 
 @dataclass(frozen=True)
@@ -33,6 +33,8 @@ class Input:
         tensor: what it is bound to (parameters, buffers, constants); None for what the caller passes.
         aliases: other names of the same tensor (tied weights).
         fixed: captured as an input that is not differentiated.
+        place: where the tensor it is bound to is looked up at each call (``place.get()``), if the user may have put
+            another one there.
         of: whose adjoint it is (cotangents): a result's name, or the name of the input a gradient belongs to.
     """
 
@@ -41,13 +43,20 @@ class Input:
     tensor: torch.Tensor | None = None
     aliases: tuple[str, ...] = ()
     fixed: bool = False
+    place: Any = None
+
+    @property
+    def bound(self) -> torch.Tensor | None:
+        """The tensor it is bound to now."""
+        return self.tensor if self.place is None else self.place.get()
+
     of: str = ""
 
 
 @dataclass(frozen=True)
 class Output:
-    """One result: of kind ``output`` (the user's), ``gradient`` (of the input ``name``), or ``mutation`` (the new
-    value of the input ``name``)."""
+    """One result: of kind ``output`` (the user's), ``gradient`` (of the input ``name``), ``mutation`` (the new value of
+    the input ``name``), or ``left`` (what the program leaves behind in some object)."""
 
     kind: OutputKind
     name: str
@@ -76,6 +85,8 @@ class Graph:
         outputs: one entry for each result.
         calling: how ``graph(*args)`` maps onto them.
         wrt: names of the inputs for which gradients were asked, in that order.
+        guards: what the program read besides its arguments; the graph computes the program while ``guards.hold()``.
+        effects: what the program leaves behind in objects (``memograd.tracing.effects``).
     """
 
     fx: fx.Graph
@@ -83,6 +94,8 @@ class Graph:
     outputs: tuple[Output, ...]
     calling: Calling
     wrt: tuple[str, ...] = ()
+    guards: Any = None
+    effects: Any = None
 
     @cached_property
     def placeholders(self) -> tuple[fx.Node, ...]:
@@ -185,7 +198,7 @@ class Graph:
                 )
         self.check_offsets(leaves)
         given = iter([*(leaves[i] for i in calling.tensor_in), *extra])
-        flat: list[Any] = [i.tensor if i.tensor is not None else next(given, None) for i in self.inputs]
+        flat: list[Any] = [i.bound if i.tensor is not None else next(given, None) for i in self.inputs]
         written = {o.name for o in self.outputs if o.kind == "mutation"}
         for i, (entry, node) in enumerate(zip(self.inputs, self.placeholders, strict=True)):
             _check(entry, node.meta["val"], flat[i])  # parameters too: the module may have been converted since
@@ -213,12 +226,19 @@ class Graph:
 
     def write_back(self, results: Sequence[torch.Tensor], flat: Sequence[Any]) -> None:
         """Copy every ``mutation`` output into the input it is the new value of: a buffer, or a tensor the caller
-        passed. ``results`` may end before the gradients, which come last."""
+        passed; and leave behind what the program does. ``results`` may end before the gradients, which come last."""
         names = [i.name for i in self.inputs]
         with torch.no_grad():
             for entry, value in zip(self.outputs, results, strict=False):
                 if entry.kind == "mutation":
                     flat[names.index(entry.name)].copy_(value)
+        self.leave([v for o, v in zip(self.outputs, results, strict=False) if o.kind == "left"], flat)
+
+    def leave(self, left: Sequence[torch.Tensor], flat: Sequence[Any]) -> None:
+        """What the program leaves behind after a run on ``flat`` that had the results ``left``."""
+        if self.effects:
+            bound = {i.name: x if i.tensor is None else i.bound for i, x in zip(self.inputs, flat, strict=False)}
+            self.effects.happen(left, bound)
 
     def verify(self) -> Graph:
         """Check that the graph is well formed; returns it.

@@ -12,8 +12,6 @@ the tensors themselves; the graph is then right for these values only.
 from __future__ import annotations
 
 import inspect
-import os
-import threading
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import replace
@@ -28,63 +26,15 @@ from memograd.errors import CaptureError, DataDependentError, MemogradError
 from memograd.graph.graph import Calling, Graph, Input, InputKind, Output
 from memograd.tracing.closures import Closure, closure_of
 from memograd.tracing.cudnn import plain_recurrence
+from memograd.tracing.effects import Change, Templates, effects_of, take_back
 from memograd.tracing.functions import traced
+from memograd.tracing.guards import Guards
 from memograd.tracing.provenance import raised_at
+from memograd.tracing.reads import Reads
 from memograd.tracing.substitute import Substitute
 from memograd.tracing.tracer import Tracer
+from memograd.tracing.under_way import ACTIVE, TURN, looking_away
 from memograd.tracing.unseen import Unseen
-
-
-class _UnderWay(threading.local):
-    """The captures of this thread, outermost first; an inner one makes the outer ones look away."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.tracers: list[Tracer] = []
-
-
-_ACTIVE = _UnderWay()
-
-
-class _Turn(AbstractContextManager[None]):
-    """Programs run one at a time while they are captured: they may write to objects that others read. A program may
-    capture another one, and a forked process begins with nobody's turn."""
-
-    def __init__(self) -> None:
-        self.renew()
-        if hasattr(os, "register_at_fork"):
-            os.register_at_fork(after_in_child=self.renew)
-
-    def renew(self) -> None:
-        self.lock = threading.RLock()
-
-    def __enter__(self) -> None:
-        self.lock.acquire()
-
-    def __exit__(self, *_: object) -> None:
-        self.lock.release()
-
-
-_TURN = _Turn()
-
-
-def capturing() -> bool:
-    """True while this thread captures some program (so that this call happens inside it)."""
-    return any(not tracer.paused for tracer in _ACTIVE.tracers)
-
-
-def needs_values() -> bool:
-    """True inside a capture that runs on values: captures inside it may do so too."""
-    return any(not tracer.paused and tracer.concrete for tracer in _ACTIVE.tracers)
-
-
-@contextmanager
-def looking_away() -> Iterator[None]:
-    """Captures under way do not record what happens inside (the making of an inner graph)."""
-    with ExitStack() as stack:
-        for outer in _ACTIVE.tracers:
-            stack.enter_context(outer.pause())
-        yield
 
 
 class _Program(nn.Module):
@@ -140,6 +90,11 @@ class _Capture:
         self.first_operator: fx.Node | None = None
         self.tracer = Tracer(self.graph, lift=self._lift, stops=True, concrete=concrete)
         self.stand_in = copy_of if concrete else fake_like
+        self.stand_ins: dict[int, str] = {}  # names of inputs by id of what stands for them
+        self.users: set[int] = set()  # ids of the user's tensors that the program has used
+        self.roots: list[tuple[str, Any]] = [("", f)]
+        self.reads: Reads
+        self.changes: list[Change] = []
 
     def run(self, args: tuple[Any, ...], kwargs: dict[str, Any], wrt: Collection[int] | None) -> Graph:
         leaves, in_spec = pytree.tree_flatten((args, kwargs))
@@ -150,6 +105,7 @@ class _Capture:
             self._input(leaf, name, position in wrt) if isinstance(leaf, torch.Tensor) else leaf
             for position, (leaf, name) in enumerate(zip(leaves, names, strict=True))
         ]
+        self.roots += [(name, x) for x, name in zip(leaves, names, strict=True) if not isinstance(x, torch.Tensor)]
         own_args, own_kwargs = pytree.tree_unflatten(flat, in_spec)
         out = self._trace(own_args, own_kwargs)
         out_leaves, out_spec = pytree.tree_flatten(out)
@@ -160,6 +116,11 @@ class _Capture:
                 outputs.append(Output("output", f"output_{len(outputs)}" if len(out_leaves) > 1 else "output"))
                 tensor_out.append(i)
         self._mutations(outputs, results)
+        templates = Templates(self.reads, self.stand_ins, self._is_captured)
+        effects = effects_of(self.changes, templates)
+        for k, tensor in enumerate(templates.left):
+            outputs.append(Output("left", f"left {k}"))
+            results.append(self.tracer.node_of(tensor))
         self.graph.output(tuple(results))
         calling = Calling(
             in_spec=in_spec,
@@ -170,15 +131,20 @@ class _Capture:
             tensor_in=tuple(i for i, x in enumerate(leaves) if isinstance(x, torch.Tensor)),
             tensor_out=tuple(tensor_out),
         )
-        return Graph(self.graph, tuple(self.inputs), tuple(outputs), calling).verify()
+        inputs = tuple(replace(i, place=self.reads.tensors.get(id(i.tensor))) for i in self.inputs)
+        guards = Guards(self.reads)
+        return Graph(self.graph, inputs, tuple(outputs), calling, guards=guards, effects=effects).verify()
 
     def _trace(self, args: Any, kwargs: Any) -> Any:
-        _ACTIVE.tracers.append(self.tracer)
+        ACTIVE.tracers.append(self.tracer)
         try:
             with ExitStack() as contexts:
                 for context in self._contexts():
                     contexts.enter_context(context)
                 return self.root(*args, **kwargs)
+        except DataDependentError as error:
+            error.guards = Guards(self.reads)
+            raise
         except MemogradError:
             raise
         except UNSUPPORTED as error:
@@ -186,13 +152,17 @@ class _Capture:
         except Exception as error:
             message = f"{type(error).__name__}: {_first_line(error)}"
             kind = DataDependentError if needs_data(error) else CaptureError
-            raise kind(f"the program raised while it was captured{self._where(error)}: {message}") from error
+            ours = kind(f"the program raised while it was captured{self._where(error)}: {message}")
+            if isinstance(ours, DataDependentError):
+                ours.guards = Guards(self.reads)
+            raise ours from error
         finally:
-            _ACTIVE.tracers.pop()
+            ACTIVE.tracers.pop()
 
     def _contexts(self) -> Iterator[AbstractContextManager[Any]]:
         """What is in force while the program runs; what comes last sees its calls first."""
-        yield _TURN
+        yield TURN
+        yield self._isolated()
         yield torch.set_grad_enabled(torch.is_grad_enabled())  # put back if the program fails or forgets to
         yield quiet()
         if not self.tracer.concrete:
@@ -203,6 +173,16 @@ class _Capture:
         yield self.tracer.modules.follow(self.root)
         yield plain_recurrence()
         yield Substitute(self.tracer)
+        yield self.reads.recording()
+
+    @contextmanager
+    def _isolated(self) -> Iterator[None]:
+        """What the program changes is as it was afterwards."""
+        self.reads = Reads(self.roots)
+        try:
+            yield
+        finally:
+            self.changes = take_back(self.reads)
 
     def _where(self, error: Exception) -> str:
         source, line = raised_at(error)
@@ -227,6 +207,7 @@ class _Capture:
                 stand_in = self.stand_in(tensor.detach())
                 if kind == "parameter":
                     stand_in = nn.Parameter(stand_in, requires_grad=tensor.requires_grad)
+                self.users.add(id(tensor))
                 self.tracer.alias(tensor, self._placeholder(Input(kind, name, tensor), stand_in))
 
     def _input(self, tensor: torch.Tensor, name: str, differentiable: bool) -> torch.Tensor:
@@ -250,6 +231,7 @@ class _Capture:
         if any(entry.name == i.name or entry.name in i.aliases for i in self.inputs):
             entry = replace(entry, name=f"{entry.name} ({entry.kind})")  # an argument called like a parameter
         self.inputs.append(entry)
+        self.stand_ins[id(stand_in)] = entry.name
         return self.tracer.bind(stand_in, node)
 
     def _lift(self, tensor: torch.Tensor) -> torch.Tensor:
@@ -258,13 +240,18 @@ class _Capture:
         own = self.closure.tensors.get(id(tensor))
         name = own or f"constant_{sum(i.kind == 'constant' for i in self.inputs)}"
         self._check_ours(tensor, f"the tensor {name!r}, which the program uses,")
+        self.users.add(id(tensor))
         stand_in = self._placeholder(Input(kind, name, tensor), self.stand_in(tensor.detach()))
         if own is None:
             self.tracer.lent(stand_in, tensor)
         return stand_in
 
+    def _is_captured(self, tensor: torch.Tensor) -> bool:
+        """Whether the program has computed ``tensor``."""
+        return self.tracer.knows(tensor) and id(tensor) not in self.users
+
     def _check_ours(self, tensor: torch.Tensor, what: str) -> None:
-        if is_fake(tensor) and not any(t is not self.tracer for t in _ACTIVE.tracers):
+        if is_fake(tensor) and not any(t is not self.tracer for t in ACTIVE.tracers):
             raise CaptureError(
                 f"{what} belongs to a capture that is over or runs in another thread; do not keep tensors or start "
                 "threads inside a captured program"

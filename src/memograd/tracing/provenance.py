@@ -8,12 +8,14 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import nn
 from torch.nn.modules import module as module_hooks
 
 from memograd import errors
+from memograd._torch import forward_hooks
 
 # Frames inside these packages are machinery, not the user's program.
 _MACHINERY = tuple(os.path.dirname(os.path.abspath(path)) + os.sep for path in (torch.__file__, errors.__file__))
@@ -109,3 +111,9 @@ class ModuleStack:
             left = self._stack.pop()
             if out is None and not self.failed:  # PyTorch calls this hook with None when forward raises
                 self.failed = left
+
+
+def hooks_of_every_module() -> list[Any]:
+    """The user's hooks around the forward of all modules."""
+    hooks = forward_hooks()
+    return [h for h in hooks if not isinstance(getattr(h, "__self__", None), ModuleStack)] if hooks else hooks

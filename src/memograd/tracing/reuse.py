@@ -8,17 +8,14 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import nn
 
 from memograd import autocast
 from memograd._torch import pytree
 from memograd.errors import CaptureError, DataDependentError
-from memograd.tracing.capture import capturing, needs_values
-from memograd.tracing.closures import captured
+from memograd.tracing.guards import SIMPLE, Guards
+from memograd.tracing.under_way import capturing, needs_values
 
-_MISSING = object()
 _ENTERING = threading.Lock()
-SIMPLE = (int, float, complex, bool, str, bytes, type(None))
 
 
 def signature(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, ...]:
@@ -32,27 +29,6 @@ def ambient() -> tuple[Any, ...]:
     return (autocast.state(), torch.get_default_dtype(), torch.is_grad_enabled())
 
 
-def surroundings(f: Any) -> tuple[Any, ...]:
-    """What ``f`` closes over: identity of tensors and objects, values of numbers, train or eval of modules."""
-    found: list[Any] = []
-    for name, value in [("", f), *captured(f)]:
-        if isinstance(value, nn.Module):
-            found.append((name, id(value), *(_module(m) for m in value.modules())))
-        elif isinstance(value, SIMPLE):
-            found.append((name, value))
-        else:
-            found.append((name, id(value)))
-    return tuple(found)
-
-
-def _module(module: nn.Module) -> tuple[Any, ...]:
-    """What a module's forward may branch on: mode, which parameters it holds and whether they are trained, and its
-    plain attributes (a dropout's p)."""
-    parameters = tuple((id(p), p.requires_grad) for p in module._parameters.values() if p is not None)
-    plain = tuple((k, v) for k, v in vars(module).items() if isinstance(v, SIMPLE))
-    return (id(module), parameters, plain)
-
-
 def _leaf(value: Any) -> Any:
     if isinstance(value, torch.Tensor):
         if value.layout is not torch.strided:
@@ -62,8 +38,7 @@ def _leaf(value: Any) -> Any:
 
 
 class Recent(dict[Any, Any]):
-    """A dict that forgets what was least recently entered. Programs that change a number of their own at each call
-    (``self.calls += 1``) are captured at each call; what is made for them must not pile up."""
+    """A dict that forgets what was least recently entered."""
 
     LIMIT = 256
 
@@ -73,6 +48,38 @@ class Recent(dict[Any, Any]):
             super().__setitem__(key, value)
             if len(self) > self.LIMIT:
                 del self[next(iter(self))]
+
+
+class Kept:
+    """What was made for one signature, each with the guards it holds under; what was used last comes first.
+
+    Programs that change a number of their own at each call (``self.calls += 1``) are captured at each call; what is
+    made for them must not pile up.
+    """
+
+    LIMIT = 16
+
+    def __init__(self) -> None:
+        self._kept: list[tuple[Guards | None, Any]] = []
+
+    def __len__(self) -> int:
+        return len(self._kept)
+
+    def find(self) -> Any:
+        """The first that holds; None where none does."""
+        kept = self._kept
+        for at, (guards, made) in enumerate(kept):
+            if guards is None or guards.hold():
+                if at:
+                    self._kept = [kept[at], *kept[:at], *kept[at + 1 :]]
+                return made
+        return None
+
+    def keep(self, guards: Guards | None, made: Any) -> None:
+        self._kept = [(guards, made), *self._kept[: self.LIMIT - 1]]
+
+
+_ON_VALUES = object()
 
 
 class Cache:
@@ -86,17 +93,22 @@ class Cache:
         self._kept = Recent() if kept is None else kept
 
     def get(self, args: tuple[Any, ...], kwargs: dict[str, Any], build: Callable[[bool], Any]) -> Any:
-        """What ``build`` makes, perhaps from an earlier call; its argument: on the values of this call?"""
+        """What ``build`` makes, which has a graph's ``guards``, perhaps from an earlier call; its argument: on the
+        values of this call?"""
         if capturing():
             return build(needs_values())
-        key = (signature(args, kwargs), surroundings(self.f))
-        made = self._kept.get(key, _MISSING)
-        if made is _MISSING:
+        key = signature(args, kwargs)
+        kept = self._kept.get(key)
+        if kept is None:
+            kept = self._kept[key] = Kept()
+        made = kept.find()
+        if made is None:
             drawn = random.getstate()
             try:
                 made = build(False)
-            except DataDependentError:
-                made = None
+                kept.keep(made.guards, made)
+            except DataDependentError as error:
+                made = _ON_VALUES
+                kept.keep(error.guards, made)
                 random.setstate(drawn)
-            self._kept[key] = made
-        return build(True) if made is None else made
+        return build(True) if made is _ON_VALUES else made

@@ -132,6 +132,10 @@ class Tape:
         alias = self._alias_of(tensor)
         return tensor if alias.chain else alias.storage.tensor
 
+    def knows(self, tensor: torch.Tensor) -> bool:
+        """Whether ``tensor`` stands for the value of a node."""
+        return id(tensor) in self._known
+
     def storages(self) -> Iterator[Storage]:
         """Every storage seen, each once."""
         return iter(dict.fromkeys(alias.storage.memory for alias in self._known.values()))

@@ -36,6 +36,16 @@ class Programs:
         if any(p.share > share or p.stale(optimizer) for p in self.all):
             self.all = [p for p in self.all if p.share <= share and not p.stale(optimizer)]
 
+    def holding(self) -> bool:
+        """Whether some program finds what its model reads as it was; that one comes first then."""
+        for program in self.all:
+            if program.graph.guards.hold():
+                if program is not self.all[0]:
+                    self.all.remove(program)
+                    self.all.insert(0, program)
+                return True
+        return False
+
     def step(
         self, batch: tuple[Any, ...], options: dict[str, Any], fresh: bool, build: Callable[[str], Program]
     ) -> tuple[Program, list[torch.Tensor]]:
@@ -47,12 +57,12 @@ class Programs:
         """
         program = self.all[0]
         if fresh or not program.decisions:
-            return program, program.choice.backend.step(program.flat(batch, options))
+            return program, program.step(batch, options)
         tried: list[Program] = []
         while True:
             try:
                 with undone_on_error(program.devices), comparing():
-                    results = program.choice.backend.step(program.flat(batch, options))
+                    results = program.step(batch, options)
                 self.all.remove(program)
                 return self.add(program), results
             except DecisionChangedError as changed:
@@ -72,6 +82,7 @@ class Programs:
         """A program that went the same way ``before``, and then another, by what is ``seen`` now."""
         way = [*(d.seen for d in before), seen]
         for program in self.all:
-            if program not in tried and [d.seen for d in program.decisions[: len(way)]] == way:
+            same = program not in tried and [d.seen for d in program.decisions[: len(way)]] == way
+            if same and program.graph.guards.hold():
                 return program
         return None

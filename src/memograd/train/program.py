@@ -17,7 +17,7 @@ from torch import nn, optim
 
 from memograd._torch import backward_hooks, has_hooks
 from memograd.errors import CaptureError, DataDependentError, GraphError
-from memograd.graph.graph import Graph
+from memograd.graph.graph import Graph, OutputKind
 from memograd.graph.views import tensors_of
 from memograd.looks import look
 from memograd.ops import is_random
@@ -58,6 +58,7 @@ class Program:
     devices: tuple[str, ...]  # whose generators it draws from
     updated: frozenset[int]  # the parameters, by id
     share: bool  # they have step counters in common
+    left: list[int]  # where the results are that the forward leaves behind
 
     def stale(self, optimizer: optim.Optimizer) -> bool:
         """Whether something the graph is bound to is no longer where it was."""
@@ -72,11 +73,28 @@ class Program:
         """Whether values decide shapes."""
         return any(d.what == "shape" for d in self.decisions)
 
+    def _bind(self) -> None:
+        """Look up the tensors in whose places the user, or the last step, has put others."""
+        for k, entry in enumerate(self.graph.inputs):
+            if entry.place is not None and entry.bound is not None:
+                self.bound[k] = entry.bound.detach()
+        self.graph.guards.moved = False
+
+    def step(self, batch: tuple[Any, ...], options: dict[str, Any]) -> list[torch.Tensor]:
+        """One step, with what the forward leaves behind in the model; returns the results that are no mutations."""
+        flat = self.flat(batch, options)
+        results = self.choice.backend.step(flat)
+        if self.graph.effects:
+            self.graph.leave([results[i] for i in self.left], flat)
+        return results
+
     def flat(self, batch: tuple[Any, ...], options: dict[str, Any]) -> list[Any]:
         """The flat inputs of this step, detached."""
         if options or not _only_tensors(batch):
             return detached(self.graph.bind(batch, options))
         self.graph.check_offsets(batch)
+        if self.graph.guards.moved:
+            self._bind()
         flat = self.bound.copy()
         for slot, tensor in zip(self.slots, batch, strict=True):
             flat[slot] = tensor.detach() if tensor.requires_grad else tensor
@@ -180,6 +198,7 @@ def build(
         updated=frozenset(id(parameters[name]) for name in names if name not in joint.unused),
         share=share,
         devices=tuple({str(t.device) for n in graph.nodes if is_random(n) for t in tensors_of(n)}),
+        left=_positions(graph, "left"),
     )
 
 
@@ -192,8 +211,13 @@ def _decisions(graph: Graph) -> tuple[Decision, ...]:
 def _gradients(graph: Graph) -> list[tuple[nn.Parameter, int]]:
     """Each parameter and where its gradient stands among the results that are no mutations."""
     by_name: dict[str, Any] = {i.name: i.tensor for i in graph.inputs}
-    kept = [i for i, o in enumerate(graph.outputs) if o.kind != "mutation"]
-    return [(by_name[graph.outputs[i].name], kept.index(i)) for i in graph.positions("gradient")]
+    names = [graph.outputs[i].name for i in graph.positions("gradient")]
+    return [(by_name[name], at) for name, at in zip(names, _positions(graph, "gradient"), strict=True)]
+
+
+def _positions(graph: Graph, kind: OutputKind) -> list[int]:
+    """Where the results of a kind stand among those that are no mutations."""
+    return [at for at, o in enumerate(o for o in graph.outputs if o.kind != "mutation") if o.kind == kind]
 
 
 def _state(optimizer: optim.Optimizer) -> list[tuple[torch.Tensor, str, torch.Tensor]]:

@@ -15,7 +15,7 @@ from memograd.graph.graph import Graph
 from memograd.memory.plan import Plan
 from memograd.pipeline import plan
 from memograd.run.choose import Choice, choose, choose_planned
-from memograd.tracing.reuse import SIMPLE, Recent
+from memograd.tracing.reuse import Recent
 from memograd.train.decisions import Programs
 from memograd.train.objective import Objective
 from memograd.train.program import Program, Updates, build, geometry, settings
@@ -70,13 +70,6 @@ class TrainStep:
         self.backend = backend
         self.memory_budget = memory_budget
         self._allowed = 0  # bytes that "50%" meant for the largest step so far: a last, smaller batch may have them too
-        # what a forward may branch on (train or eval, a dropout's p) is baked into the graph, so it is part of the key
-        self._attributes = [
-            (vars(m), name)
-            for m in self.objective.modules()
-            for name, value in vars(m).items()
-            if isinstance(value, SIMPLE) and not name.startswith("_")
-        ]
         self._hooks = module_hooks(self.objective)
         self._parameters = parameters
         self._rates: list[torch.Tensor] = []  # of each group of the optimizer
@@ -107,7 +100,7 @@ class TrainStep:
         with self._turn:
             programs, _ = self._ready(batch, options)
             self._last = program = programs.all[0]
-            if program.gradients or program.decisions:
+            if program.gradients or program.decisions or program.graph.effects:
                 return torch.stack([self(*batch, **options) for _ in range(steps)])
             return program.choice.backend.run(program.flat(batch, options), steps)
 
@@ -148,18 +141,18 @@ class TrainStep:
             why = "a batch or a setting unlike those before" if self.captures else "the first step"
         else:
             programs.drop_stale(self.optimizer, self._updates.alike)
+            if programs.holding():
+                return programs, False
             why = "the model or the optimizer's state is elsewhere in memory, or steps began to update other parameters"
-        if programs.all:
-            return programs, False
+            if programs.all:
+                why = f"{programs.all[0].graph.guards.changed()} is not what it was"
         programs.add(self._build(batch, options, why))
         return programs, True
 
     def _key(self, batch: tuple[Any, ...], options: dict[str, Any]) -> Any:
-        modes = tuple([attributes.get(name) for attributes, name in self._attributes])
-        trained = tuple([p.requires_grad for p in self._parameters])
         hooked = tuple([has_hooks(p) for p in self._parameters])
         hooks = tuple([tuple(table) for table in self._hooks if table])
-        return (geometry(batch, options), modes, trained, hooked, hooks, settings(self.optimizer))
+        return (geometry(batch, options), hooked, hooks, settings(self.optimizer))
 
     def _follow_rates(self) -> None:
         for k, group in enumerate(self.optimizer.param_groups):

@@ -23,7 +23,7 @@ from memograd._torch import has_batching_rule, in_forward_mode, inside_torch_fun
 from memograd.adjoint.partition import Halves, gather, partition
 from memograd.errors import CaptureError
 from memograd.graph.graph import Graph, run
-from memograd.tracing.capture import capturing
+from memograd.tracing.under_way import capturing
 from memograd.transforms.boundary import Step, only, repeatable
 from memograd.transforms.surroundings import apart
 
@@ -49,6 +49,7 @@ class Program:
         self.joint = joint
         self.names = names
         self.main = main
+        self.guards = joint.guards
         self._functions: dict[Any, Any] = {}
 
     # -- all at once ---------------------------------------------------------------------------------------------

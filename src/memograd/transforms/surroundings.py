@@ -35,9 +35,9 @@ from memograd._torch import (
 from memograd.errors import CaptureError, GraphError, MemogradError
 from memograd.graph.graph import Graph
 from memograd.pipeline import capture_for
-from memograd.tracing.capture import looking_away
 from memograd.tracing.closures import captured
 from memograd.tracing.tape import map_tensors
+from memograd.tracing.under_way import looking_away
 
 
 @contextmanager

@@ -1,0 +1,201 @@
+"""What a program leaves behind in objects of the user's, besides what it returns: taken back, and made to happen anew.
+
+Capture runs on stand-ins, which nobody must find in a module afterwards. So whatever the program has changed is put
+back, and remembered as *effects*: each time the graph has run they leave what PyTorch would have left::
+
+    self.steps += 1              # the number 1 where there was 0
+    self.last = loss             # the loss of this run: one more result of the graph
+    self.seen.append(h)          # a list with one more entry, the hidden state of this run
+"""
+
+from __future__ import annotations
+
+import collections
+import copy
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+
+from memograd.tracing.holders import MISSING, Holder, Keyed, dict_of
+from memograd.tracing.reads import Reads
+
+Change = tuple[Holder, Any, Any, str]  # what was changed, the key (None: all of it), the new value, its name
+
+
+def take_back(reads: Reads) -> list[Change]:
+    """Put back everything that the program has changed; returns what that was."""
+    changes: list[Change] = []
+    for holder, before in reads.before.values():
+        now: Any = holder.contents()
+        name = reads.names.get(id(holder.holder), "")
+        if isinstance(holder, Keyed):
+            keys = [k for k in {**before, **now} if now.get(k, MISSING) is not before.get(k, MISSING)]
+            changes += [(holder, k, now.get(k, MISSING), f"{name}.{k}") for k in keys]
+            altered = bool(keys)
+        else:
+            altered = _differ(before, now)
+            changes += [(holder, None, now, name)] * altered
+        if altered:
+            holder.put_back(before)
+    return changes
+
+
+def _differ(before: Any, now: Any) -> bool:
+    if isinstance(now, set):
+        return before != now
+    return len(before) != len(now) or any(a is not b for a, b in zip(before, now, strict=True))
+
+
+@dataclass(frozen=True)
+class Run:
+    """What the values left by one run of a graph are made of."""
+
+    left: Sequence[torch.Tensor]  # its results of kind ``left``
+    inputs: Mapping[str, Any]
+    made: dict[int, Any] = field(default_factory=dict)  # by id of the template: two places may hold one object
+
+
+Build = Callable[[Run], Any]
+
+
+@dataclass(frozen=True)
+class Effect:
+    """``holder`` is given a new value for ``key``, or new contents."""
+
+    holder: Holder
+    key: Any
+    build: Build
+    name: str
+
+    def happen(self, run: Run) -> None:
+        value = self.build(run)
+        if isinstance(self.holder, Keyed):
+            self.holder.assign(self.key, value)
+        else:
+            self.holder.put_back(value)
+
+
+class Templates:
+    """Values as the program made them, with the tensors that each run puts in the place of captured ones.
+
+    Args:
+        reads: what was the user's before.
+        stand_ins: names of the graph's inputs by id of the tensor that stands for them.
+        captured: whether a tensor was computed by the program.
+
+    Attributes:
+        left: captured tensors that are left behind, in the order of the results they become.
+    """
+
+    def __init__(self, reads: Reads, stand_ins: Mapping[int, str], captured: Callable[[torch.Tensor], bool]) -> None:
+        self.users = reads.names
+        self.stand_ins = stand_ins
+        self.captured = captured
+        self.left: list[torch.Tensor] = []
+        self._builds: dict[int, Build | None] = {}
+        self._alive: list[Any] = []
+
+    def of(self, value: Any) -> Build:
+        """How a run makes its own ``value``."""
+        return self._of(value) or (lambda _: value)
+
+    def _of(self, value: Any) -> Build | None:
+        """None: ``value`` itself will do."""
+        if isinstance(value, torch.Tensor):
+            return self._tensor(value)
+        if id(value) in self.users or value is MISSING:
+            return None
+        if id(value) not in self._builds:
+            self._alive.append(value)
+            self._builds[id(value)] = None  # where it holds itself
+            self._builds[id(value)] = self._once(value, self._parts(value))
+        return self._builds[id(value)]
+
+    def _tensor(self, tensor: torch.Tensor) -> Build | None:
+        if (name := self.stand_ins.get(id(tensor))) is not None:
+            return lambda run: run.inputs[name]
+        if not self.captured(tensor):
+            return None
+        at = next((i for i, t in enumerate(self.left) if t is tensor), len(self.left))
+        if at == len(self.left):
+            self.left.append(tensor)
+        if isinstance(tensor, nn.Parameter):  # of a module that the program has made
+            trained = tensor.requires_grad
+            return self._once(tensor, lambda run: nn.Parameter(run.left[at].detach(), trained))
+        return lambda run: run.left[at]
+
+    def _once(self, value: Any, build: Build | None) -> Build | None:
+        if build is None:
+            return None
+
+        def once(run: Run) -> Any:
+            if id(value) not in run.made:
+                run.made[id(value)] = build(run)
+            return run.made[id(value)]
+
+        return once
+
+    def _parts(self, value: Any) -> Build | None:
+        if isinstance(value, dict):
+            return self._dict(value)
+        if isinstance(value, (list, tuple, set, frozenset, collections.deque)):
+            return self._items(value)
+        own = dict_of(value)
+        if own is None or isinstance(value, type) or (callable(value) and not isinstance(value, nn.Module)):
+            return None
+        builds = {k: self._of(v) for k, v in own.items()}
+        if not any(builds.values()):
+            return None
+
+        def build(run: Run) -> Any:
+            made = copy.copy(value)
+            vars(made).update({k: b(run) for k, b in builds.items() if b is not None})
+            return made
+
+        return build
+
+    def _dict(self, value: dict[Any, Any]) -> Build:
+        builds = {k: self._of(v) for k, v in value.items()}
+
+        def build(run: Run) -> Any:
+            made = copy.copy(value)
+            dict.update(made, {k: b(run) for k, b in builds.items() if b is not None})
+            return made
+
+        return build
+
+    def _items(self, value: Any) -> Build | None:
+        builds = [self.of(v) for v in value]
+        if isinstance(value, (tuple, frozenset)) and not any(self._of(v) for v in value):
+            return None
+        if isinstance(value, collections.deque):
+            return lambda run: collections.deque([b(run) for b in builds], value.maxlen)
+        make: Any = getattr(type(value), "_make", type(value))  # of a named tuple
+        return lambda run: make([b(run) for b in builds])
+
+
+class Effects:
+    """The effects of one program.
+
+    Attributes:
+        changed: ids of holders and keys whose values it changes.
+    """
+
+    def __init__(self, effects: Sequence[Effect]) -> None:
+        self.effects = tuple(effects)
+
+    def __bool__(self) -> bool:
+        return bool(self.effects)
+
+    def happen(self, left: Sequence[torch.Tensor], inputs: Mapping[str, Any]) -> None:
+        """The graph has run."""
+        run = Run(left, inputs)
+        for effect in self.effects:
+            effect.happen(run)
+
+
+def effects_of(changes: Sequence[Change], templates: Templates) -> Effects:
+    return Effects([Effect(holder, key, templates.of(value), name) for holder, key, value, name in changes])

@@ -1,0 +1,143 @@
+"""Whether everything that a program read when it was captured is as it was.
+
+Asked before each run of a graph, so it has to cost little: first identities are compared, in a few loops of C, about
+50 ns for each place. Only where one differs is it looked at what stands there: an equal number will do, and another
+tensor of the same geometry, where the graph looks its tensors up.
+"""
+
+from __future__ import annotations
+
+import collections
+import types
+from collections.abc import Callable
+from operator import attrgetter, contains, getitem, is_
+from typing import Any
+
+import torch
+from torch import nn
+
+from memograd.tracing.holders import MISSING
+from memograd.tracing.provenance import hooks_of_every_module
+from memograd.tracing.reads import Place, Reads, tensors_in
+
+SIMPLE = (int, float, complex, bool, str, bytes, type(None))
+_EQUAL = frozenset({*SIMPLE, torch.dtype, torch.device, torch.Size, torch.layout, torch.memory_format, slice, range})
+_PLAIN = (dict, list, collections.OrderedDict, collections.deque, types.MappingProxyType)
+_TRAINED = attrgetter("requires_grad")
+
+
+class Guards:
+    """What one capture has read, as it was then.
+
+    Attributes:
+        moved: since this was last set to False, some place has got another tensor, which will do.
+    """
+
+    def __init__(self, reads: Reads) -> None:
+        places = reads.places.values()
+        there = [(p, v) for p, v in places if v is not MISSING]
+        ways = [_Way(get, [(p, v) for p, v in there if _way_to(p) is get]) for get in (getitem, _item, getattr)]
+        self._ways = [way for way in ways if way.keys]
+        absent = [p for p, v in places if v is MISSING]
+        self._nowhere = [p.holder for p in absent if not p.attribute]
+        self._never = [p.key for p in absent if not p.attribute]
+        self._unset = [p for p in absent if p.attribute]
+        sized = [(c, len(reads.before[id(c)][1])) for c in reads.containers if not isinstance(c, set)]
+        self._empty = [c for c, n in sized if not n]
+        self._filled, self._sizes = [c for c, n in sized if n], [n for _, n in sized if n]
+        self._sets = [(c, reads.before[id(c)][1]) for c in reads.containers if isinstance(c, set)]
+        self._hooks = hooks_of_every_module()
+        self.moved = False
+        self._remember_tensors()
+
+    def _remember_tensors(self) -> None:
+        self._tensors = [t for way in self._ways for v in way.last for _, t in tensors_in(v)]
+        self._trained = list(map(_TRAINED, self._tensors))
+
+    def hold(self) -> bool:
+        """True where the program would read what it read."""
+        try:
+            same = all([all(map(is_, map(w.get, w.holders, w.keys), w.last)) for w in self._ways]) or self._alike()
+        except (KeyError, IndexError, AttributeError, ValueError):  # something is no longer there
+            return False
+        return (
+            same
+            and not any(self._empty)
+            and list(map(len, self._filled)) == self._sizes
+            and list(map(_TRAINED, self._tensors)) == self._trained
+            and not any(map(contains, self._nowhere, self._never))
+            and (not self._sets or all([held == before for held, before in self._sets]))
+            and (not self._unset or all([place.get() is MISSING for place in self._unset]))
+            and hooks_of_every_module() == self._hooks
+        )
+
+    def changed(self) -> str:
+        """The name of something that is not as it was."""
+        for way in self._ways:
+            for place, before in zip(way.places, way.last, strict=True):
+                value = place.get()
+                if value is not before and not _will_do(value, before):
+                    return repr(place.name)
+        return "something that the program reads"
+
+    def _alike(self) -> bool:
+        """Whether values that are other objects will do all the same."""
+        now = [way.values() for way in self._ways]
+        pairs = [
+            (a, b) for way, values in zip(self._ways, now, strict=True) for a, b in zip(values, way.last, strict=True)
+        ]
+        if not all(value is before or _will_do(value, before) for value, before in pairs):
+            return False
+        tensors = [t for values in now for v in values for _, t in tensors_in(v)]
+        # one tensor in two places is one input of the graph: it must still be one, and two must still be two
+        ids = {(id(value), id(before)) for value, before in zip(tensors, self._tensors, strict=True)}
+        if len(ids) != len({a for a, _ in ids}) or len(ids) != len({b for _, b in ids}):
+            return False
+        if list(map(_TRAINED, tensors)) != self._trained:
+            return False
+        self.moved |= any(a != b for a, b in ids)
+        for way, values in zip(self._ways, now, strict=True):
+            way.last = values
+        self._remember_tensors()
+        return True
+
+
+class _Way:
+    """Places whose values are got in one way, and what stood there last."""
+
+    def __init__(self, get: Callable[[Any, Any], Any], places: list[tuple[Place, Any]]) -> None:
+        self.get = get
+        self.places = [p for p, _ in places]
+        self.holders, self.keys = [p.holder for p, _ in places], [p.key for p, _ in places]
+        self.last = [v for _, v in places]
+
+    def values(self) -> list[Any]:
+        return list(map(self.get, self.holders, self.keys))
+
+
+def _item(holder: dict[Any, Any], key: Any) -> Any:
+    return dict.__getitem__(holder, key)
+
+
+def _way_to(place: Place) -> Any:
+    """The function that gets the value of a place: for dicts whose class has a ``__getitem__`` of its own, dict's."""
+    if place.attribute:
+        return getattr
+    return getitem if type(place.holder) in _PLAIN else _item
+
+
+def _will_do(value: Any, before: Any) -> bool:
+    kind = type(value)
+    if kind is not type(before):
+        return False
+    if kind is torch.Tensor or kind is nn.Buffer:
+        return _geometry(value) == _geometry(before)
+    if issubclass(kind, tuple) and kind is not torch.Size:
+        return len(value) == len(before) and all(a is b or _will_do(a, b) for a, b in zip(value, before, strict=True))
+    return kind in _EQUAL and (value == before or (value != value and before != before))  # nan, too
+
+
+def _geometry(tensor: torch.Tensor) -> tuple[Any, ...]:
+    if tensor.layout is not torch.strided or (tensor.requires_grad and tensor.is_leaf):
+        return (id(tensor),)
+    return (tensor.shape, tensor.stride(), tensor.storage_offset() != 0, tensor.dtype, tensor.device)
