@@ -176,8 +176,8 @@ def quiet() -> Iterator[None]:
 
 
 def is_fake(value: Any) -> bool:
-    """True for a tensor without data."""
-    return isinstance(value, FakeTensor)
+    """True for a tensor without data, of a capture of ours (``torch.compile`` has such tensors of its own)."""
+    return isinstance(value, FakeTensor) and value.fake_mode is FAKE
 
 
 def is_lent(tensor: torch.Tensor) -> bool:

@@ -219,6 +219,14 @@ def test_saved_tensor_hooks_are_refused_in_reverse_mode():
     close(mg.jvp(f, (X,), (T,)), torch.func.jvp(f, (X,), (T,)))
 
 
+def test_tensors_without_data_of_somebody_else_are_arguments_like_others():
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    with FakeTensorMode() as mode:
+        x = mode.from_tensor(X)
+        assert mg.grad(lambda x: x.sin().sum())(x).shape == X.shape
+
+
 @pytest.mark.slow
 def test_torch_compile_steps_over_a_transform():
     def f(x):
