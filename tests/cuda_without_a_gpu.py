@@ -38,7 +38,6 @@ from memograd.train.objective import Objective
 from memograd.train.update import Update, _counter
 
 Tensor = torch.Tensor
-STATE = 16  # bytes of a CUDA generator's state, which lies on the CPU
 
 
 class Attention(nn.Module):
@@ -96,7 +95,7 @@ OPTIMIZERS: dict[str, Callable[[Any], optim.Optimizer]] = {
 
 
 _Capture._check_ours = lambda *_: None  # tensors without data are what there is here
-storages.rng_state = lambda device: torch.zeros(STATE, dtype=torch.uint8)
+storages.rng_state = lambda device: torch.zeros(16, dtype=torch.uint8)
 
 
 def step(make: Callable[[], nn.Module], data: Callable[[], Tensor], optimizer: Any) -> Graph:
@@ -112,6 +111,17 @@ def on_the_cpu(graph: Graph) -> list[str]:
     """Values that lie on the CPU, with what they are for."""
     here = [n for n in graph.fx.nodes if n.op != "output" and any(t.device.type == "cpu" for t in tensors_of(n))]
     return [f"{n.name} {n.target} {'update' if 'update_of' in n.meta else n.op}" for n in here]
+
+
+def odd_sizes(found: storages.Storages) -> int:
+    """Bytes by which values on the device are no blocks of its allocator."""
+    made = [
+        found.sizes[v]
+        for o, values in zip(found.operators, found.outputs, strict=True)
+        if not o.saves and all(t.is_cuda for t in tensors_of(o.node))
+        for v in values
+    ]
+    return sum(size % 512 for size in made)
 
 
 def describe(graph: Graph) -> dict[str, Any]:
@@ -130,7 +140,7 @@ def describe(graph: Graph) -> dict[str, Any]:
         "native": refusal,
         "kernels": len(made),
         "mixed kernels": sum(len({t.device for n in g.inside for t in tensors_of(n)}) > 1 for g in made),
-        "odd sizes": sum(size % 512 for size in storages.storages(lowered).sizes if size > STATE),
+        "odd sizes": odd_sizes(storages.storages(lowered)),
     }
 
 
