@@ -15,11 +15,13 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from memograd.cli import plan as cli_plan
+from memograd.cli.plain import show_what_can_be_shown
 from memograd.errors import MemogradError
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
+    show_what_can_be_shown(sys.stdout, sys.stderr)
     given = list(sys.argv[1:] if argv is None else argv)
     arguments = parser().parse_args(given)
     try:
