@@ -1,0 +1,58 @@
+"""Autograd goes through a transform as one step, whose derivative is ours; the witness is autograd alone."""
+
+import pytest
+import torch
+from torch import nn
+
+import memograd as mg
+
+
+def standardized(x):
+    """Layer normalization by its formula: PyTorch's own third derivative of ``layer_norm`` is wrong."""
+    return (x - x.mean(-1, keepdim=True)) / (x.var(-1, unbiased=False, keepdim=True) + 1e-5).sqrt()
+
+
+LAYERS = {  # (what we differentiate, what autograd does)
+    "layer_norm": (nn.LayerNorm(3).double(), standardized),
+    "group_norm": (nn.GroupNorm(1, 3).double(), standardized),
+    "softmax": (nn.Softmax(-1), nn.Softmax(-1)),
+    "elu": (nn.ELU(), nn.ELU()),
+}
+
+
+def derivative(f, x):
+    return torch.autograd.grad(f(x), x, create_graph=True)[0]
+
+
+@pytest.mark.parametrize("layer", LAYERS)
+def test_the_third_derivative_by_autograd_of_the_second_by_us(layer):
+    """Autograd takes the statistics that a normalization returns for constants: not so in a second derivative."""
+    torch.manual_seed(0)
+    module, witness = LAYERS[layer]
+    x, way = torch.randn(2, 3, dtype=torch.float64, requires_grad=True), torch.randn(2, 3, dtype=torch.float64)
+
+    def f(x):
+        return module(x).pow(3).sum()
+
+    def slope(x):
+        return (derivative(lambda x: witness(x).pow(3).sum(), x) * way).sum()
+
+    (ours,) = torch.autograd.grad(mg.grad(lambda x: (mg.grad(f)(x) * way).sum())(x).pow(2).sum(), x)
+    (theirs,) = torch.autograd.grad(derivative(slope, x).pow(2).sum(), x)
+    torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-9)
+
+
+def test_random_draws_are_not_drawn_again():
+    x = torch.ones(1000, dtype=torch.float64, requires_grad=True)
+    gradient = mg.grad(lambda x: (nn.functional.dropout(x, 0.5) ** 3).sum())(x)
+    (second,) = torch.autograd.grad(gradient.sum(), x)
+    assert torch.equal(second != 0, gradient != 0)  # the same mask
+    torch.testing.assert_close(second, 2 * gradient)
+
+
+def test_parameters_that_are_closed_over_get_gradients():
+    weight = torch.tensor(2.0, dtype=torch.float64, requires_grad=True)
+    x = torch.tensor([1.0, 3.0], dtype=torch.float64)
+    mg.jacrev(lambda x: (weight * x).sin())(x).sum().backward()
+    expected = derivative(lambda w: torch.func.jacrev(lambda x: (w * x).sin())(x).sum(), weight)
+    torch.testing.assert_close(weight.grad, expected)
