@@ -1,7 +1,7 @@
 """Algebra: rewrites that leave every value bit for bit as it was.
 
-    x * 1 = x           x + 0 = x  (not for -0.0 + 0: only what the recursion itself made, ones from the seed)
-    tᵀᵀ = t             view of a view = one view            expand to the own shape = x
+    x * 1 = x           x / 1 = x           (the ones of the recursion's seed; not x + 0, which is no identity for -0.0)
+    tᵀᵀ = t             a view of a view that restores the shape, an expand to the own shape = x
 
 Each line of ``REWRITES`` is one identity with its own test.
 """
@@ -67,8 +67,7 @@ def double_transpose(node: fx.Node) -> Any:
 
 def same_shape(node: fx.Node) -> Any:
     """A view, expand or copy to what it already is."""
-    identity = (*_VIEWS, aten.expand.default, aten.alias.default, ops.stop)
-    if node.target in identity and node.target is not ops.stop and _same(node, node.args[0]):
+    if node.target in (*_VIEWS, aten.expand.default, aten.alias.default) and _same(node, node.args[0]):
         return node.args[0]
     return None
 
