@@ -166,26 +166,95 @@ def test_a_function_mode_sees_what_is_called_on_tensors() -> None:
     assert torch.Tensor.data.__set__ in seen and torch.autograd.grad in seen, WHY + "what a TorchFunctionMode sees"
 
 
-def test_a_function_runs_in_the_frame_of_apply() -> None:
-    """So a custom autograd.Function is recognized: while it runs, ``Function.apply`` is on the Python stack."""
+class Cube(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(x)
+        ctx.scale = 3
+        return x**3
+
+    @staticmethod
+    def backward(ctx, grad):
+        (x,) = ctx.saved_tensors
+        return ctx.scale * x**2 * grad
+
+
+def test_every_application_of_a_function_goes_by_the_one_place(monkeypatch) -> None:
+    """``SingleLevelFunction``: an ``apply`` of ours there is called for every class, also by an ``apply`` taken before,
+    and PyTorch's own goes on from there with another class, of which it asks the methods and the class of its node."""
+    early, seen = Cube.apply, []
+
+    def apply(cls, *args):
+        def forward(ctx, *inputs):
+            out = cls.forward(ctx, *inputs)
+            seen.append((cls, vars(ctx), ctx.to_save, ctx.non_differentiable, ctx.dirty_tensors))
+            return out
+
+        class Node(cls._backward_cls):
+            materialize_grads = property(None, lambda ctx, value: seen.append(value))
+
+        ours = type(cls)(cls.__name__, (cls,), {"forward": staticmethod(forward)})
+        ours._backward_cls = Node
+        return super(adapter.SingleLevelFunction, ours).apply(*args)
+
+    monkeypatch.setattr(adapter.SingleLevelFunction, "apply", classmethod(apply), raising=False)
+    x = torch.ones(2, requires_grad=True)
+    y = early(x)
+    assert seen[0] is False, WHY + "ctx.set_materialize_grads sets an attribute of the node"
+    assert seen[1][:2] == (Cube, {"scale": 3}) and seen[1][2][0] is x, WHY + "ctx shows what forward put on it"
+    assert not seen[1][3] and not seen[1][4], WHY + "ctx shows which tensors were marked"
+    assert torch.autograd.grad(y.sum(), x)[0].tolist() == [3, 3], WHY + "the class's own backward is found"
+
+
+def test_hooks_on_autograds_nodes_are_registered_in_python(monkeypatch) -> None:
+    """``Function._register_hook``: C++ calls it for hooks and pre-hooks on all kinds of nodes."""
+    seen = []
+    ours = staticmethod(lambda table, hook: seen.append(hook) or adapter.register_hook(table, hook))
+    monkeypatch.setattr(torch.autograd.Function, adapter.register_hook.__name__, ours)
+    x, hooks = torch.ones(2, requires_grad=True), [lambda *_: None for _ in range(4)]
+    for node in ((x * 2).grad_fn, Cube.apply(x).grad_fn):
+        node.register_hook(hooks[len(seen)])
+        node.register_prehook(hooks[len(seen)])
+    assert seen == hooks, WHY + "Function._register_hook registers every hook on a node"
+
+
+def test_a_backward_is_run_by_the_one_function(monkeypatch) -> None:
     seen = []
 
-    class Probe(torch.autograd.Function):
-        @staticmethod
-        def forward(ctx, x):
-            frame = inspect.currentframe()
-            while frame is not None:
-                if frame.f_code is adapter.FUNCTION_APPLY_CODE:
-                    seen.append(frame.f_locals.get("cls"))
-                frame = frame.f_back
-            return x.clone()
+    def ours(outputs, gradients, retain_graph, *args, **options):
+        seen.append(retain_graph)
+        return adapter.run_backward(outputs, gradients, True, *args, **options)
 
-        @staticmethod
-        def backward(ctx, grad):
-            return grad
+    monkeypatch.setattr(torch.autograd, adapter.run_backward.__name__, ours)
+    x = torch.ones(2, requires_grad=True)
+    y = x.sin().sum()
+    torch.autograd.grad(y, x)
+    torch.autograd.backward(y)
+    y.backward(retain_graph=True)
+    assert seen == [False, False, True], WHY + "torch.autograd._engine_run_backward, third: retain_graph"
 
-    Probe.apply(torch.ones(2, requires_grad=True))
-    assert seen == [Probe], WHY + "autograd.Function.apply is a Python function whose local `cls` is the Function"
+
+def test_the_modes_of_this_thread_are_known() -> None:
+    mode = adapter.TorchDispatchMode()
+    with mode:
+        assert adapter.dispatch_modes()[-1] is mode, WHY + "_get_current_dispatch_mode_stack, innermost last"
+        with adapter.without_modes():
+            assert mode not in adapter.dispatch_modes(), WHY + "_disable_current_modes"
+
+
+def test_transforms_of_torch_func_are_seen() -> None:
+    seen = []
+    torch.vmap(lambda x: seen.append(adapter.inside_torch_func()) or x)(torch.ones(2))
+    assert seen == [True] and not adapter.inside_torch_func(), WHY + "peek_interpreter_stack"
+
+    def outside(x):
+        with adapter.outside_torch_func():
+            seen.append(torch.ones(2).requires_grad_().requires_grad and not adapter.inside_torch_func())
+        return x
+
+    torch.vmap(outside)(torch.ones(2))
+    assert seen == [True, True], WHY + "temporarily_clear_interpreter_stack"
 
 
 class Recorder(adapter.TorchDispatchMode):
@@ -252,7 +321,7 @@ def test_grad_mode_is_off_inside_a_function() -> None:
     assert grad["aten.mul.Tensor"] is False, WHY + "the forward of an autograd.Function runs with grad mode off"
 
 
-def test_a_custom_operator_runs_in_a_function_of_its_name() -> None:
+def test_a_custom_operator_runs_in_a_function_of_its_name(monkeypatch) -> None:
     """``torch.library.custom_op`` wraps its operator in a generated autograd.Function, which hides nothing."""
     seen = []
 
@@ -260,19 +329,25 @@ def test_a_custom_operator_runs_in_a_function_of_its_name() -> None:
     def twice(x: torch.Tensor) -> torch.Tensor:
         return x * 2
 
-    @twice.register_fake
-    def _(x):
-        frame = inspect.currentframe()
-        while frame is not None:
-            if frame.f_code is adapter.FUNCTION_APPLY_CODE:
-                seen.append(frame.f_locals["cls"].__qualname__)
-            frame = frame.f_back
-        return torch.empty_like(x)
+    @torch.library.custom_op("memograd_test_adapter::twice_each", mutates_args=())
+    def twice_each(xs: list[torch.Tensor]) -> list[torch.Tensor]:
+        return [x * 2 for x in xs]
 
-    node = torch.fx.Graph().create_node("call_function", torch.ops.memograd_test_adapter.twice.default)
-    with adapter.FAKE:
-        twice(torch.zeros(2, requires_grad=True))
-    assert seen == [adapter.generated_function(node)], WHY + "the name of the Function a custom operator is wrapped in"
+    twice.register_fake(torch.empty_like)
+    twice_each.register_fake(lambda xs: [torch.empty_like(x) for x in xs])
+    apply = classmethod(lambda cls, *args: seen.append(cls) or super(adapter.SingleLevelFunction, cls).apply(*args))
+    monkeypatch.setattr(adapter.SingleLevelFunction, "apply", apply, raising=False)
+    for registered in (False, True):
+        seen.clear()
+        for operator in (twice, twice_each) if registered else ():
+            operator.register_autograd(lambda ctx, grad: grad)
+        with adapter.FAKE:
+            twice(torch.zeros(2, requires_grad=True))
+            twice_each([torch.zeros(2, requires_grad=True)])
+        node = torch.fx.Graph().create_node("call_function", torch.ops.memograd_test_adapter.twice.default)
+        assert seen[0].__qualname__ == adapter.generated_function(node), WHY + "the Function around a custom operator"
+        backwards = [adapter.registered_backward(cls) for cls in seen]
+        assert backwards == [registered] * 2, WHY + "that Function knows whether register_autograd was called"
 
 
 def test_the_shapes_of_the_ctc_loss_are_known() -> None:
@@ -378,7 +453,7 @@ def test_inductor_rounds_where_it_is_said_to() -> None:
 
 def test_hooks_of_users_are_seen() -> None:
     leaf, layer = torch.nn.Parameter(torch.ones(1)), torch.nn.Linear(1, 1)
-    assert not adapter.has_hooks(leaf) and not any(adapter.module_hooks(layer)) and not adapter.backward_hooks(layer)
+    assert not adapter.has_hooks(leaf) and not any(adapter.module_hooks(layer))
     leaf.register_hook(lambda g: g).remove()
     assert not adapter.has_hooks(leaf), WHY + "a removed hook is gone"
     for register in (leaf.register_hook, leaf.register_post_accumulate_grad_hook):
@@ -390,8 +465,6 @@ def test_hooks_of_users_are_seen() -> None:
         for owner, prefix in ((layer, "register_"), (torch.nn.modules.module, "register_module_")):
             handle = getattr(owner, prefix + kind)(lambda *_: None)
             assert sum(map(len, tables)) == 1, WHY + f"{kind}s lie in tables that stay the same objects"
-            name = "" if owner is layer else "every module"
-            assert adapter.backward_hooks(layer) == [name] * ("backward" in kind), WHY + "backward hooks are recognized"
             handle.remove()
             assert not any(tables)
 

@@ -15,11 +15,17 @@ Everything here is private API of PyTorch that has no public counterpart. Each e
 - ``elementwise_strides``: how a result of several operands lies, in the order of theirs.
 - ``is_lent``: asks a tensor for its storage while a program is captured, without the capture seeing the question
   (``DisableTorchFunction``).
+- ``SingleLevelFunction``: where ``Function.apply`` goes on, of every custom ``autograd.Function``; a class's own
+  ``apply`` may have been taken before we could put another one in its place.
+- ``register_hook``: what all hooks on nodes of autograd's graph go by.
+- ``run_backward``: what ``torch.autograd.grad`` and ``backward`` call, which has a say in what becomes of the graph.
+- ``dispatch_modes``: nothing public says which modes this thread is in.
+- ``registered_backward``: nothing public says whether ``register_autograd`` was called for a custom operator.
 - ``is_composite``: no public function tells operators that autograd takes apart from those it differentiates.
 - ``inductor_function``: one small graph through Inductor. The public ``torch.compile`` guards every call (50 µs, more
   than a small kernel takes).
-- ``has_hooks`` / ``module_hooks`` / ``backward_hooks`` / ``forward_hooks``: what users registered on a parameter or a
-  module. PyTorch has functions to register a hook and none to ask for one.
+- ``has_hooks`` / ``module_hooks`` / ``forward_hooks``: what users registered on a parameter or a module. PyTorch has
+  functions to register a hook and none to ask for one.
 - ``is_wrapped``, ``wrapped_value``, ``level_of``, ``inside_torch_func``, ``outside_torch_func``: ``torch.func``'s own
   transforms hand out wrapped tensors (a whole batch that looks like one sample). A program inside ``vmap`` has to be
   captured as if there were none; no public function tells a wrapped tensor, or leaves the transforms for a while.
@@ -50,10 +56,12 @@ try:
         FakeTensorMode,
         UnsupportedOperatorException,
     )
+    from torch.autograd.function import _SingleLevelFunction as SingleLevelFunction  # noqa: F401
     from torch.nn.modules import module as _module
     from torch.utils import _pytree as pytree  # noqa: F401  (for the rest of the library)
     from torch.utils._python_dispatch import TorchDispatchMode as DispatchMode
     from torch.utils._python_dispatch import _disable_current_modes as without_modes  # noqa: F401
+    from torch.utils._python_dispatch import _get_current_dispatch_mode_stack as dispatch_modes  # noqa: F401
 except ImportError as error:
     raise ImportError(
         f"memograd reads internals of PyTorch 2.11 to 2.13, and PyTorch {torch.__version__} lacks one: {error}. "
@@ -135,8 +143,9 @@ class _FakeMode(FakeTensorMode):
 # One mode for the process: nested captures and derivatives of graphs share their fake tensors, also across threads.
 FAKE = _FakeMode()
 
-# Python code object of ``Function.apply``: a frame that runs it is inside a custom autograd Function.
-FUNCTION_APPLY_CODE = torch.autograd.Function.apply.__func__.__code__  # pyright: ignore[reportFunctionMemberAccess]
+
+register_hook = torch.autograd.Function._register_hook  # pyright: ignore[reportAttributeAccessIssue]
+run_backward = torch.autograd._engine_run_backward  # pyright: ignore[reportPrivateImportUsage]
 
 
 def fake_like(tensor: torch.Tensor) -> torch.Tensor:
@@ -262,6 +271,20 @@ def shapes_of(*operators: Any) -> Callable[[Any], Any]:
     return enter
 
 
+def registered_backward(generated: Any) -> bool:
+    """Whether ``register_autograd`` was called for the operator whose ``autograd.Function`` is ``generated``."""
+    functions = [generated.backward]
+    while functions:
+        function = functions.pop()
+        free = getattr(getattr(function, "__code__", None), "co_freevars", ())
+        for name, cell in zip(free, getattr(function, "__closure__", None) or (), strict=True):
+            if name == "info":
+                return cell.cell_contents._backward_fn is not None
+            if name == "orig_backward":  # an operator with lists of tensors
+                functions.append(cell.cell_contents)
+    return True
+
+
 def suggested_format(tensor: torch.Tensor) -> torch.memory_format:
     """Channels last for images and volumes whose channels come last, gaps or not; many kernels lay out their result
     so. (``is_contiguous(memory_format=...)``, the public question, is stricter: it allows no gaps.)"""
@@ -313,10 +336,3 @@ def module_hooks(root: nn.Module) -> list[dict[int, Any]]:
     everywhere = ("forward_pre_hooks", "forward_hooks", "backward_pre_hooks", "backward_hooks")
     tables = [getattr(_module, f"_global_{name}") for name in everywhere]
     return tables + [getattr(m, f"_{name}") for m in root.modules() for name in everywhere]
-
-
-def backward_hooks(root: nn.Module) -> list[str]:
-    """Names of the modules below ``root`` with a backward hook or pre-hook; 'every module' for a global one."""
-    everywhere = bool(_module._global_backward_hooks or _module._global_backward_pre_hooks)
-    named = [name for name, m in root.named_modules() if m._backward_hooks or m._backward_pre_hooks]
-    return ["every module"] * everywhere + named

@@ -44,7 +44,7 @@ class NotDifferentiableError(MemogradError):
 
 
 class OpaqueBackwardError(MemogradError):
-    """A custom ``autograd.Function`` stands on the path, and its hand-written backward is not registered."""
+    """The hand-written backward of an ``autograd.Function``, or a hook, cannot be traced or differentiated."""
 
 
 class ProductLimitError(MemogradError):

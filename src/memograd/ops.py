@@ -30,8 +30,9 @@ _LIBRARY.define("overwrite(Tensor old, Tensor(a) new) -> Tensor(a)")
 # jvp is made.
 _LIBRARY.define("written(Tensor old, Tensor(a) new) -> Tensor(a)")
 _LIBRARY.define("written_forward(Tensor old, Tensor(a) new) -> Tensor(a)")
-# The value passes, an adjoint that arrives is an error: output of an autograd.Function without a rule.
-_LIBRARY.define("opaque(Tensor(a) x, str function, str where) -> Tensor(a)")
+# The value passes, an adjoint that arrives is an error: what the backward of an autograd.Function returned, where
+# autograd does not differentiate that either.
+_LIBRARY.define("opaque(Tensor(a) x, str function, str why) -> Tensor(a)")
 # Zeros and ones drawn as ``x.bernoulli_(p)`` draws them: aten's functional twin forgets the strides of x, and the same
 # seed would then give another mask than in the program.
 _LIBRARY.define(
@@ -89,7 +90,7 @@ def _written_forward(old: torch.Tensor, new: torch.Tensor) -> torch.Tensor:
 
 
 @torch.library.impl(_LIBRARY, "opaque", "CompositeExplicitAutograd")
-def _opaque(x: torch.Tensor, function: str, where: str) -> torch.Tensor:
+def _opaque(x: torch.Tensor, function: str, why: str) -> torch.Tensor:
     return torch.ops.aten.alias.default(x)
 
 
@@ -99,7 +100,7 @@ def _bernoulli(like: torch.Tensor, p: float, generator: torch.Generator | None =
 
 
 @torch.library.impl(_LIBRARY, "opaque", "FuncTorchBatchedDecomposition")
-def _opaque_batch(x: torch.Tensor, function: str, where: str) -> torch.Tensor:
+def _opaque_batch(x: torch.Tensor, function: str, why: str) -> torch.Tensor:
     return torch.ops.aten.alias.default(x)
 
 

@@ -17,6 +17,7 @@ The rules run on symbolic tensors, so what the recursion computes is again a gra
 
 from __future__ import annotations
 
+import itertools
 import operator
 from collections.abc import Collection, Sequence
 from typing import Any
@@ -36,6 +37,7 @@ from memograd.errors import (
 )
 from memograd.graph.graph import Graph, Input, Output, OutputKind
 from memograd.rules.registry import Entry, Refused, lookup, pull_back
+from memograd.tracing.functions import Call
 from memograd.tracing.tracer import Tracer
 
 
@@ -90,6 +92,8 @@ class Recursion:
             source, index = operands
             return {source: [(index, adjoint)]}
         entry = entry_of(u)
+        if isinstance(u.target, Call):
+            entry = u.target.entry_for([v in self.active for v in operands[0]])
         args, kwargs = fx.map_arg((u.args, u.kwargs), self.tracer.input)
         y = fx.map_arg(u, self.tracer.input) if isinstance(u.meta["val"], torch.Tensor) else self.outputs(u)
         with self.tracer.about(u):
@@ -162,6 +166,7 @@ def differentiate(
     targets = targets_of(graph, of, cotangents, among)
     inputs = list(graph.inputs)
     tracer = Tracer(fresh)
+    tracer.adopt = lambda tensor: _constant(tracer, inputs, tensor)
     with tracer.rules():
         seeds: dict[fx.Node, Any] = {}
         for i in targets:
@@ -260,6 +265,17 @@ def _cotangent(tracer: Tracer, inputs: list[Input], name: str, result: fx.Node) 
     with tracer.pause():
         like = torch.empty(value.shape, dtype=value.dtype, device=value.device)
     return tracer.placeholder(f"cotangent_{name}", like)
+
+
+def _constant(tracer: Tracer, inputs: list[Input], tensor: torch.Tensor) -> torch.Tensor:
+    """A tensor of the user's that somebody's own backward reads: perhaps an input already, or one more."""
+    for entry, node in zip(inputs, tracer.graph.find_nodes(op="placeholder"), strict=True):
+        if entry.tensor is tensor:
+            return tracer.input(node)
+    names = {i.name for i in inputs}
+    name = next(name for k in itertools.count() if (name := f"constant_{k}") not in names)
+    inputs.append(Input("constant", name, tensor))
+    return tracer.placeholder(name, tensor)
 
 
 def _at(u: fx.Node) -> str:

@@ -56,9 +56,13 @@ def flat_function(name: str, inputs: list[fx.Node], nodes: list[fx.Node], result
 
 
 def definitions(nodes: Iterable[fx.Node]) -> list[str]:
-    """The fused kernels that ``nodes`` call, as text that defines them."""
-    texts = dict.fromkeys(n.target.text for n in nodes if hasattr(n.target, "text"))  # pyright: ignore[reportFunctionMemberAccess, reportAttributeAccessIssue]
-    return ["from memograd.graph.kernels import fused\n\n", *(f"{text}\n" for text in texts)] if texts else []
+    """The fused kernels that ``nodes`` call, as text that defines them, and what stands for calls of the user's own
+    backwards."""
+    texts = dict.fromkeys(getattr(n.target, "text", "") for n in nodes)
+    kernels = [f"{text}\n" for text in texts if text]
+    calls = dict.fromkeys(getattr(n.target, "definition", "") for n in nodes)
+    header = ["from memograd.graph.kernels import fused\n\n"] if kernels else []
+    return [*header, *kernels, *(text for text in calls if text)]
 
 
 def last_uses(nodes: list[fx.Node], results: list[fx.Node]) -> dict[fx.Node, list[fx.Node]]:

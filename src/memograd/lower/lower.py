@@ -13,7 +13,7 @@ from memograd.graph.bindings import callable_of
 from memograd.graph.graph import Graph
 from memograd.graph.views import tensors_of
 from memograd.lower.compact import compact
-from memograd.tracing.functions import Call
+from memograd.tracing.functions import RESULTS, Call
 from memograd.tracing.layouts import as_kernel
 
 aten = torch.ops.aten
@@ -31,11 +31,11 @@ def lower(graph: Graph) -> Graph:
         if node in where:
             continue
         if isinstance(node.target, Call):
-            continue  # its results are its second argument
+            continue  # its results are among its arguments
         operands: Any = node.args
         if node.target is operator.getitem and isinstance(operands[0].target, Call):
             call, index = operands
-            where[node] = where[call.args[1][index]]
+            where[node] = where[call.args[RESULTS][index]]
         elif node.target in _VALUE_OF:
             where[node] = where[operands[_VALUE_OF[node.target]]]
         else:
@@ -43,6 +43,8 @@ def lower(graph: Graph) -> Graph:
             if isinstance(node.meta["val"], (tuple, list)):
                 _pick(new, node, where)
     new.output(tuple(where[n] for n in graph.results))
+    if any(isinstance(n.target, Call) for n in graph.nodes):
+        _drop_unread(new)
     return graph.with_fx(new).verify()
 
 
@@ -57,6 +59,13 @@ def _copy(new: fx.Graph, node: fx.Node, where: dict[fx.Node, fx.Node]) -> fx.Nod
 
 def _strides(node: fx.Node) -> list[tuple[int, ...]]:
     return [t.stride() for t in tensors_of(node)]
+
+
+def _drop_unread(new: fx.Graph) -> None:
+    """Drop what was only there for a backward to ask for."""
+    for node in reversed(new.nodes):
+        if node.op == "call_function" and not node.users and not ops.has_effect(node):
+            new.erase_node(node)
 
 
 def _pick(new: fx.Graph, node: fx.Node, where: dict[fx.Node, fx.Node]) -> None:

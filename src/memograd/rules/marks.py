@@ -31,9 +31,6 @@ def overwrite(adjoint, y, old, new):
     return adjoint, None
 
 
-@rule(ops.opaque, formula="error: a custom autograd.Function without a rule")
-def opaque(adjoint, y, x, function, where):
-    raise OpaqueBackwardError(
-        f"the custom autograd.Function {function} at {where} has its own backward, which need not be the derivative of "
-        f"its forward. Say that memograd may use it: memograd.rule({function.rsplit('.', 1)[-1]}), before capturing"
-    )
+@rule(ops.opaque, formula="error: what is behind it cannot be differentiated")
+def opaque(adjoint, y, x, function, why):
+    raise OpaqueBackwardError(f"an adjoint arrives at {function}, {why}")

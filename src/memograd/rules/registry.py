@@ -71,18 +71,15 @@ class Refused:
 
 _TABLE: dict[Any, Entry] = {}
 _CONSTANT_RESULTS: dict[Any, frozenset[int]] = {}
-FUNCTIONS: set[type] = set()  # autograd.Function classes whose own backward may be traced
 
 
 def rule(*targets: Any, formula: str = "", latex: str = "") -> Callable[[Rule], Rule]:
     """Enter a rule for each of ``targets``. A second rule for the same operator replaces the first.
 
-    With an ``autograd.Function`` class it enters the class's own ``backward`` instead: ``rule(MyFunction)``, or as a
-    decorator of the class (see ``functions.py``).
+    An ``autograd.Function`` class needs no rule, its own ``backward`` is traced; ``rule(MyFunction)`` changes nothing.
     """
 
     if len(targets) == 1 and isinstance(targets[0], type) and issubclass(targets[0], torch.autograd.Function):
-        FUNCTIONS.add(targets[0])
         return targets[0]  # pyright: ignore[reportReturnType]
 
     def enter(function: Rule) -> Rule:

@@ -20,18 +20,28 @@ from typing import Any
 import torch
 from torch import fx, nn
 
-from memograd._torch import FAKE, UNSUPPORTED, copy_of, fake_like, is_fake, needs_data, pytree, quiet
+from memograd._torch import (
+    FAKE,
+    UNSUPPORTED,
+    copy_of,
+    fake_like,
+    is_fake,
+    needs_data,
+    outside_torch_func,
+    pytree,
+    quiet,
+)
 from memograd.draws import same_draws
 from memograd.errors import CaptureError, DataDependentError, MemogradError
 from memograd.graph.graph import Calling, Graph, Input, InputKind, Output
 from memograd.tracing.closures import Closure, closure_of
 from memograd.tracing.cudnn import plain_recurrence
 from memograd.tracing.effects import Change, Templates, effects_of, take_back
-from memograd.tracing.functions import traced
 from memograd.tracing.guards import Guards
+from memograd.tracing.histories import Histories, histories
 from memograd.tracing.provenance import raised_at
 from memograd.tracing.reads import Reads
-from memograd.tracing.substitute import Substitute
+from memograd.tracing.substitute import Substitute, with_history
 from memograd.tracing.tracer import Tracer
 from memograd.tracing.under_way import ACTIVE, TURN, looking_away
 from memograd.tracing.unseen import Unseen
@@ -48,6 +58,8 @@ class _Program(nn.Module):
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         return self.function(*args, **kwargs)
+
+    __call__ = forward  # hooks for every module there is are none for this one
 
 
 def trace(
@@ -168,8 +180,9 @@ class _Capture:
         if not self.tracer.concrete:
             yield FAKE
         yield self.tracer
-        yield traced(self.tracer)
+        yield histories()
         yield Unseen(self.tracer)
+        yield Histories(self.tracer)
         yield self.tracer.modules.follow(self.root)
         yield plain_recurrence()
         yield Substitute(self.tracer)
@@ -217,8 +230,8 @@ class _Capture:
         self._check_ours(tensor, f"argument {name!r}")
         self.tracer.offset_inputs |= tensor.storage_offset() != 0
         stand_in = self.stand_in(tensor.detach())
-        if differentiable:
-            stand_in = _Joined.apply(stand_in, torch.ones((), requires_grad=True))
+        if differentiable or tensor.requires_grad:
+            stand_in = with_history(stand_in)
         return self._placeholder(Input("input", name, fixed=not differentiable), stand_in)
 
     def _placeholder(self, entry: Input, stand_in: torch.Tensor) -> torch.Tensor:
@@ -241,7 +254,11 @@ class _Capture:
         name = own or f"constant_{sum(i.kind == 'constant' for i in self.inputs)}"
         self._check_ours(tensor, f"the tensor {name!r}, which the program uses,")
         self.users.add(id(tensor))
-        stand_in = self._placeholder(Input(kind, name, tensor), self.stand_in(tensor.detach()))
+        stand_in = self.stand_in(tensor.detach())
+        if tensor.requires_grad:
+            with outside_torch_func():
+                stand_in = stand_in.requires_grad_() if tensor.is_leaf else with_history(stand_in)
+        stand_in = self._placeholder(Input(kind, name, tensor), stand_in)
         if own is None:
             self.tracer.lent(stand_in, tensor)
         return stand_in
@@ -266,20 +283,6 @@ class _Capture:
             if (storage.version or moved) and origin in of:
                 outputs.append(Output("mutation", of[origin].name))
                 results.append(self.tracer.node_of(moved.tensor) if moved else storage.node)
-
-
-class _Joined(torch.autograd.Function):
-    """``x``, written to by something that requires a gradient: so does ``x`` then, in its own strides and without being
-    a leaf, which the program could not write to."""
-
-    @staticmethod
-    def forward(ctx: Any, x: torch.Tensor, _: torch.Tensor) -> torch.Tensor:
-        ctx.mark_dirty(x)
-        return x
-
-    @staticmethod
-    def backward(ctx: Any, *adjoints: torch.Tensor) -> Any:
-        raise AssertionError("traced programs are never differentiated by autograd")
 
 
 def _differentiable(leaves: list[Any]) -> set[int]:

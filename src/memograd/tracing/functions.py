@@ -1,166 +1,203 @@
-"""Existing ``torch.autograd.Function`` classes, once their owner has said that they may be traced.
+"""Nodes with a backward that their author has written: applications of an ``autograd.Function``, hooks on tensors.
 
-``mg.rule(MyFunction)`` enters the class. When a captured program applies it, its own ``forward`` is traced as usual,
-and one node is put behind it, which passes the results on and remembers what ``backward`` will need: the inputs, the
-results and the saved tensors, all of them nodes of the graph. The rule of that node is the class's own ``backward``,
-run on symbolic tensors. So users' Functions work unchanged.
+Such a node computes nothing: ``call(inputs, hidden, results, saved) -> results``. The results were computed by the
+operators in front of it, as the author's ``forward`` has them; what the node adds is that their adjoints go to the
+author's ``backward``, and from there to the inputs. So it has for operands all that the backward may ask for:
+
+* *inputs*: what ``forward`` was given and adjoints may flow to;
+* *hidden*: parameters into which the backward may accumulate a gradient, besides those it returns;
+* *results*: of ``forward``;
+* *saved*: other tensors that were put on ``ctx``, or that the backward reaches otherwise.
+
+The backward is run where the recursion comes to the node, see ``backward.py``.
 """
 
 from __future__ import annotations
 
+import itertools
 import operator
-import os
-import threading
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+import weakref
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+from torch import fx
+from torch.autograd.function import FunctionCtx
 
-from memograd.errors import CaptureError
-from memograd.rules.registry import FUNCTIONS, Entry
+from memograd.rules.registry import Entry
+from memograd.tracing.backward import Hidden, Operands, Place, Ref, is_once_differentiable, pulled_back, source_of
+from memograd.tracing.hooks import through
+from memograd.tracing.interposed import current
 from memograd.tracing.tracer import Tracer
 
-CALLS: list[Call] = []  # printed graphs refer to a call by its place in this list
+RESULTS = 2  # which operand of a call the results are
+CALLS: weakref.WeakValueDictionary[int, Call] = weakref.WeakValueDictionary()  # printed graphs refer to them by number
+_NUMBERS = itertools.count()
 
 
 class Call:
-    """One application of a Function, as the target of a graph node: ``call(inputs, results, saved) -> results``."""
+    """The target of such a node; what its attributes are, see ``backward.Backward``."""
 
-    flows = 1  # adjoints flow to the first argument only: the inputs
+    flows = 2  # adjoints flow to the first two arguments, inputs and hidden ones
 
-    def __init__(self, cls: Any, attributes: dict[str, Any], saved: int, names: list[str]) -> None:
-        self.cls = cls
-        self.attributes = attributes  # what forward put on ctx, besides tensors
-        self.saved = saved  # how many of the remembered tensors were given to save_for_backward
-        self.names = names  # attributes of ctx that hold the other ones
-        self.index = len(CALLS)
-        self.__name__ = cls.__name__
-        CALLS.append(self)
-        code = getattr(cls.backward, "__code__", None)
-        place = f"{os.path.basename(code.co_filename)}:{code.co_firstlineno}" if code is not None else "?"
-        self.entry = Entry(self, "rule", self.vjp, f"x̄ = {cls.__name__}.backward(ȳ)", "", place)
+    def __init__(
+        self,
+        name: str,
+        function: Any,
+        places: dict[str, list[Place]],
+        hidden: Sequence[Hidden] = (),
+        foreign: Sequence[tuple[torch.Tensor, Ref]] = (),
+    ) -> None:
+        self.name = name
+        self.source = source_of(function)
+        self.once = is_once_differentiable(function)
+        self.places = places
+        self.hidden = tuple(hidden)
+        self.foreign = tuple(foreign)
+        self.number = next(_NUMBERS)
+        self.__name__ = name
+        self.definition = f"{self!r} = memograd.tracing.functions.CALLS[{self.number}]"  # in printed graphs
+        CALLS[self.number] = self
 
     def __repr__(self) -> str:
-        return f"memograd.tracing.functions.CALLS[{self.index}]"
+        return f"_call_{self.number}"
 
-    def __call__(self, inputs: Any, results: list[torch.Tensor], saved: list[torch.Tensor]) -> Any:
-        tracer = _current()
-        if tracer is None:
+    @property
+    def entry(self) -> Entry:
+        """The line of the derivative table."""
+        return self.entry_for(None)
+
+    def entry_for(self, needed: Sequence[bool] | None) -> Entry:
+        """The same where not all inputs are differentiated."""
+
+        def rule(adjoint: Any, y: Any, *operands: Any) -> Any:
+            asked = [True] * len(operands[0]) if needed is None else list(needed)
+            return pulled_back(self, Operands(asked, adjoint, y, *operands))
+
+        return Entry(self, "rule", rule, f"x̄ = {self.name}.backward(ȳ)", "", self.source)
+
+    def __call__(self, inputs: Any, hidden: Any, results: Any, saved: Any) -> Any:
+        """What a graph does that is run: nothing. Inside another capture the call becomes a part of that graph."""
+        tracer = current()
+        if tracer is None or not torch.is_grad_enabled():
             return tuple(results)
-        return _emit(tracer, self, list(inputs), [torch.ops.aten.alias.default(r) for r in results], list(saved))
+        results = [torch.ops.aten.alias.default(r) for r in results]
+        nodes = [[tracer.node_of(t) for t in group] for group in (inputs, hidden, results, saved)]
+        node = emit(tracer, self, nodes, results)
+        for i, result in enumerate(results):
+            tracer.bind(result, tracer.emit_node(operator.getitem, (node, i), result))
+        return tuple(results)
 
-    def vjp(self, adjoint: Any, y: Any, inputs: Any, results: Any, saved: Any) -> Any:
-        """The class's own backward."""
-        context = _Context(self, inputs, list(saved))
-        given = [torch.zeros_like(r) if a is None else a for a, r in zip(adjoint, results, strict=True)]
-        out = self.cls.backward(context, *given)
-        parts = list(out) if isinstance(out, (tuple, list)) else [out]
-        if len(parts) < len(inputs):
-            raise CaptureError(
-                f"{self.cls.__name__}.backward returned {len(parts)} gradients for {len(inputs)} inputs of forward"
-            )
-        return (parts[: len(inputs)],)
+    def run(self, adjoints: list[Any], needed: list[bool], tensor_of: Callable[[Ref], torch.Tensor]) -> list[Any]:
+        raise NotImplementedError
 
 
-class _Context:
-    """What ``backward`` sees as ``ctx``."""
-
-    def __init__(self, call: Call, inputs: Any, saved: list[torch.Tensor]) -> None:
-        vars(self).update(call.attributes)
-        vars(self).update(zip(call.names, saved[call.saved :], strict=True))
-        self.saved_tensors = tuple(saved[: call.saved])
-        self.needs_input_grad = tuple(
-            isinstance(x, torch.Tensor) and (x.is_floating_point() or x.is_complex()) for x in inputs
-        )
+def emit(tracer: Tracer, call: Call, operands: list[list[fx.Node]], results: list[torch.Tensor]) -> fx.Node:
+    """The node of a call. What documents its value is changed by no later write."""
+    return tracer.emit_node(call, tuple(operands), tuple(tracer.like(r) for r in results))
 
 
-class _UnderWay(threading.local):
-    def __init__(self) -> None:
-        super().__init__()
-        self.tracers: list[Tracer] = []  # of this thread's captures
+class Application(Call):
+    """One application of an ``autograd.Function``.
+
+    Args:
+        cls: the class.
+        layout: for each argument of ``forward`` which input it is; -1: a tensor without derivative, None: no tensor.
+        outputs: for each result of ``forward`` which result of the node it is, numbered likewise, and a tensor of its
+            geometry.
+        saved_tensors: for ``ctx.saved_tensors``.
+        attributes: the other ones of ``ctx``; in both a ``Ref`` stands for a tensor.
+        materialize: whether ``backward`` wants zeros where there is no adjoint.
+        hooks: what was registered on the node of autograd's graph, before and behind the backward.
+    """
+
+    def __init__(
+        self,
+        cls: Any,
+        layout: Sequence[int | None],
+        outputs: list[tuple[int | None, torch.Tensor | None]],
+        saved_tensors: tuple[Any, ...],
+        attributes: dict[str, Any],
+        materialize: bool,
+        hooks: tuple[dict[int, Any], dict[int, Any]],
+        **operands: Any,
+    ) -> None:
+        separate = cls.vjp is not torch.autograd.Function.vjp
+        self.backward = cls.vjp if separate else cls.backward
+        super().__init__(cls.__name__, self.backward, **operands)
+        self.cls = cls
+        self.layout = layout
+        self.outputs = outputs
+        self.saved_tensors = saved_tensors
+        self.attributes = attributes
+        self.materialize = materialize
+        self.before, self.behind = hooks
+
+    def run(self, adjoints: list[Any], needed: list[bool], tensor_of: Callable[[Ref], torch.Tensor]) -> list[Any]:
+        given = tuple(None if k is None or k < 0 else adjoints[k] for k, _ in self.outputs)
+        for hook in list(self.before.values()):
+            given = through(hook, given)
+        ctx = Context()
+        vars(ctx).update(restored(self.attributes, tensor_of))
+        ctx.saved_tensors = restored(self.saved_tensors, tensor_of)
+        ctx.needs_input_grad = tuple(at is not None and at >= 0 and needed[at] for at in self.layout)
+        full = [self._filled(g, like) for g, (_, like) in zip(given, self.outputs, strict=True)]
+        out = self.backward(ctx, full) if getattr(self.cls, "boxed_grads_call", False) else self.backward(ctx, *full)
+        parts = list(out) if isinstance(out, tuple) else [out]
+        count = len(self.layout)
+        if len(parts) < count or any(p is not None for p in parts[count:]):
+            raise RuntimeError(f"it returned {len(parts)} gradients for {count} arguments of forward")
+        if self.behind:
+            parts = self._hooked(parts, given)
+        found = {at: p for at, p in zip(self.layout, parts, strict=False) if at is not None and at >= 0}
+        return [found[i] for i in range(len(needed))]
+
+    def _filled(self, given: Any, like: torch.Tensor | None) -> Any:
+        if given is not None or like is None or not self.materialize:
+            return given
+        return torch.zeros(like.shape, dtype=like.dtype, device=like.device)
+
+    def _hooked(self, parts: list[Any], given: tuple[Any, ...]) -> list[Any]:
+        """Hooks behind a node see the gradients of all tensors among the arguments."""
+        tensors = [i for i, at in enumerate(self.layout) if at is not None]
+        seen = tuple(parts[i] for i in tensors)
+        for hook in list(self.behind.values()):
+            seen = through(hook, seen, given)
+        for i, part in zip(tensors, seen, strict=True):
+            parts[i] = part
+        return parts
 
 
-_ACTIVE = _UnderWay()
+class Context(FunctionCtx):
+    """What ``backward`` gets as ``ctx``."""
+
+    saved_tensors: tuple[Any, ...] = ()
+    needs_input_grad: tuple[Any, ...] = ()
+
+    def maybe_clear_saved_tensors(self) -> None:
+        """Autograd's nodes have it."""
 
 
-def _current() -> Tracer | None:
-    return next((t for t in reversed(_ACTIVE.tracers) if not t.paused), None)
+def referring(value: Any, ref_of: Callable[[torch.Tensor], Any]) -> Any:
+    """``value``, where every tensor in lists, tuples and dicts became what ``ref_of`` says."""
+    return _mapped(value, torch.Tensor, ref_of)
 
 
-@contextmanager
-def traced(tracer: Tracer) -> Iterator[None]:
-    """While open, applications of the entered classes are recorded by ``tracer``."""
-    _ACTIVE.tracers.append(tracer)
-    try:
-        with ExitStack() as stack:
-            if len(_ACTIVE.tracers) == 1:
-                for cls in FUNCTIONS:
-                    stack.enter_context(_patched(cls))
-            yield
-    finally:
-        _ACTIVE.tracers.pop()
+def restored(value: Any, tensor_of: Callable[[Ref], torch.Tensor]) -> Any:
+    """The same back."""
+    return _mapped(value, Ref, tensor_of)
 
 
-@contextmanager
-def _patched(cls: Any) -> Iterator[None]:
-    """Let the class tell us when it ran. ``apply`` looks its methods up by name, so this also sees bound ``apply``s."""
-    own = {name: vars(cls)[name] for name in ("forward", "setup_context") if name in vars(cls)}
-    forward, setup = cls.forward, cls.setup_context
-    separate = setup is not torch.autograd.Function.setup_context
-
-    def whole(ctx: Any, *inputs: Any) -> Any:
-        return _finish(cls, ctx, inputs, forward(ctx, *inputs))
-
-    def first(*inputs: Any) -> Any:
-        return _fresh(forward(*inputs), inputs)
-
-    def second(ctx: Any, inputs: Any, output: Any) -> None:
-        setup(ctx, inputs, output)
-        _finish(cls, ctx, inputs, output)
-
-    cls.forward = staticmethod(first if separate else whole)
-    if separate:
-        cls.setup_context = staticmethod(second)
-    try:
-        yield
-    finally:
-        for name in ("forward", "setup_context"):
-            if name in own:
-                setattr(cls, name, own[name])
-            elif name in vars(cls):
-                delattr(cls, name)
-
-
-def _fresh(output: Any, inputs: Any) -> Any:
-    """Results that are inputs become tensors of their own, so that the node behind them is not the input's."""
-    if _current() is None:
-        return output
-    outs = list(output) if isinstance(output, tuple) else [output]
-    outs = [torch.ops.aten.alias.default(o) if any(o is x for x in inputs) else o for o in outs]
-    return tuple(outs) if isinstance(output, tuple) else outs[0]
-
-
-def _finish(cls: Any, ctx: Any, inputs: Any, output: Any) -> Any:
-    tracer = _current()
-    if tracer is None:
-        return output
-    output = _fresh(output, inputs)
-    outs = list(output) if isinstance(output, tuple) else [output]
-    if not all(isinstance(o, torch.Tensor) for o in outs):
-        raise CaptureError(f"{cls.__name__}.forward returns something that is no tensor; it cannot be captured")
-    kept = [t for t in (ctx.to_save or ()) if t is not None]
-    if len(kept) != len(ctx.to_save or ()):
-        raise CaptureError(f"{cls.__name__} saves None for backward; keep it as an attribute of ctx instead")
-    held = {k: v for k, v in vars(ctx).items() if isinstance(v, torch.Tensor)}
-    others = {k: v for k, v in vars(ctx).items() if k not in held}
-    call = Call(cls, others, len(kept), list(held))
-    _emit(tracer, call, list(inputs), outs, [*kept, *held.values()])
-    return output
-
-
-def _emit(tracer: Tracer, call: Call, inputs: list[Any], outs: list[torch.Tensor], saved: list[torch.Tensor]) -> Any:
-    node = tracer.emit(call, (inputs, outs, saved), tuple(outs))
-    for i, out in enumerate(outs):
-        tracer.bind(out, tracer.emit(operator.getitem, (node, i), out))
-    return tuple(outs)
+def _mapped(value: Any, kind: type, f: Callable[[Any], Any]) -> Any:
+    """Containers in which nothing is replaced stay the objects they are."""
+    if isinstance(value, kind):
+        return f(value)
+    if type(value) is dict:
+        new: Any = {k: _mapped(v, kind, f) for k, v in value.items()}
+        return value if all(new[k] is v for k, v in value.items()) else new
+    if type(value) in (list, tuple) or (isinstance(value, tuple) and hasattr(value, "_fields")):
+        parts = [_mapped(v, kind, f) for v in value]
+        if all(new is old for new, old in zip(parts, value, strict=True)):
+            return value
+        return type(value)(*parts) if hasattr(value, "_fields") else type(value)(parts)
+    return value

@@ -107,6 +107,10 @@ class Storage:
         """The node of the present value."""
         return self.node
 
+    def settle(self, node: fx.Node) -> None:
+        """``node`` computes the value that is there already."""
+        self.node = node
+
     def assign(self, new: fx.Node, hidden: Any, emit: Emit) -> None:
         """``new`` is the value from now on. Hidden: autograd does not see this write (no_grad), so that adjoints go
         past it, to the old value."""
@@ -143,6 +147,10 @@ class Detached:
             self.node = emit(ops.overwrite, (self.node, self.source.refresh(emit)), {}, self.tensor)
             self.seen = self.memory.version
         return self.node
+
+    def settle(self, node: fx.Node) -> None:
+        self.node, self.untouched = node, False
+        self.seen = self.memory.version
 
     def assign(self, new: fx.Node, hidden: Any, emit: Emit) -> None:
         self.node = emit(hidden, (self.value(emit), new), {}, self.tensor) if hidden else new

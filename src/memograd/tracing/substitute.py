@@ -56,3 +56,23 @@ class Substitute(TorchFunctionMode):
         if kind is dict:
             return {k: self._own(v) for k, v in value.items()}
         return value
+
+
+class _Joined(torch.autograd.Function):
+    """``x``, written to by something that requires a gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, _: torch.Tensor) -> torch.Tensor:
+        ctx.mark_dirty(x)
+        return x
+
+    @staticmethod
+    def backward(ctx: Any, *adjoints: torch.Tensor) -> Any:
+        raise AssertionError("traced programs are never differentiated by autograd")
+
+
+def with_history(stand_in: torch.Tensor) -> torch.Tensor:
+    """``stand_in`` such that it requires a gradient, in its own strides and without being a leaf, which the program
+    could not write to."""
+    with torch.enable_grad():
+        return _Joined.apply(stand_in, torch.ones((), requires_grad=True))  # pyright: ignore[reportReturnType]

@@ -10,6 +10,7 @@ from __future__ import annotations
 import operator
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
+from itertools import islice
 from typing import Any
 
 import torch
@@ -18,7 +19,7 @@ from torch import fx
 from memograd import ops
 from memograd._torch import fake_like, is_fake, is_lent
 from memograd.errors import CaptureError
-from memograd.tracing.mutation import Alias, Detached, Storage
+from memograd.tracing.mutation import Alias, Detached, Storage, write_back
 from memograd.tracing.provenance import ModuleStack, caller
 
 aten = torch.ops.aten
@@ -53,6 +54,7 @@ class Tape:
         self.meta: dict[str, Any] = {}  # put on every new node: provenance given from outside
         self.paused = False
         self.looks = 0  # how often the program has looked at a value so far
+        self.adopt: Callable[[torch.Tensor], torch.Tensor] | None = None  # a tensor of the user's as a further input
         self._inputs: dict[fx.Node, torch.Tensor] = {}
         self._known: dict[int, Alias] = {}  # by id; each Alias keeps its tensor alive, so ids stay unique
         self._saved: dict[tuple[Any, int], fx.Node] = {}  # by autograd's name of a result: what was kept for backward
@@ -66,6 +68,51 @@ class Tape:
         """Let ``tensor`` stand for the value of ``node``, from now on."""
         self._known[id(tensor)] = Alias(tensor, Storage(tensor, node))
         return tensor
+
+    def settle(self, tensor: torch.Tensor, node: fx.Node, written: bool = False) -> None:
+        """Let ``node`` be the value of ``tensor``, which has the memory it had; ``written``: and be written to that, in
+        the sight of autograd."""
+        alias = self._alias_of(tensor)
+        if written:
+            write_back(alias, node, None, self._emit)
+        elif alias.chain:
+            alias.node, alias.version = node, alias.storage.memory.version
+        else:
+            alias.storage.settle(node)
+        if tensor.grad_fn is not None:
+            self._saved[tensor.grad_fn, tensor.output_nr] = node
+
+    def replace(self, old: fx.Node, new: fx.Node) -> None:
+        """Whatever stood for ``old`` stands for ``new``."""
+        for alias in self._known.values():
+            if alias.node is old:
+                alias.node = new
+            if alias.storage.node is old:
+                alias.storage.node = new
+        self._saved.update({result: new for result, node in self._saved.items() if node is old})
+
+    def forget(self, tensor: torch.Tensor) -> None:
+        """``tensor`` stands for nothing any more."""
+        self._known.pop(id(tensor), None)
+
+    @property
+    def count(self) -> int:
+        """How many tensors were seen."""
+        return len(self._known)
+
+    def seen_since(self, count: int) -> set[int]:
+        """Ids of the tensors that were seen after the first ``count``."""
+        return set(islice(self._known, count, None))
+
+    def is_own(self, tensor: torch.Tensor) -> bool:
+        """Whether the program computes on ``tensor`` itself, since it is none of the user's."""
+        alias = self._known.get(id(tensor))
+        return is_fake(tensor) or (alias is not None and (bool(alias.chain) or alias.storage.tensor is tensor))
+
+    def standing_for(self, nodes: set[fx.Node]) -> dict[int, torch.Tensor]:
+        """The program's tensors that stand for one of ``nodes``, by id."""
+        aliases = [a for a in self._known.values() if (a.node if a.chain else a.storage.node) in nodes]
+        return {id(a.tensor): a.tensor for a in aliases if self.is_own(a.tensor)}
 
     def alias(self, tensor: torch.Tensor, other: torch.Tensor) -> None:
         """Let ``tensor`` stand for the same memory as ``other``."""
@@ -88,7 +135,7 @@ class Tape:
         if node not in self._inputs:
             value = node.meta["val"]
             # several nodes may share one value of metadata; tensors must tell them apart
-            self._inputs[node] = self.bind(self._fresh(value) if id(value) in self._known else value, node)
+            self._inputs[node] = self.bind(self.like(value) if id(value) in self._known else value, node)
         return self._inputs[node]
 
     def node_of(self, tensor: torch.Tensor) -> fx.Node:
@@ -163,16 +210,17 @@ class Tape:
             self.alias(tensor, self.lift(tensor))
         return self._known[id(tensor)]
 
-    def _fresh(self, like: torch.Tensor) -> torch.Tensor:
+    def like(self, tensor: torch.Tensor) -> torch.Tensor:
+        """A tensor without data that has the geometry of ``tensor``."""
         with self.pause():
-            return fake_like(like)
+            return fake_like(tensor)
 
     # -- new nodes -----------------------------------------------------------------------------------------------
 
     def placeholder(self, name: str, like: torch.Tensor) -> torch.Tensor:
         """A further input of the graph, with the geometry of ``like``."""
         last = self.graph.find_nodes(op="placeholder")
-        value = self._fresh(like)
+        value = self.like(like)
         with self.graph.inserting_after(last[-1]) if last else nullcontext():
             node = self.graph.placeholder(name)
         self.document(node, value)
@@ -181,6 +229,10 @@ class Tape:
     def emit(self, target: Any, args: Any, value: Any) -> fx.Node:
         """A node for a call that the dispatcher does not see."""
         return self._emit(target, self._nodes(args), {}, value)
+
+    def emit_node(self, target: Any, args: Any, value: Any) -> fx.Node:
+        """The same where the operands are nodes."""
+        return self._emit(target, args, {}, value)
 
     def _emit(self, target: Any, args: Any, kwargs: Any, value: Any) -> fx.Node:
         name = getattr(target, "overloadpacket", target).__name__
@@ -195,7 +247,7 @@ class Tape:
     def document(self, node: fx.Node, value: Any) -> None:
         """Put shape, strides, dtype and device of ``node``'s value into its metadata."""
         if self.concrete:
-            value = map_tensors(lambda t: t if is_fake(t) else self._fresh(t), value)
+            value = map_tensors(lambda t: t if is_fake(t) else self.like(t), value)
         elif isinstance(value, torch.Tensor):
             self._documented.setdefault(id(value), []).append(node)
         node.meta["val"] = value

@@ -7,7 +7,8 @@ Three things are decided here because only here they can be seen:
 
 - *gradient stops*: an operator that runs while grad mode is off gets a ``memograd::no_grad`` behind it (in inference
   mode, where tangents stop too, a ``memograd::stop``);
-- *opaque backwards*: an operator that runs inside ``autograd.Function.apply`` gets a ``memograd::opaque``;
+- *custom functions*: operators that run inside ``autograd.Function.apply`` carry no adjoint either, see
+  ``applications.py``;
 - *mutation*: an in-place operator is recorded as its functional twin (see ``mutation.py``).
 
 Which tensor is which node is the business of ``tape.py``.
@@ -16,7 +17,6 @@ Which tensor is which node is the business of ``tape.py``.
 from __future__ import annotations
 
 import operator
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -26,18 +26,10 @@ import torch
 from torch import fx
 
 from memograd import autocast, ops
-from memograd._torch import (
-    DATA_DEPENDENT,
-    FAKE,
-    FUNCTION_APPLY_CODE,
-    TorchDispatchMode,
-    generated_function,
-    pytree,
-    quiet,
-)
+from memograd._torch import DATA_DEPENDENT, FAKE, TorchDispatchMode, pytree, quiet
 from memograd.errors import CaptureError, DataDependentError
 from memograd.looks import look, what_is_seen
-from memograd.rules.registry import FUNCTIONS, is_constant_result
+from memograd.rules.registry import is_constant_result
 from memograd.tracing import cudnn, shapes  # noqa: F401  (shapes enters what it knows)
 from memograd.tracing.constants import constant
 from memograd.tracing.layouts import as_kernel
@@ -86,6 +78,11 @@ class Tracer(Tape, TorchDispatchMode):
     """Appends every ATen call made under it to ``graph``; see ``Tape`` for the arguments."""
 
     offset_inputs = False  # some input starts inside its memory, which its stand-in does not
+    own_node = False  # the hook that is being registered is one on the node of an autograd.Function
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.applied: list[Any] = []  # applications of autograd.Functions under way, see ``applications.py``
 
     @contextmanager
     def rules(self) -> Iterator[None]:
@@ -269,15 +266,10 @@ class Tracer(Tape, TorchDispatchMode):
             return node
         if torch.is_grad_enabled():
             return self._emit(ops.stop, (node,), {}, tensor) if constant and not in_graph() else node
-        if (cls := _custom_function()) is not None:
-            if cls in FUNCTIONS:
-                return node  # its own backward is the rule, see functions.py
-            function = cls.__qualname__
-            if function == generated_function(node.args[0] if node.target is operator.getitem else node):
-                return node  # torch.library's wrapper around this one operator: it has a rule, or that is the error
-            where = node.meta.get("source", "unknown source line")
-            return self._emit(ops.opaque, (node, function, where), {}, tensor)
-        return self._emit(ops.stop if torch.is_inference_mode_enabled() else ops.no_grad, (node,), {}, tensor)
+        if self.applied and not self.applied[-1].stops(node):
+            return node
+        alone = not self.applied and not torch.is_inference_mode_enabled()
+        return self._emit(ops.no_grad if alone else ops.stop, (node,), {}, tensor)
 
     def _positions(self, indices: Any) -> list[Any]:
         """Masks among ``indices`` as positions, as the operator itself would: the rules, which do not run on values,
@@ -308,13 +300,3 @@ class Tracer(Tape, TorchDispatchMode):
             "while the graph is captured (data-dependent control flow, .item(), or a data-dependent shape). "
             "Write it with tensor operations (torch.where), or compute it outside and pass it in."
         )
-
-
-def _custom_function() -> type | None:
-    """The custom ``autograd.Function`` whose ``apply`` is running, if any."""
-    frame = sys._getframe(2)
-    while frame is not None:
-        if frame.f_code is FUNCTION_APPLY_CODE:
-            return frame.f_locals["cls"]
-        frame = frame.f_back
-    return None

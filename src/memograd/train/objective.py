@@ -21,3 +21,5 @@ class Objective(nn.Module):
             return self.criterion(self.model(*batch[:-1], **options), batch[-1])
         out = self.model(*batch, **options)
         return getattr(out, "loss", out)
+
+    __call__ = forward  # hooks for every module there is are none for this one

@@ -15,8 +15,8 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import nn, optim
 
-from memograd._torch import backward_hooks, has_hooks
-from memograd.errors import CaptureError, DataDependentError, GraphError
+from memograd._torch import has_hooks
+from memograd.errors import DataDependentError, GraphError
 from memograd.graph.graph import Graph, OutputKind
 from memograd.graph.views import tensors_of
 from memograd.looks import look
@@ -161,13 +161,7 @@ def build(
 
     Raises:
         GraphError: nothing the optimizer trains takes part.
-        CaptureError: a module has backward hooks.
     """
-    if hooked := backward_hooks(objective):
-        raise CaptureError(
-            f"{', '.join(hooked)} has backward hooks (register_full_backward_hook), which a step does not run: remove "
-            "them, or change the gradient of a parameter with parameter.register_hook, which is run"
-        )
     with torch.enable_grad():  # only parameters are differentiated
         try:
             forward = capture_for(objective, batch, options, wrt=(), concrete=concrete)

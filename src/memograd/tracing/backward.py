@@ -1,0 +1,254 @@
+"""Run a backward that somebody has written for autograd (of an ``autograd.Function``, a hook) on symbolic tensors.
+
+It is traced like a program, not like one of our rules: grad mode is on, as in ``loss.backward(create_graph=True)``, so
+that second derivatives go where autograd lets them (``no_grad`` and ``detach`` in a backward stop them); modules, lists
+and closures that it reads hold tensors of the user's or of the program's, which stand for operands of the call; and it
+may run autograd itself (``torch.autograd.grad`` of a forward computed anew, or kept), which may leave gradients in
+parameters.
+
+A backward that autograd can run once but not with ``create_graph`` (one that writes to ``out=``, or is marked
+``once_differentiable``) is run with grad mode off, and its results bear a mark at which second derivatives are refused.
+(PyTorch raises there in ``loss.backward()``, but leaves the term out in ``torch.autograd.grad``.)
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol
+
+import torch
+from torch import fx
+from torch.autograd.function import once_differentiable
+
+from memograd import ops
+from memograd._torch import dispatch_modes, is_fake, run_backward
+from memograd.errors import OpaqueBackwardError
+from memograd.tracing.interposed import Interposed, current
+from memograd.tracing.substitute import Substitute, with_history
+from memograd.tracing.tracer import Tracer
+
+_ONCE = once_differentiable(lambda ctx: None).__code__
+
+
+class Ref(NamedTuple):
+    """A tensor by where it stands among the operands of a call; where ``output``: the call's own result."""
+
+    where: str
+    at: int
+
+
+class Place(NamedTuple):
+    """How the program saw an operand: whether it required a gradient, and was a leaf."""
+
+    requires_grad: bool
+    is_leaf: bool
+
+
+class Hidden(NamedTuple):
+    """A parameter into which a backward may accumulate: the user's own, or the stand-in that the program used."""
+
+    tensor: torch.Tensor
+    ref: Ref
+    users: bool
+
+
+class Backward(Protocol):
+    """What is run."""
+
+    name: str
+    source: str
+    once: bool  # autograd refuses to differentiate it
+    places: dict[str, list[Place]]  # of inputs and saved tensors
+    hidden: tuple[Hidden, ...]
+    foreign: tuple[tuple[torch.Tensor, Ref], ...]  # tensors it may come upon in objects and closures
+
+    def run(self, adjoints: list[Any], needed: list[bool], tensor_of: Callable[[Ref], torch.Tensor]) -> list[Any]:
+        """One adjoint (or None) for each input."""
+        ...
+
+
+@dataclass(frozen=True)
+class Operands:
+    """Those of a call's node, its results ``y`` and their adjoints, and which inputs are differentiated."""
+
+    needed: list[bool]
+    adjoint: Sequence[Any]
+    y: Sequence[Any]
+    inputs: Sequence[torch.Tensor]
+    hidden: Sequence[torch.Tensor]
+    results: Sequence[torch.Tensor]
+    saved: Sequence[torch.Tensor]
+
+    def of(self, ref: Ref) -> torch.Tensor:
+        return (self.y if ref.where == "output" else getattr(self, ref.where))[ref.at]
+
+
+def pulled_back(call: Backward, operands: Operands) -> tuple[list[Any], list[Any]]:
+    """The adjoints of the inputs and of the hidden operands.
+
+    Raises:
+        OpaqueBackwardError: the backward cannot be traced.
+    """
+    tracer = current()
+    assert tracer is not None, "rules run under a tracer"
+    last = next(reversed(tracer.graph.nodes))
+    reason = "is marked once_differentiable"
+    if not call.once:
+        try:
+            return _Run(tracer, call, operands, differentiable=True).adjoints()
+        except OpaqueBackwardError:
+            raise
+        except Exception as error:
+            _erase_after(tracer.graph, last)
+            reason = f"fails with create_graph=True ({_said(error)})"
+    try:
+        inputs, hidden = _Run(tracer, call, operands, differentiable=False).adjoints()
+    except OpaqueBackwardError:
+        raise
+    except Exception as error:
+        raise OpaqueBackwardError(
+            f"the backward of {call.name} ({call.source}) cannot be traced: {_said(error)}. Write it with operations "
+            "on tensors that look at no values"
+        ) from error
+    why = f"whose backward ({call.source}) {reason}, as PyTorch refuses it"
+    return [_once(tracer, t, call.name, why) for t in inputs], [_once(tracer, t, call.name, why) for t in hidden]
+
+
+def is_once_differentiable(function: Any) -> bool:
+    """Whether a backward was decorated with ``once_differentiable``, under other decorators too."""
+    while function is not None:
+        if getattr(function, "__code__", None) is _ONCE:
+            return True
+        function = getattr(function, "__wrapped__", None)
+    return False
+
+
+def source_of(function: Any) -> str:
+    """File and line of a function of the user's."""
+    while hasattr(function, "__wrapped__"):
+        function = function.__wrapped__
+    code = getattr(getattr(function, "func", function), "__code__", None)
+    return f"{os.path.basename(code.co_filename)}:{code.co_firstlineno}" if code is not None else "?"
+
+
+def _run_backward(outputs: Any, gradients: Any, retain_graph: bool, *args: Any, **options: Any) -> Any:
+    """A history that ``forward`` kept is run through whenever its graph is differentiated."""
+    return run_backward(outputs, gradients, retain_graph or current() is not None, *args, **options)
+
+
+RUN_BACKWARD = Interposed(torch.autograd, run_backward.__name__, _run_backward)
+
+
+class _Run:
+    def __init__(self, tracer: Tracer, call: Backward, operands: Operands, differentiable: bool) -> None:
+        self.tracer = tracer
+        self.call = call
+        self.operands = operands
+        self.differentiable = differentiable
+        self.made: dict[Ref, torch.Tensor] = {}
+        self.lifted: list[torch.Tensor] = []
+        self.own = {id(t): ref for t, ref, *_ in (*call.foreign, *call.hidden)}
+
+    def adjoints(self) -> tuple[list[Any], list[Any]]:
+        tracer, call = self.tracer, self.call
+        given = [self._adjoint(a) for a in self.operands.adjoint]
+        leaves = [h.tensor for h in call.hidden if not h.users] + [t for t, _ in call.foreign if t.is_leaf]
+        for leaf in leaves:
+            leaf.grad = None
+        try:
+            with self._like_a_program():
+                found = call.run(given, self.operands.needed, self.tensor_of)
+                parts = {Ref("inputs", i): self._checked(i, t) for i, t in enumerate(found) if t is not None}
+                for one in call.hidden:
+                    leaf = self.made.get(one.ref) if one.users else one.tensor
+                    if leaf is not None and leaf.is_leaf and leaf.grad is not None:
+                        parts[one.ref] = parts[one.ref] + leaf.grad if one.ref in parts else leaf.grad
+                nodes = {ref: tracer.node_of(t) for ref, t in parts.items()}
+        finally:
+            for tensor in self.lifted:
+                tracer.forget(tensor)
+            for leaf in leaves:
+                leaf.grad = None
+        values = {ref: tracer.input(node) for ref, node in nodes.items()}
+        inputs = [values.get(Ref("inputs", i)) for i in range(len(self.operands.inputs))]
+        return inputs, [values.get(Ref("hidden", i)) for i in range(len(self.operands.hidden))]
+
+    @contextmanager
+    def _like_a_program(self) -> Iterator[None]:
+        tracer = self.tracer
+        before = tracer.stops, tracer.lift
+        tracer.stops, tracer.lift = self.differentiable, self._lift
+        try:
+            with torch.set_grad_enabled(self.differentiable), Substitute(tracer), RUN_BACKWARD():
+                yield
+        finally:
+            tracer.stops, tracer.lift = before
+
+    def tensor_of(self, ref: Ref) -> torch.Tensor:
+        """What stands for an operand: a tensor of its own, to which the backward may write."""
+        if ref not in self.made:
+            if ref.where == "output":
+                place = Place(True, False)
+            elif ref.where == "hidden":
+                place = Place(True, True)
+            else:
+                place = self.call.places[ref.where][ref.at]
+            if ref.where == "inputs" and self.operands.needed[ref.at]:
+                place = place._replace(requires_grad=True)
+            self.made[ref] = self._stand_in(self.operands.of(ref), place)
+        return self.made[ref]
+
+    def _adjoint(self, adjoint: Any) -> Any:
+        return None if adjoint is None else self._stand_in(adjoint, Place(self.differentiable, False))
+
+    def _stand_in(self, tensor: torch.Tensor, place: Place) -> torch.Tensor:
+        new = self.tracer.like(tensor)
+        if place.requires_grad and (new.is_floating_point() or new.is_complex()):
+            with self.tracer.pause():
+                new = new.requires_grad_() if place.is_leaf else with_history(new)
+        return self.tracer.bind(new, self.tracer.node_of(tensor))
+
+    def _lift(self, tensor: torch.Tensor) -> torch.Tensor:
+        ref = self.own.get(id(tensor))
+        if ref is not None:
+            self.lifted.append(tensor)
+            return self.tensor_of(ref)
+        outside = any(isinstance(m, Tracer) and m is not self.tracer and m.knows(tensor) for m in dispatch_modes())
+        if self.tracer.adopt is None or (is_fake(tensor) and not outside):
+            raise OpaqueBackwardError(
+                f"the backward of {self.call.name} ({self.call.source}) uses a tensor {tuple(tensor.shape)} that it "
+                "does not reach through ctx, objects on it, or variables; put it on ctx"
+            )
+        return self.tracer.adopt(tensor)
+
+    def _checked(self, position: int, part: Any) -> torch.Tensor:
+        shape = self.operands.inputs[position].shape
+        if not isinstance(part, torch.Tensor):
+            raise TypeError(f"expected a tensor or None as gradient {position}, got {type(part).__name__}")
+        fits = part.dim() >= len(shape) and all(
+            n in (1, m) for n, m in zip(reversed(shape), reversed(part.shape), strict=False)
+        )
+        if not fits:
+            raise RuntimeError(f"gradient {position} has shape {tuple(part.shape)}, its input {tuple(shape)}")
+        return part
+
+
+def _once(tracer: Tracer, tensor: Any, name: str, why: str) -> Any:
+    if tensor is None:
+        return None
+    return tracer.input(tracer.emit_node(ops.opaque, (tracer.node_of(tensor), name, why), tracer.like(tensor)))
+
+
+def _erase_after(graph: fx.Graph, last: fx.Node) -> None:
+    node = next(reversed(graph.nodes))
+    while node is not last:
+        node, erased = node.prev, node
+        graph.erase_node(erased)
+
+
+def _said(error: Exception) -> str:
+    line = next((line for line in str(error).splitlines() if line.strip()), "")
+    return f"{type(error).__name__}: {line}"

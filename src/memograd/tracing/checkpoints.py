@@ -1,0 +1,105 @@
+"""Activation checkpointing, whose place a memory plan takes: the program is traced as if there were none.
+
+``torch.utils.checkpoint`` computes a part of the forward pass again during the backward pass, from the same state of
+the random generator. A graph remembers what it has drawn, and what it computes again is for a plan to decide.
+
+More generally, ``saved_tensors_hooks`` say how autograd is to keep what it saves. Those that only say where (on the
+CPU, nowhere) make no difference to a graph; one that gives back other numbers than it was given would.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch.autograd.graph import save_on_cpu, saved_tensors_hooks
+from torch.utils.checkpoint import CheckpointFunction, checkpoint
+
+from memograd import ops
+from memograd.errors import CaptureError
+from memograd.tracing.interposed import Interposed, current
+from memograd.tracing.provenance import caller
+from memograd.tracing.tracer import Tracer
+
+aten = torch.ops.aten
+
+
+def is_checkpoint(cls: type) -> bool:
+    """Whether applying ``cls`` is what ``checkpoint(..., use_reentrant=True)`` does."""
+    return cls is CheckpointFunction
+
+
+def run_through(tracer: Tracer, function: Callable[..., Any], preserve_rng_state: bool, *args: Any) -> Any:
+    """What ``checkpoint(function, *args, use_reentrant=True)`` returns.
+
+    Where no argument requires a gradient no parameter inside gets one either, as in PyTorch.
+    """
+    if not any(isinstance(a, torch.Tensor) and a.requires_grad for a in args):
+        with torch.no_grad():
+            return function(*args)
+    last = next(reversed(tracer.graph.nodes), None)
+    out = function(*args)
+    node = next(reversed(tracer.graph.nodes), None)
+    while not preserve_rng_state and node is not None and node is not last:
+        if ops.is_random(node):
+            raise CaptureError(
+                f"{node.target} at {node.meta.get('source')} draws random numbers inside a checkpoint with "
+                "preserve_rng_state=False, whose backward pass would draw others; leave that argument out"
+            )
+        node = node.prev
+    return out
+
+
+_PUSH, _EXIT = saved_tensors_hooks.__enter__, saved_tensors_hooks.__exit__
+_HARMLESS = (save_on_cpu,)  # whose hooks give back what they were given
+_COPIES = (ops.stop, ops.no_grad, aten.alias.default, aten.clone.default, aten.detach.default)
+_ABSENT = "_memograd_absent"  # attribute of hooks that were not put in force
+
+
+def _enter(hooks: saved_tensors_hooks) -> None:
+    tracer = current()
+    if tracer is None or not tracer.stops:
+        _PUSH(hooks)
+    elif type(hooks).__module__ == checkpoint.__module__:
+        setattr(hooks, _ABSENT, True)
+    elif type(hooks) in _HARMLESS:
+        _PUSH(hooks)  # which may be forbidden here
+        _EXIT(hooks)
+        setattr(hooks, _ABSENT, True)
+    else:
+        _PUSH(saved_tensors_hooks(lambda tensor: _checked(tracer, hooks, tensor), lambda packed: packed))
+
+
+def _exit(hooks: saved_tensors_hooks, *args: Any) -> None:
+    if not vars(hooks).pop(_ABSENT, False):
+        _EXIT(hooks, *args)
+
+
+def _checked(tracer: Tracer, hooks: saved_tensors_hooks, tensor: torch.Tensor) -> torch.Tensor:
+    """What autograd saves in place of ``tensor``, which these hooks must give back as it is."""
+    why = ""
+    try:
+        with torch.no_grad():
+            returned = hooks.unpack_hook(hooks.pack_hook(tensor))
+            same = returned is tensor or _origin(tracer, returned) is _origin(tracer, tensor)
+    except Exception as error:
+        same, why = False, f": {type(error).__name__}: {error}"
+    if not same:
+        source, line = caller()
+        raise CaptureError(
+            f"saved_tensors_hooks at {source} ({line}) give autograd back another tensor than it has saved, and a "
+            f"graph has nothing of the kind; leave them out (a memory budget does what they are for){why}"
+        )
+    return tensor.detach()
+
+
+def _origin(tracer: Tracer, tensor: torch.Tensor) -> Any:
+    node: Any = tracer.node_of(tensor)
+    while node.target in _COPIES:
+        node = node.args[0]
+    return node
+
+
+ENTER = Interposed(saved_tensors_hooks, "__enter__", _enter)
+EXIT = Interposed(saved_tensors_hooks, "__exit__", _exit)

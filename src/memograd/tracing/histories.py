@@ -1,0 +1,144 @@
+"""What a program does to the history of its tensors without any operator: hooks on gradients, and ``detach_``.
+
+* ``y.register_hook(f)``: the adjoint of ``y`` is passed through ``f``. That is a node behind ``y``, which whatever
+  reads ``y`` reads instead, also what came before the call. Its backward is ``f``.
+* ``y.detach_()``: from here on a gradient stops at ``y``. What has read it before keeps its gradient.
+* Hooks on the nodes of autograd's own graph (``y.grad_fn.register_hook``) see operators that a graph of ours does not
+  have; they are refused, but for those of an ``autograd.Function``, on which the backward hooks of modules rest.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import fx
+from torch.overrides import TorchFunctionMode
+
+from memograd import ops
+from memograd._torch import register_hook
+from memograd.errors import CaptureError
+from memograd.tracing.applications import APPLY
+from memograd.tracing.backward import Ref
+from memograd.tracing.checkpoints import ENTER, EXIT
+from memograd.tracing.functions import Call, emit
+from memograd.tracing.held import Held
+from memograd.tracing.hooks import name_of, seen_to_change
+from memograd.tracing.interposed import Interposed, current, together
+from memograd.tracing.provenance import caller
+from memograd.tracing.reachable import reachable
+from memograd.tracing.tracer import Tracer
+
+_T = torch.Tensor
+
+
+class Hook(Call):
+    """One hook on a tensor, in the place of the tensor.
+
+    Args:
+        table: the tensor's hooks by number; a hook that was removed is not in it any more.
+    """
+
+    def __init__(self, hook: Any, table: dict[int, Any], number: int, **operands: Any) -> None:
+        super().__init__(name_of(hook), hook, **operands)
+        self.__name__ = "hook"
+        self.hook = hook
+        self.table = table
+        self.at = number
+
+    def run(self, adjoints: list[Any], needed: list[bool], tensor_of: Callable[[Ref], torch.Tensor]) -> list[Any]:
+        (adjoint,) = adjoints
+        if adjoint is None or self.at not in self.table:
+            return [adjoint]
+        return [seen_to_change(self.hook, adjoint)]
+
+
+class Histories(TorchFunctionMode):
+    """While open, tells ``tracer`` of such calls."""
+
+    def __init__(self, tracer: Tracer) -> None:
+        super().__init__()
+        self.tracer = tracer
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if not self.tracer.paused:
+            if func in (_T.detach_, torch.detach_):
+                return self._detach(func, *args, **kwargs)
+            if func == _T.register_hook:
+                return self._hook(*args, **kwargs)
+            if func == _T.register_post_accumulate_grad_hook:
+                raise CaptureError(f"{_here()} registers a hook on a gradient in .grad, of which a graph has none")
+        return func(*args, **kwargs)
+
+    def _detach(self, func: Any, tensor: torch.Tensor) -> torch.Tensor:
+        node = self.tracer.node_of(tensor)
+        func(tensor)
+        self.tracer.settle(tensor, self.tracer.emit_node(ops.stop, (node,), tensor))
+        return tensor
+
+    def _hook(self, tensor: torch.Tensor, hook: Any) -> Any:
+        tracer = self.tracer
+        handle = _T.register_hook(tensor, hook)  # complains as PyTorch does
+        node = tracer.node_of(tensor)
+        if tensor.is_leaf and node.op == "placeholder":
+            raise CaptureError(
+                f"{_here()} registers one more hook on a parameter each time the program runs; do that once, outside"
+            )
+        table: Any = tensor._backward_hooks
+        source: Any = node.args[0] if node.target is operator.getitem else None
+        if source is not None and isinstance(source.target, Hook) and source.target.table is table:
+            node = source.args[0][0]  # the adjoint comes to the hooks in the order in which they were registered
+        held = Held(tracer, {id(tensor): Ref("output", 0)})
+        held.reach(reachable(hook))
+        call = Hook(hook, table, handle.id, **held.operands([tensor]))
+        self._insert(call, tensor, node, held.hidden_nodes, held.nodes)
+        return handle
+
+    def _insert(
+        self, call: Hook, tensor: torch.Tensor, node: fx.Node, hidden: list[fx.Node], saved: list[fx.Node]
+    ) -> None:
+        """Put ``call`` behind ``node``, and behind what the hook reads."""
+        tracer, order = self.tracer, {n: i for i, n in enumerate(self.tracer.graph.nodes)}
+        last = max((node, *hidden, *saved), key=order.__getitem__)
+        if any(order[user] <= order[last] for user in node.users):
+            raise CaptureError(
+                f"{_here()} registers a hook on a tensor that was used before what the hook reads was computed; "
+                "register it where the tensor is made"
+            )
+        while last.next.op == "placeholder":
+            last = last.next
+        with tracer.graph.inserting_after(last):
+            hooked = emit(tracer, call, [[node], hidden, [node], saved], [tensor])
+        with tracer.graph.inserting_after(hooked):
+            item = tracer.emit_node(operator.getitem, (hooked, 0), tensor)
+        node.replace_all_uses_with(item, delete_user_cb=lambda user: user is not hooked)
+        tracer.replace(node, item)
+
+
+def _here() -> str:
+    source, line = caller()
+    return f"{source} ({line})"
+
+
+def _register(table: Any, hook: Any) -> Any:
+    tracer = current()
+    if tracer is not None and tracer.stops and not tracer.own_node:
+        raise CaptureError(
+            f"{_here()} puts a hook on a node of autograd's graph (grad_fn), which a graph of ours does not have; put "
+            "it on the tensor (y.register_hook), or on a module with register_full_backward_hook"
+        )
+    return register_hook(table, hook)
+
+
+REGISTER = Interposed(torch.autograd.Function, register_hook.__name__, staticmethod(_register))
+
+
+@contextmanager
+def histories() -> Iterator[None]:
+    """While open, applications of Functions and hooks of this thread are seen."""
+    with together(APPLY, ENTER, EXIT, REGISTER):
+        yield

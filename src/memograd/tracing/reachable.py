@@ -1,0 +1,73 @@
+"""The tensors that a function or an object can get hold of without being given them.
+
+Searched: containers, attributes of objects, modules, ``functools.partial``, bound methods, and of functions the
+variables of enclosing ones, defaults and the globals they name. PyTorch's own functions and objects are not entered,
+but for modules.
+"""
+
+from __future__ import annotations
+
+import collections
+import functools
+import types
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import torch
+from torch import nn
+
+_MOST = 100_000  # objects looked at
+_OWN = ("torch", "memograd")
+_CLOSED = (type, types.ModuleType, str, bytes, int, float, complex, types.BuiltinFunctionType, type(None))
+
+
+def reachable(*roots: Any) -> list[torch.Tensor]:
+    """Every tensor that can be reached from ``roots``, each once."""
+    seen: dict[int, Any] = {}  # keeps what it names alive
+    tensors: list[torch.Tensor] = []
+    waiting: list[Any] = list(roots)
+    while waiting and len(seen) < _MOST:
+        value = waiting.pop()
+        if id(value) in seen or isinstance(value, _CLOSED):
+            continue
+        seen[id(value)] = value
+        if isinstance(value, torch.Tensor):
+            tensors.append(value)
+        else:
+            waiting.extend(_held(value))
+    return tensors
+
+
+def _held(value: Any) -> Iterable[Any]:
+    if isinstance(value, dict):
+        return list(value.values())
+    if isinstance(value, (list, tuple, set, frozenset, collections.deque)):
+        return list(value)
+    if isinstance(value, functools.partial):
+        return [value.func, *value.args, *value.keywords.values()]
+    if isinstance(value, types.MethodType):
+        return [value.__self__, value.__func__]
+    if isinstance(value, types.FunctionType):
+        return list(_of_function(value)) if _is_users(value.__module__) else []
+    if isinstance(value, nn.Module) or _is_users(type(value).__module__):
+        return list(getattr(value, "__dict__", {}).values())
+    return []
+
+
+def _is_users(module: str | None) -> bool:
+    return module is None or module.partition(".")[0] not in _OWN
+
+
+def _of_function(function: types.FunctionType) -> Iterator[Any]:
+    for cell in function.__closure__ or ():
+        try:
+            yield cell.cell_contents
+        except ValueError:  # not assigned yet
+            continue
+    yield from function.__defaults__ or ()
+    yield from (function.__kwdefaults__ or {}).values()
+    codes = [function.__code__]
+    while codes:
+        code = codes.pop()
+        yield from (function.__globals__[name] for name in code.co_names if name in function.__globals__)
+        codes += [c for c in code.co_consts if isinstance(c, types.CodeType)]

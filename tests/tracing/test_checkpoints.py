@@ -1,0 +1,157 @@
+"""Activation checkpointing and saved_tensors_hooks, against PyTorch with the same seed."""
+
+import pytest
+import torch
+from torch import nn
+from torch.autograd.graph import save_on_cpu, saved_tensors_hooks
+from torch.nn.functional import dropout
+from torch.utils.checkpoint import checkpoint, checkpoint_sequential
+
+import memograd as mg
+
+
+class Network(nn.Module):
+    def __init__(self, reentrant):
+        super().__init__()
+        self.first, self.second = nn.Linear(6, 8), nn.Linear(8, 6)
+        self.reentrant = reentrant
+
+    def part(self, x):
+        return dropout(self.second(torch.tanh(self.first(dropout(x, 0.3)))), 0.4)
+
+    def forward(self, x):
+        h = self.second(self.first(x))
+        h = checkpoint(self.part, h, use_reentrant=self.reentrant)
+        return checkpoint(self.part, dropout(h, 0.2), use_reentrant=self.reentrant)
+
+
+@pytest.mark.parametrize("reentrant", [True, False])
+def test_draws_and_gradients_are_those_of_pytorch(reentrant):
+    torch.manual_seed(0)
+    theirs, ours = Network(reentrant).double(), Network(reentrant).double()
+    ours.load_state_dict(theirs.state_dict())
+    x, y = torch.randn(2, 4, 6, dtype=torch.float64)
+    torch.manual_seed(1)
+    step = mg.TrainStep(ours, nn.MSELoss(), torch.optim.SGD(ours.parameters(), lr=0.1))
+    losses = [step(x, y).clone() for _ in range(3)]
+    after = torch.rand(2)
+    torch.manual_seed(1)
+    optimizer = torch.optim.SGD(theirs.parameters(), lr=0.1)
+    for loss in losses:
+        optimizer.zero_grad()
+        value = nn.MSELoss()(theirs(x), y)
+        value.backward()
+        optimizer.step()
+        torch.testing.assert_close(loss, value.detach(), rtol=1e-12, atol=0)
+    assert torch.equal(after, torch.rand(2))
+    for p, q in zip(ours.parameters(), theirs.parameters(), strict=True):
+        torch.testing.assert_close(p, q, rtol=1e-10, atol=1e-12)
+
+
+def test_a_gradient_inside_the_program_draws_nothing_again():
+    """Autograd computes the checkpointed part anew; the dropout in it has been drawn."""
+    torch.manual_seed(0)
+    layer = nn.Linear(6, 6).double()
+    x = torch.randn(4, 6, dtype=torch.float64)
+
+    def f(x):
+        y = checkpoint(lambda x: dropout(layer(x).sin(), 0.5), x, use_reentrant=False)
+        (g,) = torch.autograd.grad((y**2).sum(), x, create_graph=True)
+        return (g**2).sum() + torch.rand((), dtype=torch.float64)
+
+    leaf = x.clone().requires_grad_()
+    torch.manual_seed(2)
+    value = f(leaf)
+    (theirs,) = torch.autograd.grad(value, leaf)
+    torch.manual_seed(2)
+    ours, gradient = mg.value_and_grad(f)(x)[0], None
+    torch.manual_seed(2)
+    gradient = mg.grad(f)(x)
+    torch.testing.assert_close(ours, value.detach(), rtol=1e-12, atol=0)
+    torch.testing.assert_close(gradient, theirs, rtol=1e-11, atol=1e-13)
+
+
+def test_second_order():
+    x = torch.randn(5, dtype=torch.float64)
+    plain = lambda x: (x.sin() * x).sum()  # noqa: E731
+    for reentrant in (True, False):
+        f = lambda x: checkpoint(plain, x, use_reentrant=reentrant)  # noqa: B023, E731
+        torch.testing.assert_close(mg.hessian(f)(x), torch.func.hessian(plain)(x), rtol=1e-12, atol=1e-14)
+
+
+def test_without_an_argument_that_requires_a_gradient_nothing_inside_gets_one():
+    torch.manual_seed(0)
+    model = nn.ModuleList([nn.Linear(3, 3), nn.Linear(3, 3)])
+    f = lambda x: (checkpoint(model[0], x, use_reentrant=True) + model[1](x)).sum()  # noqa: E731
+    x = torch.randn(2, 3)
+    with pytest.warns(UserWarning, match="None of the inputs"):
+        f(x).backward()
+    assert model[0].weight.grad is None
+    graph = mg.pipeline.capture_for(f, (x,), {}, wrt=())
+    joint = mg.differentiate(graph)
+    gradients = joint(x)[1]
+    assert gradients["model.0.weight"] is None
+    torch.testing.assert_close(gradients["model.1.weight"], model[1].weight.grad)
+
+
+def test_a_sequence_of_checkpoints():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(3, 3), nn.Tanh(), nn.Linear(3, 3), nn.Linear(3, 1)).double()
+    x = torch.randn(2, 3, dtype=torch.float64)
+    f = lambda x: checkpoint_sequential(model, 2, x, use_reentrant=True).sum()  # noqa: E731
+    torch.testing.assert_close(mg.grad(f)(x), torch.func.grad(lambda x: model(x).sum())(x), rtol=1e-12, atol=0)
+
+
+def test_other_draws_in_the_backward_pass_are_refused():
+    f = lambda x: checkpoint(dropout, x, use_reentrant=True, preserve_rng_state=False).sum()  # noqa: E731
+    with pytest.raises(mg.CaptureError, match=r"random numbers inside a checkpoint.*preserve_rng_state=False"):
+        mg.grad(f)(torch.randn(3))
+
+
+def half(tensor):
+    return tensor.to(torch.float16)
+
+
+def wide(tensor):
+    return tensor.to(torch.float64)
+
+
+@pytest.mark.parametrize(
+    "hooks",
+    [
+        save_on_cpu,
+        lambda: saved_tensors_hooks(lambda t: t, lambda t: t),
+        lambda: saved_tensors_hooks(lambda t: [t.detach()], lambda packed: packed[0]),
+        lambda: saved_tensors_hooks(lambda t: t.clone(), lambda t: t),
+    ],
+)
+def test_hooks_that_give_back_what_they_got_make_no_difference(hooks):
+    def f(x):
+        with hooks():
+            y = x.tanh() * x
+        (g,) = torch.autograd.grad((y**2).sum(), x, create_graph=True)
+        return (g * x).sum()
+
+    x = torch.randn(5, dtype=torch.float64)
+    leaf = x.clone().requires_grad_()
+    ours = mg.differentiate(mg.capture(f, x))(x)[1]["x"]
+    torch.testing.assert_close(ours, torch.autograd.grad(f(leaf), leaf)[0], rtol=1e-12, atol=1e-14)
+
+
+@pytest.mark.parametrize("pack", [half, lambda t: t.detach().numpy(), lambda t: t + 1])
+def test_hooks_that_give_back_another_tensor_are_refused(pack):
+    def f(x):
+        with saved_tensors_hooks(pack, lambda t: wide(torch.as_tensor(t))):
+            return (x.tanh() * x).sum()
+
+    with pytest.raises(mg.CaptureError, match=r"saved_tensors_hooks at .*test_checkpoints\.py:\d+"):
+        mg.capture(f, torch.randn(3, dtype=torch.float64))
+
+
+def test_hooks_outside_a_capture_are_as_ever():
+    seen = []
+    f = lambda x: (x.tanh() * x).sum()  # noqa: E731
+    mg.grad(f)(torch.randn(3))
+    with saved_tensors_hooks(lambda t: seen.append(t) or t, lambda t: t):
+        f(torch.randn(3, requires_grad=True)).backward()
+    assert seen
