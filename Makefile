@@ -2,6 +2,7 @@
 # make lint     ruff, pyright                               make test-all  all tests
 # make bench    timings against PyTorch and JAX             make clean     remove what these made
 # make gpu      all that a GPU could make different, with the python3 that has PyTorch with CUDA (8 minutes, no network)
+# make witness  random programs by the thousand, PyTorch's operator samples and small models, all against torch.autograd
 # make sweep    all of PyTorch's operator samples against the derivative table; writes measured.json and docs/table.md
 #
 # TORCH_INDEX=https://download.pytorch.org/whl/cpu takes PyTorch from there (smaller than PyPI's CUDA build).
@@ -12,7 +13,7 @@ BIN   := $(VENV)/bin
 RUNS  := runs
 TORCH := $(shell grep '^torch==' constraints.txt)
 
-.PHONY: demo test test-all sweep lint bench gpu clean
+.PHONY: demo test test-all sweep witness lint bench gpu clean
 .DELETE_ON_ERROR:
 
 $(VENV)/bin/python:
@@ -48,6 +49,14 @@ test: $(VENV)/.dev
 
 test-all: $(VENV)/.dev
 	$(BIN)/pytest -n auto --maxprocesses 4
+
+# each of the three runs whatever the others found
+witness: $(VENV)/.dev
+	failed=; \
+	$(BIN)/pytest -n auto --maxprocesses 4 tests/idioms || failed="$$failed idioms"; \
+	$(BIN)/memograd check --opinfo --all || failed="$$failed operators"; \
+	$(BIN)/python tests/sweeps/models.py || failed="$$failed models"; \
+	[ -z "$$failed" ] || { echo "wrong or crashed:$$failed"; exit 1; }
 
 sweep: $(VENV)/.dev
 	$(BIN)/memograd check --opinfo --all --record
