@@ -150,3 +150,16 @@ def test_check_says_so_when_a_rule_is_wrong(capsys, monkeypatch):
     monkeypatch.setitem(registry._TABLE, sine, registry.Entry(sine, "zero", None, "", "", ""))
     assert main(["check", "--opinfo", "--only", "sin.", "--limit", "1"]) == 1
     assert "wrong" in capsys.readouterr().out
+
+
+def test_it_runs_from_its_sources_without_being_installed(monkeypatch, capsys):
+    from importlib import metadata
+
+    def missing(name):
+        raise metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(metadata, "version", missing)
+    assert main(["rules", "mul.Tensor"]) == 0 and "mul" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        main(["--version"])
+    assert "memograd (not installed)" in capsys.readouterr().out

@@ -279,6 +279,9 @@ def _fail(message: Any) -> int:
 
 
 def _version() -> str:
-    from importlib.metadata import version
+    from importlib.metadata import PackageNotFoundError, version
 
-    return version("memograd")
+    try:
+        return version("memograd")
+    except PackageNotFoundError:
+        return "(not installed)"  # run from its sources
