@@ -237,6 +237,31 @@ def test_a_kept_history_serves_several_derivatives():
         torch.testing.assert_close(mg.differentiate(graph, ["x"])(x)[1]["x"], theirs, rtol=1e-12, atol=1e-14)
 
 
+class TwoWays(torch.autograd.Function):
+    """Keeps the history of its forward under ``torch.autograd.grad``."""
+
+    @staticmethod
+    def forward(ctx, x):
+        with torch.enable_grad():
+            inner = x.detach().requires_grad_()
+            y = (inner.sin() * inner).tanh()
+        ctx.save_for_backward(inner, y)
+        return y.detach()
+
+    @staticmethod
+    def backward(ctx, g):
+        inner, y = ctx.saved_tensors
+        return torch.autograd.grad(y, inner, g, retain_graph=True)[0]
+
+
+@pytest.mark.parametrize("looks", [False, True])
+def test_a_kept_history_on_stand_ins_with_and_without_values(looks):
+    x = torch.rand(5, dtype=torch.float64)
+    f = lambda x: (TwoWays.apply(x * 2) * (3 if not looks or x.sum() > 0 else 4)).sum()  # noqa: E731
+    leaf = x.clone().requires_grad_()
+    torch.testing.assert_close(mg.grad(f)(x), torch.autograd.grad(f(leaf), leaf)[0], rtol=1e-12, atol=1e-14)
+
+
 class OnValues(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x):

@@ -471,3 +471,56 @@ def test_calls_are_kept_for_as_long_as_a_graph_or_its_function_is():
     del function
     gc.collect()
     assert call() is None and number not in CALLS
+
+
+@torch.library.custom_op("memograd_test_functions::scaled_cube", mutates_args=())
+def scaled_cube(x: torch.Tensor, k: float = 2.0) -> torch.Tensor:
+    return x**3 * k
+
+
+@torch.library.custom_op("memograd_test_functions::twice_each", mutates_args=())
+def twice_each(xs: list[torch.Tensor]) -> list[torch.Tensor]:
+    return [x * 2 for x in xs]
+
+
+def keep_first(ctx, inputs, output):
+    ctx.save_for_backward(inputs[0])
+    ctx.k = inputs[1]
+
+
+scaled_cube.register_fake(lambda x, k=2.0: torch.empty_like(x))
+scaled_cube.register_autograd(
+    lambda ctx, g: (5 * g * ctx.saved_tensors[0] ** 2 * ctx.k, None), setup_context=keep_first
+)
+twice_each.register_fake(lambda xs: [torch.empty_like(x) for x in xs])
+twice_each.register_autograd(
+    lambda ctx, gs: [g * x for g, x in zip(gs, ctx.saved_tensors, strict=True)],
+    setup_context=lambda ctx, inputs, output: ctx.save_for_backward(*inputs[0]),
+)
+
+
+@pytest.mark.parametrize(
+    "f",
+    [
+        lambda x: scaled_cube(x.sin(), 3.0) * x,
+        lambda x: twice_each([x.sin(), x.cos()])[1] * twice_each([x])[0],
+    ],
+)
+def test_the_registered_backward_of_a_custom_operator_is_used(f):
+    x, way = torch.randn(2, 5, dtype=torch.float64)
+    first, second = both_orders(f, x, way)
+    torch.testing.assert_close(mg.grad(lambda x: f(x).sum())(x), first, rtol=1e-12, atol=1e-14)
+    again = mg.grad(lambda x: (mg.grad(lambda x: f(x).sum())(x) * way).sum())(x)
+    torch.testing.assert_close(again, second, rtol=1e-11, atol=1e-13)
+
+
+def test_a_rule_goes_before_a_registered_backward():
+    @torch.library.custom_op("memograd_test_functions::ruled", mutates_args=())
+    def ruled(x: torch.Tensor) -> torch.Tensor:
+        return x * 2
+
+    ruled.register_fake(torch.empty_like)
+    ruled.register_autograd(lambda ctx, g: 3 * g)
+    assert mg.grad(lambda x: ruled(x).sum())(torch.ones(2)).tolist() == [3, 3]
+    mg.rule(torch.ops.memograd_test_functions.ruled.default)(lambda adjoint, y, x: 7 * adjoint)
+    assert mg.grad(lambda x: ruled(x).sum())(torch.ones(2)).tolist() == [7, 7]

@@ -182,7 +182,8 @@ class _Run:
         before = tracer.stops, tracer.lift
         tracer.stops, tracer.lift = self.differentiable, self._lift
         try:
-            with torch.set_grad_enabled(self.differentiable), Substitute(tracer), RUN_BACKWARD():
+            own = frozenset(id(t) for t, _ in self.call.foreign)
+            with torch.set_grad_enabled(self.differentiable), Substitute(tracer, own), RUN_BACKWARD():
                 yield
         finally:
             tracer.stops, tracer.lift = before

@@ -30,11 +30,16 @@ _OWNED = (torch.Tensor, nn.Parameter, nn.Buffer)
 
 
 class Substitute(TorchFunctionMode):
-    """While open, what is called on a tensor of the user's is called on its stand-in on ``tape``."""
+    """While open, what is called on a tensor of the user's is called on its stand-in on ``tape``.
 
-    def __init__(self, tape: Tape) -> None:
+    Args:
+        but: ids of tensors that are left, since autograd knows them for what they are.
+    """
+
+    def __init__(self, tape: Tape, but: frozenset[int] = frozenset()) -> None:
         super().__init__()
         self.tape = tape
+        self.but = but
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if self.tape.paused or func in _QUERIES:
@@ -45,9 +50,9 @@ class Substitute(TorchFunctionMode):
     def _own(self, value: Any) -> Any:
         kind = type(value)
         if kind in _OWNED:
-            if is_wrapped(
-                value
-            ):  # one that torch.vmap or torch.func.grad has wrapped: what is inside comes to us later
+            if id(value) in self.but:
+                return value
+            if is_wrapped(value):  # by torch.vmap or torch.func.grad: what is inside comes to us later
                 return value
             with without_modes():
                 return self.tape.stand_in(value)
