@@ -129,6 +129,27 @@ def test_modes_of_two_threads_leave_no_trace() -> None:
         assert not getattr(python_dispatch, name, False), WHY + f"torch.utils._python_dispatch.{name}"
 
 
+def test_seeds_go_through_the_generator_of_torch_random() -> None:
+    class Watch:
+        def __init__(self) -> None:
+            self.asked: list[str] = []
+
+        def __getattr__(self, name: str) -> Any:
+            self.asked.append(name)
+            return getattr(before, name)
+
+    before, watch = adapter.put_generator(None), Watch()
+    assert isinstance(before, torch.Generator), WHY + "torch.random.default_generator"
+    adapter.put_generator(watch)
+    try:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            torch.seed()
+    finally:
+        adapter.put_generator(before)
+    assert {"get_state", "manual_seed", "seed", "set_state"} <= set(watch.asked), WHY + "torch.random's functions"
+
+
 def test_wrapped_tensors_are_told_from_others() -> None:
     seen = []
     torch.vmap(lambda x: seen.append(adapter.is_wrapped(x)) or x)(torch.ones(2))

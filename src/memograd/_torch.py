@@ -30,6 +30,7 @@ Everything here is private API of PyTorch that has no public counterpart. Each e
   transforms hand out wrapped tensors (a whole batch that looks like one sample). A program inside ``vmap`` has to be
   captured as if there were none; no public function tells a wrapped tensor, or leaves the transforms for a while.
 - ``has_batching_rule``: whether ``vmap`` runs an operator once for a whole batch. Public ``vmap`` only warns.
+- ``put_generator``: ``torch.manual_seed`` and its like go past every mode to the generator that ``torch.random`` holds.
 - ``pytree``: flattening of nested containers, with the registrations other libraries (transformers) made.
 """
 
@@ -336,3 +337,11 @@ def module_hooks(root: nn.Module) -> list[dict[int, Any]]:
     everywhere = ("forward_pre_hooks", "forward_hooks", "backward_pre_hooks", "backward_hooks")
     tables = [getattr(_module, f"_global_{name}") for name in everywhere]
     return tables + [getattr(m, f"_{name}") for m in root.modules() for name in everywhere]
+
+
+def put_generator(generator: Any) -> Any:
+    """The generator that the functions of ``torch.random`` set, which is ``generator`` from now on (None: as it is)."""
+    before = torch.random.default_generator  # pyright: ignore[reportPrivateImportUsage]
+    if generator is not None:
+        torch.random.default_generator = generator  # pyright: ignore
+    return before

@@ -34,6 +34,7 @@ from memograd._torch import (
 from memograd.draws import same_draws
 from memograd.errors import CaptureError, DataDependentError, MemogradError
 from memograd.graph.graph import Calling, Graph, Input, InputKind, Output
+from memograd.tracing.chance import no_seeds
 from memograd.tracing.closures import Closure, closure_of
 from memograd.tracing.cudnn import plain_recurrence
 from memograd.tracing.effects import Change, Templates, effects_of, take_back
@@ -175,6 +176,7 @@ class _Capture:
         """What is in force while the program runs; what comes last sees its calls first."""
         yield TURN
         yield self._isolated()
+        yield no_seeds(self.tracer)
         yield torch.set_grad_enabled(torch.is_grad_enabled())  # put back if the program fails or forgets to
         yield quiet()
         if not self.tracer.concrete:
@@ -194,6 +196,9 @@ class _Capture:
         self.reads = Reads(self.roots)
         try:
             yield
+        except BaseException:
+            self.reads.chance.put_back()
+            raise
         finally:
             self.changes = take_back(self.reads)
 

@@ -30,6 +30,7 @@ class Guards:
     """What one capture has read, as it was then.
 
     Attributes:
+        volatile: the program drew random numbers of Python's or NumPy's, so that it is another one each time.
         moved: since this was last set to False, some place has got another tensor, which will do.
     """
 
@@ -47,6 +48,7 @@ class Guards:
         self._filled, self._sizes = [c for c, n in sized if n], [n for _, n in sized if n]
         self._sets = [(c, reads.before[id(c)][1]) for c in reads.containers if isinstance(c, set)]
         self._hooks = hooks_of_every_module()
+        self.volatile = reads.chance.drawn()
         self.moved = False
         self._remember_tensors()
 
@@ -56,6 +58,8 @@ class Guards:
 
     def hold(self) -> bool:
         """True where the program would read what it read."""
+        if self.volatile:
+            return False
         try:
             same = all([all(map(is_, map(w.get, w.holders, w.keys), w.last)) for w in self._ways]) or self._alike()
         except (KeyError, IndexError, AttributeError, ValueError):  # something is no longer there
@@ -73,6 +77,8 @@ class Guards:
 
     def changed(self) -> str:
         """The name of something that is not as it was."""
+        if self.volatile:
+            return "a random number of Python's or NumPy's, by which the program goes,"
         for way in self._ways:
             for place, before in zip(way.places, way.last, strict=True):
                 value = place.get()

@@ -31,6 +31,7 @@ import torch
 from torch import nn
 
 from memograd.tracing import asked
+from memograd.tracing.chance import Chance, is_generator
 from memograd.tracing.holders import (
     MISSING,
     Attributes,
@@ -109,6 +110,7 @@ class Reads:
         self._classes: dict[type, Any] = {}
         self._alive: list[Any] = []  # so that ids stay unique
         self._seen: set[tuple[int, str]] = set()
+        self.chance = Chance()
         self._busy = False
         self._depth = 0  # library functions called by library functions, on the way to what is met
         for name, root in (*roots, *(("hook", hook) for hook in hooks_of_every_module())):
@@ -293,7 +295,9 @@ class Reads:
         """Any other object: its attributes are seen when they are asked for."""
         cls = type(value)
         own = dict_of(value)
-        if cls.__module__.startswith("memograd."):
+        if is_generator(value):
+            self.chance.meet(value)
+        elif cls.__module__.startswith("memograd."):
             for part in list(own.values()) if own else ():
                 if callable(part):
                     self.meet(part, name)  # the function that a transform of ours is of

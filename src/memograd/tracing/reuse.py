@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -103,12 +102,10 @@ class Cache:
             kept = self._kept[key] = Kept()
         made = kept.find()
         if made is None:
-            drawn = random.getstate()
             try:
                 made = build(False)
                 kept.keep(made.guards, made)
             except DataDependentError as error:
                 made = _ON_VALUES
                 kept.keep(error.guards, made)
-                random.setstate(drawn)
         return build(True) if made is _ON_VALUES else made

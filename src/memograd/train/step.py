@@ -15,6 +15,7 @@ from memograd.graph.graph import Graph
 from memograd.memory.plan import Plan
 from memograd.pipeline import plan
 from memograd.run.choose import Choice, choose, choose_planned
+from memograd.tracing.chance import Chance
 from memograd.tracing.reuse import Recent
 from memograd.train.decisions import Programs
 from memograd.train.objective import Objective
@@ -98,9 +99,12 @@ class TrainStep:
         if steps < 1:
             raise GraphError(f"steps must be at least 1, got {steps}")
         with self._turn:
+            chance = Chance()
             programs, _ = self._ready(batch, options)
             self._last = program = programs.all[0]
-            if program.gradients or program.decisions or program.graph.effects:
+            if program.graph.guards.volatile:
+                chance.put_back()  # each step draws anew, the first one too
+            if program.gradients or program.decisions or program.graph.effects or program.graph.guards.volatile:
                 return torch.stack([self(*batch, **options) for _ in range(steps)])
             return program.choice.backend.run(program.flat(batch, options), steps)
 
@@ -171,9 +175,11 @@ class TrainStep:
             share = self._updates.alike
             return build(self.objective, self.optimizer, self._rates, batch, options, self._choose, concrete, share)
 
+        chance = Chance()
         program = capture(concrete)
         self.captures.append(why)
         if self._updates.alike and not self._updates.note(program.updated):
+            chance.put_back()
             program = capture(bool(program.decisions))
         return program
 
