@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from idioms.agreement import check_function
+from idioms.agreement import Holds, check_function, check_step
 from torch.nn import functional as F
 
 Z = {"dtype": torch.float64}
@@ -439,6 +439,11 @@ WHOLE = [
 @pytest.mark.parametrize("f", WHOLE, ids=lambda f: f.__name__)
 def test_programs(f):
     check_function(f, [X, W])
+
+
+@pytest.mark.parametrize("f", WHOLE, ids=lambda f: f.__name__)
+def test_programs_as_training_steps(f):
+    check_step(Holds(f, [X, W]), torch.tensor(0.5, **Z))
 
 
 def test_a_spectrum_written_to():
