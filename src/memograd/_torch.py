@@ -24,8 +24,8 @@ Everything here is private API of PyTorch that has no public counterpart. Each e
 - ``is_composite``: no public function tells operators that autograd takes apart from those it differentiates.
 - ``inductor_function``: one small graph through Inductor. The public ``torch.compile`` guards every call (50 µs, more
   than a small kernel takes).
-- ``has_hooks`` / ``module_hooks`` / ``forward_hooks``: what users registered on a parameter or a module. PyTorch has
-  functions to register a hook and none to ask for one.
+- ``has_hooks`` / ``without_hooks`` / ``module_hooks`` / ``forward_hooks``: what users registered on a parameter or a
+  module. PyTorch has functions to register a hook and none to ask for one.
 - ``is_wrapped``, ``wrapped_value``, ``level_of``, ``inside_torch_func``, ``outside_torch_func``: ``torch.func``'s own
   transforms hand out wrapped tensors (a whole batch that looks like one sample). A program inside ``vmap`` has to be
   captured as if there were none; no public function tells a wrapped tensor, or leaves the transforms for a while.
@@ -39,7 +39,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -329,6 +329,20 @@ def has_hooks(leaf: torch.Tensor) -> bool:
 def forward_hooks() -> list[Any]:
     """The hooks around the forward of every module there is."""
     return [*_module._global_forward_pre_hooks.values(), *_module._global_forward_hooks.values()]
+
+
+@contextmanager
+def without_hooks(leaves: Iterable[torch.Tensor]) -> Iterator[None]:
+    """Gradients computed inside do not pass through the users' hooks of these tensors."""
+    tables = [t._backward_hooks for t in leaves if t._backward_hooks]
+    held = [dict(table) for table in tables]
+    for table in tables:
+        table.clear()
+    try:
+        yield
+    finally:
+        for table, hooks in zip(tables, held, strict=True):
+            table.update(hooks)
 
 
 def module_hooks(root: nn.Module) -> list[dict[int, Any]]:

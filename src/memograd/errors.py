@@ -73,5 +73,19 @@ class BackendError(MemogradError):
     """A run backend cannot execute this graph on this machine."""
 
 
+class GradientMismatchError(MemogradError, AssertionError):
+    """A gradient, a loss or a new value disagrees with its witness.
+
+    Attributes:
+        name: the parameter or buffer; empty for the loss.
+        error: the largest difference of two elements.
+    """
+
+    def __init__(self, message: str, name: str = "", error: float = float("nan")) -> None:
+        super().__init__(message)
+        self.name = name
+        self.error = error
+
+
 class DataError(MemogradError):
     """A data set, checkpoint or setting handed to training is unusable."""

@@ -9,18 +9,15 @@ from typing import Any, NoReturn
 import torch
 
 from memograd._torch import pytree
-from memograd.errors import MemogradError
+from memograd.errors import GradientMismatchError, MemogradError
 from memograd.pipeline import capture_for
 from memograd.transforms.jvp import jvp
 from memograd.transforms.vjp import vjp
-from memograd.verify.blame import first_wrong_operator, inner, random, smooth
+from memograd.verify.blame import first_wrong_operator, inner, random
 from memograd.verify.differences import Flat, central, complex_step, is_analytic
+from memograd.witness.blame import smooth
 
 Tensor = torch.Tensor
-
-
-class GradientMismatchError(MemogradError, AssertionError):
-    """A gradient disagrees with its witness."""
 
 
 def check_grads(

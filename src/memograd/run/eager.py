@@ -14,17 +14,22 @@ from memograd.lower.lower import lower
 class Eager:
     """Runs a training graph on tensors that require no gradient (detached ones), so that nothing is taped.
 
-    ``compute(flat)`` is pure: results from inputs. ``step(flat)`` also writes mutations back into the inputs and
-    returns the results that are no mutations.
+    ``compute(flat)`` is pure: results from inputs. ``commit(flat, results)`` writes mutations back into the inputs and
+    returns the results that are no mutations. ``step(flat)`` does both.
     """
 
     name = "eager"
 
     def __init__(self, graph: Graph) -> None:
         self.function = self.build(lower(graph))
+        self.route(graph)
+
+    def route(self, graph: Graph) -> None:
+        """Which result is written into which input, and which are returned."""
         names = [i.name for i in graph.inputs]
+        self.count = len(graph.outputs)
         self.feedback = {i: names.index(o.name) for i, o in enumerate(graph.outputs) if o.kind == "mutation"}
-        self.kept = [i for i in range(len(graph.outputs)) if i not in self.feedback]
+        self.kept = [i for i in range(self.count) if i not in self.feedback]
         self.writes = self._writes(graph)
 
     def build(self, graph: Graph) -> Any:
@@ -44,7 +49,9 @@ class Eager:
         return run(self.function, flat)
 
     def step(self, flat: Sequence[Any]) -> list[torch.Tensor]:
-        results = run(self.function, flat)
+        return self.commit(flat, run(self.function, flat))
+
+    def commit(self, flat: Sequence[Any], results: Sequence[torch.Tensor]) -> list[torch.Tensor]:
         for inputs, outputs in self.writes:
             old, new = [flat[i] for i in inputs], [results[o] for o in outputs]
             torch._foreach_copy_(old, new)  # pyright: ignore[reportPrivateImportUsage]

@@ -20,10 +20,15 @@ class Planned(Eager):
         self.name = name
         self.plan = plan
         self.function = load(plan.code, "step")
-        self.kept = [i for i, o in enumerate(graph.outputs) if o.kind != "mutation"]
+        self.route(graph)
 
     def compute(self, flat: Sequence[Any]) -> tuple[torch.Tensor, ...]:
-        raise BackendError("a planned step writes in place and cannot be run without its effects")
+        """Results from inputs, beyond the budget: what the step writes to is copied first."""
+        own = list(flat)
+        for i in self.feedback.values():
+            own[i] = flat[i].clone()
+        kept = iter(self.step(own))
+        return tuple(own[self.feedback[o]] if o in self.feedback else next(kept) for o in range(self.count))
 
     def step(self, flat: Sequence[Any]) -> list[torch.Tensor]:
         try:

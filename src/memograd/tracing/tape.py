@@ -205,7 +205,7 @@ class Tape:
             )
         if self._raw.pop(id(tensor), None) is not None:
             held = self.node_of(self.lift(tensor.clone()))
-            self.bind(tensor, self._emit(aten.lift_fresh_copy.default, (held,), {}, tensor))  # new at each run
+            self.bind(tensor, self._emit(aten.clone.default, (held,), {}, tensor))  # new at each run, and lies alike
         else:
             self.alias(tensor, self.lift(tensor))
         return self._known[id(tensor)]

@@ -14,8 +14,10 @@ import torch
 from torch import optim
 
 from memograd.draws import undone_on_error
-from memograd.looks import DecisionChangedError, comparing
-from memograd.train.program import Decision, Program
+from memograd.errors import MemogradError
+from memograd.looks import DecisionChangedError, comparing, trusting
+from memograd.train.program import Compare, Decision, Program
+from memograd.witness.undisturbed import Generators
 
 _MOST = 64  # programs of one signature
 
@@ -47,36 +49,55 @@ class Programs:
         return False
 
     def step(
-        self, batch: tuple[Any, ...], options: dict[str, Any], fresh: bool, build: Callable[[str], Program]
+        self,
+        batch: tuple[Any, ...],
+        options: dict[str, Any],
+        fresh: bool,
+        build: Callable[[str], Program],
+        compare: Compare,
     ) -> tuple[Program, list[torch.Tensor]]:
         """One step by the program whose decisions are right for this batch, and its results.
 
         Args:
             fresh: the first program was made for the values of this very batch: its decisions are right.
             build: makes a program for these values, for a reason.
+            compare: compares a program with PyTorch, where that is due, when its decisions are known to be right.
         """
         program = self.all[0]
         if fresh or not program.decisions:
-            return program, program.step(batch, options)
+            return program, program.step(batch, options, compare)
         tried: list[Program] = []
         while True:
             try:
                 with undone_on_error(program.devices), comparing():
-                    results = program.step(batch, options)
+                    if program.origin is None:
+                        results = program.step(batch, options)
+                    else:
+                        self._decide(program, batch, options)
+                        with trusting():
+                            results = program.step(batch, options, compare)
                 self.all.remove(program)
                 return self.add(program), results
             except DecisionChangedError as changed:
                 why = f"{program.decisions[changed.index].text}, and now {changed.seen}"
                 tried.append(program)
                 other = self._which(program.decisions[: changed.index], changed.seen, tried)
+            except MemogradError:
+                raise
             except RuntimeError as error:  # a planned step may get to operators before it gets to the look at a shape
                 if not program.shaped:
                     raise
                 why, other = f"a shape that values decide: {error}", None
             if other is None:
                 self.add(build(why))
-                return self.step(batch, options, True, build)
+                return self.step(batch, options, True, build, compare)
             program = other
+
+    def _decide(self, program: Program, batch: tuple[Any, ...], options: dict[str, Any]) -> None:
+        """Raises DecisionChangedError where ``program`` is not right for this batch; nothing has happened then."""
+        generators = Generators()
+        program.choice.backend.compute(program.flat(batch, options))
+        generators.put_back()
 
     def _which(self, before: Sequence[Decision], seen: str, tried: list[Program]) -> Program | None:
         """A program that went the same way ``before``, and then another, by what is ``seen`` now."""

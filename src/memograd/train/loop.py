@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import nn, optim
@@ -42,6 +42,7 @@ def train_model(
     progress: bool | None = None,
     backend: str = "auto",
     memory_budget: int | str | Plan | None = None,
+    check: Literal["first", "never", "always"] = "first",
 ) -> History:
     """Train ``model`` in place.
 
@@ -59,13 +60,14 @@ def train_model(
         settings: what must not change between a run and its resumption; compared and stored with the checkpoint.
         callback: called with each epoch's record.
         progress: show a bar on stderr; default: if that is a terminal.
-        backend, memory_budget: see ``TrainStep``.
+        backend, memory_budget, check: see ``TrainStep``.
 
     Returns:
         A record for each epoch; see ``History``.
 
     Raises:
         DataError: no batches, batches of another form, a loss that is not finite, a checkpoint that does not fit.
+        GradientMismatchError: a first step differs from PyTorch's; see ``TrainStep``.
         MemogradError: the model cannot be captured or differentiated.
     """
     if epochs < 1:
@@ -80,7 +82,8 @@ def train_model(
         _check_settings(folder, saved, dict(settings or {}))
         checkpoints.restore(folder, saved, model, optimizer)
         backend = saved["backend"] if backend == "auto" else backend
-    run = _Run(model, criterion, TrainStep(model, criterion, optimizer, memory_budget, backend), device, folder)
+    step = TrainStep(model, criterion, optimizer, memory_budget, backend, check)
+    run = _Run(model, criterion, step, device, folder)
     run.settings, run.metrics = dict(settings or {}), metrics
     if saved is not None:
         run.history = History(saved["history"], saved["backend"], saved["backend_reason"])

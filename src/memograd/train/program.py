@@ -7,7 +7,7 @@ step by ``stale``.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 from weakref import WeakKeyDictionary
@@ -25,8 +25,12 @@ from memograd.pipeline import capture_for, differentiate, simplify
 from memograd.run.choose import Choice
 from memograd.tracing.reuse import ambient, signature
 from memograd.train.update import Update, why_not
+from memograd.witness.undisturbed import Generators
 
 _NOT_BAKED = frozenset({"params", "lr", "initial_lr"})  # params by identity
+
+
+Compare = Callable[["Program", list[Any]], Sequence[torch.Tensor] | None]
 
 
 @dataclass(frozen=True)
@@ -41,6 +45,22 @@ class Decision:
     @property
     def text(self) -> str:
         return f"{self.source} ({self.line}) looked at a {self.what} and saw {self.seen}"
+
+
+@dataclass
+class Origin:
+    """What a program was made of, for who compares it with PyTorch."""
+
+    forward: Graph
+    joint: Graph
+    drawn: Generators | None  # before it was captured
+    state: dict[Any, dict[str, Any]]  # of the optimizer, before it was prepared
+
+    def undo(self, optimizer: optim.Optimizer) -> None:
+        """As if nothing had been captured."""
+        _put_back(optimizer, self.state)
+        if self.drawn is not None:
+            self.drawn.put_back()
 
 
 @dataclass(eq=False)
@@ -59,6 +79,7 @@ class Program:
     updated: frozenset[int]  # the parameters, by id
     share: bool  # they have step counters in common
     left: list[int]  # where the results are that the forward leaves behind
+    origin: Origin | None  # until it was compared with PyTorch
 
     def stale(self, optimizer: optim.Optimizer) -> bool:
         """Whether something the graph is bound to is no longer where it was."""
@@ -80,10 +101,14 @@ class Program:
                 self.bound[k] = entry.bound.detach()
         self.graph.guards.moved = False
 
-    def step(self, batch: tuple[Any, ...], options: dict[str, Any]) -> list[torch.Tensor]:
-        """One step, with what the forward leaves behind in the model; returns the results that are no mutations."""
-        flat = self.flat(batch, options)
-        results = self.choice.backend.step(flat)
+    def step(
+        self, batch: tuple[Any, ...], options: dict[str, Any], compare: Compare | None = None
+    ) -> list[torch.Tensor]:
+        """One step, with what the forward leaves behind in the model; returns the results that are no mutations.
+        ``compare`` may run it first, without its effects, and hand over what it computed."""
+        flat, backend = self.flat(batch, options), self.choice.backend
+        computed = compare(self, flat) if compare is not None else None
+        results = backend.step(flat) if computed is None else backend.commit(flat, computed)
         if self.graph.effects:
             self.graph.leave([results[i] for i in self.left], flat)
         return results
@@ -162,6 +187,44 @@ def build(
     Raises:
         GraphError: nothing the optimizer trains takes part.
     """
+    drawn, state = Generators(objective), {p: dict(held) for p, held in optimizer.state.items()}
+    forward, joint = differentiated(objective, optimizer, batch, options, concrete)
+    outside = _hooked(joint) or why_not(optimizer) is not None
+    try:
+        graph = joint if outside else simplify(Update(joint, optimizer, rates, share).append())
+        choice = choose(graph, detached(graph.bind(batch, options)))
+    except BaseException:
+        _put_back(optimizer, state)
+        raise
+    optimizer._opt_called = True  # pyright: ignore[reportAttributeAccessIssue]  # what schedulers look at
+    bound = detached([i.tensor for i in graph.inputs])
+    parameters = {i.name: i.tensor for i in joint.inputs}
+    return Program(
+        graph=graph,
+        choice=choice,
+        bound=bound,
+        owners=[(i.tensor, i.tensor.data_ptr()) for i in graph.inputs if i.tensor is not None],
+        slots=[i for i, t in enumerate(bound) if t is None],
+        state=[] if outside else _state(optimizer),
+        gradients=_gradients(graph) if outside else [],
+        decisions=_decisions(graph),
+        updated=frozenset(id(parameters[name]) for name in joint.wrt if name not in joint.unused),
+        share=share,
+        devices=tuple({str(t.device) for n in graph.nodes if is_random(n) for t in tensors_of(n)}),
+        left=_positions(graph, "left"),
+        origin=Origin(forward, joint, drawn, state),
+    )
+
+
+def differentiated(
+    objective: nn.Module,
+    optimizer: optim.Optimizer,
+    batch: tuple[Any, ...],
+    options: dict[str, Any],
+    concrete: bool = False,
+) -> tuple[Graph, Graph]:
+    """The graph of the loss on this batch, and that of its gradients too: of every parameter that the optimizer
+    trains, or whose hooks wait for it."""
     with torch.enable_grad():  # only parameters are differentiated
         try:
             forward = capture_for(objective, batch, options, wrt=(), concrete=concrete)
@@ -171,29 +234,25 @@ def build(
             forward = capture_for(objective, batch, options, wrt=(), concrete=True)
     trained = {id(p) for group in optimizer.param_groups for p in group["params"] if p.requires_grad}
     parameters = {i.name: i.tensor for i in forward.inputs if i.kind == "parameter" and i.tensor is not None}
-    hooked = {name for name, p in parameters.items() if p.requires_grad and has_hooks(p)}
-    names = [name for name, p in parameters.items() if id(p) in trained or name in hooked]
     if not any(id(p) in trained for p in parameters.values()):
         raise GraphError("no trainable parameter takes part in this step")
-    joint = differentiate(forward, names)
-    outside = bool(hooked) or why_not(optimizer) is not None
-    graph = joint if outside else simplify(Update(joint, optimizer, rates, share).append())
-    optimizer._opt_called = True  # pyright: ignore[reportAttributeAccessIssue]  # what schedulers look at
-    bound = detached([i.tensor for i in graph.inputs])
-    return Program(
-        graph=graph,
-        choice=choose(graph, detached(graph.bind(batch, options))),
-        bound=bound,
-        owners=[(i.tensor, i.tensor.data_ptr()) for i in graph.inputs if i.tensor is not None],
-        slots=[i for i, t in enumerate(bound) if t is None],
-        state=[] if outside else _state(optimizer),
-        gradients=_gradients(graph) if outside else [],
-        decisions=_decisions(graph),
-        updated=frozenset(id(parameters[name]) for name in names if name not in joint.unused),
-        share=share,
-        devices=tuple({str(t.device) for n in graph.nodes if is_random(n) for t in tensors_of(n)}),
-        left=_positions(graph, "left"),
-    )
+    names = [n for n, p in parameters.items() if id(p) in trained or (p.requires_grad and has_hooks(p))]
+    return forward, differentiate(forward, names)
+
+
+def _hooked(joint: Graph) -> bool:
+    return any(i.tensor is not None and has_hooks(i.tensor) for i in joint.inputs if i.name in joint.wrt)
+
+
+def _put_back(optimizer: optim.Optimizer, state: dict[Any, dict[str, Any]]) -> None:
+    """Forget what was prepared in the optimizer's state since."""
+    for p in list(optimizer.state):
+        if p in state:
+            optimizer.state[p] = {**optimizer.state[p], **state[p]}
+            for key in optimizer.state[p].keys() - state[p].keys():
+                del optimizer.state[p][key]
+        else:
+            del optimizer.state[p]
 
 
 def _decisions(graph: Graph) -> tuple[Decision, ...]:

@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
 
 import torch
 from torch import nn, optim
 
 from memograd._torch import has_hooks, module_hooks
-from memograd.errors import GraphError
+from memograd.errors import GradientMismatchError, GraphError
 from memograd.graph.graph import Graph
 from memograd.memory.plan import Plan
 from memograd.pipeline import plan
 from memograd.run.choose import Choice, choose, choose_planned
 from memograd.tracing.chance import Chance
 from memograd.tracing.reuse import Recent
+from memograd.train.check import Check
 from memograd.train.decisions import Programs
 from memograd.train.objective import Objective
 from memograd.train.program import Program, Updates, build, geometry, settings
+from memograd.witness.undisturbed import Generators
 
 
 class TrainStep:
@@ -39,6 +41,9 @@ class TrainStep:
         backend: ``auto`` (measures eager and native once), ``eager``, ``native`` or ``inductor``. Within a memory
             budget ``inductor`` compiles fused kernels one by one, which the plan keeps or computes again; the others
             run operator by operator (``eager``).
+        check: ``first``: before a program writes anything for the first time, its loss, gradients and new values are
+            compared with those of ``torch.autograd`` and of PyTorch's optimizer on the same batch, which costs about
+            two plain steps; ``always``: at every step; ``never``. ``check_reason`` says how it came out.
 
     A model that looks at values (``if loss > 1``, ``x[mask]``, ``.item()``) is captured on those of the batch, and
     again when it sees other ones; ``captures`` says how often and why. A number that differs at each step (a running
@@ -47,6 +52,8 @@ class TrainStep:
     Raises:
         GraphError: the model has no parameters to train, or the optimizer holds none of them.
         BudgetInfeasibleError: at the first step: no schedule fits the budget.
+        GradientMismatchError: at a step that is compared: it differs from PyTorch's by more than rounding. Nothing
+            was overwritten then.
     """
 
     def __init__(
@@ -56,6 +63,7 @@ class TrainStep:
         optimizer: optim.Optimizer,
         memory_budget: int | str | Plan | None = None,
         backend: str = "auto",
+        check: Literal["first", "never", "always"] = "first",
     ) -> None:
         trained = {id(p) for group in optimizer.param_groups for p in group["params"]}
         self.objective = Objective(model, criterion)
@@ -75,6 +83,7 @@ class TrainStep:
         self._parameters = parameters
         self._rates: list[torch.Tensor] = []  # of each group of the optimizer
         self._seen_rates: list[Any] = []
+        self._check = Check(self.objective, optimizer, check)
         self._programs: dict[Any, Programs] = Recent()
         self._updates = Updates.of(optimizer)
         self.captures: list[str] = []  # why the model was captured, each time
@@ -85,7 +94,13 @@ class TrainStep:
         """One step on ``(*inputs, target)``; returns the loss before the update (0-dim, detached)."""
         with self._turn:
             programs, fresh = self._ready(batch, options)
-            program, kept = programs.step(batch, options, fresh, lambda why: self._build(batch, options, why, True))
+            program, kept = programs.step(
+                batch,
+                options,
+                fresh,
+                build=lambda why: self._build(batch, options, why, True),
+                compare=lambda program, flat: self._compare(program, flat, batch, options),
+            )
             self._last = program
             if program.gradients:
                 self._outside(program, kept)
@@ -104,9 +119,13 @@ class TrainStep:
             self._last = program = programs.all[0]
             if program.graph.guards.volatile:
                 chance.put_back()  # each step draws anew, the first one too
-            if program.gradients or program.decisions or program.graph.effects or program.graph.guards.volatile:
+            by_itself = not (program.gradients or program.decisions or program.graph.effects)
+            if not by_itself or program.graph.guards.volatile or self._check.when == "always":
                 return torch.stack([self(*batch, **options) for _ in range(steps)])
-            return program.choice.backend.run(program.flat(batch, options), steps)
+            flat, generators = program.flat(batch, options), Generators()
+            if self._compare(program, flat, batch, options) is not None:
+                generators.put_back()
+            return program.choice.backend.run(flat, steps)
 
     @property
     def graph(self) -> Graph:
@@ -122,6 +141,11 @@ class TrainStep:
     def backend_reason(self) -> str:
         """Why that backend."""
         return self._required().choice.reason
+
+    @property
+    def check_reason(self) -> str:
+        """How the last comparison with ``torch.autograd`` came out, or why there was none."""
+        return self._check.reason
 
     @property
     def plan(self) -> Plan | None:
@@ -181,7 +205,21 @@ class TrainStep:
         if self._updates.alike and not self._updates.note(program.updated):
             chance.put_back()
             program = capture(bool(program.decisions))
+        self._check.new(program)
         return program
+
+    def _compare(
+        self, program: Program, flat: list[Any], batch: tuple[Any, ...], options: dict[str, Any]
+    ) -> Sequence[torch.Tensor] | None:
+        """What the program computes, if it was due to be compared; one that fails is made anew next time."""
+        if program.origin is None:
+            return None
+        try:
+            return self._check(program, flat, batch, options)
+        except GradientMismatchError:
+            for programs in self._programs.values():
+                programs.all = [other for other in programs.all if other is not program]
+            raise
 
     def _choose(self, graph: Graph, flat: list[Any]) -> Choice:
         if self.memory_budget is None:

@@ -10,12 +10,12 @@ import torch
 from torch import fx
 
 from memograd import ops
-from memograd._torch import pytree
 from memograd.errors import MemogradError
 from memograd.pipeline import capture_for
 from memograd.rules.registry import lookup
 from memograd.transforms.vjp import vjp
 from memograd.verify.differences import Flat, central
+from memograd.witness.blame import alone
 
 Tensor = torch.Tensor
 Agree = Callable[[Tensor, Tensor], bool]
@@ -44,17 +44,7 @@ def _has_rule(node: fx.Node) -> bool:
 
 def _agrees(target: Any, args: Any, kwargs: Any, eps: float, agree: Agree) -> bool:
     """Whether <u, J v> by differences is <J'u, v> by the table, for random u and v."""
-    leaves, spec = pytree.tree_flatten((args, kwargs))
-    places = [i for i, x in enumerate(leaves) if smooth(x)]
-
-    def function(*tensors: Tensor) -> tuple[Tensor, ...]:
-        filled = list(leaves)
-        for place, tensor in zip(places, tensors, strict=True):
-            filled[place] = tensor
-        inner_args, inner_kwargs = pytree.tree_unflatten(filled, spec)
-        return tuple(y for y in pytree.tree_leaves(target(*inner_args, **inner_kwargs)) if smooth(y))
-
-    points = [leaves[i].detach() for i in places]
+    function, points = alone(target, args, kwargs)
     results = function(*points)
     if not points or not results:
         return True
@@ -71,11 +61,6 @@ def _agrees(target: Any, args: Any, kwargs: Any, eps: float, agree: Agree) -> bo
         if not agree(inner(pulled[k], ways[k]), expected):
             return False
     return True
-
-
-def smooth(value: Any) -> bool:
-    """A tensor of real or complex numbers."""
-    return isinstance(value, Tensor) and (value.is_floating_point() or value.is_complex())
 
 
 def random(like: Tensor, generator: torch.Generator) -> Tensor:

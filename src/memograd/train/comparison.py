@@ -1,0 +1,161 @@
+"""The program of a step beside PyTorch: its gradients by autograd, its writes by PyTorch's optimizer.
+
+A step returns new parameters, not gradients, and an update of a millionth shows nothing of the gradient it was made of.
+So the gradients are compared on the differentiated graph, run operator by operator. The program that will really run
+must then write what PyTorch's optimizer writes with these gradients; compiled kernels, whose gradients are their own,
+run once more with learning rates so large that a wrong gradient is seen in the parameters.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import optim
+
+from memograd.ops import is_random
+from memograd.train.expected import updates
+from memograd.train.program import Program
+from memograd.witness.agreement import Difference, Results, difference, differences, largest
+from memograd.witness.trial import Trial, mismatch
+from memograd.witness.undisturbed import Generators
+
+Tensor = torch.Tensor
+_NEARBY = 1e-2  # share by which parameters are moved to look again: a kink that is met by chance is left behind
+_ULPS = 16  # an update is a handful of operations on each element
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One program at one batch.
+
+    Attributes:
+        trial: the differentiated graph beside the model.
+        flat: the flat inputs of the program.
+    """
+
+    program: Program
+    trial: Trial
+    flat: list[Any]
+    optimizer: optim.Optimizer
+
+    def results(self, theirs: Results) -> Sequence[Tensor]:
+        """What the program computes; nothing is written yet, and the generators are as a step leaves them.
+
+        Raises:
+            GradientMismatchError: it is not what PyTorch computes.
+        """
+        assert self.program.origin is not None
+        if self.program.graph is not self.program.origin.joint:
+            return self._with_update(theirs)
+        if not self._comparable:
+            self.trial.demand(self.trial.ours(), theirs)
+            return self.backend.compute(self.flat)
+        results = self.backend.compute(self.flat)
+        if wrong := self.trial.wrong(self.trial.named(results), theirs):
+            self.trial.demand(self.trial.ours(), theirs)
+            raise mismatch(wrong, self._blamed)
+        return results
+
+    def _with_update(self, theirs: Results) -> Sequence[Tensor]:
+        ours = self.trial.ours()
+        self.trial.demand(ours, theirs)
+        if not self._comparable:
+            return self.backend.compute(self.flat)
+        if not self._compiled:
+            results = self.backend.compute(self.flat)
+            if wrong := self._wrong(self.flat, results, ours, theirs, {}):
+                raise mismatch(wrong, self._blamed)
+            return results
+        if self._looks_wrong(self.trial, self.flat, theirs):
+            trial, flat = self._nearby()
+            if wrong := self._looks_wrong(trial, flat, theirs):
+                raise mismatch(wrong, self._blamed)
+        return self.backend.compute(self.flat)
+
+    def _looks_wrong(self, trial: Trial, flat: list[Any], theirs: Results) -> list[Difference]:
+        """What compiled kernels make of these inputs, with learning rates at which gradients show."""
+        ours = trial.ours()
+        rates = self._rates(ours)
+        steep = list(flat)
+        for at, entry in enumerate(self.program.graph.inputs):
+            if entry.name in rates:
+                steep[at] = torch.full_like(flat[at], rates[entry.name])
+        generators = Generators()
+        results = self.backend.compute(steep)
+        generators.put_back()
+        return self._wrong(flat, results, ours, theirs, {k: rates[f"learning rate {k}"] for k in range(len(rates))})
+
+    def _wrong(
+        self,
+        flat: Sequence[Any],
+        results: Sequence[Tensor],
+        ours: Results,
+        theirs: Results,
+        rates: Mapping[int, float],
+    ) -> list[Difference]:
+        """Where the results of the program are not what ours, operator by operator, and PyTorch's optimizer give."""
+        graph, precision = self.program.graph, self.trial.precision
+        mine = {i.name: t for i, t in zip(graph.inputs, flat, strict=True)}
+        mine |= {graph.outputs[i].name: results[i] for i in graph.positions("mutation")}
+        buffers = {n: t for n, t in ours.written.items() if n not in theirs.gradients}
+        wrong = list(differences(Results(results[0], {}, mine), Results(ours.loss, {}, buffers), precision.loose))
+        for expected in updates(self.optimizer, graph, ours, theirs, precision, rates):
+            new = {n: mine.get(n, before) for n, before in expected.before.items()}  # what it leaves out stays
+            others = [n for n, value in expected.values.items() if _beyond(n, new[n], value, 0.0)]
+            reach = expected.reach() if others else {}
+            wrong += [d for n in others if (d := _beyond(n, new[n], expected.values[n], reach[n]))]
+        return wrong
+
+    def _rates(self, ours: Results) -> dict[str, float]:
+        """For each group the learning rate at which one step is as large as the parameters."""
+        names = {id(i.tensor): i.name for i in self.trial.joint.inputs if i.tensor is not None}
+        rates = {}
+        for k, group in enumerate(self.optimizer.param_groups):
+            held = [n for p in group["params"] if (n := names.get(id(p), "")) in ours.gradients]
+            size = max((largest(ours.written[n]) for n in held), default=0.0) or 1.0
+            slope = max((largest(g) for n in held if (g := ours.gradients[n]) is not None), default=0.0) or 1.0
+            rates[f"learning rate {k}"] = size / slope if isinstance(self.optimizer, optim.SGD) else size
+        return rates
+
+    def _nearby(self) -> tuple[Trial, list[Any]]:
+        """The same with other parameters."""
+        generator = torch.Generator().manual_seed(0)
+        moved: dict[int, Tensor] = {}
+        for entry in self.trial.joint.inputs:
+            if entry.kind == "parameter" and entry.tensor is not None:
+                way = 2 * torch.rand(entry.tensor.shape, generator=generator) - 1
+                moved[id(entry.tensor)] = entry.tensor.detach() * (1 + _NEARBY * way).to(entry.tensor)
+        graphs = ((self.trial.joint, self.trial.flat), (self.program.graph, self.flat))
+        joint, step = (
+            [moved.get(id(i.tensor), t) for i, t in zip(graph.inputs, flat, strict=True)] for graph, flat in graphs
+        )
+        return replace(self.trial, flat=joint), step
+
+    @property
+    def backend(self) -> Any:
+        return self.program.choice.backend
+
+    @property
+    def _compiled(self) -> bool:
+        return self.backend.name != "eager"
+
+    @property
+    def _comparable(self) -> bool:
+        """Inductor's random numbers are its own."""
+        one_function = self.backend.name == "inductor" and getattr(self.backend, "plan", None) is None
+        return not (one_function and any(map(is_random, self.program.graph.nodes)))
+
+    @property
+    def _blamed(self) -> str:
+        return (
+            f"Operator by operator the gradients are right: it is the {self.backend.name} backend, or the optimizer's "
+            "update in the graph, that computes something else."
+        )
+
+
+def _beyond(name: str, ours: Tensor, theirs: Tensor, reach: float | Tensor) -> Difference | None:
+    share = _ULPS * torch.finfo(theirs.dtype).eps
+    return difference(f"the new value of {name!r}", name, ours, theirs, share, reach)

@@ -1,0 +1,184 @@
+"""One comparison of a differentiated program with PyTorch's own run of it.
+
+``Trial.wrong`` says what differs beyond rounding. Where the first look leaves a doubt, it is settled by the strongest
+witness at hand: in lower precision both sides run again in float64; in float64, or where that cannot be, PyTorch runs
+again on parameters changed by as much as rounding changes them, and what moves as far as the difference is rounding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from memograd.errors import GradientMismatchError, MemogradError
+from memograd.graph.graph import Graph, run
+from memograd.lower.lower import lower
+from memograd.tracing.effects import Run
+from memograd.tracing.holders import Keyed
+from memograd.witness.agreement import (
+    FLOAT16,
+    FLOAT64,
+    Difference,
+    Left,
+    Precision,
+    Results,
+    differences,
+    number,
+    precision_of,
+)
+from memograd.witness.autograd import by_autograd
+from memograd.witness.blame import Watched, first_other_value, first_wrong_rule, guilty_stop, place
+from memograd.witness.undisturbed import Generators
+from memograd.witness.widened import Widened
+
+_SINGLE = 2**-23
+
+
+@dataclass
+class Trial:
+    """A program, what it is called with, and the graphs made of it.
+
+    Attributes:
+        forward, joint: the program's graph, before and after it was differentiated.
+        flat: the flat inputs of ``joint``, detached.
+        drawn: where the generators start.
+    """
+
+    program: Callable[..., Any]
+    args: Sequence[Any]
+    kwargs: Mapping[str, Any]
+    forward: Graph
+    joint: Graph
+    flat: Sequence[Any]
+    drawn: Generators = field(default_factory=Generators)
+    precision: Precision = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.precision = precision_of(self.joint)
+        self.function = lower(self.joint).function
+
+    def theirs(self, **options: Any) -> Results:
+        """PyTorch's results; nothing is left behind."""
+        return by_autograd(self.program, self.args, self.kwargs, self.joint, self.drawn, **options)
+
+    def ours(self) -> Results:
+        """Those of the joint graph, operator by operator. It writes to nothing; the generators do not move. As in a
+        step grad mode is what it is, though nothing requires gradients: some kernels ask."""
+        generators = Generators()
+        self.drawn.put_back()
+        try:
+            return self.named(run(self.function, self.flat))
+        finally:
+            generators.put_back()
+
+    def named(self, results: Sequence[torch.Tensor]) -> Results:
+        """The flat results of the joint graph by name; what it does not write to keeps what it holds."""
+        outputs = self.joint.outputs
+        gradients = {outputs[i].name: results[i] for i in self.joint.positions("gradient")}
+        written = {i.name: t for i, t in zip(self.joint.inputs, self.flat, strict=True)}
+        written |= {outputs[i].name: results[i] for i in self.joint.positions("mutation")}
+        return Results(results[0], gradients, written, self._left(results))
+
+    def _left(self, results: Sequence[torch.Tensor]) -> dict[tuple[int, Any], Left]:
+        """What a run with these results leaves behind."""
+        if not self.joint.effects:
+            return {}
+        inputs = {i.name: t for i, t in zip(self.joint.inputs, self.flat, strict=True)}
+        this = Run([results[i] for i in self.joint.positions("left")], inputs)
+        keyed = [e for e in self.joint.effects.effects if isinstance(e.holder, Keyed)]
+        values = [(e, number(e.build(this))) for e in keyed]
+        return {(id(e.holder.holder), e.key): Left(e.name, value) for e, value in values if value is not None}
+
+    # -- verdict ---------------------------------------------------------------------------------------------------
+
+    def wrong(self, ours: Results, theirs: Results) -> list[Difference]:
+        """What differs by more than rounding explains."""
+        doubts = list(differences(ours, theirs, self.precision.tight))
+        if not doubts:
+            return []
+        if self.precision is not FLOAT64:
+            try:
+                others = self._in_float64()
+            except Exception:  # an operator that knows no float64, no memory: there are other witnesses
+                return self._beyond_rounding(doubts, theirs, self.precision.eps)
+            if wrong := [d for d in doubts if d.what in others]:
+                return wrong
+            doubts = list(differences(ours, theirs, self.precision.loose))
+            if self.precision is FLOAT16:
+                doubts = [d for d in doubts if d.error < float("inf")]  # it overflows where a sum's order changes
+        return self._beyond_rounding(doubts, theirs, self.precision.eps)
+
+    def _in_float64(self) -> set[str]:
+        """What differs when both sides compute in float64. A constant that the program makes there with all digits is
+        in the graph with those of the lower precision, so this too must be more than that explains."""
+        theirs = self.theirs(wide=True)
+        with Widened():
+            ours = self.ours()
+        doubts = list(differences(ours, theirs, FLOAT64.loose))
+        constants = [i.tensor for i in self.joint.inputs if i.kind == "constant" and i.tensor is not None]
+        eps = max([torch.finfo(t.dtype).eps for t in constants if t.dtype.is_floating_point], default=0.0)
+        return {d.what for d in self._beyond_rounding(doubts, theirs, max(eps, _SINGLE), wide=True)}
+
+    def _beyond_rounding(
+        self, doubts: list[Difference], theirs: Results, eps: float, wide: bool = False
+    ) -> list[Difference]:
+        """Those of ``doubts`` that are larger than what roundings of ``eps`` do to PyTorch's own results."""
+        if not doubts:
+            return []
+        moved = self.theirs(nudge=4 * eps, wide=wide)
+        by_what = {d.what: d.error for d in differences(moved, theirs, 0.0)}
+        factor = 100.0 if eps <= _SINGLE else 3.0  # how many times as far; little is left to allow in half precision
+        return [d for d in doubts if d.error > factor * by_what.get(d.what, 0.0)]
+
+    # -- blame -----------------------------------------------------------------------------------------------------
+
+    def demand(self, ours: Results, theirs: Results) -> None:
+        """Raises GradientMismatchError where the two differ by more than rounding explains."""
+        if wrong := self.wrong(ours, theirs):
+            raise mismatch(wrong, self.culprit(wrong, theirs))
+
+    def culprit(self, wrong: Sequence[Difference], theirs: Results) -> str:
+        """Where the two part, as a sentence."""
+        generators = Generators()
+        try:
+            return self._culprit(wrong, theirs)
+        except (MemogradError, RuntimeError, TypeError, ValueError) as error:
+            return f"The operator to blame could not be told ({type(error).__name__})."
+        finally:
+            generators.put_back()
+
+    def _culprit(self, wrong: Sequence[Difference], theirs: Results) -> str:
+        watched = Watched()
+        values = any(not d.what.startswith("the gradient") for d in wrong)
+        if values:
+            self.theirs(watching=watched)
+        with torch.enable_grad(), torch.autocast("cpu", enabled=False), torch.autocast("cuda", enabled=False):
+            self.drawn.put_back()
+            if values and (node := first_other_value(self.forward, self.flat, watched, self.precision.tight)):
+                return f"The two part first at {place(node)}: its result is another one in the program."
+            self.drawn.put_back()
+            wrt = self.joint.wrt
+            if node := guilty_stop(self.forward, self.flat, wrt, theirs, 3 * self.precision.tight):
+                return f"The graph stops the gradient at {place(node)}, where PyTorch does not."
+            self.drawn.put_back()
+            if node := first_wrong_rule(self.forward, self.flat, wrt):
+                return f"The two part first at {place(node)}: its rule gives other adjoints than torch.autograd."
+        return (
+            "No operator's rule is wrong by itself: what is wrong is the capture of the program, or a simplification."
+        )
+
+
+def mismatch(wrong: Sequence[Difference], culprit: str) -> GradientMismatchError:
+    """The error for what differs, the largest difference first."""
+    first, *others = sorted(wrong, key=lambda d: (bool(d.name), -d.share))
+    more = f" (and {len(others)} more: {', '.join(d.what for d in others[:3])}{', ...' * (len(others) > 3)})"
+    return GradientMismatchError(
+        f"{first}{more if others else ''}. {culprit} Nothing was overwritten: parameters, buffers, optimizer state and "
+        "random generators are as before the call. Please report it; until it is mended, train this model in plain "
+        "PyTorch, or give the operator a rule with @memograd.rule",
+        name=first.name,
+        error=first.error,
+    )

@@ -1,0 +1,86 @@
+"""Run a program once more as if it had not been run.
+
+A forward pass leaves traces: a counter goes up, a list of losses grows, a hidden state stays on the module, BatchNorm's
+statistics move, generators draw. What Python's objects hold is taken back as it is after a capture
+(``memograd.tracing.effects``); what tensors hold and where generators stand is remembered here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+
+from memograd._torch import copy_of
+from memograd.tracing.chance import Chance, is_generator
+from memograd.tracing.effects import Change, take_back
+from memograd.tracing.reads import Reads
+
+
+@contextmanager
+def taken_back(*roots: Any) -> Iterator[list[Change]]:
+    """What runs inside, with what it reaches from ``roots``, changes no object; what it would have changed is in the
+    list afterwards."""
+    reads = Reads(("", root) for root in roots)
+    changes: list[Change] = []
+    try:
+        with reads.recording():
+            yield changes
+    finally:
+        changes += take_back(reads)
+        reads.chance.put_back()
+
+
+class Generators:
+    """The states of PyTorch's, Python's and NumPy's global generators, and of those that the modules of ``root``
+    hold."""
+
+    def __init__(self, root: Any = None) -> None:
+        self._cpu = torch.get_rng_state()
+        self._cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
+        self._others = Chance()
+        modules = root.modules() if isinstance(root, nn.Module) else ()
+        for generator in (value for m in modules for value in vars(m).values() if is_generator(value)):
+            self._others.meet(generator)
+
+    def put_back(self) -> None:
+        """Let them draw again what they drew since."""
+        torch.set_rng_state(self._cpu)
+        if self._cuda:
+            torch.cuda.set_rng_state_all(self._cuda)
+        self._others.put_back()
+
+
+class Contents:
+    """Copies of what tensors hold. ``put_back`` writes only to those that have changed."""
+
+    def __init__(self, tensors: Iterable[torch.Tensor]) -> None:
+        once = {id(t): t for t in tensors if t.layout is torch.strided}.values()
+        self._held = [(t, t.detach(), copy_of(t)) for t in once]
+
+    def changed(self, named: dict[str, torch.Tensor]) -> set[str]:
+        """Names of those whose content is another one by now."""
+        kept = {id(tensor): content for tensor, _, content in self._held}
+        return {name for name, t in named.items() if id(t) in kept and not _equal(t, kept[id(t)])}
+
+    def put_back(self) -> None:
+        with torch.no_grad():
+            for tensor, memory, content in self._held:
+                if _memory(tensor) != _memory(memory):
+                    tensor.data = memory  # the program gave it other memory
+                if not _equal(memory, content):
+                    memory.copy_(content)
+
+
+def _memory(tensor: torch.Tensor) -> Any:
+    return tensor.data_ptr(), tensor.dtype, tensor.shape, tensor.stride()
+
+
+def _equal(a: torch.Tensor, b: torch.Tensor) -> bool:
+    if a.shape != b.shape or a.dtype != b.dtype:
+        return False
+    a = a.detach()
+    return torch.equal(a, b) or bool(((a == b) | ((a != a) & (b != b))).all())  # NaN is what it was
