@@ -33,7 +33,6 @@ def view(adjoint, y, x, *_, **__):
     aten.alias.default,
     aten.alias_copy.default,
     aten.lift.default,
-    aten.lift_fresh.default,
     aten.lift_fresh_copy.default,
     aten._lazy_clone.default,
     aten.contiguous.default,
