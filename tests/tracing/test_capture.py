@@ -354,3 +354,20 @@ def test_a_module_converted_since_its_capture():
     model.float()
     with pytest.raises(mg.CaptureError, match="captured with"):
         graph(x)
+
+
+def test_masks_of_dropout_behind_a_transpose_in_a_capture_on_values():
+    """They are drawn in the order in which the memory lies: fresh memory keeps its strides."""
+
+    def f(x):
+        if x.sum() > 1e9:
+            raise ValueError
+        return (torch.nn.functional.dropout(x.transpose(1, 2), 0.5) * weights).sum()
+
+    x = torch.randn(3, 4, 5, dtype=torch.float64)
+    weights = torch.randn(3, 5, 4, dtype=torch.float64)
+    leaf = x.clone().requires_grad_()
+    torch.manual_seed(0)
+    (expected,) = torch.autograd.grad(f(leaf), leaf)
+    torch.manual_seed(0)
+    torch.testing.assert_close(mg.grad(f)(x), expected)
