@@ -152,8 +152,8 @@ def flat_function(op: Any, sample: Any) -> tuple[Callable[..., tuple[Tensor, ...
     target = op.get_op()
 
     def function(*tensors: Tensor) -> tuple[Tensor, ...]:
-        # the running statistics of a normalization are written to: each call writes to its own
-        filled = [x.clone() if isinstance(x, Tensor) and x.is_contiguous() else x for x in leaves]
+        # the running statistics of a normalization (a number for each channel) are written to: each call has its own
+        filled = [x.clone() if isinstance(x, Tensor) and x.dim() == 1 and x.is_floating_point() else x for x in leaves]
         for place, tensor in zip(places, tensors, strict=True):
             filled[place] = tensor
         first, args, kwargs = pytree.tree_unflatten(filled, spec)
