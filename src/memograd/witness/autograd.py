@@ -48,8 +48,11 @@ def by_autograd(
         sources = [bound[name] for name in joint.wrt]
         held = [*program.parameters(), *program.buffers()] if isinstance(program, nn.Module) else []
         now, contents = Generators(program), Contents([*bound.values(), *held])
+        gradients = [(t, t.grad) for t in {id(t): t for t in (*held, *sources)}.values() if t.is_leaf]
         drawn.put_back()
         try:
+            for tensor, _ in gradients:
+                tensor.grad = None
             if nudge:
                 _nudge(sources, nudge)
             if wide:
@@ -59,13 +62,19 @@ def by_autograd(
                 with watching or nullcontext():
                     out = program(*own_args, **own_kwargs)
                 loss = next(x for x in pytree.tree_leaves(out) if isinstance(x, Tensor))
-                found = torch.autograd.grad(loss, sources, allow_unused=True)
+                # into .grad: a Function's own backward (a reversible block) may leave gradients there, and nowhere else
+                torch.autograd.backward(loss, inputs=sources)
+                found = [source.grad for source in sources]
             scratch = {i.name for i in joint.inputs if i.kind == "constant" and i.place is None}
             mutated = {o.name for o in joint.outputs if o.kind == "mutation"} - scratch  # memory that it asks for anew
             mutated |= set() if nudge or wide else contents.changed(bound)
             written = {name: tensors[name].detach().clone() for name in mutated}
         finally:
+            for tensor, _ in gradients:
+                tensor.grad = None  # before the tensor is again of the dtype it had
             contents.put_back()
+            for tensor, gradient in gradients:
+                tensor.grad = gradient
             now.put_back()
     left = {(id(c[0].holder), c[1]): Left(c[3], value) for c in changes if (value := number(c[2])) is not None}
     return Results(loss.detach(), dict(zip(joint.wrt, found, strict=True)), written, left)
