@@ -105,3 +105,9 @@ def test_cudnn_is_allowed_again_behind_a_network_that_fails() -> None:
             nn.LSTM(2, 2)(torch.ones(1, 3))
         finally:
             assert torch.backends.cudnn.enabled
+
+
+def test_cudnn_is_allowed_again_behind_captures_that_nest() -> None:
+    with plain_recurrence(), plain_recurrence():
+        nn.LSTM(2, 2)(torch.ones(1, 2))
+    assert torch.backends.cudnn.enabled

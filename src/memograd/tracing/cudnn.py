@@ -13,8 +13,9 @@ Each has a twin in PyTorch that computes the same. Convolutions and attention st
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -40,19 +41,48 @@ def as_returned_by(norm: Any, out: tuple[torch.Tensor, ...]) -> tuple[torch.Tens
     return (*out, out[0].new_empty(0, dtype=torch.uint8))  # what cuDNN keeps for its backward
 
 
+class _Forbidden:
+    """cuDNN is off while anybody wants it to be: captures nest, and run on several threads."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.wanted = 0
+        self.before = True
+
+    def enter(self) -> None:
+        with self.lock:
+            if not self.wanted:
+                self.before = torch.backends.cudnn.enabled
+                torch.backends.cudnn.enabled = False
+            self.wanted += 1
+
+    def leave(self) -> None:
+        with self.lock:
+            self.wanted -= 1
+            if not self.wanted:
+                torch.backends.cudnn.enabled = self.before
+
+
+_FORBIDDEN = _Forbidden()
+
+
 @contextmanager
 def plain_recurrence() -> Iterator[None]:
-    """``nn.LSTM``, ``nn.GRU`` and ``nn.RNN`` that run inside do so step by step, by PyTorch's own kernels."""
-    running: list[ExitStack] = []
+    """``nn.LSTM``, ``nn.GRU`` and ``nn.RNN`` that run inside, in this thread, do so step by step, by PyTorch's own
+    kernels."""
+    thread, running = threading.get_ident(), 0
 
     def enter(module: nn.Module, _args: object) -> None:
-        if isinstance(module, nn.RNNBase):
-            running.append(ExitStack())
-            running[-1].enter_context(torch.backends.cudnn.flags(enabled=False))
+        nonlocal running
+        if isinstance(module, nn.RNNBase) and threading.get_ident() == thread:
+            running += 1
+            _FORBIDDEN.enter()
 
     def leave(module: nn.Module, _args: object, _out: object) -> None:
-        if isinstance(module, nn.RNNBase) and running:
-            running.pop().close()
+        nonlocal running
+        if isinstance(module, nn.RNNBase) and threading.get_ident() == thread and running:
+            running -= 1
+            _FORBIDDEN.leave()
 
     before = module_hooks.register_module_forward_pre_hook(enter)
     after = module_hooks.register_module_forward_hook(leave, always_call=True)
@@ -61,5 +91,5 @@ def plain_recurrence() -> Iterator[None]:
     finally:
         before.remove()
         after.remove()
-        while running:
-            running.pop().close()
+        for _ in range(running):
+            _FORBIDDEN.leave()
