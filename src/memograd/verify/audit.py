@@ -28,6 +28,7 @@ DIRECT = "no public function calls it on a CPU or CUDA device; what they call in
 DEVICE = "runs on devices that these rules were never tried on (ROCm, MPS, cuDNN's CTC loss)"
 PLACE = "its functional twin takes the arguments in another order; write y = torch.polygamma(n, x)"
 PINNED = "tensors without data cannot be pinned; pin them outside of the program"
+FRESH = "never in a graph: tensors that a program makes of numbers are recorded as copies, new at each run"
 UNEXPLAINED = "nobody has said why"
 INTERNAL = "for PyTorch's own tests"
 
@@ -58,6 +59,7 @@ MISSING: dict[str, str] = {
         miopen_batch_norm_backward miopen_rnn miopen_ctc_loss miopen_ctc_loss.Tensor
         _scaled_dot_product_fused_attention_overrideable""",
     PLACE: "polygamma_",
+    FRESH: "lift_fresh",
     PINNED: "_pin_memory",
     INTERNAL: """
         _test_warn_in_autograd _test_autograd_multiple_dispatch.fullcoverage _test_autograd_multiple_dispatch_view""",
