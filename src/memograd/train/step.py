@@ -42,8 +42,8 @@ class TrainStep:
             budget ``inductor`` compiles fused kernels one by one, which the plan keeps or computes again; the others
             run operator by operator (``eager``).
         check: ``first``: before a program writes anything for the first time, its loss, gradients and new values are
-            compared with those of ``torch.autograd`` and of PyTorch's optimizer on the same batch, which costs about
-            two plain steps; ``always``: at every step; ``never``. ``check_reason`` says how it came out.
+            compared with those of ``torch.autograd`` and of PyTorch's optimizer on the same batch, which costs two to
+            three plain steps; ``always``: at every step; ``never``. ``check_reason`` says how it came out.
 
     A model that looks at values (``if loss > 1``, ``x[mask]``, ``.item()``) is captured on those of the batch, and
     again when it sees other ones; ``captures`` says how often and why. A number that differs at each step (a running
