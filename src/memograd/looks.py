@@ -76,5 +76,6 @@ def what_is_seen(x: torch.Tensor, what: str) -> str:
     if x.numel() == 1:
         number = x.item()
         return number.hex() if isinstance(number, float) else repr(number)
-    bits = x.cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes()
+    x = x.cpu().resolve_conj().resolve_neg().contiguous()
+    bits = x.view(-1).view(torch.uint8).numpy().tobytes()
     return f"{list(x.shape)} {hashlib.sha256(bits).hexdigest()}"
