@@ -334,7 +334,7 @@ def forward_hooks() -> list[Any]:
 @contextmanager
 def without_hooks(leaves: Iterable[torch.Tensor]) -> Iterator[None]:
     """Gradients computed inside do not pass through the users' hooks of these tensors."""
-    tables = [t._backward_hooks for t in leaves if t._backward_hooks]
+    tables = [table for t in leaves for table in (t._backward_hooks, t._post_accumulate_grad_hooks) if table]
     held = [dict(table) for table in tables]
     for table in tables:
         table.clear()

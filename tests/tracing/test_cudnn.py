@@ -111,3 +111,22 @@ def test_cudnn_is_allowed_again_behind_captures_that_nest() -> None:
     with plain_recurrence(), plain_recurrence():
         nn.LSTM(2, 2)(torch.ones(1, 2))
     assert torch.backends.cudnn.enabled
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+def test_cudnns_other_flags_stay(frozen: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """PyTorch's testing library freezes the flags: from then on they change in a context only."""
+    flags = torch.backends.cudnn
+    with flags.flags(enabled=True, benchmark=True, deterministic=True, allow_tf32=False):
+        monkeypatch.setattr(torch.backends, "__allow_nonbracketed_mutation_flag", not frozen)
+        seen: list[tuple[bool, ...]] = []
+
+        def now(*_: object) -> None:
+            seen.append((flags.enabled, flags.benchmark, flags.deterministic, flags.allow_tf32))
+
+        model = nn.LSTM(2, 2)
+        model.register_forward_pre_hook(now)
+        with plain_recurrence():
+            model(torch.ones(1, 2))
+        now()
+        assert seen == [(False, True, True, False), (True, True, True, False)]

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -47,20 +47,29 @@ class _Forbidden:
     def __init__(self) -> None:
         self.lock = threading.Lock()
         self.wanted = 0
-        self.before = True
+        self.flags: AbstractContextManager[None] = nullcontext()
 
     def enter(self) -> None:
         with self.lock:
             if not self.wanted:
-                self.before = torch.backends.cudnn.enabled
-                torch.backends.cudnn.enabled = False
+                self.flags = _without_cudnn()
+                self.flags.__enter__()
             self.wanted += 1
 
     def leave(self) -> None:
         with self.lock:
             self.wanted -= 1
             if not self.wanted:
-                torch.backends.cudnn.enabled = self.before
+                self.flags.__exit__(None, None, None)
+
+
+def _without_cudnn() -> AbstractContextManager[None]:
+    """cuDNN off and its other flags as they are. The one way that PyTorch allows after ``disable_global_flags``, which
+    its own testing library calls."""
+    now = torch.backends.cudnn
+    return now.flags(
+        enabled=False, benchmark=now.benchmark, deterministic=now.deterministic, allow_tf32=now.allow_tf32
+    )
 
 
 _FORBIDDEN = _Forbidden()
