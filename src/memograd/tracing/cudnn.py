@@ -67,9 +67,7 @@ def _without_cudnn() -> AbstractContextManager[None]:
     """cuDNN off and its other flags as they are. The one way that PyTorch allows after ``disable_global_flags``, which
     its own testing library calls."""
     now = torch.backends.cudnn
-    return now.flags(
-        enabled=False, benchmark=now.benchmark, deterministic=now.deterministic, allow_tf32=now.allow_tf32
-    )
+    return now.flags(enabled=False, benchmark=now.benchmark, deterministic=now.deterministic, allow_tf32=now.allow_tf32)
 
 
 _FORBIDDEN = _Forbidden()
