@@ -10,7 +10,14 @@ class MemogradError(RuntimeError):
 
 
 class CaptureError(MemogradError):
-    """The program could not be turned into a graph (data-dependent control flow, an untraceable op, bad input)."""
+    """The program could not be turned into a graph (data-dependent control flow, an untraceable op, bad input).
+
+    Attributes:
+        raised: the exception that came out of the program itself while it was captured, if one did. Where PyTorch
+            raises it too, it comes through in the place of this error.
+    """
+
+    raised: Exception | None = None
 
 
 class DataDependentError(CaptureError):

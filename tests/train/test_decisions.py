@@ -81,7 +81,7 @@ def test_a_check_that_fails_raises_and_nothing_was_written():
     (x, y), *_ = batches(1)
     step(x, y)
     before, drawn = copy.deepcopy(ours.state_dict()), torch.get_rng_state()
-    with pytest.raises((ValueError, mg.CaptureError), match="a token out of range"):
+    with pytest.raises(ValueError, match="a token out of range"):
         step(x + 10, y)
     assert all(torch.equal(value, before[name]) for name, value in ours.state_dict().items())
     assert torch.equal(drawn, torch.get_rng_state())

@@ -95,7 +95,7 @@ def test_diverging_loss_names_epoch_and_batch(tmp_path):
 BAD = {
     "empty": ([], "no batches"),
     "no target": ([torch.ones(2, 3)], r"must yield \(inputs, target\)"),
-    "shape": ([(torch.ones(2, 4), torch.tensor([0, 1]))], "model.0.*reduction dim"),
+    "shape": ([(torch.ones(2, 4), torch.tensor([0, 1]))], "cannot be multiplied.*module 'model.0'"),
     "integers": ([(torch.ones(2, 3, dtype=torch.long), torch.tensor([0, 1]))], "dtype"),
     "class out of range": ([(torch.ones(2, 3), torch.tensor([0, 9]))], "out of bounds"),
 }

@@ -105,7 +105,7 @@ def test_these_never_reach_a_graph(name):
         "_embedding_bag_forward_only": lambda: (torch.ones(2, 2), torch.tensor([0]), torch.tensor([0])),
         "slice_inverse": lambda: (torch.ones(2), torch.ones(2)),
     }[packet]()
-    with pytest.raises(CaptureError):
+    with pytest.raises(CaptureError if packet == "slice_inverse" else RuntimeError):
         capture(getattr(getattr(torch.ops.aten, packet), overload), *arguments)
 
 

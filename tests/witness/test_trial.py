@@ -8,9 +8,9 @@ import torch
 from torch import nn
 
 import memograd as mg
+from memograd.tracing.undisturbed import Generators
 from memograd.witness.autograd import by_autograd
 from memograd.witness.trial import Trial
-from memograd.witness.undisturbed import Generators
 from memograd.witness.widened import Widened
 
 aten = torch.ops.aten

@@ -40,6 +40,7 @@ from memograd.tracing.cudnn import plain_recurrence
 from memograd.tracing.effects import Change, Templates, effects_of, take_back
 from memograd.tracing.guards import Guards
 from memograd.tracing.histories import Histories, histories
+from memograd.tracing.plainly import add_note, raised_by_pytorch
 from memograd.tracing.provenance import raised_at
 from memograd.tracing.reads import Reads
 from memograd.tracing.substitute import Substitute, with_history
@@ -86,11 +87,19 @@ def trace(
 
     Raises:
         DataDependentError: control flow or shapes depend on values, and ``concrete`` is false.
-        CaptureError: the program raised, or an operator cannot be traced.
+        CaptureError: an operator cannot be traced, or the program raised though PyTorch can run it.
+        Exception: what the program raises in plain PyTorch too, with a note that says where.
     """
     closure = Closure({"": f}, {}) if isinstance(f, nn.Module) else closure_of(f)
-    with looking_away(), same_draws() if concrete else nullcontext():
-        return _Capture(f, closure, concrete).run(args, kwargs, wrt)
+    one = _Capture(f, closure, concrete)
+    try:
+        with looking_away(), same_draws() if concrete else nullcontext():
+            return one.run(args, kwargs, wrt)
+    except CaptureError as error:
+        if error.raised is None or ACTIVE.tracers:  # who captures around it will run both
+            raise
+        refused, raised = error, error.raised
+    raise one.raised_by_pytorch(args, kwargs, wrt, raised) or refused
 
 
 class _Capture:
@@ -161,13 +170,17 @@ class _Capture:
         except MemogradError:
             raise
         except UNSUPPORTED as error:
-            raise CaptureError(f"an operator cannot be captured{self._where(error)}: {_first_line(error)}") from error
+            ours = CaptureError(f"an operator cannot be captured{self._where(error)}: {_first_line(error)}")
+            ours.raised = error
+            raise ours from error
         except Exception as error:
             message = f"{type(error).__name__}: {_first_line(error)}"
             kind = DataDependentError if needs_data(error) else CaptureError
             ours = kind(f"the program raised while it was captured{self._where(error)}: {message}")
             if isinstance(ours, DataDependentError):
                 ours.guards = Guards(self.reads)
+            else:
+                ours.raised = error
             raise ours from error
         finally:
             ACTIVE.tracers.pop()
@@ -202,10 +215,23 @@ class _Capture:
         finally:
             self.changes = take_back(self.reads)
 
+    def raised_by_pytorch(
+        self, args: tuple[Any, ...], kwargs: dict[str, Any], wrt: Collection[int] | None, raised: Exception
+    ) -> Exception | None:
+        """What PyTorch raises of the kind that was ``raised`` here, with a note that says where; None if nothing."""
+        used = [i.tensor for i in self.inputs if i.tensor is not None]
+        wrt = _differentiable(pytree.tree_leaves((args, kwargs))) if wrt is None else wrt
+        own = raised_by_pytorch(self.root, args, kwargs, wrt, type(raised), used)
+        note = f"memograd was capturing the program{self._where(raised)}; in plain PyTorch it raises this, too"
+        if own is not None:
+            add_note(own, note)
+        return own
+
     def _where(self, error: Exception) -> str:
         source, line = raised_at(error)
         module = self.tracer.modules.failed
-        return f"{f' in module {module!r}' if module else ''} at {source} ({line})"
+        place = f" at {source} ({line})" if line else ""
+        return f"{f' in module {module!r}' if module else ''}{place}"
 
     # -- inputs --------------------------------------------------------------------------------------------------
 

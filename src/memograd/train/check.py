@@ -15,14 +15,15 @@ import torch
 from torch import nn, optim
 
 from memograd._torch import pytree
-from memograd.errors import GradientMismatchError, GraphError, MemogradError
+from memograd.errors import GraphError
 from memograd.graph.graph import Graph
 from memograd.graph.printing import flat_function
+from memograd.tracing.plainly import with_notes
+from memograd.tracing.undisturbed import Generators
 from memograd.train.comparison import Comparison
 from memograd.train.program import Origin, Program, detached, differentiated
 from memograd.witness.agreement import Results
 from memograd.witness.trial import Trial
-from memograd.witness.undisturbed import Generators
 
 _SLACK = 0.8  # of the room there is: PyTorch's own peak is known only roughly
 _WHENS = ("first", "never", "always")
@@ -137,19 +138,24 @@ class Check:
         now, drawn = Generators(self.objective), origin.drawn or Generators(self.objective)
         drawn.put_back()
         try:
-            forward, joint = differentiated(self.objective, self.optimizer, batch, options)
+            forward, joint = self._of_part(batch, options)
             own = detached(joint.bind(batch, options))
             trial = Trial(self.objective, batch, options, forward, joint, own, drawn)
             theirs = _theirs(trial)
             trial.demand(trial.ours(), theirs)
-        except GradientMismatchError:
-            raise
-        except MemogradError as error:
-            raise UncheckedError(f"no room for the whole batch, and a part cannot be captured: {error}") from error
         finally:
             now.put_back()
         part = f"{rows} of {samples} samples, for which there is room; the plan itself was not run beside it"
         self.reason = f"agrees with torch.autograd: {_counted(theirs)} of {part}"
+
+    def _of_part(self, batch: tuple[Any, ...], options: dict[str, Any]) -> tuple[Graph, Graph]:
+        try:
+            return differentiated(self.objective, self.optimizer, batch, options)
+        except Exception as error:  # of PyTorch's too: a model that takes batches of one size only
+            if _no_memory(error):
+                raise
+            text = f"no room for the whole batch, and a part cannot be captured: {with_notes(error)}"
+            raise UncheckedError(text) from error
 
 
 def _theirs(trial: Trial) -> Results:

@@ -16,11 +16,11 @@ import torch
 from torch import optim
 
 from memograd.ops import is_random
+from memograd.tracing.undisturbed import Generators
 from memograd.train.expected import updates
 from memograd.train.program import Program
 from memograd.witness.agreement import Difference, Results, difference, differences, largest
 from memograd.witness.trial import Trial, mismatch
-from memograd.witness.undisturbed import Generators
 
 Tensor = torch.Tensor
 _NEARBY = 1e-2  # share by which parameters are moved to look again: a kink that is met by chance is left behind

@@ -16,8 +16,8 @@ from torch import optim
 from memograd.draws import undone_on_error
 from memograd.errors import MemogradError
 from memograd.looks import DecisionChangedError, comparing, trusting
+from memograd.tracing.undisturbed import Generators
 from memograd.train.program import Compare, Decision, Program
-from memograd.witness.undisturbed import Generators
 
 _MOST = 64  # programs of one signature
 

@@ -17,6 +17,7 @@ from tqdm import tqdm
 from memograd._torch import pytree
 from memograd.errors import DataError, MemogradError
 from memograd.memory.plan import Plan
+from memograd.tracing.plainly import with_notes
 from memograd.train import checkpoint as checkpoints
 from memograd.train.history import History
 from memograd.train.step import TrainStep
@@ -158,7 +159,7 @@ class _Run:
         except (MemogradError, torch.OutOfMemoryError):
             raise
         except (RuntimeError, ValueError, IndexError, TypeError) as error:
-            raise DataError(f"epoch {epoch}, batch {number}: {error}") from error
+            raise DataError(f"epoch {epoch}, batch {number}: {with_notes(error)}") from error
         if self.step.backend == "auto":  # one choice for the whole run, so that resuming repeats it to the last bit
             self.step.backend = self.step.backend_name
             self.history.backend_reason = self.step.backend_reason

@@ -8,6 +8,7 @@ step by ``stale``.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, ClassVar
 from weakref import WeakKeyDictionary
@@ -24,8 +25,8 @@ from memograd.ops import is_random
 from memograd.pipeline import capture_for, differentiate, simplify
 from memograd.run.choose import Choice
 from memograd.tracing.reuse import ambient, signature
+from memograd.tracing.undisturbed import Generators
 from memograd.train.update import Update, why_not
-from memograd.witness.undisturbed import Generators
 
 _NOT_BAKED = frozenset({"params", "lr", "initial_lr"})  # params by identity
 
@@ -226,11 +227,11 @@ def differentiated(
     """The graph of the loss on this batch, and that of its gradients too: of every parameter that the optimizer
     trains, or whose hooks wait for it."""
     with torch.enable_grad():  # only parameters are differentiated
-        try:
-            forward = capture_for(objective, batch, options, wrt=(), concrete=concrete)
-        except DataDependentError:
-            if concrete:
-                raise
+        forward = None
+        if not concrete:
+            with suppress(DataDependentError):
+                forward = capture_for(objective, batch, options, wrt=())
+        if forward is None:
             forward = capture_for(objective, batch, options, wrt=(), concrete=True)
     trained = {id(p) for group in optimizer.param_groups for p in group["params"] if p.requires_grad}
     parameters = {i.name: i.tensor for i in forward.inputs if i.kind == "parameter" and i.tensor is not None}

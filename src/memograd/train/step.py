@@ -17,11 +17,11 @@ from memograd.pipeline import plan
 from memograd.run.choose import Choice, choose, choose_planned
 from memograd.tracing.chance import Chance
 from memograd.tracing.reuse import Recent
+from memograd.tracing.undisturbed import Generators
 from memograd.train.check import Check
 from memograd.train.decisions import Programs
 from memograd.train.objective import Objective
 from memograd.train.program import Program, Updates, build, geometry, settings
-from memograd.witness.undisturbed import Generators
 
 
 class TrainStep:

@@ -12,8 +12,8 @@ from torch import nn
 from memograd._torch import copy_of, pytree, without_hooks
 from memograd.graph.graph import Graph
 from memograd.tracing.under_way import TURN
+from memograd.tracing.undisturbed import Contents, Generators, taken_back
 from memograd.witness.agreement import Left, Results, number
-from memograd.witness.undisturbed import Contents, Generators, taken_back
 from memograd.witness.widened import Widened, widen
 
 Tensor = torch.Tensor

@@ -18,6 +18,7 @@ from memograd.graph.graph import Graph, run
 from memograd.lower.lower import lower
 from memograd.tracing.effects import Run
 from memograd.tracing.holders import Keyed
+from memograd.tracing.undisturbed import Generators
 from memograd.witness.agreement import (
     FLOAT16,
     FLOAT64,
@@ -31,7 +32,6 @@ from memograd.witness.agreement import (
 )
 from memograd.witness.autograd import by_autograd
 from memograd.witness.blame import Watched, first_other_value, first_wrong_rule, guilty_stop, place
-from memograd.witness.undisturbed import Generators
 from memograd.witness.widened import Widened
 
 _SINGLE = 2**-23

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from memograd.witness.undisturbed import Contents, Generators, taken_back
+from memograd.tracing.undisturbed import Contents, Generators, taken_back
 
 
 class Counts(nn.Module):
