@@ -44,6 +44,7 @@ ALLOWED: dict[str, set[str]] = {
     "pipeline": PIPELINE,
     "witness": PIPELINE,
     "transforms": PIPELINE | {"witness"},
+    "frontend": PIPELINE | {"transforms", "witness"},
     "train": PIPELINE | {"witness"},
     "verify": PIPELINE | {"transforms", "witness"},
     "testing": PIPELINE | {"transforms", "verify", "witness"},

@@ -559,3 +559,20 @@ def test_hooks_can_be_kept_from_a_gradient() -> None:
     assert not seen, WHY + "autograd calls the hooks that the table holds at that moment"
     (leaf * 2).sum().backward()
     assert len(seen) == 2
+
+
+def test_what_is_saved_is_kept_from_hooks() -> None:
+    seen: list[torch.Tensor] = []
+
+    def pack(tensor: torch.Tensor) -> torch.Tensor:
+        seen.append(tensor)
+        return tensor
+
+    leaf = torch.ones(2, requires_grad=True)
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
+        with adapter.without_saved_tensor_hooks():
+            leaf.exp().sum().backward()
+        assert not seen, WHY + "the hooks that saved tensors pass through are the innermost ones"
+        leaf.exp().sum().backward()
+    assert len(seen) == 1
+    assert torch.equal(leaf.grad, 2 * torch.ones(2).exp())

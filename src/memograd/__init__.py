@@ -18,6 +18,7 @@ from memograd.errors import (
     ProductLimitError,
     RuleError,
 )
+from memograd.frontend.wrap import unwrap, wrap
 from memograd.graph.graph import Graph
 from memograd.memory.bare_graphs import plan_graph
 from memograd.memory.plan import Plan
@@ -66,6 +67,8 @@ __all__ = [
     "rule",
     "testing",
     "train_model",
+    "unwrap",
     "value_and_grad",
     "vjp",
+    "wrap",
 ]

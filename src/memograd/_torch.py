@@ -26,6 +26,7 @@ Everything here is private API of PyTorch that has no public counterpart. Each e
   than a small kernel takes).
 - ``has_hooks`` / ``without_hooks`` / ``module_hooks`` / ``forward_hooks``: what users registered on a parameter or a
   module. PyTorch has functions to register a hook and none to ask for one.
+- ``without_saved_tensor_hooks``: the public way to keep them out (``disable_saved_tensors_hooks``) raises an error.
 - ``is_wrapped``, ``wrapped_value``, ``level_of``, ``inside_torch_func``, ``outside_torch_func``: ``torch.func``'s own
   transforms hand out wrapped tensors (a whole batch that looks like one sample). A program inside ``vmap`` has to be
   captured as if there were none; no public function tells a wrapped tensor, or leaves the transforms for a while.
@@ -343,6 +344,25 @@ def without_hooks(leaves: Iterable[torch.Tensor]) -> Iterator[None]:
     finally:
         for table, hooks in zip(tables, held, strict=True):
             table.update(hooks)
+
+
+@contextmanager
+def without_saved_tensor_hooks() -> Iterator[None]:
+    """What autograd saves inside does not pass through the hooks that stand around (checkpoints)."""
+    if torch._C._autograd._top_saved_tensors_default_hooks(True) is None:  # pyright: ignore
+        yield
+        return
+    saved: list[torch.Tensor] = []  # a tensor in a hook's hands may hold itself: emptied afterwards
+
+    def pack(tensor: torch.Tensor) -> int:
+        saved.append(tensor)
+        return len(saved) - 1
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, saved.__getitem__):
+        try:
+            yield
+        finally:
+            saved.clear()
 
 
 def module_hooks(root: nn.Module) -> list[dict[int, Any]]:

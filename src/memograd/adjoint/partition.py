@@ -15,6 +15,7 @@ from torch import fx
 
 from memograd.graph.graph import Graph, load
 from memograd.graph.printing import flat_function
+from memograd.graph.views import is_view
 
 
 @dataclass(frozen=True)
@@ -41,12 +42,31 @@ def partition(joint: Graph) -> Halves:
     for node in back:
         read.update(dict.fromkeys(n for n in node.all_input_nodes if n not in late))
     read.update(dict.fromkeys(g for g in gradients if g not in late))
-    saved = [n for n in read if isinstance(n.meta["val"], torch.Tensor)]
+    views = _views(read)
+    if views:
+        back = [n for n in joint.nodes if n in late or n in views]
+    saved = [n for n in read if n not in views and isinstance(n.meta["val"], torch.Tensor)]
     inputs = [n for n, i in pairs if i.kind != "cotangent"]
     early = [n for n in joint.nodes if n not in late]
     forward = flat_function("forward", inputs, early, [*results, *saved])
     backward = flat_function("backward", [*saved, *cotangents], back, gradients)
     return Halves(load(forward, "forward"), load(backward, "backward"), len(results))
+
+
+def _views(read: dict[fx.Node, None]) -> set[fx.Node]:
+    """The views among the values that are ``read``: they are made again of what they look at, which is read instead.
+    (Who remembers both a tensor and a view of it remembers one of them in vain, and autograd's own results so that they
+    never die.)"""
+    views: set[fx.Node] = set()
+    waiting = list(read)
+    while waiting:
+        node = waiting.pop()
+        if is_view(node) and node not in views:
+            views.add(node)
+            for operand in node.all_input_nodes:
+                read[operand] = None
+                waiting.append(operand)
+    return views
 
 
 def gather(halves: Halves, flat: list[Any]) -> tuple[tuple[torch.Tensor, ...], tuple[torch.Tensor, ...]]:

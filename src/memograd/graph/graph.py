@@ -55,11 +55,17 @@ class Input:
 
 @dataclass(frozen=True)
 class Output:
-    """One result: of kind ``output`` (the user's), ``gradient`` (of the input ``name``), ``mutation`` (the new value of
-    the input ``name``), or ``left`` (what the program leaves behind in some object)."""
+    """One result.
+
+    Attributes:
+        kind: ``output`` (the user's), ``gradient`` (of the input ``name``), ``mutation`` (the new value of the input
+            ``name``), or ``left`` (what the program leaves behind in some object).
+        tracked: whether it required a gradient when PyTorch ran the program.
+    """
 
     kind: OutputKind
     name: str
+    tracked: bool = False
 
 
 @dataclass(frozen=True)

@@ -113,6 +113,7 @@ class _Capture:
         self.tracer = Tracer(self.graph, lift=self._lift, stops=True, concrete=concrete)
         self.stand_in = copy_of if concrete else fake_like
         self.stand_ins: dict[int, str] = {}  # names of inputs by id of what stands for them
+        self.stood_for: dict[fx.Node, torch.Tensor] = {}
         self.users: set[int] = set()  # ids of the user's tensors that the program has used
         self.roots: list[tuple[str, Any]] = [("", f)]
         self.reads: Reads
@@ -135,13 +136,14 @@ class _Capture:
         for i, leaf in enumerate(out_leaves):
             if isinstance(leaf, torch.Tensor):
                 results.append(self.tracer.node_of(leaf))
-                outputs.append(Output("output", f"output_{len(outputs)}" if len(out_leaves) > 1 else "output"))
+                name = f"output_{len(outputs)}" if len(out_leaves) > 1 else "output"
+                outputs.append(Output("output", name, leaf.requires_grad))
                 tensor_out.append(i)
         self._mutations(outputs, results)
         templates = Templates(self.reads, self.stand_ins, self._is_captured)
-        effects = effects_of(self.changes, templates)
+        effects = effects_of(self.changes, templates, out_leaves)
         for k, tensor in enumerate(templates.left):
-            outputs.append(Output("left", f"left {k}"))
+            outputs.append(Output("left", f"left {k}", tensor.requires_grad))
             results.append(self.tracer.node_of(tensor))
         self.graph.output(tuple(results))
         calling = Calling(
@@ -276,6 +278,7 @@ class _Capture:
             entry = replace(entry, name=f"{entry.name} ({entry.kind})")  # an argument called like a parameter
         self.inputs.append(entry)
         self.stand_ins[id(stand_in)] = entry.name
+        self.stood_for[node] = stand_in
         return self.tracer.bind(stand_in, node)
 
     def _lift(self, tensor: torch.Tensor) -> torch.Tensor:
@@ -312,7 +315,7 @@ class _Capture:
             origin = storage.origin
             moved = self.tracer.moved.get(storage)
             if (storage.version or moved) and origin in of:
-                outputs.append(Output("mutation", of[origin].name))
+                outputs.append(Output("mutation", of[origin].name, self.stood_for[origin].requires_grad))
                 results.append(self.tracer.node_of(moved.tensor) if moved else storage.node)
 
 

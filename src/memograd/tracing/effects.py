@@ -100,10 +100,10 @@ class Templates:
 
     def of(self, value: Any) -> Build:
         """How a run makes its own ``value``."""
-        return self._of(value) or (lambda _: value)
+        return self.own(value) or (lambda _: value)
 
-    def _of(self, value: Any) -> Build | None:
-        """None: ``value`` itself will do."""
+    def own(self, value: Any) -> Build | None:
+        """The same; None where ``value`` itself will do."""
         if isinstance(value, torch.Tensor):
             return self._tensor(value)
         if id(value) in self.users or value is MISSING:
@@ -146,7 +146,7 @@ class Templates:
         own = dict_of(value)
         if own is None or isinstance(value, type) or (callable(value) and not isinstance(value, nn.Module)):
             return None
-        builds = {k: self._of(v) for k, v in own.items()}
+        builds = {k: self.own(v) for k, v in own.items()}
         if not any(builds.values()):
             return None
 
@@ -158,7 +158,7 @@ class Templates:
         return build
 
     def _dict(self, value: dict[Any, Any]) -> Build:
-        builds = {k: self._of(v) for k, v in value.items()}
+        builds = {k: self.own(v) for k, v in value.items()}
 
         def build(run: Run) -> Any:
             made = copy.copy(value)
@@ -169,7 +169,7 @@ class Templates:
 
     def _items(self, value: Any) -> Build | None:
         builds = [self.of(v) for v in value]
-        if isinstance(value, (tuple, frozenset)) and not any(self._of(v) for v in value):
+        if isinstance(value, (tuple, frozenset)) and not any(self.own(v) for v in value):
             return None
         if isinstance(value, collections.deque):
             return lambda run: collections.deque([b(run) for b in builds], value.maxlen)
@@ -181,21 +181,27 @@ class Effects:
     """The effects of one program.
 
     Attributes:
-        changed: ids of holders and keys whose values it changes.
+        returned: how to make objects that the program returns and that hold tensors of its own (a dataclass), by their
+            position among the leaves of what it returns.
     """
 
-    def __init__(self, effects: Sequence[Effect]) -> None:
+    def __init__(self, effects: Sequence[Effect], returned: Mapping[int, Build] | None = None) -> None:
         self.effects = tuple(effects)
+        self.returned = returned or {}
 
     def __bool__(self) -> bool:
         return bool(self.effects)
 
-    def happen(self, left: Sequence[torch.Tensor], inputs: Mapping[str, Any]) -> None:
-        """The graph has run."""
+    def happen(self, left: Sequence[torch.Tensor], inputs: Mapping[str, Any]) -> dict[int, Any]:
+        """The graph has run; gives what is ``returned``."""
         run = Run(left, inputs)
         for effect in self.effects:
             effect.happen(run)
+        return {position: build(run) for position, build in self.returned.items()}
 
 
-def effects_of(changes: Sequence[Change], templates: Templates) -> Effects:
-    return Effects([Effect(holder, key, templates.of(value), name) for holder, key, value, name in changes])
+def effects_of(changes: Sequence[Change], templates: Templates, returned: Sequence[Any] = ()) -> Effects:
+    """``returned``: the leaves of what the program returns."""
+    builds = {k: templates.own(x) for k, x in enumerate(returned) if not isinstance(x, torch.Tensor)}
+    effects = [Effect(holder, key, templates.of(value), name) for holder, key, value, name in changes]
+    return Effects(effects, {k: build for k, build in builds.items() if build is not None})

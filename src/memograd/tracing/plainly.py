@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from memograd._torch import copy_of, pytree
-from memograd.tracing.under_way import TURN
+from memograd.tracing.under_way import TURN, plainly
 from memograd.tracing.undisturbed import Contents, Generators, taken_back
 
 
@@ -41,7 +41,7 @@ def raised_by_pytorch(
     with TURN:
         generators, contents = Generators(program), Contents([*held, *tensors])
         try:
-            with taken_back(program, *others), torch.set_grad_enabled(torch.is_grad_enabled()):
+            with plainly(), taken_back(program, *others), torch.set_grad_enabled(torch.is_grad_enabled()):
                 program(*own_args, **own_kwargs)
         except Exception as error:
             return error if type(error) is kind else None

@@ -16,6 +16,7 @@ class _UnderWay(threading.local):
     def __init__(self) -> None:
         super().__init__()
         self.tracers: list[Tracer] = []
+        self.plain = 0
 
 
 ACTIVE = _UnderWay()
@@ -51,6 +52,17 @@ def capturing() -> bool:
 def needs_values() -> bool:
     """True inside a capture that runs on values: captures inside it may do so too."""
     return any(not tracer.paused and tracer.concrete for tracer in ACTIVE.tracers)
+
+
+@contextmanager
+def plainly() -> Iterator[None]:
+    """Inside, in this thread, models run as PyTorch runs them, wrapped or not: what we compute is to be compared with
+    it."""
+    ACTIVE.plain += 1
+    try:
+        yield
+    finally:
+        ACTIVE.plain -= 1
 
 
 @contextmanager

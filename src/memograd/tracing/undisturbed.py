@@ -72,7 +72,7 @@ class Contents:
                 if _memory(tensor) != _memory(memory):
                     tensor.data = memory  # the program gave it other memory
                 if not _equal(memory, content):
-                    memory.copy_(content)
+                    memory.data.copy_(content)  # a tape that has saved it shall not take it for another one
 
 
 def _memory(tensor: torch.Tensor) -> Any:

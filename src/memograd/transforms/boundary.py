@@ -10,6 +10,7 @@ the graph by our rules, itself such a step, so that there is no last order.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -20,6 +21,8 @@ from memograd.graph.graph import Graph, Input, Output, run
 from memograd.ops import is_random
 from memograd.pipeline import differentiate, simplify
 from memograd.transforms.surroundings import apart
+
+Around = Callable[[], AbstractContextManager[Any]]
 
 
 class Step:
@@ -33,18 +36,23 @@ class Step:
         self._derivatives: dict[tuple[int, ...], tuple[Step, list[int], list[int]]] = {}
         self._batch: Any = None
 
-    def __call__(self, flat: Sequence[Any]) -> tuple[torch.Tensor, ...]:
-        return _Function.apply(self, *flat) if self.graph.outputs else ()  # pyright: ignore[reportReturnType]
+    def __call__(self, flat: Sequence[Any], around: Around = nullcontext) -> tuple[torch.Tensor, ...]:
+        """``around``: what the graph, and each derivative of it, runs in: the generators as they stood."""
+        return _Function.apply(self, around, *flat) if self.graph.outputs else ()  # pyright: ignore[reportReturnType]
 
-    def run(self, flat: Sequence[Any]) -> tuple[torch.Tensor, ...]:
-        if not inside_torch_func():
-            return run(self.graph.function, flat)
-        if self._batch is None:
-            with apart():
-                self._batch = self.prepare(self.graph).function
-        return run(self._batch, flat)
+    def run(self, flat: Sequence[Any], around: Around) -> tuple[torch.Tensor, ...]:
+        function = self.graph.function
+        if inside_torch_func():
+            if self._batch is None:
+                with apart():
+                    self._batch = self.prepare(self.graph).function
+            function = self._batch
+        with around():
+            return run(function, flat)
 
-    def pulled(self, flat: Sequence[Any], cotangents: Sequence[Any], wanted: Sequence[bool]) -> list[Any]:
+    def pulled(
+        self, flat: Sequence[Any], cotangents: Sequence[Any], wanted: Sequence[bool], around: Around
+    ) -> list[Any]:
         """Gradients of the inputs that are ``wanted``; None where there are none."""
         key = tuple(k for k, w in enumerate(wanted) if w)
         if key not in self._derivatives:
@@ -52,7 +60,8 @@ class Step:
                 self._derivatives[key] = self._derivative(key)
         step, ways, places = self._derivatives[key]
         gradients: list[Any] = [None] * len(flat)
-        for place, value in zip(places, step([*flat, *(cotangents[k] for k in ways)]), strict=True):
+        values = step([*flat, *(cotangents[k] for k in ways)], around)
+        for place, value in zip(places, values, strict=True):
             gradients[place] = value
         return gradients
 
@@ -68,21 +77,21 @@ class _Function(torch.autograd.Function):
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(step: Step, *flat: Any) -> Any:
+    def forward(step: Step, around: Around, *flat: Any) -> Any:
         given = {id(t) for t in flat}
-        results = step.run(flat)
+        results = step.run(flat, around)
         return tuple(r.view_as(r) if id(r) in given else r for r in results)  # an input itself means something else
 
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
-        ctx.step = inputs[0]
-        ctx.save_for_backward(*inputs[1:])
+        ctx.step, ctx.around = inputs[:2]
+        ctx.save_for_backward(*inputs[2:])
         ctx.mark_non_differentiable(*(o for o in output if not (o.is_floating_point() or o.is_complex())))
 
     @staticmethod
     def backward(ctx: Any, *cotangents: Any) -> Any:
         laid = [None if c is None else c.contiguous() for c in cotangents]
-        return (None, *ctx.step.pulled(ctx.saved_tensors, laid, ctx.needs_input_grad[1:]))
+        return (None, None, *ctx.step.pulled(ctx.saved_tensors, laid, ctx.needs_input_grad[2:], ctx.around))
 
 
 def only(graph: Graph, positions: Sequence[int]) -> Graph:

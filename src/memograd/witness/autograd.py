@@ -11,7 +11,7 @@ from torch import nn
 
 from memograd._torch import copy_of, pytree, without_hooks
 from memograd.graph.graph import Graph
-from memograd.tracing.under_way import TURN
+from memograd.tracing.under_way import TURN, plainly
 from memograd.tracing.undisturbed import Contents, Generators, taken_back
 from memograd.witness.agreement import Left, Results, number
 from memograd.witness.widened import Widened, widen
@@ -58,7 +58,13 @@ def by_autograd(
             if wide:
                 widen([*held, *tensors.values()])
             others = [x for x in leaves if not isinstance(x, Tensor)]
-            with taken_back(program, *others) as changes, _ordinary(), without_hooks(sources), _precision(wide):
+            with (
+                taken_back(program, *others) as changes,
+                _ordinary(),
+                without_hooks(sources),
+                _precision(wide),
+                plainly(),
+            ):
                 with watching or nullcontext():
                     out = program(*own_args, **own_kwargs)
                 loss = next(x for x in pytree.tree_leaves(out) if isinstance(x, Tensor))

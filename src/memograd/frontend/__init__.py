@@ -1,0 +1,1 @@
+"""Our backward inside loops that are not ours."""

@@ -1,0 +1,86 @@
+"""One call of a wrapped model as one step of PyTorch's autograd: forward is our graph, backward our derivative of it.
+
+Its explicit inputs are the parameters and whatever else requires a gradient, so hooks, accumulation and whoever else
+waits for gradients see nothing new. What the forward pass computed and the backward pass reads is saved with autograd
+itself: it lives as long as PyTorch's own would, ``retain_graph`` and hooks on saved tensors included.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, ExitStack
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from memograd.draws import drawing_from, rng_state
+
+Tensor = torch.Tensor
+
+
+@dataclass(eq=False)
+class Call:
+    """One call: the program, what it was called with, and where the generators stood.
+
+    Attributes:
+        flat: the program's flat inputs, where it writes to one a copy of what that was.
+        variant: which results are taken to get cotangents.
+        written: what the forward pass writes back.
+        witness: PyTorch's own run of the call, where it is compared.
+    """
+
+    program: Any
+    variant: Any
+    flat: list[Any]
+    versions: list[int]
+    drawn: list[tuple[Tensor, str]]
+    written: Sequence[Tensor] = ()
+    witness: Any = None
+
+    @classmethod
+    def of(cls, program: Any, variant: Any, flat: Sequence[Any]) -> Call:
+        own = [t.clone() if k in program.overwritten else t for k, t in enumerate(flat)]
+        drawn = [(rng_state(device), device) for device in program.devices]
+        return cls(program, variant, own, [t._version for t in own], drawn)
+
+    def generators(self) -> AbstractContextManager[None]:
+        """Inside, the generators draw what they drew in the forward pass; outside they do not move."""
+        stack = ExitStack()
+        for state, device in self.drawn:
+            stack.enter_context(drawing_from(state, device))
+        return stack  # pyright: ignore[reportReturnType]
+
+    def primals(self) -> list[Any]:
+        """The flat inputs, as they were.
+
+        Raises:
+            RuntimeError: one was written to since, as PyTorch says it.
+        """
+        for tensor, version, entry in zip(self.flat, self.versions, self.program.early, strict=True):
+            if tensor._version != version:
+                raise RuntimeError(
+                    f"one of the variables needed for gradient computation has been modified by an inplace operation: "
+                    f"{entry.name!r} is at version {tensor._version}; expected version {version} instead"
+                )
+        return self.flat
+
+
+class Boundary(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, call: Call, *flat: Any) -> Any:
+        results, call.written, saved = call.variant.forward(call.flat)
+        ctx.set_materialize_grads(False)
+        ctx.mark_non_differentiable(*(r for r, o in zip(results, call.program.results, strict=True) if not o.tracked))
+        ctx.save_for_backward(*saved)
+        ctx.call = call
+        if call.witness is not None:
+            call.witness.results_of_ours = [r.detach() for r in results]
+        return tuple(results)
+
+    @staticmethod
+    def backward(ctx: Any, *cotangents: Any) -> Any:
+        call: Call = ctx.call
+        saved = list(ctx.saved_tensors)  # raises where autograd has freed them already
+        given = [None if c is None else c.contiguous() for c in cotangents]
+        return (None, *call.program.pulled(call, saved, given))

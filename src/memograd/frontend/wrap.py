@@ -1,0 +1,192 @@
+"""``wrap``: any model, in any loop, with our backward.
+
+The model stays the same object; only the ``forward`` of this one instance is another function, as after
+``nn.Module.compile()``. So its class, its parameters, hooks, ``state_dict`` and whatever a training loop asks of it
+are what they were.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import types
+from collections.abc import Callable
+from typing import Any, Literal, TypeVar
+
+import torch
+from torch import nn
+
+from memograd._torch import inside_torch_func, is_fake, module_hooks, pytree, without_saved_tensor_hooks
+from memograd.draws import undone_on_error
+from memograd.errors import DataDependentError, GraphError, MemogradError
+from memograd.frontend.check import Witness
+from memograd.frontend.program import Program
+from memograd.looks import DecisionChangedError, comparing
+from memograd.tracing.reuse import Recent, signature
+from memograd.tracing.under_way import ACTIVE, capturing
+from memograd.transforms.surroundings import untraced
+
+Model = TypeVar("Model", bound=nn.Module)
+_MOST = 64  # programs of one signature
+WHENS = ("first", "never", "always")
+
+
+def wrap(model: Model, check: Literal["first", "never", "always"] = "first") -> Model:
+    """Let ``model`` run our graphs: its forward pass, and in ``loss.backward()`` our derivative of it.
+
+    The very same object comes back, and everything about it is as before: class, parameters, buffers, hooks,
+    ``state_dict``, pickling, copying. Without gradients (``no_grad``, ``inference_mode``, a frozen model), inside
+    ``torch.func``'s transforms and inside programs that ``memograd`` captures, PyTorch's own forward runs.
+
+    Args:
+        model: any ``nn.Module``; may be a part of another model, and may hold wrapped parts.
+        check: ``first``: the first time that gradients come through a program they are compared with those of
+            ``torch.autograd`` for the same call, which takes the time and the memory of a plain step beside;
+            ``always``: every time; ``never``. ``model.forward.check_reason`` says how it came out.
+
+    Returns:
+        ``model``.
+
+    Raises:
+        GraphError: ``model`` is no module, or ``check`` none of the three.
+        GradientMismatchError: in the backward pass: our gradients differ by more than rounding.
+        CaptureError, MissingRuleError, OpaqueBackwardError: at a call: this program cannot be captured or
+            differentiated.
+    """
+    if not isinstance(model, nn.Module):
+        raise GraphError(f"wrap takes an nn.Module, got {type(model).__name__}")
+    if check not in WHENS:
+        raise GraphError(f"check must be one of {', '.join(map(repr, WHENS))}, got {check!r}")
+    unwrap(model)
+    model.forward = Wrapped(model, model.__dict__.get("forward"), check)
+    return model
+
+
+def unwrap(model: Model) -> Model:
+    """Undo ``wrap``; a model that is not wrapped stays as it is.
+
+    Returns:
+        ``model``.
+    """
+    wrapped = model.__dict__.get("forward")
+    if isinstance(wrapped, Wrapped):
+        del model.__dict__["forward"]
+        if wrapped.own is not None:
+            model.forward = wrapped.own
+    return model
+
+
+class Wrapped:
+    """The forward function of a wrapped model.
+
+    Attributes:
+        own: the one that the instance had of its own; None: that of its class.
+        captures: why the model was captured, each time.
+        check_reason: how the last comparison with ``torch.autograd`` came out, or why there was none.
+    """
+
+    def __init__(self, model: nn.Module, own: Callable[..., Any] | None, check: str) -> None:
+        self.model = model
+        self.own = own
+        self.check = check
+        self._begin()
+
+    def _begin(self) -> None:
+        self.captures: list[str] = []
+        self.check_reason = "not compared: check='never'" if self.check == "never" else "no backward pass was run yet"
+        self._programs: dict[Any, list[Program]] = Recent()
+
+    @property
+    def original(self) -> Callable[..., Any]:
+        """PyTorch's own forward."""
+        return self.own if self.own is not None else types.MethodType(type(self.model).forward, self.model)
+
+    @property
+    def __signature__(self) -> inspect.Signature:  # who asks which arguments the model takes
+        return inspect.signature(self.original)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"model": self.model, "own": self.own, "check": self.check}  # programs are made anew
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._begin()
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return _call(self, args, kwargs)
+
+    def run(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """What the model returns, by the program for these arguments."""
+        key = self._key(args, kwargs)
+        programs = self._programs.get(key)
+        if programs is None:
+            programs = self._programs[key] = []
+        why = "a call unlike those before" if programs or self.captures else "the first call"
+        for program in [p for p in programs if p.guards.hold()]:
+            if program.plain:
+                return self.original(*args, **kwargs)
+            try:
+                with undone_on_error(program.devices), comparing(bool(program.decisions)):
+                    out = self._ran(program, args, kwargs)
+            except DecisionChangedError as changed:
+                what, seen = program.decisions[changed.index]
+                why = f"look {changed.index} at a {what} saw {seen}, and now {changed.seen}"
+                continue
+            except MemogradError:
+                raise
+            except RuntimeError as error:  # an operator that runs into a shape which values decide
+                if not program.shaped:
+                    raise
+                why = f"a shape that values decide: {error}"
+                continue
+            if program is not programs[0]:
+                programs.remove(program)
+                programs.insert(0, program)
+            return out
+        program = self._captured(args, kwargs)
+        self.captures.append(why)
+        programs.insert(0, program)
+        del programs[_MOST:]
+        return self.original(*args, **kwargs) if program.plain else self._ran(program, args, kwargs)
+
+    def _ran(self, program: Program, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        return program(args, kwargs, self._witness(program, args, kwargs))
+
+    def _witness(self, program: Program, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Witness | None:
+        if self.check == "never" or (self.check == "first" and program.expected in program.checked):
+            return None
+        if program.guards.volatile:
+            self.check_reason = "not compared: the model draws random numbers of Python's or NumPy's"
+            return None
+        say = functools.partial(setattr, self, "check_reason")
+        return Witness(program, self.model, self.original, args, kwargs, say)
+
+    def _captured(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Program:
+        """A program for these arguments."""
+        with without_saved_tensor_hooks():
+            try:
+                return Program(self.original, args, kwargs, concrete=False)
+            except DataDependentError:
+                return Program(self.original, args, kwargs, concrete=True)
+
+    def _key(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        tracked = tuple([x.requires_grad for x in pytree.tree_leaves((args, kwargs)) if isinstance(x, torch.Tensor)])
+        hooks = tuple([tuple(table) for table in module_hooks(self.model) if table])
+        return signature(args, kwargs), tracked, hooks
+
+
+def _plain(args: Any, kwargs: Any) -> bool:
+    """Whether PyTorch's own forward is to run: nobody asks for gradients, or somebody else is in charge of them."""
+    if not torch.is_grad_enabled() or torch.is_inference_mode_enabled():
+        return True
+    traced = torch.jit.is_tracing()  # pyright: ignore[reportPrivateImportUsage]
+    if ACTIVE.plain or capturing() or inside_torch_func() or traced:
+        return True
+    return any(is_fake(x) for x in pytree.tree_leaves((args, kwargs)))
+
+
+@untraced
+def _call(wrapped: Wrapped, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    if _plain(args, kwargs):
+        return wrapped.original(*args, **kwargs)
+    return wrapped.run(args, kwargs)
