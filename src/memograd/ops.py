@@ -39,6 +39,9 @@ _LIBRARY.define(
     "bernoulli(Tensor like, float p, *, Generator? generator=None) -> Tensor",
     tags=(torch.Tag.nondeterministic_seeded,),
 )
+# The cotangents of those of the results that ``which`` names, from who went on from them. A plan waits here; what it
+# returns by itself is memory of that size, for who measures it.
+_LIBRARY.define("receive(Tensor[] results, int[] which) -> Tensor[]")
 
 
 def _define(name: str, function: Callable[..., Any]) -> None:
@@ -109,6 +112,11 @@ def _bernoulli_batch(like: torch.Tensor, p: float, generator: torch.Generator | 
     return torch.empty_like(like).bernoulli_(p, generator=generator)
 
 
+@torch.library.impl(_LIBRARY, "receive", "CompositeExplicitAutograd")
+def _receive(results: list[torch.Tensor], which: list[int]) -> list[torch.Tensor]:
+    return [torch.zeros(results[k].shape, dtype=results[k].dtype, device=results[k].device) for k in which]
+
+
 stop = torch.ops.memograd.stop.default
 no_grad = torch.ops.memograd.no_grad.default
 only_forward = torch.ops.memograd.only_forward.default
@@ -117,6 +125,7 @@ written = torch.ops.memograd.written.default
 written_forward = torch.ops.memograd.written_forward.default
 opaque = torch.ops.memograd.opaque.default
 bernoulli = torch.ops.memograd.bernoulli.default
+receive = torch.ops.memograd.receive.default
 
 WRITES = (overwrite, written, written_forward)  # their value is the second operand
 MARKS = (stop, no_grad, only_forward, *WRITES, opaque)

@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn, optim
 from torch.nn.utils import clip_grad_norm_
+from torch.profiler import ProfilerActivity, profile
 from torch.utils.checkpoint import checkpoint
 
 import memograd as mg
@@ -600,6 +601,112 @@ class TestSecondOrder:
             return x.grad
 
         both(use, lambda: nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Dropout(0.2), nn.Linear(4, 1)))
+
+
+def deep():
+    blocks = [nn.Sequential(nn.Linear(64, 64), nn.BatchNorm1d(64), nn.Tanh(), nn.Dropout(0.1)) for _ in range(6)]
+    return nn.Sequential(*blocks, nn.Linear(64, 4))
+
+
+def peak(call):
+    """The most bytes that ``call`` has allocated at any moment."""
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as seen:
+        call()
+    alive = most = 0
+    for event in seen.profiler.kineto_results.events():  # pyright: ignore
+        if event.name() == "[memory]":
+            alive += event.nbytes()  # pyright: ignore
+            most = max(most, alive)
+    return most
+
+
+class TestNoGradient:
+    """A parameter without a gradient and one with zeros are not the same to an optimizer."""
+
+    class Two(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = nn.Linear(3, 2), nn.Linear(3, 2)
+
+        def forward(self, x):
+            return self.a(x), self.b(x), self.b(x).sign() + self.a(torch.ones_like(self.b(x)) @ x.new_ones(2, 3))
+
+    @pytest.mark.parametrize("budget", [None, "1MiB"])
+    @pytest.mark.parametrize("used", [0, 1, 2])
+    def test_decayed_weights(self, used, budget):
+        def use(model):
+            optimizer = optim.AdamW(model.parameters(), lr=0.1, weight_decay=0.5)
+            for k in range(3):
+                optimizer.zero_grad()
+                model(inputs(4, 3, seed=k))[used].sum().backward()
+                optimizer.step()
+
+        both(use, self.Two, memory_budget=budget)
+
+
+class TestBudget:
+    def test_it_is_held_with_the_same_numbers(self):
+        ours, theirs = pair(deep, memory_budget="60%")
+        x = inputs(1024, 64)
+        for model in (ours, theirs):
+            torch.manual_seed(1)
+            for _ in range(2):
+                model(x).sum().backward()
+        agree(ours, theirs)
+        plan = ours.forward.plan
+        assert plan.again and plan.budget < plan.unplanned_bytes
+        for model in (ours, theirs):
+            model.zero_grad()
+        outside = 64 + 1024 * 4 * 8  # the sum, and the cotangent made of its own
+        assert peak(lambda: ours(x).sum().backward()) + plan.problem.resident <= plan.budget + outside
+        assert peak(lambda: theirs(x).sum().backward()) + plan.problem.resident > plan.budget + outside
+
+    def test_graphs_are_retained_and_gone(self):
+        ours, theirs = pair(deep, memory_budget="60%")
+        for model in (ours, theirs):
+            torch.manual_seed(1)
+            loss = model(inputs(512, 64)).square().sum()
+            loss.backward(retain_graph=True)
+            loss.backward()
+            with pytest.raises(RuntimeError, match="second time"):
+                loss.backward()
+        agree(ours, theirs)
+
+    @pytest.mark.parametrize("loss", LOSSES.values(), ids=LOSSES)
+    def test_whatever_a_loss_is_made_of(self, loss):
+        def use(model):
+            for k in range(3):
+                loss(model, model(inputs(4, 3, seed=k))).backward()
+
+        both(use, memory_budget="1MiB")
+
+    def test_second_derivatives(self):
+        def use(model):
+            x = inputs(4, 3, grad=True)
+            (g,) = torch.autograd.grad(model(x)["out"].sum(), x, create_graph=True)
+            g.square().sum().backward()
+
+        both(use, memory_budget="1MiB")
+
+    def test_one_that_cannot_be_held(self):
+        with pytest.raises(mg.BudgetInfeasibleError) as caught:
+            pair(deep, memory_budget=1000)[0](inputs(32, 64))
+        assert caught.value.floor_bytes > 1000
+
+
+class TestBackends:
+    def test_inductor(self):
+        def use(model):
+            for k in range(2):
+                x = inputs(4, 3, seed=k, grad=True)
+                (g,) = torch.autograd.grad(model(x).sum(), x, create_graph=True)
+                (model(x).square().sum() + g.square().sum()).backward()
+
+        both(use, lambda: nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 1)), backend="inductor")
+
+    def test_an_unknown_one(self):
+        with pytest.raises(mg.BackendError, match="native"):
+            mg.wrap(nn.Linear(1, 1), backend="native")
 
 
 def test_two_models_in_two_threads():

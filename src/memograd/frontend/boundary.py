@@ -28,6 +28,7 @@ class Call:
         variant: which results are taken to get cotangents.
         written: what the forward pass writes back.
         witness: PyTorch's own run of the call, where it is compared.
+        running: the plan that waits for cotangents; ``ended``: it has had them.
     """
 
     program: Any
@@ -37,6 +38,8 @@ class Call:
     drawn: list[tuple[Tensor, str]]
     written: Sequence[Tensor] = ()
     witness: Any = None
+    running: Any = None
+    ended: bool = False
 
     @classmethod
     def of(cls, program: Any, variant: Any, flat: Sequence[Any]) -> Call:
@@ -69,7 +72,7 @@ class Call:
 class Boundary(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, call: Call, *flat: Any) -> Any:
-        results, call.written, saved = call.variant.forward(call.flat)
+        results, call.written, saved = call.variant.forward(call)
         ctx.set_materialize_grads(False)
         ctx.mark_non_differentiable(*(r for r, o in zip(results, call.program.results, strict=True) if not o.tracked))
         ctx.save_for_backward(*saved)

@@ -8,6 +8,7 @@ the loss is. For one call it needs the memory of two.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from math import inf
 from typing import Any
 
 import torch
@@ -96,8 +97,11 @@ class Witness:
         ]
         for name, gradient in theirs.items():
             mine = ours[name]
-            if mine is not None or gradient is not None:
-                mine, gradient = (torch.zeros_like(self.sources[name]) if g is None else g for g in (mine, gradient))
+            if (mine is None) != (gradient is None):
+                raise _mismatch(
+                    [Difference(f"the gradient of {name!r}, which one of the two has not,", name, inf, 0.0, (), 0, 0)]
+                )
+            if mine is not None and gradient is not None:
                 wrong.append(difference(f"the gradient of {name!r}", name, mine, gradient, share, noise))
         return [w for w in wrong if w is not None]
 

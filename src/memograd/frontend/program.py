@@ -9,7 +9,7 @@ pass is computed again from what the call was given: right, and slower once.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -17,18 +17,48 @@ import torch
 from torch import fx
 
 from memograd._torch import pytree
+from memograd.adjoint.activity import active_nodes
 from memograd.adjoint.partition import partition
 from memograd.errors import CaptureError
 from memograd.frontend.boundary import Boundary, Call
+from memograd.frontend.held import finish, held_open, receiving
 from memograd.graph.graph import Graph, Input, Output, run
 from memograd.graph.views import tensors_of
 from memograd.looks import look, trusting
+from memograd.lower.lower import lower
+from memograd.memory.plan import Plan
 from memograd.ops import is_random
-from memograd.pipeline import capture_for, differentiate
+from memograd.pipeline import capture_for, differentiate, plan
+from memograd.run.inductor import compiled
 from memograd.transforms.boundary import Step, only
 from memograd.transforms.program import for_batches
 
 Tensor = torch.Tensor
+
+
+@dataclass(eq=False)
+class Settings:
+    """How the programs of one model run.
+
+    Attributes:
+        memory_budget, backend: see ``wrap``.
+        allowed: bytes that a share ("50%") has meant for the largest program so far: smaller ones may have them too.
+    """
+
+    memory_budget: int | str | Plan | None = None
+    backend: str = "auto"
+    allowed: int = 0
+
+    def plan(self, graph: Graph) -> Plan:
+        """A schedule of ``graph`` within the budget."""
+        assert self.memory_budget is not None
+        made = plan(graph, self.memory_budget, self.allowed, fused=self.backend == "inductor")
+        self.allowed = max(self.allowed, made.budget)
+        return made
+
+    def built(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """``function`` of ATen operators as the backend runs it."""
+        return compiled(function) if self.backend == "inductor" else function
 
 
 class Program:
@@ -42,7 +72,10 @@ class Program:
         decisions: its looks at values, as they were seen, in order.
     """
 
-    def __init__(self, function: Callable[..., Any], args: Any, kwargs: Any, concrete: bool) -> None:
+    def __init__(
+        self, function: Callable[..., Any], args: Any, kwargs: Any, concrete: bool, settings: Settings
+    ) -> None:
+        self.settings = settings
         leaves = pytree.tree_leaves((args, kwargs))
         tracked = [k for k, x in enumerate(leaves) if isinstance(x, Tensor) and x.requires_grad]
         forward = capture_for(function, args, kwargs, tracked, concrete)
@@ -59,6 +92,7 @@ class Program:
         self.decisions = tuple((n.args[2], n.args[3]) for n in looks)
         self.variants: dict[frozenset[int], Variant] = {}
         self.expected = frozenset(k for k, o in enumerate(self.results) if o.tracked)
+        self._reach: dict[frozenset[int], frozenset[int]] = {}
         self.checked: set[frozenset[int]] = set()
 
     def _refuse_writes(self) -> None:
@@ -153,20 +187,32 @@ class Program:
         if torch.is_grad_enabled():  # somebody goes on from the gradients
             return self.variant(used).again(call, cotangents)
         gradients = self._gradients(call, used, saved, cotangents)
+        for k, (gradient, tensor) in enumerate(zip(gradients, call.flat, strict=True)):
+            if (gradient is not None) != (k in self._reached(used)):
+                gradients[k] = torch.zeros_like(tensor) if gradient is None else None
         self.expected = used
         if call.witness is not None:
             call.witness.compare(used, cotangents, gradients)
             call.witness = None
         return gradients
 
+    def _reached(self, used: frozenset[int]) -> frozenset[int]:
+        """The flat inputs that get a gradient, be it zero, where these results are used; the others get none, which
+        an optimizer takes for something else."""
+        if used not in self._reach:
+            nodes = self.graph.placeholders
+            sources = [n for n, i in zip(nodes, self.early, strict=True) if i.name in self.wrt]
+            active = set(active_nodes(sources, [self.nodes[k] for k in used]))
+            self._reach[used] = frozenset(k for k, n in enumerate(nodes) if n in active)
+        return self._reach[used]
+
     def _gradients(self, call: Call, used: frozenset[int], saved: list[Any], cotangents: list[Any]) -> list[Any]:
-        if used <= call.variant.used:
-            return call.variant.backward(saved, cotangents)
-        variant = self.variant(used)
-        primals = call.primals()
+        if used <= call.variant.used and not call.ended:
+            return call.variant.backward(call, saved, cotangents)
+        again = replace(call, variant=self.variant(used), flat=call.primals(), running=None)
         with call.generators():
-            _, _, again = variant.forward(primals)
-        return variant.backward(list(again), cotangents)
+            _, _, saved = again.variant.forward(again)
+        return again.variant.backward(again, saved, cotangents)
 
 
 class Variant:
@@ -182,7 +228,14 @@ class Variant:
         flat = graph.with_fx(new, outputs=outputs)
         among = [program.results[k].name for k in sorted(used)]
         self.joint: Graph = differentiate(flat, program.wrt, cotangents="output", among=among)
-        self.halves = partition(self.joint)
+        settings = program.settings
+        self.plan = settings.plan(receiving(self.joint)) if settings.memory_budget is not None else None
+        if self.plan is None:
+            halves = partition(lower(self.joint))
+            self._forward, self._backward = settings.built(halves.forward), settings.built(halves.backward)
+            self._handed = halves.results
+        else:
+            self._held_open = held_open(self.plan)
         self._count = len(program.results)
         names = [i.name for i in program.early]
         self._gradients = [names.index(self.joint.outputs[k].name) for k in self.joint.positions("gradient")]
@@ -192,18 +245,24 @@ class Variant:
             if i.kind == "cotangent"
         ]
 
-    def forward(self, flat: Sequence[Any]) -> tuple[Sequence[Tensor], Sequence[Tensor], Sequence[Tensor]]:
+    def forward(self, call: Call) -> tuple[Sequence[Tensor], Sequence[Tensor], Sequence[Tensor]]:
         """(results, what is written back, what the backward pass reads)."""
-        given = {id(t) for t in flat}
-        out = run(self.halves.forward, flat)
-        # one and the same tensor means something else to autograd, if it was an input
-        results = [r.view_as(r) if id(r) in given else r for r in out[: self._count]]
-        return results, out[self._count : self.halves.results], out[self.halves.results :]
+        if self.plan is None:
+            out = run(self._forward, call.flat)
+            handed, saved = out[: self._handed], out[self._handed :]
+        else:
+            call.running = self._held_open(*call.flat)
+            handed, saved = run(next, [call.running]), [torch.empty(0)]  # something for autograd to have freed
+        return _apart(handed[: self._count], call.flat), handed[self._count :], saved
 
-    def backward(self, saved: list[Any], cotangents: Sequence[Any]) -> list[Any]:
+    def backward(self, call: Call, saved: Sequence[Any], cotangents: Sequence[Any]) -> list[Any]:
         late = [self._zeros(k) if cotangents[k] is None else cotangents[k] for k in self._cotangents]
         with trusting():
-            return self._placed(run(self.halves.backward, [*saved, *late]))
+            if self.plan is None:
+                return self._placed(run(self._backward, [*saved, *late]))
+            call.primals()  # raises where one was written to
+            running, call.running, call.ended = call.running, None, True
+            return self._placed(run(finish, [running, late]))
 
     def again(self, call: Call, cotangents: Sequence[Any]) -> list[Any]:
         """The same as a step of autograd's, from the inputs of the call."""
@@ -212,7 +271,7 @@ class Variant:
 
     @cached_property
     def _step(self) -> Step:
-        return Step(only(self.joint, self.joint.positions("gradient")), for_batches)
+        return Step(only(self.joint, self.joint.positions("gradient")), for_batches, self.program.settings.built)
 
     def _placed(self, gradients: Sequence[Tensor]) -> list[Any]:
         placed: list[Any] = [None] * len(self.program.early)
@@ -223,3 +282,14 @@ class Variant:
     def _zeros(self, result: int) -> Tensor:
         value = self.program.nodes[result].meta["val"]
         return torch.zeros(value.shape, dtype=value.dtype, device=value.device)
+
+
+def _apart(results: Sequence[Tensor], flat: Sequence[Tensor]) -> list[Tensor]:
+    """``results``, each an object of its own: to autograd one that is an input means something else, and what a result
+    and its detached twin have in common is their memory."""
+    seen = {id(t) for t in flat}
+    apart: list[Tensor] = []
+    for result in results:
+        apart.append(result.detach() if id(result) in seen else result)
+        seen.add(id(result))
+    return apart

@@ -18,20 +18,27 @@ from torch import nn
 
 from memograd._torch import inside_torch_func, is_fake, module_hooks, pytree, without_saved_tensor_hooks
 from memograd.draws import undone_on_error
-from memograd.errors import DataDependentError, GraphError, MemogradError
+from memograd.errors import BackendError, DataDependentError, GraphError, MemogradError
 from memograd.frontend.check import Witness
-from memograd.frontend.program import Program
+from memograd.frontend.program import Program, Settings
 from memograd.looks import DecisionChangedError, comparing
+from memograd.memory.plan import Plan
 from memograd.tracing.reuse import Recent, signature
 from memograd.tracing.under_way import ACTIVE, capturing
 from memograd.transforms.surroundings import untraced
 
 Model = TypeVar("Model", bound=nn.Module)
 _MOST = 64  # programs of one signature
+_BACKENDS = ("auto", "eager", "inductor")
 WHENS = ("first", "never", "always")
 
 
-def wrap(model: Model, check: Literal["first", "never", "always"] = "first") -> Model:
+def wrap(
+    model: Model,
+    memory_budget: int | str | Plan | None = None,
+    backend: str = "auto",
+    check: Literal["first", "never", "always"] = "first",
+) -> Model:
     """Let ``model`` run our graphs: its forward pass, and in ``loss.backward()`` our derivative of it.
 
     The very same object comes back, and everything about it is as before: class, parameters, buffers, hooks,
@@ -40,15 +47,23 @@ def wrap(model: Model, check: Literal["first", "never", "always"] = "first") -> 
 
     Args:
         model: any ``nn.Module``; may be a part of another model, and may hold wrapped parts.
+        memory_budget: the most bytes of tensors alive at any moment of the model's forward and backward pass:
+            parameters, buffers, inputs, activations, cotangents, gradients and operators' workspace. Bytes, "8GiB",
+            "600MB" or "50%" of what they need without a budget. What does not fit is computed again, with the same
+            random numbers. The loss, ``.grad`` from earlier passes and the optimizer are the loop's own, and outside.
+        backend: ``eager`` (which is what ``auto`` takes), or ``inductor``: fused kernels, compiled at the first call.
         check: ``first``: the first time that gradients come through a program they are compared with those of
             ``torch.autograd`` for the same call, which takes the time and the memory of a plain step beside;
-            ``always``: every time; ``never``. ``model.forward.check_reason`` says how it came out.
+            ``always``: every time; ``never``, within a memory
+            budget too, which that would break. ``model.forward.check_reason`` says how it came out.
 
     Returns:
         ``model``.
 
     Raises:
         GraphError: ``model`` is no module, or ``check`` none of the three.
+        BackendError: there is no such backend.
+        BudgetInfeasibleError: at a call: no schedule fits the budget.
         GradientMismatchError: in the backward pass: our gradients differ by more than rounding.
         CaptureError, MissingRuleError, OpaqueBackwardError: at a call: this program cannot be captured or
             differentiated.
@@ -57,8 +72,10 @@ def wrap(model: Model, check: Literal["first", "never", "always"] = "first") -> 
         raise GraphError(f"wrap takes an nn.Module, got {type(model).__name__}")
     if check not in WHENS:
         raise GraphError(f"check must be one of {', '.join(map(repr, WHENS))}, got {check!r}")
+    if backend not in _BACKENDS:
+        raise BackendError(f"unknown backend {backend!r} for a wrapped model; choose {', '.join(_BACKENDS)}")
     unwrap(model)
-    model.forward = Wrapped(model, model.__dict__.get("forward"), check)
+    model.forward = Wrapped(model, model.__dict__.get("forward"), Settings(memory_budget, backend), check)
     return model
 
 
@@ -85,14 +102,16 @@ class Wrapped:
         check_reason: how the last comparison with ``torch.autograd`` came out, or why there was none.
     """
 
-    def __init__(self, model: nn.Module, own: Callable[..., Any] | None, check: str) -> None:
+    def __init__(self, model: nn.Module, own: Callable[..., Any] | None, settings: Settings, check: str) -> None:
         self.model = model
         self.own = own
+        self.settings = settings
         self.check = check
         self._begin()
 
     def _begin(self) -> None:
         self.captures: list[str] = []
+        self._last: Program | None = None
         self.check_reason = "not compared: check='never'" if self.check == "never" else "no backward pass was run yet"
         self._programs: dict[Any, list[Program]] = Recent()
 
@@ -106,7 +125,12 @@ class Wrapped:
         return inspect.signature(self.original)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"model": self.model, "own": self.own, "check": self.check}  # programs are made anew
+        return {
+            "model": self.model,
+            "own": self.own,
+            "settings": self.settings,
+            "check": self.check,
+        }  # programs are made anew
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
@@ -150,10 +174,19 @@ class Wrapped:
         return self.original(*args, **kwargs) if program.plain else self._ran(program, args, kwargs)
 
     def _ran(self, program: Program, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        self._last = program
         return program(args, kwargs, self._witness(program, args, kwargs))
+
+    @property
+    def plan(self) -> Plan | None:
+        """The memory plan of the call last made; None without a budget."""
+        return self._last.variant(self._last.expected).plan if self._last is not None else None
 
     def _witness(self, program: Program, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Witness | None:
         if self.check == "never" or (self.check == "first" and program.expected in program.checked):
+            return None
+        if self.settings.memory_budget is not None:
+            self.check_reason = "not compared: PyTorch's own run beside it would not stay within the memory budget"
             return None
         if program.guards.volatile:
             self.check_reason = "not compared: the model draws random numbers of Python's or NumPy's"
@@ -165,9 +198,9 @@ class Wrapped:
         """A program for these arguments."""
         with without_saved_tensor_hooks():
             try:
-                return Program(self.original, args, kwargs, concrete=False)
+                return Program(self.original, args, kwargs, concrete=False, settings=self.settings)
             except DataDependentError:
-                return Program(self.original, args, kwargs, concrete=True)
+                return Program(self.original, args, kwargs, concrete=True, settings=self.settings)
 
     def _key(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         tracked = tuple([x.requires_grad for x in pytree.tree_leaves((args, kwargs)) if isinstance(x, torch.Tensor)])

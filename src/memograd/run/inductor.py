@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -17,14 +18,23 @@ class Inductor(Eager):
     name = "inductor"
 
     def build(self, graph: Graph) -> Any:
-        from torch._dynamo.exc import TorchDynamoException  # slow to import, like the compiler itself
+        return compiled(graph.function)
 
-        compiled = torch.compile(graph.function, fullgraph=True, dynamic=False)
 
-        def call(*flat: Any) -> Any:
-            try:
-                return compiled(*flat)
-            except TorchDynamoException as error:
-                raise BackendError(f"Inductor cannot compile this step: {str(error).splitlines()[0]}") from error
+def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A straight-line function of ATen operators, compiled at its first call.
 
-        return call
+    Raises:
+        BackendError: at that call: Inductor cannot compile it.
+    """
+    from torch._dynamo.exc import TorchDynamoException  # slow to import, like the compiler itself
+
+    fused = torch.compile(function, fullgraph=True, dynamic=False)
+
+    def call(*flat: Any) -> Any:
+        try:
+            return fused(*flat)
+        except TorchDynamoException as error:
+            raise BackendError(f"Inductor cannot compile this step: {str(error).splitlines()[0]}") from error
+
+    return call

@@ -26,13 +26,22 @@ Around = Callable[[], AbstractContextManager[Any]]
 
 
 class Step:
-    """A graph as a function of its flat inputs; ``prepare`` makes of it what is run in a batch of ``vmap``."""
+    """A graph as a function of its flat inputs.
 
-    def __init__(self, graph: Graph, prepare: Callable[[Graph], Graph]) -> None:
+    Args:
+        prepare: makes of it what is run in a batch of ``vmap``.
+        build: makes of a function of ATen operators what is run otherwise.
+    """
+
+    def __init__(
+        self, graph: Graph, prepare: Callable[[Graph], Graph], build: Callable[[Any], Any] = lambda function: function
+    ) -> None:
         names = tuple(Input("input", f"input_{k}") for k in range(len(graph.inputs)))
         results = tuple(Output("output", f"output_{k}") for k in range(len(graph.outputs)))
         self.graph = replace(graph, inputs=names, outputs=results, wrt=())
         self.prepare = prepare
+        self.build = build
+        self._function: Any = None
         self._derivatives: dict[tuple[int, ...], tuple[Step, list[int], list[int]]] = {}
         self._batch: Any = None
 
@@ -41,8 +50,11 @@ class Step:
         return _Function.apply(self, around, *flat) if self.graph.outputs else ()  # pyright: ignore[reportReturnType]
 
     def run(self, flat: Sequence[Any], around: Around) -> tuple[torch.Tensor, ...]:
-        function = self.graph.function
-        if inside_torch_func():
+        if not inside_torch_func():
+            if self._function is None:
+                self._function = self.build(self.graph.function)
+            function = self._function
+        else:
             if self._batch is None:
                 with apart():
                     self._batch = self.prepare(self.graph).function
@@ -70,7 +82,7 @@ class Step:
         joint = differentiate(self.graph, [f"input_{k}" for k in key], cotangents="output")
         ways = [int(i.of.removeprefix("output_")) for i in joint.inputs if i.kind == "cotangent"]
         places = [int(o.name.removeprefix("input_")) for o in joint.outputs if o.kind == "gradient"]
-        return Step(only(joint, joint.positions("gradient")), self.prepare), ways, places
+        return Step(only(joint, joint.positions("gradient")), self.prepare, self.build), ways, places
 
 
 class _Function(torch.autograd.Function):

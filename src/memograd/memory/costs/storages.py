@@ -25,7 +25,7 @@ from memograd.memory.costs.cuda import kept_by_libraries
 from memograd.memory.costs.early import early
 from memograd.memory.costs.tensors import bytes_of, device_of, input_bytes
 from memograd.memory.problem import Problem
-from memograd.ops import is_random, may_raise
+from memograd.ops import is_random, may_raise, receive
 
 _WORTH = 4  # times the size of the generator's state: smaller random numbers are kept
 
@@ -109,9 +109,10 @@ class Storages:
 
     @cached_property
     def once(self) -> frozenset[int]:
-        """Writes, states of generators, and draws that no state was saved for."""
-        found = enumerate(self.operators)
-        return frozenset(k for k, o in found if o.into is not None or (is_random(o.node) and k not in self.states))
+        """Writes, states of generators, draws that no state was saved for, and what comes from outside."""
+        once = (k for k, o in enumerate(self.operators) if o.into is not None or is_random(o.node))
+        received = (k for k, o in enumerate(self.operators) if o.node.target is receive)
+        return frozenset({*once, *received} - self.states.keys())
 
     @cached_property
     def before(self) -> tuple[tuple[int, int], ...]:

@@ -1,0 +1,69 @@
+"""One plan over forward and backward, held open between the two.
+
+The whole derivative is planned as one graph in which the cotangents are the results of one operator, ``receive``, that
+reads the results of the model: so whatever the schedule, these come first. The plan's text becomes a generator, which
+hands the results out at that line and waits there for the cotangents; its frame holds what the plan says, no more and
+no longer.
+"""
+
+from __future__ import annotations
+
+import operator
+import re
+from collections.abc import Callable, Generator, Sequence
+
+import torch
+from torch import fx
+
+from memograd.graph.graph import Graph, Output, load
+from memograd.memory.plan import Plan
+from memograd.ops import receive
+
+Running = Generator[list[torch.Tensor], Sequence[torch.Tensor], tuple[torch.Tensor, ...]]
+_LINE = re.compile(r"^(\s+\w+) = torch\.ops\.memograd\.receive\.default\((\[.*\]), \[[\d, ]*\]\)", re.MULTILINE)
+
+
+def receiving(joint: Graph) -> Graph:
+    """``joint`` with the cotangents received behind the results; it returns the gradients alone.
+
+    The results are those that are no gradients, in their order; a cotangent is taken to be like the result it is of.
+    """
+    pairs = list(zip(joint.placeholders, joint.inputs, strict=True))
+    cotangents = [(n, i) for n, i in pairs if i.kind == "cotangent"]
+    late = {n for n, _ in cotangents}
+    for node in joint.nodes:
+        if not late.isdisjoint(node.all_input_nodes):
+            late.add(node)
+    results = [(n, o) for n, o in zip(joint.results, joint.outputs, strict=True) if o.kind != "gradient"]
+    which = [next(k for k, (_, o) in enumerate(results) if o.name == i.of) for _, i in cotangents]
+    new, where = fx.Graph(), {}
+    for node in [*(n for n, i in pairs if i.kind != "cotangent"), *(n for n in joint.nodes if n not in late)]:
+        where[node] = new.node_copy(node, where.__getitem__)
+    received = new.call_function(receive, ([where[n] for n, _ in results], which))
+    received.meta["val"] = [n.meta["val"] for n, _ in cotangents]
+    for k, (node, _) in enumerate(cotangents):
+        where[node] = new.call_function(operator.getitem, (received, k))
+        where[node].meta["val"] = node.meta["val"]
+    for node in joint.nodes:
+        if node in late:
+            where[node] = new.node_copy(node, where.__getitem__)
+    gradients = [(n, o) for n, o in zip(joint.results, joint.outputs, strict=True) if o.kind == "gradient"]
+    new.output(tuple(where[n] for n, _ in gradients))
+    inputs = tuple(i for _, i in pairs if i.kind != "cotangent")
+    return joint.with_fx(new, inputs=inputs, outputs=tuple(Output("output", o.name) for _, o in gradients)).verify()
+
+
+def held_open(plan: Plan) -> Callable[..., Running]:
+    """What runs ``plan``: ``next`` gives the results, ``send`` takes the cotangents and ends with the gradients."""
+    text, count = _LINE.subn(r"\1 = yield \2", plan.code)
+    assert count == 1, f"a plan of a wrapped model has one place to wait at, this one {count}"
+    return load(text, "step")
+
+
+def finish(running: Running, cotangents: Sequence[torch.Tensor]) -> tuple[torch.Tensor, ...]:
+    """The gradients."""
+    try:
+        running.send(cotangents)
+    except StopIteration as stop:
+        return stop.value
+    raise AssertionError("a plan of a wrapped model waits once")
