@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.overrides import TorchFunctionMode
 from torch.utils import _python_dispatch as python_dispatch
 
@@ -576,3 +577,10 @@ def test_what_is_saved_is_kept_from_hooks() -> None:
         leaf.exp().sum().backward()
     assert len(seen) == 1
     assert torch.equal(leaf.grad, 2 * torch.ones(2).exp())
+
+
+def test_tensors_without_data_are_told_from_others() -> None:
+    with FakeTensorMode():
+        assert not adapter.has_data(torch.ones(2)), WHY + "every fake tensor is a FakeTensor"
+    assert not adapter.has_data(torch.ones(2, device="meta"))
+    assert adapter.has_data(torch.ones(2)) and adapter.has_data(torch.nn.Parameter(torch.ones(2)))

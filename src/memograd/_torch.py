@@ -191,6 +191,11 @@ def is_fake(value: Any) -> bool:
     return isinstance(value, FakeTensor) and value.fake_mode is FAKE
 
 
+def has_data(tensor: torch.Tensor) -> bool:
+    """False for a tensor that has a shape and no numbers, whosever it is: no two results of it can be compared."""
+    return not (isinstance(tensor, FakeTensor) or tensor.is_meta)
+
+
 def is_lent(tensor: torch.Tensor) -> bool:
     """Whether the memory of ``tensor`` is another library's (``torch.from_numpy``): PyTorch can't make it larger."""
     with torch._C.DisableTorchFunction():

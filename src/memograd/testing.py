@@ -1,4 +1,8 @@
-"""Checks of gradients against witnesses that do not use the derivative table."""
+"""Checks of gradients against witnesses that do not use the derivative table.
+
+``check_grads`` compares derivatives of a function with finite differences. ``check_transforms``, or MEMOGRAD_CHECK=1 in
+the environment, lets every transform compare its programs with ``torch.autograd`` as it makes them.
+"""
 
 from __future__ import annotations
 
@@ -11,11 +15,14 @@ import torch
 from memograd._torch import pytree
 from memograd.errors import GradientMismatchError, MemogradError
 from memograd.pipeline import capture_for
+from memograd.transforms.check import check_transforms
 from memograd.transforms.jvp import jvp
 from memograd.transforms.vjp import vjp
 from memograd.verify.blame import first_wrong_operator, inner, random
 from memograd.verify.differences import Flat, central, complex_step, is_analytic
 from memograd.witness.blame import smooth
+
+__all__ = ["check_grads", "check_transforms"]
 
 Tensor = torch.Tensor
 
@@ -45,7 +52,13 @@ def check_grads(
             largest error and both numbers.
         MemogradError: an argument of a lower precision, for which finite differences mean nothing.
     """
-    args = tuple(args)
+    with check_transforms(False):  # here differences are the witness, also of what PyTorch gets wrong
+        _check_grads(f, tuple(args), order, eps, rtol, atol, seed)
+
+
+def _check_grads(
+    f: Callable[..., Any], args: tuple[Any, ...], order: int, eps: float, rtol: float, atol: float, seed: int
+) -> None:
     for leaf in pytree.tree_leaves(args):
         if smooth(leaf) and leaf.dtype not in (torch.float64, torch.complex128):
             raise MemogradError(f"finite differences need float64 or complex128, got {leaf.dtype}; use .double()")

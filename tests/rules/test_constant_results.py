@@ -56,7 +56,8 @@ def test_gradients_are_autograds_and_their_derivatives_those_of_differences(name
 
     x, along, step = points(), points().cos(), 1e-6
     torch.testing.assert_close(mg.grad(f)(x), theirs(x))
-    ours = mg.grad(lambda x: mg.grad(f)(x).sin().sum())(x)
+    with mg.testing.check_transforms(False):
+        ours = mg.grad(lambda x: mg.grad(f)(x).sin().sum())(x)
     ahead, behind = (theirs(x + h * along).sin().sum() for h in (step, -step))
     torch.testing.assert_close((ours * along).sum(), (ahead - behind) / (2 * step), rtol=1e-6, atol=1e-6)
 

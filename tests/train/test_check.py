@@ -6,6 +6,7 @@ import copy
 import random
 import warnings
 
+import numpy as np
 import planted
 import pytest
 import torch
@@ -416,3 +417,21 @@ def test_without_memory_for_the_whole_batch_a_part_is_compared(monkeypatch):
     step(X, Y)
     assert step.check_reason.startswith("agrees with torch.autograd: the loss and 4 gradients of 4 of 16 samples")
     monkeypatch.setattr(Check, "_whole", whole)
+
+
+OWN = np.random.default_rng(3)
+
+
+def test_a_generator_that_stands_elsewhere_draws_the_same_for_both():
+    class Scaled(nn.Linear):
+        def forward(self, x):
+            return super().forward(x) * float(OWN.random())
+
+    model = Scaled(8, 1)
+    step = mg.TrainStep(model, nn.MSELoss(), OPTIMIZERS["sgd"](model.parameters()))
+    expected = np.random.default_rng(3)
+    for _ in range(2):
+        with torch.no_grad():
+            loss = nn.functional.mse_loss(nn.functional.linear(X, model.weight, model.bias) * expected.random(), Y)
+        torch.testing.assert_close(step(X, Y), loss)
+    assert step.check_reason.startswith("agrees") and OWN.random() == expected.random()

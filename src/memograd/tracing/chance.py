@@ -34,6 +34,10 @@ class Chance:
     def meet(self, generator: Any) -> None:
         self._before.append((generator, _state(generator)))
 
+    @property
+    def generators(self) -> list[Any]:
+        return [generator for generator, _ in self._before]
+
     def drawn(self) -> bool:
         """Whether somebody has drawn since."""
         return any(_state(generator) != before for generator, before in self._before)

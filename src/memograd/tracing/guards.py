@@ -31,6 +31,7 @@ class Guards:
 
     Attributes:
         volatile: the program drew random numbers of Python's or NumPy's, so that it is another one each time.
+        chance: the generators that it drew from then, and where they stood before; None where it did not.
         moved: since this was last set to False, some place has got another tensor, which will do.
     """
 
@@ -49,6 +50,7 @@ class Guards:
         self._sets = [(c, reads.before[id(c)][1]) for c in reads.containers if isinstance(c, set)]
         self._hooks = hooks_of_every_module()
         self.volatile = reads.chance.drawn()
+        self.chance = reads.chance if self.volatile else None
         self.moved = False
         self._remember_tensors()
 

@@ -35,15 +35,16 @@ def taken_back(*roots: Any) -> Iterator[list[Change]]:
 
 
 class Generators:
-    """The states of PyTorch's, Python's and NumPy's global generators, and of those that the modules of ``root``
-    hold."""
+    """The states of PyTorch's, Python's and NumPy's global generators, of those that modules of ``root`` hold, and of
+    those in ``chance``."""
 
-    def __init__(self, root: Any = None) -> None:
+    def __init__(self, root: Any = None, chance: Chance | None = None) -> None:
         self._cpu = torch.get_rng_state()
         self._cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
         self._others = Chance()
         modules = root.modules() if isinstance(root, nn.Module) else ()
-        for generator in (value for m in modules for value in vars(m).values() if is_generator(value)):
+        held = [value for m in modules for value in vars(m).values() if is_generator(value)]
+        for generator in (*held, *(chance.generators if chance is not None else ())):
             self._others.meet(generator)
 
     def put_back(self) -> None:

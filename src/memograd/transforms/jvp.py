@@ -18,7 +18,8 @@ from memograd.graph.graph import Graph, Output
 from memograd.pipeline import differentiate, simplify
 from memograd.tracing.reuse import Cache
 from memograd.transforms.grad import grad
-from memograd.transforms.program import Program, Saved
+from memograd.transforms.plain import Plain
+from memograd.transforms.program import Program
 from memograd.transforms.surroundings import ordinary_tensors, untraced
 from memograd.transforms.transform import Transform, kept_for
 from memograd.transforms.vjp import made
@@ -71,7 +72,7 @@ class _Hvp(Jvp):
 class Pushforward:
     """``t -> J t`` at one point, where ``f`` has been computed: ``out`` and ``aux`` are what it returned."""
 
-    def __init__(self, program: Program, saved: Saved, points: Any, out: Any, aux: Any) -> None:
+    def __init__(self, program: Program | Plain, saved: Any, points: Any, out: Any, aux: Any) -> None:
         self.program = program
         self.saved = saved
         self.points, self.spec = pytree.tree_flatten(points)
@@ -100,7 +101,9 @@ class Pushforward:
         return tangents_of(self.program, pushed, self.out)
 
 
-def tangents_of(program: Program, pushed: dict[str, torch.Tensor], out: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+def tangents_of(
+    program: Program | Plain, pushed: dict[str, torch.Tensor], out: Sequence[torch.Tensor]
+) -> list[torch.Tensor]:
     """The tangents of all results; zeros where they do not depend on the primals."""
     return [pushed[n] if n in pushed else torch.zeros_like(o) for n, o in zip(program.main, out, strict=True)]
 

@@ -18,13 +18,18 @@ from typing import Any, cast
 import torch
 from torch import fx
 
-from memograd._torch import pytree
+from memograd._torch import inside_torch_func, pytree
 from memograd.errors import GraphError
 from memograd.graph.graph import Graph
 from memograd.pipeline import capture_for
 from memograd.tracing.reuse import Cache, Recent
+from memograd.tracing.under_way import capturing
+from memograd.tracing.undisturbed import Generators
+from memograd.transforms.check import check_transforms, compared
+from memograd.transforms.plain import Plain
 from memograd.transforms.program import Program
 from memograd.transforms.surroundings import apart, captured_apart, no_saved_tensor_hooks
+from memograd.witness.autograd import witnessing
 
 Argnums = int | tuple[int, ...]
 
@@ -37,6 +42,7 @@ class Transform:
 
     api = "f(*args)"
     forward_mode = False
+    marks: dict[Any, Any] = {}  # noqa: RUF012  (those of the graph that mean something else to tangents)
 
     def __init__(self, f: Callable[..., Any], argnums: Argnums, has_aux: bool = False) -> None:
         if not callable(f):
@@ -55,14 +61,17 @@ class Transform:
         """``graph`` with the derivatives in question, with respect to the inputs ``names``."""
         raise NotImplementedError
 
-    def program(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Program:
+    def program(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Program | Plain:
         """What is run for these arguments."""
+        if witnessing() and not inside_torch_func():
+            return Plain(self.f, self.chosen(args), self.has_aux, self.forward_mode, bool(self.marks))
         hooks = nullcontext() if self.forward_mode else no_saved_tensor_hooks(self.api)
         with torch.enable_grad(), hooks:  # what stands inside f counts, not what f is called in
             return self.cache.get(args, kwargs, lambda concrete: self._made(args, kwargs, concrete))
 
     def _made(self, args: tuple[Any, ...], kwargs: dict[str, Any], concrete: bool) -> Program:
         leaves = self.chosen(args)
+        drawn = Generators(self.f) if check_transforms.on and not capturing() else None
         with apart() as inside:
             capture = captured_apart if inside else capture_for
             graph = capture(self.f, args, kwargs, leaves, concrete)
@@ -70,7 +79,11 @@ class Transform:
             inputs = [i.name for i in graph.inputs if i.kind == "input"]
             names = [inputs[position_of[leaf]] for leaf in leaves]
             _refuse_writes(graph, names)
-            return Program(self.differentiated(graph, names), names, self.main(graph))
+            program = Program(self.differentiated(graph, names), names, self.main(graph))
+        other = any(node.target in self.marks for node in graph.nodes)  # than autograd's derivative
+        if drawn is not None and not inside and not other:
+            compared(self.f, (args, kwargs), graph, program, drawn, self.forward_mode)
+        return program
 
     # -- arguments -----------------------------------------------------------------------------------------------
 

@@ -13,7 +13,8 @@ from memograd.errors import GraphError
 from memograd.graph.graph import Graph
 from memograd.pipeline import differentiate
 from memograd.tracing.reuse import Cache
-from memograd.transforms.program import Program, Saved
+from memograd.transforms.plain import Plain
+from memograd.transforms.program import Program
 from memograd.transforms.surroundings import ordinary_tensors, untraced
 from memograd.transforms.transform import Argnums, Transform, kept_for, zeros_for
 
@@ -46,9 +47,9 @@ class Pullback:
     What the forward pass computed (random masks too) is remembered, so that it may be called several times.
     """
 
-    def __init__(self, program: Program, saved: Saved, points: Any, out: Any, aux: Any) -> None:
+    def __init__(self, program: Program | Plain, saved: Any, points: Any, out: Any, aux: Any) -> None:
         self.program = program
-        self.saved: Saved | None = saved
+        self.saved = saved
         self.points, self.spec = pytree.tree_flatten(points)
         self.out, self.out_spec = pytree.tree_flatten(out)
         self.aux = aux

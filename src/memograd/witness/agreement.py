@@ -118,12 +118,17 @@ class Results:
         gradients: of each parameter in question; None where the loss does not depend on it.
         written: the new content of what the program wrote to, by name: buffers, arguments, parameters.
         left: what it left behind, by the id of the object and the key.
+        results: further results, by name.
+        value, derivative: what messages call the loss and the gradients.
     """
 
     loss: Tensor
     gradients: Mapping[str, Tensor | None]
     written: Mapping[str, Tensor]
     left: Mapping[tuple[int, Any], Left] = field(default_factory=dict)
+    results: Mapping[str, Tensor] = field(default_factory=dict)
+    value: str = "the loss"
+    derivative: str = "the gradient"
 
     @property
     def largest(self) -> float:
@@ -134,14 +139,17 @@ class Results:
 def differences(ours: Results, theirs: Results, share: float) -> Iterator[Difference]:
     """What is farther apart than ``share`` of its largest element, and than cancellation explains."""
     noise = NOISE * share * theirs.largest
-    if found := difference("the loss", "", ours.loss, theirs.loss, share, 0.0):
+    if found := difference(theirs.value, "", ours.loss, theirs.loss, share, 0.0):
         yield found
     for name, gradient in theirs.gradients.items():
         mine = ours.gradients.get(name)
         if mine is None and gradient is None:
             continue
         mine, gradient = _zeros_for(mine, gradient), _zeros_for(gradient, mine)
-        if found := difference(f"the gradient of {name!r}", name, mine, gradient, share, noise):
+        if found := difference(f"{theirs.derivative} of {name!r}", name, mine, gradient, share, noise):
+            yield found
+    for name, value in theirs.results.items():
+        if found := difference(f"the result {name!r}", name, ours.results[name], value, share, 0.0):
             yield found
     for name, value in theirs.written.items():
         if found := difference(f"the new value of {name!r}", name, ours.written[name], value, share, 0.0):

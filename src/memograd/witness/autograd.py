@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from typing import Any
@@ -17,6 +18,27 @@ from memograd.witness.agreement import Left, Results, number
 from memograd.witness.widened import Widened, widen
 
 Tensor = torch.Tensor
+Derived = tuple[Tensor, dict[str, Tensor | None], dict[str, Tensor]]
+
+
+class _Witnessing(threading.local):
+    depth = 0
+
+
+_WITNESSING = _Witnessing()
+
+
+def witnessing() -> bool:
+    """True in a run of the witness, in which nothing of ours may take part: transforms are PyTorch's then."""
+    return _WITNESSING.depth > 0
+
+
+def of_the_loss(out: Any, sources: Mapping[str, Tensor]) -> Derived:
+    """The first tensor of what a program returns and its gradients. They go into ``.grad``: a Function's own backward
+    (a reversible block) may leave gradients there, and nowhere else."""
+    loss = next(x for x in pytree.tree_leaves(out) if isinstance(x, Tensor))
+    torch.autograd.backward(loss, inputs=list(sources.values()))
+    return loss, {name: source.grad for name, source in sources.items()}, {}
 
 
 def by_autograd(
@@ -28,28 +50,33 @@ def by_autograd(
     nudge: float = 0.0,
     wide: bool = False,
     watching: Any = None,
+    derive: Callable[[Any, Mapping[str, Tensor]], Derived] = of_the_loss,
 ) -> Results:
     """Loss, gradients and writes of ``program(*args, **kwargs)`` by PyTorch. Afterwards everything is as it was.
 
     Args:
-        joint: the program's differentiated graph; it names the parameters and what may be written to.
+        joint: a graph of the program; it names what is differentiated and what may be written to.
         drawn: where the generators start.
         nudge: change the parameters by so much of themselves beforehand, to see what rounding can do.
         wide: compute in float64.
         watching: a context in which the forward pass runs.
+        derive: what the program returns and what is differentiated become the loss, the gradients, other results.
     """
     with TURN:
         leaves, spec = pytree.tree_flatten((tuple(args), dict(kwargs)))
         leaves = [_copy(x) if isinstance(x, Tensor) else x for x in leaves]
-        own_args, own_kwargs = pytree.tree_unflatten(leaves, spec)
         given = iter([leaves[i] for i in joint.calling.tensor_in])
         bound = {i.name: i.bound for i in joint.inputs if i.bound is not None}
         tensors = {i.name: bound[i.name] if i.name in bound else next(given) for i in joint.inputs}
-        sources = [bound[name] for name in joint.wrt]
+        sources = [tensors[name] for name in joint.wrt]
         held = [*program.parameters(), *program.buffers()] if isinstance(program, nn.Module) else []
-        now, contents = Generators(program), Contents([*bound.values(), *held])
-        gradients = [(t, t.grad) for t in {id(t): t for t in (*held, *sources)}.values() if t.is_leaf]
+        chance = getattr(joint.guards, "chance", None)  # generators from elsewhere that the program draws from
+        now, contents = Generators(program, chance), Contents([*bound.values(), *held])
+        all_leaves = {id(t): t for t in (*held, *bound.values(), *sources) if t.is_leaf}
+        gradients = [(t, t.grad) for t in all_leaves.values()]
         drawn.put_back()
+        if chance is not None:
+            chance.put_back()
         try:
             for tensor, _ in gradients:
                 tensor.grad = None
@@ -57,24 +84,24 @@ def by_autograd(
                 _nudge(sources, nudge)
             if wide:
                 widen([*held, *tensors.values()])
+            handed = _handed(leaves, sources)
+            own_args, own_kwargs = pytree.tree_unflatten(handed, spec)
             others = [x for x in leaves if not isinstance(x, Tensor)]
             with (
                 taken_back(program, *others) as changes,
                 _ordinary(),
                 without_hooks(sources),
-                _precision(wide),
+                _wide(wide),
                 plainly(),
             ):
                 with watching or nullcontext():
                     out = program(*own_args, **own_kwargs)
-                loss = next(x for x in pytree.tree_leaves(out) if isinstance(x, Tensor))
-                # into .grad: a Function's own backward (a reversible block) may leave gradients there, and nowhere else
-                torch.autograd.backward(loss, inputs=sources)
-                found = [source.grad for source in sources]
+                loss, found, results = derive(out, dict(zip(joint.wrt, sources, strict=True)))
             scratch = {i.name for i in joint.inputs if i.kind == "constant" and i.place is None}
             mutated = {o.name for o in joint.outputs if o.kind == "mutation"} - scratch  # memory that it asks for anew
             mutated |= set() if nudge or wide else contents.changed(bound)
-            written = {name: tensors[name].detach().clone() for name in mutated}
+            after = dict(zip(map(id, leaves), handed, strict=True))
+            written = {n: after.get(id(tensors[n]), tensors[n]).detach().clone() for n in mutated}
         finally:
             for tensor, _ in gradients:
                 tensor.grad = None  # before the tensor is again of the dtype it had
@@ -83,7 +110,31 @@ def by_autograd(
                 tensor.grad = gradient
             now.put_back()
     left = {(id(c[0].holder), c[1]): Left(c[3], value) for c in changes if (value := number(c[2])) is not None}
-    return Results(loss.detach(), dict(zip(joint.wrt, found, strict=True)), written, left)
+    return Results(loss.detach(), found, written, left, results)
+
+
+class _Passed(torch.autograd.Function):
+    """A copy in the same strides that leads back to the tensor; no leaf, so that a program may write to it."""
+
+    @staticmethod
+    def forward(ctx: Any, tensor: Tensor) -> Tensor:
+        return copy_of(tensor)
+
+    @staticmethod
+    def backward(ctx: Any, *adjoints: Tensor) -> Any:
+        return adjoints[0]
+
+
+def passed(tensor: Tensor) -> Tensor:
+    """A variable of its own for ``tensor``, which depends on it."""
+    with torch.enable_grad():
+        return _Passed.apply(tensor)  # pyright: ignore[reportReturnType]
+
+
+def _handed(leaves: Sequence[Any], sources: Sequence[Tensor]) -> list[Any]:
+    """The leaves with what a program may write to in the place of those that are differentiated."""
+    differentiated = {id(s) for s in sources}
+    return [passed(x.requires_grad_()) if id(x) in differentiated else x for x in leaves]
 
 
 def _nudge(tensors: Sequence[Tensor], share: float) -> None:
@@ -100,14 +151,24 @@ def _copy(tensor: Tensor) -> Tensor:
     return copy_of(tensor).requires_grad_(tensor.requires_grad)
 
 
-def _precision(wide: bool) -> AbstractContextManager[Any]:
+def _wide(wide: bool) -> AbstractContextManager[Any]:
     return Widened() if wide else nullcontext()
 
 
 @contextmanager
+def _witness() -> Iterator[None]:
+    _WITNESSING.depth += 1
+    try:
+        yield
+    finally:
+        _WITNESSING.depth -= 1
+
+
+@contextmanager
 def _ordinary() -> Iterator[None]:
-    """Autograd is on, and autocast keeps no casts of parameters for later."""
+    """Autograd is on, autocast keeps no casts of parameters for later, transforms are PyTorch's."""
     with ExitStack() as stack:
+        stack.enter_context(_witness())
         stack.enter_context(torch.inference_mode(False))
         stack.enter_context(torch.enable_grad())
         for device in ("cpu", "cuda"):

@@ -171,14 +171,19 @@ class Trial:
         )
 
 
-def mismatch(wrong: Sequence[Difference], culprit: str) -> GradientMismatchError:
+_ADVICE = (
+    "Nothing was overwritten: parameters, buffers, optimizer state and random generators are as before the call. "
+    "Please report it; until it is mended, train this model in plain PyTorch, or give the operator a rule with "
+    "@memograd.rule"
+)
+
+
+def mismatch(wrong: Sequence[Difference], culprit: str, advice: str = _ADVICE) -> GradientMismatchError:
     """The error for what differs, the largest difference first."""
     first, *others = sorted(wrong, key=lambda d: (bool(d.name), -d.share))
     more = f" (and {len(others)} more: {', '.join(d.what for d in others[:3])}{', ...' * (len(others) > 3)})"
     return GradientMismatchError(
-        f"{first}{more if others else ''}. {culprit} Nothing was overwritten: parameters, buffers, optimizer state and "
-        "random generators are as before the call. Please report it; until it is mended, train this model in plain "
-        "PyTorch, or give the operator a rule with @memograd.rule",
+        f"{first}{more if others else ''}. {culprit} {advice}",
         name=first.name,
         error=first.error,
     )

@@ -153,12 +153,13 @@ def test_singular_vectors_of_the_null_spaces(shape, dtype):
         return (((one - a @ y) * left).sum() + ((other - y @ a) * right).sum()).real.sin()
 
     torch.testing.assert_close(by_vectors(a), by_inverse(a))
-    torch.testing.assert_close(mg.grad(by_vectors)(a), torch.func.grad(by_inverse)(a), atol=1e-10, rtol=1e-9)
-    if dtype is torch.float64:
-        along = torch.randn_like(a)
-        ours = mg.grad(lambda a: (mg.grad(by_vectors)(a) * along).sum())(a)
-        theirs = torch.func.grad(lambda a: (torch.func.grad(by_inverse)(a) * along).sum())(a)
-        torch.testing.assert_close(ours, theirs, atol=1e-9, rtol=1e-8)
+    with mg.testing.check_transforms(False):
+        torch.testing.assert_close(mg.grad(by_vectors)(a), torch.func.grad(by_inverse)(a), atol=1e-10, rtol=1e-9)
+        if dtype is torch.float64:
+            along = torch.randn_like(a)
+            ours = mg.grad(lambda a: (mg.grad(by_vectors)(a) * along).sum())(a)
+            theirs = torch.func.grad(lambda a: (torch.func.grad(by_inverse)(a) * along).sum())(a)
+            torch.testing.assert_close(ours, theirs, atol=1e-9, rtol=1e-8)
 
 
 def test_singular_vectors_cut_after_the_full_factorization():
