@@ -30,7 +30,7 @@ from memograd.transforms.surroundings import untraced
 Model = TypeVar("Model", bound=nn.Module)
 _MOST = 64  # programs of one signature
 _BACKENDS = ("auto", "eager", "inductor")
-WHENS = ("first", "never", "always")
+_WHENS = ("first", "never", "always")
 
 
 def wrap(
@@ -70,13 +70,18 @@ def wrap(
     """
     if not isinstance(model, nn.Module):
         raise GraphError(f"wrap takes an nn.Module, got {type(model).__name__}")
-    if check not in WHENS:
-        raise GraphError(f"check must be one of {', '.join(map(repr, WHENS))}, got {check!r}")
-    if backend not in _BACKENDS:
-        raise BackendError(f"unknown backend {backend!r} for a wrapped model; choose {', '.join(_BACKENDS)}")
+    check_options(backend, check)
     unwrap(model)
     model.forward = Wrapped(model, model.__dict__.get("forward"), Settings(memory_budget, backend), check)
     return model
+
+
+def check_options(backend: str, check: str) -> None:
+    """Refuse what ``wrap`` has not."""
+    if check not in _WHENS:
+        raise GraphError(f"check must be one of {', '.join(map(repr, _WHENS))}, got {check!r}")
+    if backend not in _BACKENDS:
+        raise BackendError(f"unknown backend {backend!r} for a wrapped model; choose {', '.join(_BACKENDS)}")
 
 
 def unwrap(model: Model) -> Model:
