@@ -37,6 +37,20 @@ class OnceUnderAnother(torch.autograd.Function):
         return g * 3 * x * x
 
 
+class OnceApart(torch.autograd.Function):
+    """As ``torch.func`` wants it."""
+
+    @staticmethod
+    def forward(x):
+        return x**3
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        ctx.save_for_backward(*inputs)
+
+    backward = Once.backward
+
+
 class IntoMemory(torch.autograd.Function):
     """``out=`` fails where gradients are wanted of it."""
 
@@ -60,6 +74,14 @@ def test_what_autograd_does_not_differentiate_twice_is_refused_by_name(function)
     torch.testing.assert_close(first(x), theirs, rtol=1e-12, atol=1e-14)
     with pytest.raises(mg.OpaqueBackwardError, match=rf"{function.__name__}, whose backward \(test_backward\.py:\d+\)"):
         mg.grad(lambda x: first(x).sum())(x)
+
+
+def test_the_refusal_of_a_second_derivative_says_what_pytorch_says():
+    x = torch.randn(4, dtype=torch.float64, requires_grad=True)
+    for library in (mg, torch.func):
+        (gradient,) = library.vjp(OnceApart.apply, x)[1](torch.ones_like(x).requires_grad_())
+        with pytest.raises(RuntimeError, match="marked with @once_differentiable"):
+            gradient.sum().backward()
 
 
 def test_the_decorator_is_found_under_others():

@@ -5,6 +5,7 @@ import copy
 import pytest
 import torch
 from torch import nn
+from torch.utils import _pytree as pytree
 
 import memograd as mg
 
@@ -283,6 +284,25 @@ def test_provenance_of_each_node():
     graph = mg.capture(lambda x: model(x).sum(), torch.randn(2, 3))
     assert {n.meta["module"] for n in graph.nodes} == {"model.0", "model.1", ""}
     assert all("test_capture.py" in n.meta["source"] for n in graph.nodes)
+
+
+class Pair:
+    def __init__(self, left, right):
+        self.left, self.right = left, right
+
+
+def test_containers_registered_without_keys_are_arguments_like_others():
+    pytree.register_pytree_node(Pair, lambda p: ([p.left, p.right], None), lambda leaves, _: Pair(*leaves))
+    try:
+        x, y = torch.randn(3, dtype=torch.float64), torch.randn(3, dtype=torch.float64)
+        f = lambda p, scale: (p.left.sin() * p.right * scale["by"]).sum()  # noqa: E731
+        ours, theirs = (grad(f)(Pair(x, y), {"by": y}) for grad in (mg.grad, torch.func.grad))
+        for side in ("left", "right"):
+            torch.testing.assert_close(getattr(ours, side), getattr(theirs, side), rtol=1e-12, atol=1e-14)
+        names = [i.name for i in mg.capture(f, Pair(x, y), scale={"by": y}).inputs]
+        assert names == ["p.0", "p.1", "scale.by"]
+    finally:
+        pytree._deregister_pytree_node(Pair)
 
 
 def test_wrong_arguments_are_refused_by_name():

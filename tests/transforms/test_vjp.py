@@ -76,3 +76,40 @@ def test_a_second_call_captures_nothing():
     before = captures()
     mg.vjp(f, X), mg.jvp(f, (X,), (X,)), mg.hvp(g, X, X)
     assert captures() == before
+
+
+@pytest.mark.parametrize("f", [torch.square, lambda x: x.sin() * x])
+def test_a_vjp_made_under_no_grad_is_followed_where_its_function_is_called_with_gradients_on(f):
+    x = X.clone().requires_grad_()
+    with torch.no_grad():
+        out, pull = mg.vjp(f, x)
+        assert not pull(X)[0].requires_grad
+    assert not out.requires_grad
+    gradient, theirs = pull(X)[0], torch.func.vjp(f, x)[1](X)[0]
+    close(gradient, theirs)
+    close(torch.autograd.grad(gradient.sum(), x), torch.autograd.grad(theirs.sum(), x))
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.enable_grad])
+@pytest.mark.parametrize("made", [lambda f, x: mg.vjp(f, x)[1], lambda f, x: mg.linearize(f, x)[1]])
+def test_a_point_that_was_written_to_since_is_not_computed_from(mode, made):
+    x = X.clone().requires_grad_()
+    with mode():
+        linear = made(lambda x: x**3, x)
+    with torch.no_grad():
+        x.mul_(2)
+    with pytest.raises(mg.GraphError, match="'x' has been modified by an inplace operation"):
+        linear(X)
+
+
+def test_what_the_function_itself_writes_to_is_computed_from_as_it_was():
+    def f(x, y):
+        z = x * y
+        y.add_(1)
+        return z * y
+
+    x, y = X.clone().requires_grad_(), X.clone()
+    with torch.no_grad():
+        pull = mg.vjp(f, x, y)[1]
+    close(y, X + 1)
+    close(pull(X), torch.func.vjp(lambda x, y: x * y * (y + 1), x, X)[1](X))

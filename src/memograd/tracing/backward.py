@@ -95,7 +95,7 @@ def pulled_back(call: Backward, operands: Operands) -> tuple[list[Any], list[Any
     tracer = current()
     assert tracer is not None, "rules run under a tracer"
     last = next(reversed(tracer.graph.nodes))
-    reason = "is marked once_differentiable"
+    reason = "is marked with @once_differentiable"
     if not call.once:
         try:
             return _Run(tracer, call, operands, differentiable=True).adjoints()

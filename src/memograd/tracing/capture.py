@@ -337,14 +337,18 @@ def leaf_names(f: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, A
         ]
     except (TypeError, ValueError):
         bound = []
-    names = []
-    for path, _ in pytree.tree_flatten_with_path((args, kwargs))[0]:
-        keys = [str(getattr(k, "key", getattr(k, "idx", getattr(k, "name", k)))) for k in path]
-        if keys[0] == "0":
-            position = int(keys[1])
-            keys[1] = bound[position] if position < len(bound) else f"arg{position}"
-        names.append(".".join(keys[1:]))
-    return names
+    heads = [bound[k] if k < len(bound) else f"arg{k}" for k in range(len(args))]
+    named = [*zip(heads, args, strict=True), *kwargs.items()]
+    return [".".join([str(head), *keys]) for head, value in named for keys in _keys(value)]
+
+
+def _keys(tree: Any) -> list[list[str]]:
+    """The keys on the way down to each leaf; positions in a container whose registration says nothing about keys."""
+    try:
+        paths = [path for path, _ in pytree.tree_flatten_with_path(tree)[0]]
+    except ValueError:
+        return [[str(k)] for k in range(len(pytree.tree_leaves(tree)))]
+    return [[str(getattr(k, "key", getattr(k, "idx", getattr(k, "name", k)))) for k in path] for path in paths]
 
 
 def _identifier(name: str) -> str:

@@ -21,7 +21,7 @@ from torch import fx
 
 from memograd._torch import has_batching_rule, in_forward_mode, inside_torch_func, is_tracked
 from memograd.adjoint.partition import Halves, gather, partition
-from memograd.errors import CaptureError
+from memograd.errors import CaptureError, GraphError
 from memograd.graph.graph import Graph, run
 from memograd.tracing.under_way import capturing
 from memograd.transforms.boundary import Step, only, repeatable
@@ -73,23 +73,51 @@ class Program:
         pairs = list(zip(self.joint.placeholders, self.joint.inputs, strict=True))
         flat = self.joint.bind(args, kwargs, [n.meta["val"] for n, i in pairs if i.kind == "cotangent"])
         early = [t for t, (_, i) in zip(flat, pairs, strict=True) if i.kind != "cotangent"]
-        tracked = self._tracked(early)
+        tracked, later = self._tracked(early), self._tracked_later(early)
         kept = [
             t
-            for t, (_, i) in zip(self._kept_apart(flat) if tracked else flat, pairs, strict=True)
+            for t, (_, i) in zip(self._kept_apart(flat) if tracked or later else flat, pairs, strict=True)
             if i.kind != "cotangent"
         ]
-        if tracked and self.repeatable:
+        followed = self._followed(kept) if tracked or later else None
+        if tracked and followed:
             count = len(self.joint.outputs) - self._count
             results = self._step("results", list(range(count)), early=True)(kept)
-            saved: Saved = lambda late: self._step("derivatives", self.joint.positions("gradient"))([*kept, *late])  # noqa: E731
+            saved: Saved = followed
         else:
             if inside_torch_func():
                 refuse_by_memory(self.joint.nodes)
             results, values = run(lambda *early: gather(self.halves, list(early)), kept)
-            saved = lambda late: run(self.halves.backward, [*values, *late])  # noqa: E731
+
+            def behind(late: list[torch.Tensor], /) -> Sequence[torch.Tensor]:
+                if later and followed and torch.is_grad_enabled():
+                    return followed(late)
+                return run(self.halves.backward, [*values, *late])
+
+            saved = behind
         self.joint.write_back(results, flat)
         return self._outputs(results), saved
+
+    def _followed(self, kept: list[Any]) -> Saved | None:
+        """The second half as one step of autograd's, from the inputs; None where they do not give the same again."""
+        if not self.repeatable:
+            return None
+        versions = [None if t.is_inference() else t._version for t in kept]
+
+        def followed(late: list[torch.Tensor]) -> Sequence[torch.Tensor]:
+            for tensor, version, name in zip(kept, versions, self._early_names, strict=True):
+                if version is not None and tensor._version != version:
+                    raise GraphError(
+                        f"{name!r} has been modified by an inplace operation since the function was computed, and its "
+                        "derivative is computed from it; write to a copy, or call the transform again"
+                    )
+            return self._step("derivatives", self.joint.positions("gradient"))([*kept, *late])
+
+        return followed
+
+    @property
+    def _early_names(self) -> list[str]:
+        return [i.name for i in self.joint.inputs if i.kind != "cotangent"]
 
     def linear(self, saved: Saved, given: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """{name: gradient or tangent} for further arguments by name; what does not depend on them is left out."""
@@ -117,6 +145,14 @@ class Program:
         """Whether somebody will differentiate through what is computed; a capture of ours records the operators, and
         PyTorch's forward mode goes through them."""
         return not capturing() and not in_forward_mode() and any(map(is_tracked, flat))
+
+    def _tracked_later(self, early: list[Any]) -> bool:
+        """Whether somebody will once grad mode is on, which it is not: a ``vjp`` may be made under ``no_grad`` and its
+        function called outside."""
+        if torch.is_grad_enabled():
+            return False
+        with torch.enable_grad():
+            return self._tracked(early)
 
     def _function(self) -> Callable[..., Any]:
         if not inside_torch_func():
