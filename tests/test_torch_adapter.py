@@ -584,3 +584,14 @@ def test_tensors_without_data_are_told_from_others() -> None:
         assert not adapter.has_data(torch.ones(2)), WHY + "every fake tensor is a FakeTensor"
     assert not adapter.has_data(torch.ones(2, device="meta"))
     assert adapter.has_data(torch.ones(2)) and adapter.has_data(torch.nn.Parameter(torch.ones(2)))
+
+
+def test_shapes_are_forgotten() -> None:
+    with adapter.FAKE:
+        torch.ones(3) + 1
+    entries = len(adapter.FakeTensorMode.cache)
+    assert entries, WHY + "what operators make of tensors without data is remembered in FakeTensorMode.cache"
+    adapter.forget_shapes(entries)
+    assert len(adapter.FakeTensorMode.cache) == entries
+    adapter.forget_shapes(0)
+    assert not adapter.FakeTensorMode.cache

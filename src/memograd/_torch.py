@@ -26,6 +26,7 @@ Everything here is private API of PyTorch that has no public counterpart. Each e
   than a small kernel takes).
 - ``has_hooks`` / ``without_hooks`` / ``module_hooks`` / ``forward_hooks``: what users registered on a parameter or a
   module. PyTorch has functions to register a hook and none to ask for one.
+- ``forget_shapes``: the cache of ``FakeTensorMode`` is for ever.
 - ``without_saved_tensor_hooks``: the public way to keep them out (``disable_saved_tensors_hooks``) raises an error.
 - ``is_wrapped``, ``wrapped_value``, ``level_of``, ``inside_torch_func``, ``outside_torch_func``: ``torch.func``'s own
   transforms hand out wrapped tensors (a whole batch that looks like one sample). A program inside ``vmap`` has to be
@@ -184,6 +185,13 @@ def quiet() -> Iterator[None]:
         yield
     finally:
         _QUIET.depth -= 1
+
+
+def forget_shapes(most: int) -> None:
+    """Empty PyTorch's cache of what operators make of tensors without data, if it holds more than so many entries: it
+    has no limit of its own, and a program that runs on ever new sizes fills it."""
+    if len(FakeTensorMode.cache) > most:
+        FakeTensorMode.cache_clear()
 
 
 def is_fake(value: Any) -> bool:

@@ -20,10 +20,10 @@ from memograd._torch import inside_torch_func, is_fake, module_hooks, pytree, wi
 from memograd.draws import undone_on_error
 from memograd.errors import BackendError, DataDependentError, GraphError, MemogradError
 from memograd.frontend.check import Witness
-from memograd.frontend.program import Program, Settings
+from memograd.frontend.program import Program, Settings, only_tensors
 from memograd.looks import DecisionChangedError, comparing
 from memograd.memory.plan import Plan
-from memograd.tracing.reuse import Recent, signature
+from memograd.tracing.reuse import Recent, ambient, signature
 from memograd.tracing.under_way import ACTIVE, capturing
 from memograd.transforms.surroundings import untraced
 
@@ -119,6 +119,7 @@ class Wrapped:
         self._last: Program | None = None
         self.check_reason = "not compared: check='never'" if self.check == "never" else "no backward pass was run yet"
         self._programs: dict[Any, list[Program]] = Recent()
+        self._hooks: list[dict[int, Any]] | None = None  # the tables of the modules that there were at the last capture
 
     @property
     def original(self) -> Callable[..., Any]:
@@ -155,7 +156,10 @@ class Wrapped:
             if program.plain:
                 return self.original(*args, **kwargs)
             try:
-                with undone_on_error(program.devices), comparing(bool(program.decisions)):
+                if program.decisions:
+                    with undone_on_error(program.devices), comparing():
+                        out = self._ran(program, args, kwargs)
+                else:
                     out = self._ran(program, args, kwargs)
             except DecisionChangedError as changed:
                 what, seen = program.decisions[changed.index]
@@ -201,6 +205,7 @@ class Wrapped:
 
     def _captured(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Program:
         """A program for these arguments."""
+        self._hooks = None
         with without_saved_tensor_hooks():
             try:
                 return Program(self.original, args, kwargs, concrete=False, settings=self.settings)
@@ -208,8 +213,13 @@ class Wrapped:
                 return Program(self.original, args, kwargs, concrete=True, settings=self.settings)
 
     def _key(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if self._hooks is None:
+            self._hooks = module_hooks(self.model)
+        hooks = tuple([tuple(table) for table in self._hooks if table])
+        if not kwargs and only_tensors(args):
+            each = [(x.shape, x.stride(), x.storage_offset() != 0, x.dtype, x.device, x.requires_grad) for x in args]
+            return tuple(each), ambient(), hooks
         tracked = tuple([x.requires_grad for x in pytree.tree_leaves((args, kwargs)) if isinstance(x, torch.Tensor)])
-        hooks = tuple([tuple(table) for table in module_hooks(self.model) if table])
         return signature(args, kwargs), tracked, hooks
 
 
@@ -220,7 +230,8 @@ def _plain(args: Any, kwargs: Any) -> bool:
     traced = torch.jit.is_tracing()  # pyright: ignore[reportPrivateImportUsage]
     if ACTIVE.plain or capturing() or inside_torch_func() or traced:
         return True
-    return any(is_fake(x) for x in pytree.tree_leaves((args, kwargs)))
+    plain = not kwargs and only_tensors(args)
+    return not plain and any(is_fake(x) for x in pytree.tree_leaves((args, kwargs)))
 
 
 @untraced

@@ -25,6 +25,7 @@ from memograd._torch import (
     UNSUPPORTED,
     copy_of,
     fake_like,
+    forget_shapes,
     is_fake,
     needs_data,
     outside_torch_func,
@@ -47,6 +48,8 @@ from memograd.tracing.substitute import Substitute, with_history
 from memograd.tracing.tracer import Tracer
 from memograd.tracing.under_way import ACTIVE, TURN, looking_away
 from memograd.tracing.unseen import Unseen
+
+_SHAPES = 20_000  # operators on shapes that PyTorch may remember: some kilobytes each
 
 
 class _Program(nn.Module):
@@ -90,6 +93,7 @@ def trace(
         CaptureError: an operator cannot be traced, or the program raised though PyTorch can run it.
         Exception: what the program raises in plain PyTorch too, with a note that says where.
     """
+    forget_shapes(_SHAPES)
     closure = Closure({"": f}, {}) if isinstance(f, nn.Module) else closure_of(f)
     one = _Capture(f, closure, concrete)
     try:
