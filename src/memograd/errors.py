@@ -96,3 +96,14 @@ class GradientMismatchError(MemogradError, AssertionError):
 
 class DataError(MemogradError):
     """A data set, checkpoint or setting handed to training is unusable."""
+
+
+def with_notes(error: Exception) -> str:
+    """The message of ``error`` and its notes."""
+    return "; ".join([str(error), *getattr(error, "__notes__", ())])
+
+
+def add_note(error: Exception, text: str) -> None:
+    """A note below the message, where Python knows notes (from 3.11 on), and only once."""
+    if hasattr(error, "add_note") and text not in getattr(error, "__notes__", ()):
+        error.add_note(text)

@@ -16,7 +16,7 @@ from typing import Any, NoReturn
 
 from memograd.cli import plan as cli_plan
 from memograd.cli.plain import show_what_can_be_shown
-from memograd.errors import MemogradError
+from memograd.errors import MemogradError, with_notes
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -38,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Exception as error:  # a bug; but a traceback helps no user
         if os.environ.get("MEMOGRAD_TRACEBACK"):
             raise
-        return _fail(f"{type(error).__name__}: {error} (MEMOGRAD_TRACEBACK=1 shows where)")
+        return _fail(f"{type(error).__name__}: {with_notes(error)} (MEMOGRAD_TRACEBACK=1 shows where)")
 
 
 def parser() -> argparse.ArgumentParser:

@@ -33,7 +33,7 @@ from memograd._torch import (
     quiet,
 )
 from memograd.draws import same_draws
-from memograd.errors import CaptureError, DataDependentError, MemogradError
+from memograd.errors import CaptureError, DataDependentError, MemogradError, add_note
 from memograd.graph.graph import Calling, Graph, Input, InputKind, Output
 from memograd.tracing.chance import no_seeds
 from memograd.tracing.closures import Closure, closure_of
@@ -41,7 +41,7 @@ from memograd.tracing.cudnn import plain_recurrence
 from memograd.tracing.effects import Change, Templates, effects_of, take_back
 from memograd.tracing.guards import Guards
 from memograd.tracing.histories import Histories, histories
-from memograd.tracing.plainly import add_note, raised_by_pytorch
+from memograd.tracing.plainly import raised_by_pytorch
 from memograd.tracing.provenance import raised_at
 from memograd.tracing.reads import Reads
 from memograd.tracing.substitute import Substitute, with_history

@@ -58,14 +58,3 @@ def _given(tensor: torch.Tensor, differentiable: bool) -> torch.Tensor:
         return copy
     with torch.enable_grad():
         return copy.requires_grad_().clone()
-
-
-def with_notes(error: Exception) -> str:
-    """The message of ``error`` and its notes."""
-    return "; ".join([str(error), *getattr(error, "__notes__", ())])
-
-
-def add_note(error: Exception, text: str) -> None:
-    """A note below the message, where Python knows notes (from 3.11 on), and only once."""
-    if hasattr(error, "add_note") and text not in getattr(error, "__notes__", ()):
-        error.add_note(text)

@@ -15,10 +15,9 @@ import torch
 from torch import nn, optim
 
 from memograd._torch import pytree
-from memograd.errors import GraphError
+from memograd.errors import GraphError, with_notes
 from memograd.graph.graph import Graph
 from memograd.graph.printing import flat_function
-from memograd.tracing.plainly import with_notes
 from memograd.tracing.undisturbed import Generators
 from memograd.train.comparison import Comparison
 from memograd.train.program import Origin, Program, detached, differentiated

@@ -15,9 +15,8 @@ from torch import nn, optim
 from tqdm import tqdm
 
 from memograd._torch import pytree
-from memograd.errors import DataError, MemogradError
+from memograd.errors import DataError, MemogradError, with_notes
 from memograd.memory.plan import Plan
-from memograd.tracing.plainly import with_notes
 from memograd.train import checkpoint as checkpoints
 from memograd.train.history import History
 from memograd.train.step import TrainStep
