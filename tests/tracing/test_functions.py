@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 import memograd as mg
+from memograd.rules import registry
 from memograd.tracing.functions import CALLS
 
 
@@ -526,3 +527,35 @@ def test_a_rule_goes_before_a_registered_backward():
     mg.rule(torch.ops.memograd_test_functions.ruled.default)(lambda adjoint, y, x: 7 * adjoint)
     with mg.testing.check_transforms(False):  # the rule is not what is registered, on purpose
         assert mg.grad(lambda x: ruled(x).sum())(torch.ones(2)).tolist() == [7, 7]
+
+
+class Rounded(torch.autograd.Function):
+    """Two results, an index and a number among the arguments, and a backward that stops what rounding stops."""
+
+    @staticmethod
+    def forward(ctx, x, index, factor):
+        return (x[index] * factor).round(), x.exp()
+
+    @staticmethod
+    def backward(ctx, first, second):
+        raise AssertionError("the rule goes before it")
+
+
+def test_a_rule_goes_before_the_backward_of_a_function(monkeypatch):
+    monkeypatch.setattr(registry, "_TABLE", dict(registry._TABLE))
+
+    @mg.rule(Rounded)
+    def straight_through(adjoint, y, x, index, factor):
+        return torch.zeros_like(x).index_add(0, index, adjoint[0] * factor) + adjoint[1] * y[1]
+
+    def f(x, ours=True):
+        index = torch.tensor([0, 1, 1])
+        first, second = Rounded.apply(x, index, 3.0) if ours else (x[index] * 3, x.exp())
+        return first.sum() + (second * x).sum()
+
+    x = torch.linspace(0.1, 2, 4, dtype=torch.float64)
+    leaf = x.clone().requires_grad_()
+    (first,) = torch.autograd.grad(f(leaf, ours=False), leaf, create_graph=True)
+    (second,) = torch.autograd.grad(first.sum(), leaf)
+    torch.testing.assert_close(mg.grad(lambda x: f(x))(x), first.detach())
+    torch.testing.assert_close(mg.grad(lambda x: mg.grad(f)(x).sum())(x), second)

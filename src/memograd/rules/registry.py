@@ -76,11 +76,10 @@ _CONSTANT_RESULTS: dict[Any, frozenset[int]] = {}
 def rule(*targets: Any, formula: str = "", latex: str = "") -> Callable[[Rule], Rule]:
     """Enter a rule for each of ``targets``. A second rule for the same operator replaces the first.
 
-    An ``autograd.Function`` class needs no rule, its own ``backward`` is traced; ``rule(MyFunction)`` changes nothing.
+    An ``autograd.Function`` class needs no rule, its own ``backward`` is traced; a rule goes before it. Of several
+    results it gets the adjoints and values as tuples, and the arguments are those of ``apply``. Programs that have
+    been captured already keep the backward that they were captured with.
     """
-
-    if len(targets) == 1 and isinstance(targets[0], type) and issubclass(targets[0], torch.autograd.Function):
-        return targets[0]  # pyright: ignore[reportReturnType]
 
     def enter(function: Rule) -> Rule:
         for target in targets:

@@ -107,6 +107,7 @@ class Applied:
         attributes, saved = dict(vars(ctx)), tuple(ctx.to_save or ())
         held.keep_history(self.first, self.known, [attributes, saved])
         saved_refs, attribute_refs = referring(saved, held.ref), referring(attributes, held.ref)
+        ruled = referring(tuple(arguments), held.ref) if lookup(self.cls) is not None else None
         held.reach(reachable(attribute_refs, self.cls.backward, self.cls.vjp))
         self.call = Application(
             self.cls,
@@ -116,6 +117,7 @@ class Applied:
             attribute_refs,
             self.notes.materialize,
             (self.notes.before, self.notes.behind),
+            ruled,
             **held.operands(self.inputs),
         )
         self.operands = [self.nodes, held.hidden_nodes, [tracer.node_of(o) for o in smooth], held.nodes]

@@ -24,7 +24,7 @@ import torch
 from torch import fx
 from torch.autograd.function import FunctionCtx
 
-from memograd.rules.registry import Entry
+from memograd.rules.registry import Entry, lookup, pull_back
 from memograd.tracing.backward import Hidden, Operands, Place, Ref, is_once_differentiable, pulled_back, source_of
 from memograd.tracing.hooks import through
 from memograd.tracing.interposed import current
@@ -108,6 +108,7 @@ class Application(Call):
         saved_tensors: for ``ctx.saved_tensors``.
         attributes: the other ones of ``ctx``; in both a ``Ref`` stands for a tensor.
         materialize: whether ``backward`` wants zeros where there is no adjoint.
+        arguments: those of ``forward`` where the table has a rule for the class; None where ``backward`` is run.
         hooks: what was registered on the node of autograd's graph, before and behind the backward.
     """
 
@@ -120,6 +121,7 @@ class Application(Call):
         attributes: dict[str, Any],
         materialize: bool,
         hooks: tuple[dict[int, Any], dict[int, Any]],
+        arguments: tuple[Any, ...] | None,
         **operands: Any,
     ) -> None:
         separate = cls.vjp is not torch.autograd.Function.vjp
@@ -132,18 +134,13 @@ class Application(Call):
         self.attributes = attributes
         self.materialize = materialize
         self.before, self.behind = hooks
+        self.arguments = arguments
 
     def run(self, adjoints: list[Any], needed: list[bool], tensor_of: Callable[[Ref], torch.Tensor]) -> list[Any]:
         given = tuple(None if k is None or k < 0 else adjoints[k] for k, _ in self.outputs)
         for hook in list(self.before.values()):
             given = through(hook, given)
-        ctx = Context()
-        vars(ctx).update(restored(self.attributes, tensor_of))
-        ctx.saved_tensors = restored(self.saved_tensors, tensor_of)
-        ctx.needs_input_grad = tuple(at is not None and at >= 0 and needed[at] for at in self.layout)
-        full = [self._filled(g, like) for g, (_, like) in zip(given, self.outputs, strict=True)]
-        out = self.backward(ctx, full) if getattr(self.cls, "boxed_grads_call", False) else self.backward(ctx, *full)
-        parts = list(out) if isinstance(out, tuple) else [out]
+        parts = self._backward(given, needed, tensor_of) if self.arguments is None else self._ruled(given, tensor_of)
         count = len(self.layout)
         if len(parts) < count or any(p is not None for p in parts[count:]):
             raise RuntimeError(f"it returned {len(parts)} gradients for {count} arguments of forward")
@@ -151,6 +148,28 @@ class Application(Call):
             parts = self._hooked(parts, given)
         found = {at: p for at, p in zip(self.layout, parts, strict=False) if at is not None and at >= 0}
         return [found[i] for i in range(len(needed))]
+
+    def _backward(
+        self, given: tuple[Any, ...], needed: list[bool], tensor_of: Callable[[Ref], torch.Tensor]
+    ) -> list[Any]:
+        """What the author's ``backward`` returns."""
+        ctx = Context()
+        vars(ctx).update(restored(self.attributes, tensor_of))
+        ctx.saved_tensors = restored(self.saved_tensors, tensor_of)
+        ctx.needs_input_grad = tuple(at is not None and at >= 0 and needed[at] for at in self.layout)
+        full = [self._filled(g, like) for g, (_, like) in zip(given, self.outputs, strict=True)]
+        out = self.backward(ctx, full) if getattr(self.cls, "boxed_grads_call", False) else self.backward(ctx, *full)
+        return list(out) if isinstance(out, tuple) else [out]
+
+    def _ruled(self, given: tuple[Any, ...], tensor_of: Callable[[Ref], torch.Tensor]) -> list[Any]:
+        """What the table's rule returns."""
+        entry = lookup(self.cls)
+        assert entry is not None and self.arguments is not None
+        adjoint = tuple(self._filled(g, like) for g, (_, like) in zip(given, self.outputs, strict=True))
+        results = tuple(None if k is None or k < 0 else tensor_of(Ref("output", k)) for k, _ in self.outputs)
+        one = len(results) == 1
+        args = restored(self.arguments, tensor_of)
+        return pull_back(entry, adjoint[0] if one else adjoint, results[0] if one else results, args, {})
 
     def _filled(self, given: Any, like: torch.Tensor | None) -> Any:
         if given is not None or like is None or not self.materialize:
