@@ -17,6 +17,7 @@ import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.overrides import TorchFunctionMode
+from torch.testing._internal.logging_tensor import LoggingTensor
 from torch.utils import _python_dispatch as python_dispatch
 
 from memograd import _torch as adapter
@@ -85,6 +86,14 @@ def test_copies_lie_in_memory_as_their_originals() -> None:
         assert (copy.stride(), copy.dtype) == (x.stride(), x.dtype) and torch.equal(copy, x)
         assert copy._base is None and not copy.is_conj() and not copy.is_neg()
         assert x.numel() == 0 or copy.untyped_storage().data_ptr() != x.untyped_storage().data_ptr()
+
+
+def test_the_copy_of_a_tensor_that_has_no_memory_of_its_own_is_made_by_its_class() -> None:
+    """The process ends where such memory is read, so it is not."""
+    x = LoggingTensor(torch.randn(4))
+    copy = adapter.copy_of(x)
+    assert type(copy) is LoggingTensor and copy.elem is not x.elem and torch.equal(copy.elem, x.elem)
+    assert not adapter.keeps_its_numbers_elsewhere(torch.nn.Parameter(torch.zeros(1)))
 
 
 def test_the_fake_mode_nests() -> None:

@@ -160,10 +160,19 @@ def fake_like(tensor: torch.Tensor) -> torch.Tensor:
 def copy_of(tensor: torch.Tensor) -> torch.Tensor:
     """A copy with the very strides of ``tensor``, also where its elements overlap; nobody's view."""
     tensor = tensor.detach()
+    if keeps_its_numbers_elsewhere(tensor):
+        return tensor.clone()
     copy = torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device=tensor.device)
     memory = tensor.as_strided((copy.untyped_storage().nbytes() // copy.element_size(),), (1,))
     memory = memory.clone().resolve_conj().resolve_neg()
     return copy.set_(memory.untyped_storage(), 0, copy.shape, copy.stride())
+
+
+def keeps_its_numbers_elsewhere(tensor: torch.Tensor) -> bool:
+    """True for a subclass that runs operators itself (``__torch_dispatch__``): the memory that it shows may not exist,
+    and reading it ends the process."""
+    own = type(tensor).__torch_dispatch__ is not torch.Tensor.__torch_dispatch__
+    return own and not isinstance(tensor, FakeTensor)
 
 
 class _Quiet(threading.local):

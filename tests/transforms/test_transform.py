@@ -143,3 +143,41 @@ def test_cache_follows_what_the_function_sees():
 def test_bad_calls(call, message):
     with pytest.raises(mg.GraphError, match=message):
         call()
+
+
+TRANSFORMS = {
+    "grad": lambda library, f, x: library.grad(lambda x: f(x).sum())(x),
+    "vjp": lambda library, f, x: library.vjp(f, x)[1](x),
+    "jvp": lambda library, f, x: library.jvp(f, (x,), (x,)),
+    "linearize": lambda library, f, x: library.linearize(f, x)[1](x),
+    "jacrev": lambda library, f, x: library.jacrev(f)(x),
+    "jacfwd": lambda library, f, x: library.jacfwd(f)(x),
+    "hessian": lambda library, f, x: library.hessian(lambda x: f(x).sum())(x),
+}
+
+
+@pytest.mark.parametrize("name", TRANSFORMS)
+def test_every_transform_follows_what_the_function_reads_and_leaves_in_objects(name):
+    x = torch.tensor([0.3, -1.2, 0.8], dtype=torch.float64)
+    state = {library: _State() for library in (mg, torch.func)}
+    functions = {library: _left_in(own) for library, own in state.items()}
+    for calls, scale in enumerate((2.0, 5.0, 5.0), 1):
+        results = []
+        for library, own in state.items():
+            own.scale = scale
+            results.append((TRANSFORMS[name](library, functions[library], x), own.last))
+        assert state[mg].calls == calls
+        torch.testing.assert_close(*results, rtol=1e-10, atol=1e-12)
+
+
+class _State:
+    scale, calls, last = 1.0, 0, None
+
+
+def _left_in(own):
+    def f(x):
+        own.calls += 1
+        own.last = own.scale * torch.ones(2)
+        return (own.scale * x).sin()
+
+    return f

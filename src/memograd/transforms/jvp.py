@@ -213,14 +213,12 @@ def _only_tangents(pushed: Graph, inputs: int, outputs: int) -> Graph:
     left = [k for k, entry in enumerate(pushed.outputs) if k >= outputs or entry.kind != "gradient"]
     new.output(tuple(where[pushed.results[k]] for k in left))
     return simplify(
-        Graph(
+        pushed.with_fx(
             new,
-            tuple(entry for k, entry in enumerate(pushed.inputs) if k not in inner),
-            tuple(
+            inputs=tuple(entry for k, entry in enumerate(pushed.inputs) if k not in inner),
+            outputs=tuple(
                 Output("gradient", whose[entry.name]) if entry.kind == "gradient" else entry
                 for entry in (pushed.outputs[k] for k in left)
             ),
-            pushed.calling,
-            pushed.wrt,
         ).verify()
     )
