@@ -1,5 +1,9 @@
 """Running products against torch.autograd, above all where elements are zero."""
 
+import itertools
+import math
+from fractions import Fraction
+
 import pytest
 import torch
 from witness import check
@@ -45,3 +49,23 @@ def test_running_logsumexp_where_exp_overflows(x):
     leaf = x.clone().requires_grad_()
     (expected,) = torch.autograd.grad(leaf.logcumsumexp(0), leaf, cotangent)
     torch.testing.assert_close(mg.vjp(lambda x: x.logcumsumexp(0), x)[1](cotangent)[0], expected)
+
+
+def test_cumprod_where_zeros_meet_products_that_overflow():
+    """Rational numbers are the witness: autograd divides, and has infinities where the derivative is finite."""
+
+    def exact(x, i):
+        others = [Fraction(v) for k, v in enumerate(x) if k != i]
+        total = sum(math.prod(others[:k]) for k in range(i, len(x)))
+        return float(total) if total < Fraction(1e308) else math.inf
+
+    gradient = mg.grad(lambda x: x.cumprod(0).sum())
+    with mg.testing.check_transforms(False):
+        for x in itertools.product([0.0, 1e200, 0.5], repeat=6):
+            expected = torch.tensor([exact(x, i) for i in range(6)], dtype=torch.float64)
+            point = torch.tensor(x, dtype=torch.float64)
+            if not point.cumprod(0).isnan().any():  # it overflows before it comes to a zero
+                torch.testing.assert_close(gradient(point), expected)
+    x = torch.tensor([0.0, 1e200, torch.nan, 1e200], dtype=torch.float64)
+    with mg.testing.check_transforms(False):
+        assert gradient(x).isnan().any(), "what is no number stays seen"

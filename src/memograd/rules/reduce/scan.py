@@ -28,15 +28,22 @@ def cumprod(adjoint, y, x, dim, dtype=None):
     if length < 2:
         return adjoint
     before = torch.cat([torch.ones_like(x.narrow(dim, 0, 1)), x.narrow(dim, 0, length - 1)], dim).cumprod(dim)
-    return before * _recurrence(adjoint, _ahead(x, 1, dim), dim)
+    numbers = adjoint.isfinite().all() & ~x.isnan().any()
+
+    def product(a, b):
+        """A factor that is zero makes zero of a product of others that overflows."""
+        whole = a * b
+        return whole.masked_fill(whole.isnan() & ((a == 0) | (b == 0)) & numbers, 0)
+
+    return product(before, _recurrence(adjoint, _ahead(x, 1, dim), dim, product))
 
 
-def _recurrence(b, r, dim):
+def _recurrence(b, r, dim, product=torch.mul):
     """s_i = b_i + r_i · s_{i+1} by doubling: from s_i = b_i + r_i s_{i+k} follows the same with 2k."""
     step = 1
     while step < b.shape[dim]:
-        b = b + r * _ahead(b, step, dim)
-        r = r * _ahead(r, step, dim)
+        b = b + product(r, _ahead(b, step, dim))
+        r = product(r, _ahead(r, step, dim))
         step *= 2
     return b
 
