@@ -30,6 +30,7 @@ Step = tuple[Any, tuple[Any, ...], dict[str, Any], int | None]  # view operator,
 _RENAMED = {
     aten.bernoulli_.float: ops.bernoulli,
     aten.bernoulli_.Tensor: aten.bernoulli.Tensor,
+    aten.polygamma_.default: aten.polygamma.default,
     aten.normal_.default: aten.normal_functional.default,
     aten.rrelu_with_noise.default: aten.rrelu_with_noise_functional.default,
     aten.rrelu_with_noise_.default: aten.rrelu_with_noise_functional.default,
@@ -65,6 +66,15 @@ def functional_twin(func: Any) -> Any:
         if not twin._schema.is_mutable and [(a.name, str(a.type)) for a in others] == wanted:
             return twin
     raise CaptureError(f"{func} writes in place and has no functional twin; use an operator that returns its result")
+
+
+def arguments_for(functional: Any, func: Any, args: tuple[Any, ...]) -> tuple[Any, ...]:
+    """The arguments of ``func`` in the order of its twin (``x.polygamma_(n)`` and ``polygamma(n, x)``)."""
+    names, order = ([a.name for a in f._schema.arguments[: len(args)]] for f in (func, functional))
+    if names == order or set(names) != set(order):
+        return args
+    given = dict(zip(names, args, strict=True))
+    return tuple(given[name] for name in order)
 
 
 def options_of(func: Any, twin: Any, out: Any) -> dict[str, Any]:

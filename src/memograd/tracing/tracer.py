@@ -33,7 +33,7 @@ from memograd.rules.registry import is_constant_result
 from memograd.tracing import cudnn, shapes  # noqa: F401  (shapes enters what it knows)
 from memograd.tracing.constants import constant
 from memograd.tracing.layouts import as_kernel
-from memograd.tracing.mutation import functional_twin, is_view, options_of, write_back
+from memograd.tracing.mutation import arguments_for, functional_twin, is_view, options_of, write_back
 from memograd.tracing.provenance import caller, in_graph
 from memograd.tracing.tape import Tape, map_tensors
 
@@ -223,9 +223,10 @@ class Tracer(Tape, TorchDispatchMode):
             pure_kwargs |= options_of(func, functional, written[0])
         if torch.Tag.inplace_view in func.tags:
             self.redocument(self.stand_in(args[0]))
-        new = self._run(functional, args, pure_kwargs)
+        pure = arguments_for(functional, func, args)
+        new = self._run(functional, pure, pure_kwargs)
         news, spec = pytree.tree_flatten(new)
-        node = self._emit(functional, self._nodes(args), self._nodes(pure_kwargs), new)
+        node = self._emit(functional, self._nodes(pure), self._nodes(pure_kwargs), new)
         values = (
             [node] if spec.is_leaf() else [self._emit(operator.getitem, (node, i), {}, n) for i, n in enumerate(news)]
         )

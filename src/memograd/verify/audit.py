@@ -26,7 +26,6 @@ MKLDNN = "works on oneDNN's opaque memory layout, which capture refuses"
 BELOW = "a kernel that PyTorch picks below the operator in the graph, which has a rule (convolution, index_put, ...)"
 DIRECT = "no public function calls it on a CPU or CUDA device; what they call instead has a rule"
 DEVICE = "runs on devices that these rules were never tried on (ROCm, MPS, cuDNN's CTC loss)"
-PLACE = "its functional twin takes the arguments in another order; write y = torch.polygamma(n, x)"
 PINNED = "tensors without data cannot be pinned; pin them outside of the program"
 FRESH = "never in a graph: tensors that a program makes of numbers are recorded as copies, new at each run"
 UNEXPLAINED = "nobody has said why"
@@ -58,7 +57,6 @@ MISSING: dict[str, str] = {
         _cudnn_ctc_loss _cudnn_ctc_loss.Tensor _lstm_mps linear_backward max_pool2d_backward miopen_batch_norm
         miopen_batch_norm_backward miopen_rnn miopen_ctc_loss miopen_ctc_loss.Tensor
         _scaled_dot_product_fused_attention_overrideable""",
-    PLACE: "polygamma_",
     FRESH: "lift_fresh",
     PINNED: "_pin_memory",
     INTERNAL: """

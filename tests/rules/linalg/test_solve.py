@@ -135,6 +135,28 @@ def test_second_order_least_squares(output):
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.complex128], ids=str)
+def test_determinant_of_singular_matrices(dtype):
+    """In a batch with others, which must not notice, also in second derivatives. (``backward()`` gives 0 where the rank
+    is one less than full; ``torch.func`` gives the cofactors, and so do differences.)"""
+    torch.manual_seed(0)
+    rank_two, shift = torch.diag(torch.tensor([2.0, 3.0, 0.0])), torch.diag(torch.ones(2), 1)
+    a = torch.stack([torch.randn(3, 3, dtype=dtype), torch.zeros(3, 3), torch.ones(3, 3), rank_two, shift])
+    weights = torch.arange(1, 6).to(dtype)
+    ours, theirs = (lib.vjp(linalg.det, a)[1](weights)[0] for lib in (mg, torch.func))
+    torch.testing.assert_close(ours, theirs, atol=1e-12, rtol=1e-12)
+    assert not linalg.det(a[1:]).any() and ours[3:].any()
+
+    def f(a):
+        y = linalg.det(a)
+        return (y * y.conj() + y).real.sum()
+
+    first, last = (
+        lib.grad(lambda a, lib=lib: (lib.grad(f)(a) * weights[:, None, None]).real.sum())(a) for lib in (mg, torch.func)
+    )
+    torch.testing.assert_close(first[[0, 3]], last[[0, 3]], atol=1e-10, rtol=1e-10, equal_nan=True)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.complex128], ids=str)
 @pytest.mark.parametrize("shape", [(4, 2), (2, 4), (3, 4, 2), (3, 3)], ids=str)
 def test_singular_vectors_of_the_null_spaces(shape, dtype):
     """Where autograd leaves the further columns of U and V out. The projection on them is 1 - A A⁺, or 1 - A⁺ A."""

@@ -182,6 +182,7 @@ def test_building_complex_numbers():
 @pytest.mark.parametrize("n", [1, 2])
 def test_polygamma(n):
     check(lambda x: torch.polygamma(n, x), values(3).abs() + 0.5)
+    check(lambda x: (x * 2).polygamma_(n), values(3).abs() + 0.5)
 
 
 def three_norm(x):

@@ -12,6 +12,7 @@ import torch
 
 from memograd.rules.calculus import conj
 from memograd.rules.linalg.lu import through_packed
+from memograd.rules.reduce.sums_and_norms import product_of_others
 from memograd.rules.registry import expand, rule
 
 aten = torch.ops.aten
@@ -23,10 +24,18 @@ def inv(adjoint, y, a, check_errors=False):
     return -(inverse @ adjoint[0] @ inverse)
 
 
-@rule(aten._linalg_det.default, formula="Ā = ȳ conj(y) A⁻ᴴ")
+@rule(aten._linalg_det.default, formula="Ā = ȳ conj(y) A⁻ᴴ; where y = 0 those of the cofactors, ȳ adj(A)ᴴ")
 def det(adjoint, y, a):
-    weight = adjoint[0] * conj(y[0])
-    return torch.linalg.solve_ex(a.mH, _scaled_identity(a, weight))[0]
+    """A singular matrix has no inverse, but cofactors: with A = U Σ Vᴴ they are conj(|U| |Vᴴ|) U adj(Σ) Vᴴ.
+    What a matrix does not need is computed for another one, so that no NaN of it gets into higher derivatives."""
+    n, bar, singular = a.shape[-1], adjoint[0][..., None, None], (y[0] == 0)[..., None, None]
+    simple = torch.arange(1, n + 1, device=a.device).to(a.dtype).diag()
+    inverted = torch.where(singular, simple, a)
+    regular = torch.linalg.solve_ex(inverted.mH, _scaled_identity(a, adjoint[0] * conj(y[0])))[0]
+    u, s, vh = torch.linalg.svd(torch.where(singular, a, simple))
+    sign = conj(torch.linalg.det(u) * torch.linalg.det(vh))[..., None, None]
+    cofactors = sign * (u * product_of_others(s, -1).unsqueeze(-2)) @ vh
+    return torch.where(singular, bar * cofactors, regular)
 
 
 @rule(aten._linalg_slogdet.default, formula="Ā = ȳ A⁻ᴴ; complex: (ȳ - i Im(s̄* s)) A⁻ᴴ with the sign s")

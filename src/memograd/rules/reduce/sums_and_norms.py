@@ -108,17 +108,17 @@ def _plus_mean(spread, adjoint, x, dim):
 @rule(aten.prod.default, formula="x̄_i = ȳ · conj Π_{j≠i} x_j")
 def prod_all(adjoint, y, x, dtype=None):
     flat = x.to(adjoint.dtype).reshape(-1)
-    return (adjoint * conj(_product_of_others(flat, 0))).reshape(x.shape)
+    return (adjoint * conj(product_of_others(flat, 0))).reshape(x.shape)
 
 
 @rule(aten.prod.dim_int, formula="x̄_i = ȳ · conj Π_{j≠i} x_j")
 def prod_dim(adjoint, y, x, dim, keepdim=False, dtype=None):
     if x.dim() == 0:
         return adjoint
-    return kept(adjoint, x, dim) * conj(_product_of_others(x.to(adjoint.dtype), dim))
+    return kept(adjoint, x, dim) * conj(product_of_others(x.to(adjoint.dtype), dim))
 
 
-def _product_of_others(x, dim):
+def product_of_others(x, dim):
     """Π_{j<i} x_j · Π_{j>i} x_j: no division, so zeros among the factors are no special case.
 
     But for one: where some factors together leave the range of their dtype and another is 0, the product is 0, not
