@@ -43,6 +43,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from operator import attrgetter
 from typing import Any
 
 import torch
@@ -168,10 +169,13 @@ def copy_of(tensor: torch.Tensor) -> torch.Tensor:
     return copy.set_(memory.untyped_storage(), 0, copy.shape, copy.stride())
 
 
+_DISPATCH = attrgetter("__torch_dispatch__")
+
+
 def keeps_its_numbers_elsewhere(tensor: torch.Tensor) -> bool:
     """True for a subclass that runs operators itself (``__torch_dispatch__``): the memory that it shows may not exist,
     and reading it ends the process."""
-    own = type(tensor).__torch_dispatch__ is not torch.Tensor.__torch_dispatch__
+    own = _DISPATCH(type(tensor)) is not _DISPATCH(torch.Tensor)
     return own and not isinstance(tensor, FakeTensor)
 
 

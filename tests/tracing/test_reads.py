@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import argparse
 import collections
 import dataclasses
 import functools
+import operator
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import pytest
@@ -123,6 +125,29 @@ def test_the_object_a_function_is_bound_to() -> None:
         for k in (2.0, 3.0, 3.0, 5.0):
             owner.k = k
             torch.testing.assert_close(gradient(X), grad_of(f))
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [types.SimpleNamespace, argparse.Namespace, collections.UserDict, collections.ChainMap],
+    ids=lambda k: k.__name__,
+)
+def test_objects_of_the_standard_library_that_hold_the_users_values(kind: Any) -> None:
+    held: Any = kind({"scale": 2.0, "calls": 0}) if issubclass(kind, Mapping) else kind(scale=2.0, calls=0)
+    values = held if isinstance(held, Mapping) else vars(held)
+    get: Any = operator.getitem if isinstance(held, Mapping) else getattr
+    put: Any = operator.setitem if isinstance(held, Mapping) else setattr
+
+    def f(x: torch.Tensor) -> torch.Tensor:
+        put(held, "calls", get(held, "calls") + 1)
+        return (x * get(held, "scale")).sin().sum()
+
+    gradient = mg.grad(f)
+    for calls, scale in enumerate((2.0, 5.0, 5.0), 1):
+        put(held, "scale", scale)
+        ours = gradient(X)
+        assert values["calls"] == calls
+        torch.testing.assert_close(ours, grad_of(lambda x: (x * scale).sin().sum()))  # noqa: B023
 
 
 def test_attributes_of_classes(monkeypatch: pytest.MonkeyPatch) -> None:

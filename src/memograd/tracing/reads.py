@@ -17,6 +17,7 @@ those that the program gets hold of, everything inside counts as read.
 
 from __future__ import annotations
 
+import argparse
 import collections
 import enum
 import functools
@@ -308,6 +309,12 @@ class Reads:
             if slots_of(cls):
                 self._keep_slots(value)
 
+    def _carrier(self, value: Any, name: str) -> None:
+        """An object of the standard library's that holds the user's values, whose class cannot be watched."""
+        self.meet(dict_of(value), name)
+        if type(value) not in _CARRIERS:
+            self._object(value, name)
+
     def _special_methods(self, cls: type) -> None:
         """``__call__`` and its like are looked up past ``__getattribute__``."""
         for base in cls.__mro__:
@@ -317,6 +324,13 @@ class Reads:
                         self.meet(entry, f"{cls.__qualname__}.{key}")
 
 
+_CARRIERS = (
+    types.SimpleNamespace,
+    argparse.Namespace,
+    collections.UserDict,
+    collections.UserList,
+    collections.ChainMap,
+)
 _Meeting = Callable[[Reads, Any, str], None]
 _MEETINGS: list[tuple[Any, _Meeting]] = [
     ((dict, list, set, collections.deque), Reads._container),
@@ -327,4 +341,5 @@ _MEETINGS: list[tuple[Any, _Meeting]] = [
     ((staticmethod, classmethod, property, functools.cached_property, functools._lru_cache_wrapper), Reads._descriptor),
     (weakref.ref, Reads._weak),
     (type, Reads._class),
+    (_CARRIERS, Reads._carrier),
 ]
