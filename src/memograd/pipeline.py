@@ -14,7 +14,8 @@ from memograd.adjoint.recursion import default_wrt, targets_of
 from memograd.adjoint.recursion import differentiate as recursion
 from memograd.errors import BackendError, BudgetInfeasibleError, MemogradError, PlanViolationError
 from memograd.fuse.fuse import fuse
-from memograd.graph.graph import Graph, OutputKind
+from memograd.graph.entries import OutputKind
+from memograd.graph.graph import Graph
 from memograd.lower.channels_last import channels_last, layouts
 from memograd.lower.decompose import parts
 from memograd.lower.lower import lower

@@ -9,7 +9,8 @@ import torch
 from torch import fx
 
 import memograd as mg
-from memograd.graph.graph import Graph, Output
+from memograd.graph.entries import Output
+from memograd.graph.graph import Graph
 
 aten = torch.ops.aten
 

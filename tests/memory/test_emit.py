@@ -10,7 +10,7 @@ import torch
 from torch import nn, optim
 from training_steps import Mixed, allocated, problem_of, random_schedule, step_graph
 
-from memograd.graph.graph import load
+from memograd.graph.printing import load
 from memograd.memory.costs.measure import measure
 from memograd.memory.costs.storages import storages
 from memograd.memory.emit import source

@@ -13,7 +13,8 @@ import torch.nn.functional as F
 from memograd import rules  # noqa: F401  enters the derivative table
 from memograd.adjoint.recursion import differentiate
 from memograd.errors import BackendError
-from memograd.graph.graph import Calling, Graph, Input, Output
+from memograd.graph.entries import Calling, Input, Output
+from memograd.graph.graph import Graph
 from memograd.pipeline import capture
 from memograd.run import native
 from memograd.run.native import build

@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch import fx
 
-from memograd.graph.graph import Graph, load
-from memograd.graph.printing import flat_function
+from memograd.graph.graph import Graph
+from memograd.graph.printing import flat_function, load
 from memograd.graph.views import is_view
 
 

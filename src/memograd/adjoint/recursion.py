@@ -35,7 +35,8 @@ from memograd.errors import (
     ProductLimitError,
     RuleError,
 )
-from memograd.graph.graph import Graph, Input, Output, OutputKind
+from memograd.graph.entries import Input, Output, OutputKind
+from memograd.graph.graph import Graph
 from memograd.rules.registry import Entry, Refused, lookup, pull_back
 from memograd.tracing.functions import Call
 from memograd.tracing.tracer import Tracer

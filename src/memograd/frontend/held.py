@@ -15,7 +15,9 @@ from collections.abc import Callable, Generator, Sequence
 import torch
 from torch import fx
 
-from memograd.graph.graph import Graph, Output, load
+from memograd.graph.entries import Output
+from memograd.graph.graph import Graph
+from memograd.graph.printing import load
 from memograd.memory.plan import Plan
 from memograd.ops import receive
 

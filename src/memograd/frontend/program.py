@@ -22,7 +22,9 @@ from memograd.adjoint.partition import partition
 from memograd.errors import CaptureError
 from memograd.frontend.boundary import Boundary, Call
 from memograd.frontend.held import finish, held_open, receiving
-from memograd.graph.graph import Graph, Input, Output, run
+from memograd.graph.entries import Input, Output
+from memograd.graph.graph import Graph
+from memograd.graph.signature import run
 from memograd.graph.views import tensors_of
 from memograd.looks import look, trusting
 from memograd.lower.lower import lower

@@ -10,75 +10,15 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import fx
 
-from memograd import autocast
-from memograd._torch import is_wrapped, pytree
 from memograd.errors import CaptureError, GraphError
-from memograd.graph.printing import annotated, flat_function
-
-InputKind = Literal["parameter", "buffer", "constant", "input", "cotangent", "state"]
-OutputKind = Literal["output", "gradient", "mutation", "left"]
-
-
-@dataclass(frozen=True)
-class Input:
-    """One placeholder.
-
-    Attributes:
-        name: the user's name: a parameter's dotted path, an argument's name.
-        tensor: what it is bound to (parameters, buffers, constants); None for what the caller passes.
-        aliases: other names of the same tensor (tied weights).
-        fixed: captured as an input that is not differentiated.
-        place: where the tensor it is bound to is looked up at each call (``place.get()``), if the user may have put
-            another one there.
-        of: whose adjoint it is (cotangents): a result's name, or the name of the input a gradient belongs to.
-    """
-
-    kind: InputKind
-    name: str
-    tensor: torch.Tensor | None = None
-    aliases: tuple[str, ...] = ()
-    fixed: bool = False
-    place: Any = None
-
-    @property
-    def bound(self) -> torch.Tensor | None:
-        """The tensor it is bound to now."""
-        return self.tensor if self.place is None else self.place.get()
-
-    of: str = ""
-
-
-@dataclass(frozen=True)
-class Output:
-    """One result.
-
-    Attributes:
-        kind: ``output`` (the user's), ``gradient`` (of the input ``name``), ``mutation`` (the new value of the input
-            ``name``), or ``left`` (what the program leaves behind in some object).
-        tracked: whether it required a gradient when PyTorch ran the program.
-    """
-
-    kind: OutputKind
-    name: str
-    tracked: bool = False
-
-
-@dataclass(frozen=True)
-class Calling:
-    """How the user's arguments and results are nested: pytree specs and the leaves that are no tensors."""
-
-    in_spec: Any
-    in_leaves: tuple[Any, ...]  # None where a tensor goes
-    in_names: tuple[str, ...]  # one for each leaf
-    out_spec: Any
-    out_leaves: tuple[Any, ...]  # None where a tensor goes
-    tensor_in: tuple[int, ...]  # positions of tensors in in_leaves
-    tensor_out: tuple[int, ...]
+from memograd.graph.entries import Calling, Input, InputKind, Output, OutputKind
+from memograd.graph.printing import annotated, flat_function, load
+from memograd.graph.signature import fit, leaves_of, output_tree, run, write_mutations
 
 
 @dataclass(frozen=True)
@@ -191,24 +131,15 @@ class Graph:
 
     def bind(self, args: Sequence[Any], kwargs: Mapping[str, Any], extra: Sequence[Any] = ()) -> list[Any]:
         """The flat list of tensors for this call; ``extra`` are the cotangents."""
-        leaves, spec = pytree.tree_flatten((tuple(args), dict(kwargs)))
-        calling = self.calling
-        if spec != calling.in_spec:
-            raise CaptureError(
-                f"the arguments have the structure {spec}, the graph was captured with {calling.in_spec}"
-            )
-        for leaf, baked, name in zip(leaves, calling.in_leaves, calling.in_names, strict=True):
-            if not isinstance(leaf, torch.Tensor) and not same(leaf, baked):
-                raise CaptureError(
-                    f"argument {name!r} is {leaf!r}, the graph was captured with {baked!r}; capture again"
-                )
+        leaves = leaves_of(self.calling, args, kwargs)
         self.check_offsets(leaves)
-        given = iter([*(leaves[i] for i in calling.tensor_in), *extra])
-        flat: list[Any] = [i.bound if i.tensor is not None else next(given, None) for i in self.inputs]
+        given = iter([*(leaves[i] for i in self.calling.tensor_in), *extra])
         written = {o.name for o in self.outputs if o.kind == "mutation"}
-        for i, (entry, node) in enumerate(zip(self.inputs, self.placeholders, strict=True)):
-            _check(entry, node.meta["val"], flat[i])  # parameters too: the module may have been converted since
-            flat[i] = _laid_out(entry, node.meta["val"], flat[i], entry.name in written)
+        flat: list[Any] = []
+        for entry, node in zip(self.inputs, self.placeholders, strict=True):
+            # parameters too: the module may have been converted since
+            tensor = entry.bound if entry.tensor is not None else next(given, None)
+            flat.append(fit(entry, node.meta["val"], tensor, entry.name in written))
         return flat
 
     def unpack(self, results: Sequence[torch.Tensor], flat: Sequence[Any]) -> Any:
@@ -225,19 +156,13 @@ class Graph:
         return (out, gradients) if gradients else out
 
     def output_tree(self, values: Sequence[torch.Tensor]) -> Any:
-        leaves = list(self.calling.out_leaves)
-        for position, value in zip(self.calling.tensor_out, values, strict=True):
-            leaves[position] = value
-        return pytree.tree_unflatten(leaves, self.calling.out_spec)
+        """The user's results, nested as the program returned them."""
+        return output_tree(self.calling, values)
 
     def write_back(self, results: Sequence[torch.Tensor], flat: Sequence[Any]) -> None:
-        """Copy every ``mutation`` output into the input it is the new value of: a buffer, or a tensor the caller
-        passed; and leave behind what the program does. ``results`` may end before the gradients, which come last."""
-        names = [i.name for i in self.inputs]
-        with torch.no_grad():
-            for entry, value in zip(self.outputs, results, strict=False):
-                if entry.kind == "mutation":
-                    flat[names.index(entry.name)].copy_(value)
+        """What the program writes, into the inputs it writes to, and what it leaves behind. ``results`` may end before
+        the gradients, which come last."""
+        write_mutations(self.inputs, self.outputs, results, flat)
         self.leave([v for o, v in zip(self.outputs, results, strict=False) if o.kind == "left"], flat)
 
     def leave(self, left: Sequence[torch.Tensor], flat: Sequence[Any]) -> None:
@@ -276,58 +201,3 @@ class Graph:
             if node.op != "output":
                 where[node] = new.node_copy(node, where.__getitem__)
         return new, where
-
-
-def run(function: Callable[..., Any], flat: Sequence[Any]) -> Any:
-    """Call a graph's function as it was captured: autocast is part of the graph already and must not act twice."""
-    with autocast.off():
-        return function(*flat)
-
-
-def load(source: str, name: str) -> Callable[..., Any]:
-    """The function called ``name`` that ``source`` defines."""
-    scope: dict[str, Any] = {}
-    exec(compile(source, f"<memograd {name}>", "exec"), scope)  # our own printer wrote it
-    return scope[name]
-
-
-def same(left: Any, right: Any) -> bool:
-    """Equality of two leaves that are no tensors; never raises."""
-    if left is right:
-        return True
-    try:
-        return type(left) is type(right) and bool(left == right)
-    except Exception:  # objects with an exotic ==
-        return False
-
-
-def _check(entry: Input, value: torch.Tensor, tensor: Any) -> None:
-    if not isinstance(tensor, torch.Tensor):
-        raise CaptureError(f"argument {entry.name!r} must be a tensor, got {type(tensor).__name__}")
-    if tensor.shape != value.shape or tensor.dtype != value.dtype:
-        raise CaptureError(
-            f"argument {entry.name!r} has shape {tuple(tensor.shape)} and dtype {tensor.dtype}; the graph was captured "
-            f"with {tuple(value.shape)} and {value.dtype}; capture again for other shapes"
-        )
-
-
-def _laid_out(entry: Input, value: torch.Tensor, tensor: torch.Tensor, written: bool) -> torch.Tensor:
-    """``tensor`` in the memory layout the graph was traced with, on which its operators count: a ``contiguous()``, for
-    one, is no operator where the tensor was contiguous already, and some kernels read memory as it lies. (A batch of
-    ``vmap`` lies as it lies; who runs a graph on one has seen to that.)"""
-    pairs = zip(tensor.shape, tensor.stride(), value.stride(), strict=True)
-    if tensor.numel() == 0 or is_wrapped(tensor) or all(n == 1 or there == here for n, there, here in pairs):
-        return tensor
-    if written:
-        raise CaptureError(
-            f"argument {entry.name!r}, which the program writes to, has strides {tensor.stride()}; the graph was "
-            f"captured with {value.stride()}; capture again, or pass a copy"
-        )
-    layout = torch.empty_strided(value.shape, value.stride(), dtype=tensor.dtype, device=tensor.device)
-    try:
-        return layout.copy_(tensor)
-    except RuntimeError as error:
-        raise CaptureError(
-            f"argument {entry.name!r} was captured with several elements at one place in memory (strides "
-            f"{value.stride()}); this one has strides {tensor.stride()}: capture again"
-        ) from error

@@ -55,6 +55,13 @@ def flat_function(name: str, inputs: list[fx.Node], nodes: list[fx.Node], result
     return "\n".join(lines) + "\n"
 
 
+def load(source: str, name: str) -> Callable[..., Any]:
+    """The function called ``name`` that ``source`` defines."""
+    scope: dict[str, Any] = {}
+    exec(compile(source, f"<memograd {name}>", "exec"), scope)  # our own printer wrote it
+    return scope[name]
+
+
 def definitions(nodes: Iterable[fx.Node]) -> list[str]:
     """The fused kernels that ``nodes`` call, as text that defines them, and what stands for calls of the user's own
     backwards."""

@@ -7,7 +7,8 @@ from typing import Any
 
 import torch
 
-from memograd.graph.graph import Graph, run
+from memograd.graph.graph import Graph
+from memograd.graph.signature import run
 from memograd.lower.lower import lower
 
 

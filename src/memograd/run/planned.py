@@ -8,7 +8,9 @@ from typing import Any
 import torch
 
 from memograd.errors import BackendError
-from memograd.graph.graph import Graph, load, run
+from memograd.graph.graph import Graph
+from memograd.graph.printing import load
+from memograd.graph.signature import run
 from memograd.memory.plan import Plan
 from memograd.run.eager import Eager
 

@@ -34,7 +34,8 @@ from memograd._torch import (
 )
 from memograd.draws import same_draws
 from memograd.errors import CaptureError, DataDependentError, MemogradError, add_note
-from memograd.graph.graph import Calling, Graph, Input, InputKind, Output
+from memograd.graph.entries import Calling, Input, InputKind, Output
+from memograd.graph.graph import Graph
 from memograd.tracing.chance import no_seeds
 from memograd.tracing.closures import Closure, closure_of
 from memograd.tracing.cudnn import plain_recurrence

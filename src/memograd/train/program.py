@@ -18,7 +18,8 @@ from torch import nn, optim
 
 from memograd._torch import has_hooks
 from memograd.errors import DataDependentError, GraphError
-from memograd.graph.graph import Graph, OutputKind
+from memograd.graph.entries import OutputKind
+from memograd.graph.graph import Graph
 from memograd.graph.views import tensors_of
 from memograd.looks import look
 from memograd.ops import is_random

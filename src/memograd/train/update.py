@@ -13,7 +13,8 @@ from typing import Any
 import torch
 from torch import fx, optim
 
-from memograd.graph.graph import Graph, Input, Output
+from memograd.graph.entries import Input, Output
+from memograd.graph.graph import Graph
 from memograd.tracing.tracer import Tracer
 
 Tensor = torch.Tensor

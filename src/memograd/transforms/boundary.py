@@ -17,7 +17,9 @@ from typing import Any
 import torch
 
 from memograd._torch import inside_torch_func
-from memograd.graph.graph import Graph, Input, Output, run
+from memograd.graph.entries import Input, Output
+from memograd.graph.graph import Graph
+from memograd.graph.signature import run
 from memograd.ops import is_random
 from memograd.pipeline import differentiate, simplify
 from memograd.transforms.surroundings import apart

@@ -14,7 +14,8 @@ import torch
 from memograd import ops
 from memograd._torch import pytree
 from memograd.errors import GraphError
-from memograd.graph.graph import Graph, Output
+from memograd.graph.entries import Output
+from memograd.graph.graph import Graph
 from memograd.pipeline import differentiate, simplify
 from memograd.tracing.reuse import Cache
 from memograd.transforms.grad import grad

@@ -22,7 +22,8 @@ from torch import fx
 from memograd._torch import has_batching_rule, in_forward_mode, inside_torch_func, is_tracked
 from memograd.adjoint.partition import Halves, gather, partition
 from memograd.errors import CaptureError, GraphError
-from memograd.graph.graph import Graph, run
+from memograd.graph.graph import Graph
+from memograd.graph.signature import run
 from memograd.tracing.under_way import capturing
 from memograd.transforms.boundary import Step, only, repeatable
 from memograd.transforms.surroundings import apart

@@ -14,7 +14,8 @@ from typing import Any
 import torch
 
 from memograd.errors import GradientMismatchError, MemogradError
-from memograd.graph.graph import Graph, run
+from memograd.graph.graph import Graph
+from memograd.graph.signature import run
 from memograd.lower.lower import lower
 from memograd.tracing.effects import Run
 from memograd.tracing.holders import Keyed

@@ -1,0 +1,99 @@
+"""How a graph is called: the user's arguments as the flat list of tensors it reads, and its flat results as what the
+program returns, with everything written back that the program writes.
+
+A graph is right for the structure, shapes, dtypes and memory layouts it was captured with; whatever else arrives is
+refused here, by the argument's name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+
+from memograd import autocast
+from memograd._torch import is_wrapped, pytree
+from memograd.errors import CaptureError
+from memograd.graph.entries import Calling, Input, Output
+
+
+def run(function: Callable[..., Any], flat: Sequence[Any]) -> Any:
+    """Call a graph's function as it was captured: autocast is part of the graph already and must not act twice."""
+    with autocast.off():
+        return function(*flat)
+
+
+def same(left: Any, right: Any) -> bool:
+    """Equality of two leaves that are no tensors; never raises."""
+    if left is right:
+        return True
+    try:
+        return type(left) is type(right) and bool(left == right)
+    except Exception:  # objects with an exotic ==
+        return False
+
+
+def leaves_of(calling: Calling, args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[Any]:
+    """The leaves of a call's arguments, which must be nested as at capture, with the same values besides tensors."""
+    leaves, spec = pytree.tree_flatten((tuple(args), dict(kwargs)))
+    if spec != calling.in_spec:
+        raise CaptureError(f"the arguments have the structure {spec}, the graph was captured with {calling.in_spec}")
+    for leaf, baked, name in zip(leaves, calling.in_leaves, calling.in_names, strict=True):
+        if not isinstance(leaf, torch.Tensor) and not same(leaf, baked):
+            raise CaptureError(f"argument {name!r} is {leaf!r}, the graph was captured with {baked!r}; capture again")
+    return leaves
+
+
+def fit(entry: Input, traced: torch.Tensor, tensor: Any, written: bool) -> torch.Tensor:
+    """``tensor`` as the graph may read it for ``entry``, which was captured as ``traced``; ``written`` says whether
+    the program writes to it."""
+    if not isinstance(tensor, torch.Tensor):
+        raise CaptureError(f"argument {entry.name!r} must be a tensor, got {type(tensor).__name__}")
+    if tensor.shape != traced.shape or tensor.dtype != traced.dtype:
+        raise CaptureError(
+            f"argument {entry.name!r} has shape {tuple(tensor.shape)} and dtype {tensor.dtype}; the graph was captured "
+            f"with {tuple(traced.shape)} and {traced.dtype}; capture again for other shapes"
+        )
+    return _laid_out(entry, traced, tensor, written)
+
+
+def output_tree(calling: Calling, values: Sequence[torch.Tensor]) -> Any:
+    """The user's results, nested as the program returned them."""
+    leaves = list(calling.out_leaves)
+    for position, value in zip(calling.tensor_out, values, strict=True):
+        leaves[position] = value
+    return pytree.tree_unflatten(leaves, calling.out_spec)
+
+
+def write_mutations(
+    inputs: Sequence[Input], outputs: Sequence[Output], results: Sequence[Any], flat: Sequence[Any]
+) -> None:
+    """Copy every ``mutation`` output into the input it is the new value of: a buffer, or a tensor the caller passed."""
+    names = [i.name for i in inputs]
+    with torch.no_grad():
+        for entry, value in zip(outputs, results, strict=False):
+            if entry.kind == "mutation":
+                flat[names.index(entry.name)].copy_(value)
+
+
+def _laid_out(entry: Input, traced: torch.Tensor, tensor: torch.Tensor, written: bool) -> torch.Tensor:
+    """``tensor`` in the memory layout the graph was traced with, on which its operators count: a ``contiguous()``, for
+    one, is no operator where the tensor was contiguous already, and some kernels read memory as it lies. (A batch of
+    ``vmap`` lies as it lies; who runs a graph on one has seen to that.)"""
+    pairs = zip(tensor.shape, tensor.stride(), traced.stride(), strict=True)
+    if tensor.numel() == 0 or is_wrapped(tensor) or all(n == 1 or there == here for n, there, here in pairs):
+        return tensor
+    if written:
+        raise CaptureError(
+            f"argument {entry.name!r}, which the program writes to, has strides {tensor.stride()}; the graph was "
+            f"captured with {traced.stride()}; capture again, or pass a copy"
+        )
+    layout = torch.empty_strided(traced.shape, traced.stride(), dtype=tensor.dtype, device=tensor.device)
+    try:
+        return layout.copy_(tensor)
+    except RuntimeError as error:
+        raise CaptureError(
+            f"argument {entry.name!r} was captured with several elements at one place in memory (strides "
+            f"{traced.stride()}); this one has strides {tensor.stride()}: capture again"
+        ) from error
