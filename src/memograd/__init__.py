@@ -24,6 +24,7 @@ from memograd.memory.bare_graphs import plan_graph
 from memograd.memory.plan import Plan
 from memograd.pipeline import capture, differentiate
 from memograd.rules.registry import rule
+from memograd.train.largest import largest_batch
 from memograd.train.loop import train_model
 from memograd.train.planning import plan
 from memograd.train.step import TrainStep
@@ -61,6 +62,7 @@ __all__ = [
     "jacfwd",
     "jacrev",
     "jvp",
+    "largest_batch",
     "linearize",
     "plan",
     "plan_graph",

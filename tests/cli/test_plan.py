@@ -151,6 +151,12 @@ def test_files_that_cannot_be_written(capsys: pytest.CaptureFixture[str]) -> Non
         assert capsys.readouterr().err.count("\n") == 1
 
 
+def test_the_largest_batch(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", "my_models:with_criterion", "--budget", "20KiB", "--largest-batch", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["largest_batch"] >= 1 and told["peak_bytes"] <= told["budget"] == 20 * 1024
+
+
 def test_training_within_a_budget(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     xor = ["train", "xor", "--epochs", "10", "--out", str(tmp_path / "run")]
     assert main([*xor, "--memory-budget", "99%"]) == 0

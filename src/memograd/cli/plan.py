@@ -33,24 +33,39 @@ def options(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--backend", default="eager", choices=["eager", "inductor"], help="of single operators, or of fused kernels"
     )
+    command.add_argument(
+        "--largest-batch",
+        action="store_true",
+        help="find the largest batch that fits: the factory's tensors are repeated along their first dimension",
+    )
     command.add_argument("--plot", type=Path, metavar="FILE", help="draw the memory over the step (.svg, .png, .pdf)")
     command.add_argument("--save", type=Path, metavar="FILE", help="write the plan, for memory_budget=Plan.from_json()")
 
 
 def run(a: argparse.Namespace) -> int:
     """Plan, print, draw and save."""
+    from memograd.train.largest import largest_batch
     from memograd.train.planning import plan_for
 
     made = load(a.factory)
-    found = plan_for(made.model, made.args, dict(made.options), made.criterion, a.budget, a.backend == "inductor")
+    size = None
+    if a.largest_batch:
+        if a.backend != "eager":
+            raise MemogradError("--largest-batch plans single operators: leave --backend out")
+        size, found = largest_batch(made.model, made.repeated, a.budget, made.criterion)
+    else:
+        found = plan_for(made.model, made.args, dict(made.options), made.criterion, a.budget, a.backend == "inductor")
     if a.plot:
         found.plot(a.plot)
     if a.save:
         a.save.write_text(found.to_json() + "\n", encoding="utf-8")
     files = [str(f) for f in (a.plot, a.save) if f]
     if a.json:
-        print(json.dumps({**found.numbers(), "files": files, "plan": json.loads(found.to_json())}))
+        numbers = {**found.numbers(), **({} if size is None else {"largest_batch": size})}
+        print(json.dumps({**numbers, "files": files, "plan": json.loads(found.to_json())}))
     elif not a.quiet:
+        if size is not None:
+            print(f"The largest batch that fits {a.budget} has {size} samples.\n")
         print(found)
         if files:
             print(f"wrote {', '.join(files)}")
@@ -76,6 +91,23 @@ class Made:
     criterion: Callable[..., Any] | None
     args: tuple[Any, ...]
     options: Mapping[str, Any]
+
+    def repeated(self, samples: int) -> Any:
+        """The arguments for so many samples: tensors as long as the first one are repeated, or cut."""
+        import torch
+
+        from memograd._torch import pytree
+
+        given = self.args or dict(self.options)
+        tensors = [t for t in pytree.tree_leaves(given) if isinstance(t, torch.Tensor) and t.dim()]
+        length = len(tensors[0]) if tensors else 0
+        if not length:
+            raise MemogradError("--largest-batch needs a first tensor with a sample in it to repeat")
+
+        def longer(t: Any) -> Any:
+            return t[torch.arange(samples, device=t.device) % length] if t.dim() and len(t) == length else t
+
+        return pytree.tree_map_only(torch.Tensor, longer, given)
 
 
 def load(name: str) -> Made:
