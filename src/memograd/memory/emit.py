@@ -6,6 +6,7 @@ every name is deleted behind its last use, so that a storage dies exactly where 
 
 from __future__ import annotations
 
+import hashlib
 import operator
 from collections import Counter
 from collections.abc import Sequence
@@ -134,3 +135,13 @@ def _dying(lines: Sequence[Line], kept: set[str]) -> list[list[str]]:
 def source(storages: Storages, schedule: Sequence[int]) -> str:
     """The Python text that runs ``schedule``."""
     return Emitter(storages).source(schedule)
+
+
+def fingerprint(storages: Storages) -> str:
+    """Identifies a graph: a hash of its operators as text and of the geometry of its inputs."""
+    text = source(storages, storages.unplanned)
+    inputs = [
+        (i.kind, i.name, str(n.meta["val"].dtype), tuple(n.meta["val"].shape), tuple(n.meta["val"].stride()))
+        for i, n in zip(storages.graph.inputs, storages.graph.placeholders, strict=True)
+    ]
+    return hashlib.sha256(f"{text}{inputs}".encode()).hexdigest()

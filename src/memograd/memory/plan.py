@@ -1,124 +1,23 @@
-"""A plan: a schedule of one graph within a byte budget, what it costs, and how far from optimal it can be."""
+"""A plan: a schedule within a byte budget that can be printed, drawn, saved and read back, and that runs on one graph
+only."""
 
 from __future__ import annotations
 
-import hashlib
 import json
-from collections import Counter
-from dataclasses import dataclass, field
-from functools import cached_property
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from memograd.errors import PlanViolationError
 from memograd.memory.costs.storages import Storages
-from memograd.memory.emit import source
-from memograd.memory.problem import Problem, Usage, simulate
+from memograd.memory.emit import fingerprint
+from memograd.memory.scheduled import Scheduled
 from memograd.memory.show import picture, report, saved
 
 
 @dataclass(frozen=True)
-class Plan:
-    """What to keep and what to compute again.
-
-    Attributes:
-        budget: bytes allowed: parameters, buffers, inputs, activations, gradients, optimizer state and workspace.
-        schedule: the operators in order of computation, as numbers into ``operators``.
-        operators: their names; ``modules``: the paths of the modules they belong to.
-        phases: ``forward``, ``backward``, ``update`` (the optimizer's), or ``write`` (of a new value into an input).
-        unplanned: the schedule without a budget.
-        bound: seconds that every schedule within the budget, in any order, must spend on recomputation (proven); None
-            until someone asks for it.
-        fingerprint: identifies the graph that the plan is for.
-        measured: whether costs were measured on ``device`` (else modelled for some operators).
-    """
-
-    budget: int
-    schedule: tuple[int, ...]
-    operators: tuple[str, ...]
-    modules: tuple[str, ...]
-    phases: tuple[str, ...]
-    unplanned: tuple[int, ...]
-    problem: Problem
-    bound: float | None = field(compare=False)
-    fingerprint: str
-    device: str
-    measured: bool
-    code: str = field(repr=False)
-
-    @cached_property
-    def usage(self) -> Usage:
-        return simulate(self.problem, self.schedule)
-
-    @cached_property
-    def unplanned_usage(self) -> Usage:
-        return simulate(self.problem, self.unplanned)
-
-    @property
-    def peak_bytes(self) -> int:
-        """The most bytes alive at any moment of the planned step."""
-        return self.usage.peak
-
-    @property
-    def unplanned_bytes(self) -> int:
-        """The same for the step without a plan."""
-        return self.unplanned_usage.peak
-
-    @property
-    def floor_bytes(self) -> int:
-        """No schedule needs less than this."""
-        return self.problem.lightest.floor
-
-    @property
-    def extra_seconds(self) -> float:
-        """Seconds a step that the plan spends on computing things again."""
-        return max(0.0, self.usage.cost - self.problem.total_cost)
-
-    @property
-    def overhead(self) -> float:
-        """``extra_seconds`` as a share of what the unplanned step's operators take."""
-        return self.extra_seconds / self.problem.total_cost if self.problem.total_cost else 0.0
-
-    @property
-    def lower_bound(self) -> float:
-        """Seconds: no plan within this budget spends less on recomputation, in whatever order."""
-        return min(self.proven, self.extra_seconds)
-
-    @cached_property
-    def proven(self) -> float:
-        """``bound``, computed where it is not known yet: seconds of work, which only readers of the plan wait for."""
-        if self.bound is not None:
-            return self.bound
-        from memograd.memory.search.solutions import known  # it loads the compiled search
-
-        return known(self.problem, []).bound(self.budget).any_order
-
-    @property
-    def gap(self) -> float:
-        """How much of ``overhead`` a perfect plan could save at most: 0.03 is three points."""
-        return self.overhead - (self.lower_bound / self.problem.total_cost if self.problem.total_cost else 0.0)
-
-    @cached_property
-    def again(self) -> dict[str, int]:
-        """Operators that run more than once: name -> how many extra runs."""
-        return {self.operators[k]: n - 1 for k, n in sorted(Counter(self.schedule).items()) if n > 1}
-
-    @cached_property
-    def kept(self) -> dict[str, int]:
-        """Operators of the forward pass whose first results are read by the backward pass, or to compute something
-        again: name -> bytes."""
-        runs: Counter[int] = Counter()
-        waiting: set[int] = set()
-        for operator in self.schedule:
-            if runs[operator] or self.phases[operator] == "backward":
-                waiting.update(v for v in self.problem.reads[operator] if runs[self.problem.producer[v]] == 1)
-            runs[operator] += 1
-        sizes: Counter[str] = Counter()
-        for value in sorted(waiting):
-            producer = self.problem.producer[value]
-            if self.phases[producer] == "forward":
-                sizes[self.operators[producer]] += self.problem.size[value]
-        return dict(sizes)
+class Plan(Scheduled):
+    """What to keep and what to compute again."""
 
     def numbers(self) -> dict[str, Any]:
         """What ``print(plan)`` shows, for programs."""
@@ -169,13 +68,3 @@ class Plan:
             )
         if len(self.operators) != len(storages.operators):
             raise PlanViolationError("the plan is damaged: it has another number of operators than its graph")
-
-
-def fingerprint(storages: Storages) -> str:
-    """Identifies a graph: a hash of its operators as text and of the geometry of its inputs."""
-    text = source(storages, storages.unplanned)
-    inputs = [
-        (i.kind, i.name, str(n.meta["val"].dtype), tuple(n.meta["val"].shape), tuple(n.meta["val"].stride()))
-        for i, n in zip(storages.graph.inputs, storages.graph.placeholders, strict=True)
-    ]
-    return hashlib.sha256(f"{text}{inputs}".encode()).hexdigest()

@@ -10,8 +10,8 @@ from memograd.graph.graph import Graph
 from memograd.memory.budget import human, parse_budget
 from memograd.memory.costs.measure import Measurement, measure
 from memograd.memory.costs.storages import Storages, storages
-from memograd.memory.emit import source
-from memograd.memory.plan import Plan, fingerprint
+from memograd.memory.emit import fingerprint, source
+from memograd.memory.plan import Plan
 from memograd.memory.problem import Problem, simulate
 from memograd.memory.search.solutions import known
 

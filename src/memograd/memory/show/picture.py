@@ -5,18 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import accumulate
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from memograd.errors import DataError
 from memograd.memory.problem import Usage
-
-if TYPE_CHECKING:
-    from memograd.memory.plan import Plan
+from memograd.memory.scheduled import Scheduled
 
 _GREY, _BLUE, _ORANGE, _BLACK = "#9ca3af", "#2563eb", "#d97706", "#111827"
 
 
-def draw(plan: Plan, path: str | Path) -> None:
+def draw(plan: Scheduled, path: str | Path) -> None:
     """The step without a plan, the planned one and the budget; the operators' own time is the horizontal axis.
 
     Raises:
@@ -51,7 +48,7 @@ def draw(plan: Plan, path: str | Path) -> None:
         raise DataError(f"cannot draw {path}: {error}") from error
 
 
-def _times(plan: Plan, schedule: Sequence[int]) -> list[float]:
+def _times(plan: Scheduled, schedule: Sequence[int]) -> list[float]:
     """Milliseconds at which each operator starts, and the end."""
     return list(accumulate((1e3 * plan.problem.cost[k] for k in schedule), initial=0.0))
 
@@ -61,7 +58,7 @@ def _middle(edges: Sequence[float], usage: Usage) -> float:
     return (edges[usage.at] + edges[min(usage.at + 1, len(edges) - 1)]) / 2
 
 
-def _recomputed(plan: Plan) -> list[tuple[float, float]]:
+def _recomputed(plan: Scheduled) -> list[tuple[float, float]]:
     """(start, length) of every run that is not the first of its operator."""
     seen: set[int] = set()
     spans = []

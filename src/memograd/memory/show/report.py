@@ -5,19 +5,17 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 from memograd.memory.budget import human
-
-if TYPE_CHECKING:
-    from memograd.memory.plan import Plan
+from memograd.memory.scheduled import Scheduled
 
 Amount = TypeVar("Amount", int, float)
 _ROWS = 10  # lines for what is kept, and for what is computed again
 _KINDS = 5  # names of operators on one of them
 
 
-def text(plan: Plan) -> str:
+def text(plan: Scheduled) -> str:
     """The plan as ``print(plan)`` shows it."""
     problem, peak = plan.problem, plan.peak_bytes
     extra = sum(plan.again.values())
@@ -43,7 +41,7 @@ def text(plan: Plan) -> str:
     return "\n".join(lines)
 
 
-def numbers(plan: Plan) -> dict[str, Any]:
+def numbers(plan: Scheduled) -> dict[str, Any]:
     """What ``text`` says, for programs."""
     at = plan.schedule[plan.usage.at] if plan.schedule else None
     return {
@@ -66,7 +64,7 @@ def numbers(plan: Plan) -> dict[str, Any]:
     }
 
 
-def _peak_place(plan: Plan) -> str:
+def _peak_place(plan: Scheduled) -> str:
     if not plan.schedule:
         return "nothing runs"
     at = plan.schedule[plan.usage.at]
@@ -75,14 +73,14 @@ def _peak_place(plan: Plan) -> str:
     return f"at {plan.operators[at]}{where} ({plan.phases[at]}{again}; run {plan.usage.at + 1} of {len(plan.schedule)})"
 
 
-def _kept_rows(plan: Plan) -> list[str]:
+def _kept_rows(plan: Scheduled) -> list[str]:
     sizes = {place: sum(n.values()) for place, n in _by_place(plan, plan.kept).items()}
     ordered = sorted(sizes.items(), key=lambda row: -row[1])
     rest = sum(size for _, size in ordered[_ROWS:])
     return _rows([f"{human(size):>10}  {place}" for place, size in ordered], f"{human(rest):>10}")
 
 
-def _again_rows(plan: Plan) -> list[str]:
+def _again_rows(plan: Scheduled) -> list[str]:
     index = {name: k for k, name in enumerate(plan.operators)}
     seconds = {name: extra * plan.problem.cost[index[name]] for name, extra in plan.again.items()}
     costs = {place: sum(s.values()) for place, s in _by_place(plan, seconds).items()}
@@ -110,7 +108,7 @@ def _kinds(runs: Mapping[str, int]) -> str:
     return ", ".join([*named[:_KINDS], *(["..."] if len(named) > _KINDS else [])])
 
 
-def _by_place(plan: Plan, amounts: Mapping[str, Amount]) -> dict[str, dict[str, Amount]]:
+def _by_place(plan: Scheduled, amounts: Mapping[str, Amount]) -> dict[str, dict[str, Amount]]:
     """``amounts`` of operators by module; modules that differ in numbers only are one place, ``layers.{0-11}.mlp``,
     but the parts of a block stay apart: ``layers.{0-11}.0`` and ``layers.{0-11}.1``."""
     module = dict(zip(plan.operators, plan.modules, strict=True))

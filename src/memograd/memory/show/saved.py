@@ -6,20 +6,18 @@ import json
 from collections.abc import Iterable
 from dataclasses import asdict
 from math import inf
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from memograd.errors import PlanViolationError
 from memograd.memory.problem import Problem, simulate
-
-if TYPE_CHECKING:
-    from memograd.memory.plan import Plan
+from memograd.memory.scheduled import Scheduled
 
 VERSION = 3
 _LISTS = {"schedule": int, "unplanned": int, "operators": str, "modules": str, "phases": str}
 _SINGLE = {"budget": int, "bound": float, "fingerprint": str, "device": str, "measured": bool, "code": str}
 
 
-def as_data(plan: Plan) -> dict[str, Any]:
+def as_data(plan: Scheduled) -> dict[str, Any]:
     """The plan as lists, numbers and strings."""
     problem = {k: sorted(v) if isinstance(v, frozenset) else v for k, v in asdict(plan.problem).items()}
     fields = {k: getattr(plan, k) for k in (*_SINGLE, *_LISTS)} | {"bound": plan.proven}
