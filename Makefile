@@ -3,6 +3,7 @@
 # make bench    timings against PyTorch and JAX             make clean     remove what these made
 # make gpu      all that a GPU could make different, with the python3 that has PyTorch with CUDA (8 minutes, no network)
 # make witness  random programs by the thousand, PyTorch's operator samples and small models, all against torch.autograd
+# make models   models of transformers, as they are, for two steps each against plain PyTorch; writes docs/models.md
 # make sweep    all of PyTorch's operator samples against the derivative table; writes measured.json and docs/table.md
 #
 # TORCH_INDEX=https://download.pytorch.org/whl/cpu takes PyTorch from there (smaller than PyPI's CUDA build).
@@ -13,7 +14,7 @@ BIN   := $(VENV)/bin
 RUNS  := runs
 TORCH := $(shell grep '^torch==' constraints.txt)
 
-.PHONY: demo test test-all sweep witness lint bench gpu clean
+.PHONY: demo test test-all sweep models witness lint bench gpu clean
 .DELETE_ON_ERROR:
 
 $(VENV)/bin/python:
@@ -57,6 +58,9 @@ witness: $(VENV)/.dev
 	$(BIN)/memograd check --opinfo --all || failed="$$failed operators"; \
 	$(BIN)/python tests/sweeps/models.py || failed="$$failed models"; \
 	[ -z "$$failed" ] || { echo "wrong or crashed:$$failed"; exit 1; }
+
+models: $(VENV)/.dev
+	$(BIN)/python tests/sweeps/models.py --record
 
 sweep: $(VENV)/.dev
 	$(BIN)/memograd check --opinfo --all --record

@@ -7,9 +7,11 @@ derivative, modules in loss, parameters and buffers after steps of SGD.
 from __future__ import annotations
 
 import copy
+import random
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn, optim
 from torch.utils import _pytree as pytree
@@ -44,7 +46,7 @@ def by_autograd(f: Callable[..., Any], inputs: Sequence[torch.Tensor], rest: Seq
     """``(value, gradients, H·direction or None, inputs and rest as f left them)``."""
     leaves = [t.detach().clone().requires_grad_() for t in inputs]
     rest = [t.clone() for t in rest]
-    torch.manual_seed(SEED)
+    seed()
     with torch.enable_grad():
         value = f(*leaves, *rest)
     gradients = _gradients(value, leaves, create_graph=True)
@@ -62,6 +64,13 @@ def _gradients(value: Any, leaves: Tensors, create_graph: bool = False) -> Tenso
     if not isinstance(value, torch.Tensor) or not value.requires_grad:
         return [torch.zeros_like(t) for t in leaves]
     return list(torch.autograd.grad(value, leaves, create_graph=create_graph, materialize_grads=True))
+
+
+def seed() -> None:
+    """PyTorch's generator, Python's and NumPy's: SpecAugment, layerdrop and mixup draw from these."""
+    torch.manual_seed(SEED)
+    random.seed(SEED)
+    np.random.seed(SEED)
 
 
 def directions(inputs: Sequence[torch.Tensor]) -> Tensors:
@@ -91,20 +100,20 @@ def check_function(
     gradient = mg.value_and_grad(f, tuple(range(len(inputs))))
     for _ in range(2 if "grad" in ways else 0):  # the second time without a capture
         given = [t.clone() for t in [*inputs, *rest]]
-        torch.manual_seed(SEED)
+        seed()
         found, ours = gradient(*given)
         close("value", [found], [value], tolerance)
         close("gradient", ours, gradients, tolerance)
         close("argument afterwards", given, left, tolerance)
 
     if "vjp" in ways:
-        torch.manual_seed(SEED)
+        seed()
         found, pull = mg.vjp(alone, *[t.clone() for t in inputs])
         close("value of vjp", [found], [value], tolerance)
         close("pulled back", pull(torch.full_like(found, 2.0)), [2 * g for g in gradients], tolerance)
 
     if "hvp" in ways and second is not None:
-        torch.manual_seed(SEED)
+        seed()
         product = mg.hvp(alone, tuple(t.clone() for t in inputs), tuple(directions(inputs)))
         close("second derivative", product, second, tolerance)
 
@@ -115,29 +124,32 @@ def check_step(
     plain: nn.Module | None = None,
     steps: int = 2,
     tolerance: float = 1e-9,
+    kind: type[mg.TrainStep] = mg.TrainStep,
     **options: Any,
-) -> None:
+) -> mg.TrainStep:
     """``model(*batch)`` is the loss: loss, parameters, buffers and batch after ``steps`` steps of SGD in plain PyTorch.
 
     Args:
         plain: the same model without ``mg``, where ``model`` has some in it.
+        kind: the class of the step, which is returned.
     """
     theirs, their_batch = copy.deepcopy((plain or model, batch))
     losses = plain_steps(theirs, their_batch, options, steps)
-    step = mg.TrainStep(model, None, optim.SGD(model.parameters(), lr=RATE), backend="eager")
-    torch.manual_seed(SEED)
+    step = kind(model, None, optim.SGD(model.parameters(), lr=RATE), backend="eager")
+    seed()
     found = [step(*batch, **options) for _ in range(steps)]
     close("loss", found, losses, tolerance)
     named = dict(theirs.named_parameters()) | dict(theirs.named_buffers())
     for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
         close(name, [tensor.detach()], [named[name].detach()], tolerance)
     close("batch afterwards", pytree.tree_leaves(batch), pytree.tree_leaves(their_batch), tolerance)
+    return step
 
 
 def plain_steps(model: nn.Module, batch: Any, options: dict[str, Any], steps: int) -> Tensors:
     """``steps`` steps of SGD as everybody writes them; the losses."""
     optimizer = optim.SGD(model.parameters(), lr=RATE)
-    torch.manual_seed(SEED)
+    seed()
     losses = []
     for _ in range(steps):
         optimizer.zero_grad()

@@ -54,9 +54,9 @@ def named(names: str, sizes: dict[str, Any]) -> dict[str, dict[str, Any]]:
 
 DECODERS = (
     named("Llama Mistral Qwen2 Qwen3 Gemma Gemma2 Phi3 Starcoder2 Olmo Olmo2 Cohere Granite Glm Helium", GROUPED)
-    | named("Nemotron SmolLM3", GROUPED)
+    | named("Nemotron SmolLM3 StableLm", GROUPED)
     | named("Mixtral Qwen2Moe Olmoe Phimoe", EXPERTS)
-    | named("Phi StableLm Persimmon BioGpt Falcon", SIZES)
+    | named("Phi Persimmon BioGpt Falcon", SIZES)
     | named("GPT2 OpenAIGPT", GPT)
     | named("GPTJ", GPT | {"rotary_dim": 4})
     | named("CodeGen", GPT | {"n_head": 4, "rotary_dim": 4})
@@ -92,6 +92,7 @@ KINDS = [
     (PAIRS, "ForConditionalGeneration", "text"),
     (IMAGES, "ForImageClassification", "image"),
 ]
+ATTENTIONS = ("sdpa", "eager")
 OTHERWISE = {"GPT2": "GPT2LMHeadModel", "OpenAIGPT": "OpenAIGPTLMHeadModel", "XLMRoberta": "XLMRobertaForMaskedLM"}
 
 
@@ -104,8 +105,8 @@ def catalog() -> dict[str, tuple[str, str, dict[str, Any], str]]:
     }
 
 
-def build(name: str, dropout: bool) -> tuple[torch.nn.Module, dict[str, torch.Tensor]]:
-    """The model in float64 and train mode, and a batch with labels.
+def build(name: str, dropout: bool, attention: str = "sdpa") -> tuple[torch.nn.Module, dict[str, torch.Tensor]]:
+    """The model in float64 and train mode, and a batch with labels; models without sdpa are eager either way.
 
     Raises:
         AttributeError: this version of transformers has no such model.
@@ -114,12 +115,14 @@ def build(name: str, dropout: bool) -> tuple[torch.nn.Module, dict[str, torch.Te
 
     config_class, model_class, sizes, batch = catalog()[name]
     config = getattr(transformers, config_class)(**sizes)
+    model_type = getattr(transformers, model_class)
+    config._attn_implementation = attention if getattr(model_type, "_supports_sdpa", False) else "eager"
     config._experts_implementation = "eager"  # grouped_mm has no float64 kernel
     for key, value in list(vars(config).items()):
         if not dropout and "drop" in key and isinstance(value, float):
             setattr(config, key, 0.0)
     torch.manual_seed(0)
-    model = getattr(transformers, model_class)(config).double().train()
+    model = model_type(config).double().train()
     generator = torch.Generator().manual_seed(1)
     if batch == "image":
         pixels = torch.randn(2, 3, *[getattr(config, "image_size", 32)] * 2, generator=generator, dtype=torch.float64)
