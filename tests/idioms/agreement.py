@@ -185,7 +185,7 @@ def close(what: str, ours: Sequence[Any], theirs: Sequence[Any], tolerance: floa
         if not isinstance(b, torch.Tensor):
             assert a == b, what
             continue
-        atol = tolerance * max(1.0, b.abs().max().item() if b.numel() else 0.0)
+        atol = tolerance * max(1.0, b.abs().max().item() if b.numel() and b.dtype != torch.bool else 0.0)
         torch.testing.assert_close(
             a.detach(), b.detach(), rtol=0, atol=atol, msg=lambda m, k=k: f"{what} {k} is not PyTorch's: {m}"
         )

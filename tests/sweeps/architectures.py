@@ -105,7 +105,7 @@ def catalog() -> dict[str, tuple[str, str, dict[str, Any], str]]:
     }
 
 
-def build(name: str, dropout: bool, attention: str = "sdpa") -> tuple[torch.nn.Module, dict[str, torch.Tensor]]:
+def build(name: str, dropout: bool, attention: str = "sdpa") -> tuple[torch.nn.Module, dict[str, Any]]:
     """The model in float64 and train mode, and a batch with labels; models without sdpa are eager either way.
 
     Raises:

@@ -26,7 +26,7 @@ import torch
 from torch import fx
 
 from memograd import autocast, ops
-from memograd._torch import DATA_DEPENDENT, FAKE, TorchDispatchMode, pytree, quiet
+from memograd._torch import DATA_DEPENDENT, FAKE, TorchDispatchMode, pytree, quiet, without_modes
 from memograd.errors import CaptureError, DataDependentError
 from memograd.looks import look, what_is_seen
 from memograd.rules.registry import is_constant_result
@@ -119,6 +119,12 @@ class Tracer(Tape, TorchDispatchMode):
         if func in _COMPARISONS:
             with self:
                 return _COMPARISONS[func](*args, **kwargs)
+        if _of_numbers(func, args):
+            with without_modes():
+                known = func(*args, **kwargs)
+                number, dtype = known.item(), known.dtype
+            with self:
+                return torch.scalar_tensor(number, dtype=dtype)
         if func is look:  # of a graph that runs inside this program
             self.look(args[0], args[2])
             return torch.empty(0, dtype=torch.uint8)
@@ -301,3 +307,11 @@ class Tracer(Tape, TorchDispatchMode):
             "while the graph is captured (data-dependent control flow, .item(), or a data-dependent shape). "
             "Write it with tensor operations (torch.where), or compute it outside and pass it in."
         )
+
+
+def _of_numbers(func: Any, args: Any) -> bool:
+    """``torch.div(length, 2, rounding_mode="trunc")``: numbers only, which PyTorch takes in a tensor's place."""
+    if not args or not isinstance(args[0], int | float | complex):
+        return False
+    parameters = func._schema.arguments
+    return isinstance(parameters[0].type, torch.TensorType) and not any(isinstance(a, torch.Tensor) for a in args)
