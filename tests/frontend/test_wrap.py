@@ -643,6 +643,16 @@ class TestNoGradient:
 
         both(use, self.Two, memory_budget=budget)
 
+    @pytest.mark.parametrize("used", [0, 1, 2])
+    def test_of_a_second_order(self, used):
+        def use(model):
+            x = inputs(4, 3, grad=True)
+            out = model(x)[used].sum()
+            gradients = torch.autograd.grad(out, [x, *model.parameters()], create_graph=True, allow_unused=True)
+            return [torch.full((), 7.0) if g is None else g.detach() for g in gradients]
+
+        both(use, self.Two)
+
 
 class TestBudget:
     def test_it_is_held_with_the_same_numbers(self):

@@ -221,15 +221,20 @@ class Program:
         if not used:
             return [None] * len(self.early)
         if torch.is_grad_enabled():  # somebody goes on from the gradients
-            return self.variant(used).again(call, cotangents)
-        gradients = self._gradients(call, used, saved, cotangents)
-        for k, (gradient, tensor) in enumerate(zip(gradients, call.flat, strict=True)):
-            if (gradient is not None) != (k in self._reached(used)):
-                gradients[k] = torch.zeros_like(tensor) if gradient is None else None
+            return self._as_autograd(call, used, self.variant(used).again(call, cotangents))
+        gradients = self._as_autograd(call, used, self._gradients(call, used, saved, cotangents))
         self.expected = used
         if call.witness is not None:
             call.witness.compare(used, cotangents, gradients)
             call.witness = None
+        return gradients
+
+    def _as_autograd(self, call: Call, used: frozenset[int], gradients: list[Any]) -> list[Any]:
+        """``gradients`` with zeros, or with none, where PyTorch has these."""
+        reached = self._reached(used)
+        for k, (gradient, tensor) in enumerate(zip(gradients, call.flat, strict=True)):
+            if (gradient is not None) != (k in reached):
+                gradients[k] = torch.zeros_like(tensor) if gradient is None else None
         return gradients
 
     def _reached(self, used: frozenset[int]) -> frozenset[int]:
