@@ -10,8 +10,8 @@ from math import inf
 from typing import Any
 
 from memograd.adjoint.expand import expand
-from memograd.adjoint.recursion import default_wrt, targets_of
 from memograd.adjoint.recursion import differentiate as recursion
+from memograd.adjoint.selection import default_wrt, targets_of
 from memograd.errors import BackendError, BudgetInfeasibleError, MemogradError, PlanViolationError
 from memograd.fuse.fuse import fuse
 from memograd.graph.entries import OutputKind

@@ -11,13 +11,14 @@ which is itself a recursion with a table.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from torch import fx
 
-from memograd.adjoint.activity import active_nodes, is_smooth, operands
-from memograd.graph.graph import Graph
+from memograd.adjoint.activity import active_nodes, operands
+from memograd.adjoint.selection import inputs_of, targets_of
+from memograd.graph.graph import Graph, OutputKind
 
 
 @dataclass(frozen=True)
@@ -28,16 +29,20 @@ class Products:
     memoized: int
 
 
-def count_products(graph: Graph, wrt: Sequence[str] | None = None, of: str | None = None) -> Products:
-    """Products the recursion forms for the gradients of ``graph``'s first result (or of the one named ``of``).
+def count_products(
+    graph: Graph,
+    wrt: Sequence[str] | None = None,
+    of: str | None = None,
+    cotangents: OutputKind | None = None,
+    among: Collection[str] | None = None,
+) -> Products:
+    """Products the recursion forms for these gradients; the arguments are those of ``differentiate``.
 
-    Args:
-        wrt: names of inputs; default as in ``differentiate``.
+    Raises:
+        GraphError: where ``differentiate`` raises one for the same arguments.
     """
-    names = wrt if wrt is not None else _default(graph)
-    sources = list(dict.fromkeys(graph.placeholder(n) for n in names))
-    outputs = [i for i, o in enumerate(graph.outputs) if (o.name == of if of else o.kind == "output")][:1]
-    results = [graph.results[i] for i in outputs]
+    sources = list(dict.fromkeys(graph.placeholder(name) for name in inputs_of(graph, wrt)))
+    results = [graph.results[i] for i in targets_of(graph, of, cotangents, among)]
     order = active_nodes(sources, results)
     active = set(order)
     naive: dict[fx.Node, int] = {}
@@ -51,9 +56,3 @@ def count_products(graph: Graph, wrt: Sequence[str] | None = None, of: str | Non
                 memoized += 1
                 naive[operand] = naive.get(operand, 0) + 1 + naive[v]
     return Products(sum(naive.get(s, 0) for s in sources), memoized)
-
-
-def _default(graph: Graph) -> list[str]:
-    pairs = list(zip(graph.inputs, graph.placeholders, strict=True))
-    wanted = [i.name for i, _ in pairs if i.kind == "parameter" and i.tensor is not None and i.tensor.requires_grad]
-    return wanted or [i.name for i, n in pairs if i.kind == "input" and is_smooth(n)]

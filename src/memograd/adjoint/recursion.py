@@ -25,10 +25,10 @@ from typing import Any
 import torch
 from torch import fx
 
-from memograd.adjoint.activity import active_nodes, is_smooth
+from memograd.adjoint.activity import active_nodes
 from memograd.adjoint.products import count_products
+from memograd.adjoint.selection import inputs_of, targets_of
 from memograd.errors import (
-    GraphError,
     MemogradError,
     MissingRuleError,
     NotDifferentiableError,
@@ -150,16 +150,10 @@ def differentiate(
         MissingRuleError, NotDifferentiableError, OpaqueBackwardError: no derivative is known on the path.
         ProductLimitError: the naive recursion would exceed ``limit``.
     """
-    names = default_wrt(graph) if wrt is None else list(wrt)
-    if not memoize and (naive := count_products(graph, wrt=names, of=of).naive) > limit:
+    names = inputs_of(graph, wrt)
+    if not memoize and (naive := count_products(graph, names, of, cotangents, among).naive) > limit:
         raise ProductLimitError(
             f"the naive recursion would form {naive} products, more than limit={limit}; use memoize=True"
-        )
-    fixed = [i.name for i in graph.inputs if i.fixed and i.name in names]
-    if fixed:
-        raise GraphError(
-            f"{fixed[0]!r} was captured as an input that is not differentiated, because another one requires a "
-            "gradient and it does not; capture with x.requires_grad_() for each input to differentiate"
         )
     fresh, where = graph.copy()
     sources = {name: where[graph.placeholder(name)] for name in names}
@@ -190,20 +184,6 @@ def differentiate(
     return new.verify()
 
 
-def default_wrt(graph: Graph) -> list[str]:
-    """All parameters that require gradients, else all floating-point arguments."""
-    names = [i.name for i in graph.inputs if i.kind == "parameter" and i.tensor is not None and i.tensor.requires_grad]
-    if not names:
-        pairs = zip(graph.inputs, graph.placeholders, strict=True)
-        names = [i.name for i, n in pairs if i.kind == "input" and is_smooth(n) and not i.fixed]
-    if not names:
-        raise GraphError(
-            "nothing to differentiate with respect to: no parameter requires a gradient, and no argument "
-            "is a floating-point tensor"
-        )
-    return names
-
-
 def entry_of(u: fx.Node) -> Entry:
     """The table's line for the operator of ``u``; an error where there is none, or one that refuses."""
     entry = lookup(u.target)
@@ -227,31 +207,6 @@ def sum_of(tensors: list[torch.Tensor]) -> Any:
     for tensor in tensors:
         total = tensor if total is None else total + tensor
     return total
-
-
-def targets_of(
-    graph: Graph, of: str | None, cotangents: OutputKind | None, among: Collection[str] | None = None
-) -> list[int]:
-    """Positions of the results to differentiate."""
-    if cotangents is not None:
-        named = [i for i, o in enumerate(graph.outputs) if o.kind == cotangents and (among is None or o.name in among)]
-        return [i for i in named if is_smooth(graph.results[i])]
-    if of is not None:
-        named = [i for i, o in enumerate(graph.outputs) if o.name == of and o.kind != "mutation"]
-        if not named:
-            raise GraphError(f"the graph has no result named {of!r}; it has {[o.name for o in graph.outputs]}")
-        chosen = named[0]
-    elif graph.outputs and graph.outputs[0].kind == "output":
-        chosen = 0
-    else:
-        raise GraphError("the graph returns no tensor to differentiate")
-    value = graph.results[chosen].meta["val"]
-    if value.numel() != 1 or not value.is_floating_point():
-        raise GraphError(
-            f"the loss must be one real number, but {graph.outputs[chosen].name!r} is {value.dtype} of shape "
-            f"{tuple(value.shape)}; reduce it (.mean(), .sum()), or use mg.vjp with a cotangent of that shape"
-        )
-    return [chosen]
 
 
 def _one(tracer: Tracer, result: fx.Node) -> torch.Tensor:
