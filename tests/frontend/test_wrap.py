@@ -2,9 +2,11 @@
 
 import copy
 import dataclasses
+import gc
 import inspect
 import pickle
 import threading
+import weakref
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -702,6 +704,97 @@ class TestBudget:
         with pytest.raises(mg.BudgetInfeasibleError) as caught:
             pair(deep, memory_budget=1000)[0](inputs(32, 64))
         assert caught.value.floor_bytes > 1000
+
+
+class Aliased(nn.Module):
+    """What is returned is also saved, viewed, or a buffer that is written to."""
+
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(3, 3)
+        self.register_buffer("count", torch.zeros(3))
+        self.scale = 1.0
+
+    def forward(self, x):
+        self.count.add_(1)  # pyright: ignore
+        h = self.linear(x).tanh()
+        return h, h[:, 0], self.count, self.linear(x) * self.scale
+
+
+WAYS = {"checked": {}, "unchecked": {"check": "never"}, "budget": {"memory_budget": "1MiB"}}
+
+
+@pytest.mark.parametrize("options", WAYS.values(), ids=WAYS)
+class TestMemoryOfResults:
+    def test_a_result_that_is_needed_is_written_to(self, options):
+        for model in pair(lambda: nn.Sequential(nn.Linear(3, 3), nn.Tanh()), **options):
+            out = model(inputs(4, 3))
+            out.mul_(2)
+            with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+                out.sum().backward()
+
+    def test_a_result_that_is_not_needed_is_written_to(self, options):
+        both(lambda model: model(inputs(4, 3))[3].mul_(2).square().sum().backward(), Aliased, **options)
+
+    def test_one_of_two_views_is_written_to(self, options):
+        h, first, *_ = pair(Aliased, **options)[0](inputs(4, 3))
+        with pytest.raises(RuntimeError, match="is a view"):
+            h.mul_(3)
+            first.square().sum().backward()
+
+    def test_a_buffer_that_is_returned_is_that_buffer(self, options):
+        model = pair(Aliased, **options)[0]
+        out = model(inputs(4, 3))
+        assert out[2] is model.count
+        out[0].sum().backward()
+
+    def test_nothing_stays_of_a_call_without_a_backward_pass(self, options):
+        model = pair(Aliased, **options)[0]
+        gc.disable()
+        try:
+            for _ in range(2):
+                gone = weakref.ref(model(inputs(4, 3))[3])
+            assert gone() is None
+        finally:
+            gc.enable()
+
+    def test_a_result_that_is_not_used_has_no_part(self, options):
+        """Zero times the infinite derivative of a root at zero would be no number."""
+
+        class Root(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.w = nn.Parameter(torch.tensor([0.0, 4.0]))
+
+            def forward(self):
+                return self.w.sqrt(), self.w * 2
+
+        def use(model):
+            for _ in range(2):
+                model()[1].sum().backward()
+
+        both(use, Root, **options)
+
+    def test_shallow_copies_have_parameters_of_their_own(self, options):
+        def use(model):
+            model(inputs(4, 3))
+            other = copy.copy(model)
+            other.scale = 3.0
+            replica = model._replicate_for_data_parallel()
+            replica._modules["linear"] = copy.deepcopy(model.linear).requires_grad_(False)
+            replica.linear.weight.zero_()
+            return [m(inputs(4, 3))[3].detach() for m in (other, replica, model)]
+
+        both(use, Aliased, **options)
+
+
+def test_a_backward_pass_under_autocast_raises_no_false_alarm():
+    torch.manual_seed(0)
+    model = mg.wrap(nn.Sequential(nn.Linear(3, 4), nn.Tanh()))
+    loss = model(torch.randn(5, 3)).square().sum()
+    with torch.autocast("cpu", torch.bfloat16):
+        loss.backward()
+    assert model.forward.check_reason.startswith("agrees")  # pyright: ignore
 
 
 class TestBackends:

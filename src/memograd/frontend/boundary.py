@@ -7,7 +7,7 @@ itself: it lives as long as PyTorch's own would, ``retain_graph`` and hooks on s
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from typing import Any
@@ -29,6 +29,7 @@ class Call:
         written: what the forward pass writes back.
         witness: PyTorch's own run of the call, where it is compared.
         running: the plan that waits for cotangents; ``ended``: it has had them.
+        handed: the results that it waits with, while it holds them, and at which version.
     """
 
     program: Any
@@ -40,6 +41,7 @@ class Call:
     witness: Any = None
     running: Any = None
     ended: bool = False
+    handed: Sequence[tuple[Callable[[], Tensor | None], int]] = ()
 
     @classmethod
     def of(cls, program: Any, variant: Any, flat: Sequence[Any]) -> Call:
@@ -68,6 +70,17 @@ class Call:
                 )
         return self.flat
 
+    def refuse_written_results(self, needed: Iterable[int]) -> None:
+        """Raises RuntimeError, as PyTorch does, where a result that a waiting plan needs was written to since."""
+        for k in needed:
+            there, version = self.handed[k]
+            result = there()
+            if result is not None and result._version != version:
+                raise RuntimeError(
+                    f"one of the variables needed for gradient computation has been modified by an inplace operation: "
+                    f"result {k} of the model is at version {result._version}; expected version {version} instead"
+                )
+
 
 class Boundary(torch.autograd.Function):
     @staticmethod
@@ -78,7 +91,7 @@ class Boundary(torch.autograd.Function):
         ctx.save_for_backward(*saved)
         ctx.call = call
         if call.witness is not None:
-            call.witness.results_of_ours = [r.detach() for r in results]
+            call.witness.look(results)
         return tuple(results)
 
     @staticmethod

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from memograd import autocast
 from memograd._torch import copy_of, pytree, without_hooks
 from memograd.errors import GradientMismatchError
 from memograd.frontend.program import Program
@@ -28,7 +29,7 @@ class Witness:
     """PyTorch's own run of one call of ``function``, a forward pass of ``model``.
 
     Attributes:
-        results: what PyTorch returned, by position among the program's results; ``results_of_ours``: all of ours.
+        results: what PyTorch returned, by position among the program's results.
     """
 
     def __init__(
@@ -53,11 +54,22 @@ class Witness:
         finally:
             contents.put_back()
             generators.put_back()
-        self.results_of_ours: list[Tensor] = []
         self.results: dict[int, Tensor] = {}
         for position, k in zip(program.graph.calling.tensor_out, program.graph.positions("output"), strict=True):
             if k in program.places:
                 self.results[program.places[k]] = out[position]
+
+    def look(self, results: Sequence[Tensor]) -> None:
+        """Compare our results, at once: the loop may write to them.
+
+        Raises:
+            GradientMismatchError: they differ by more than rounding.
+        """
+        share = precision_of(self.program.graph).loose
+        pairs = [(k, results[k], value) for k, value in self.results.items()]
+        wrong = [difference(f"result {k} of the model", "", ours, value, share, 0.0) for k, ours, value in pairs]
+        if any(wrong):
+            raise _mismatch([w for w in wrong if w is not None])
 
     def compare(self, used: frozenset[int], cotangents: Sequence[Any], gradients: Sequence[Any]) -> None:
         """Compare what our forward and backward pass computed with PyTorch's.
@@ -71,7 +83,7 @@ class Witness:
             return
         order = sorted(used)
         try:
-            with without_hooks(self.sources.values()):
+            with without_hooks(self.sources.values()), autocast.off():
                 theirs = torch.autograd.grad(
                     [self.results[k] for k in order],
                     tuple(self.sources.values()),
@@ -91,10 +103,7 @@ class Witness:
     def _wrong(self, ours: dict[str, Any], theirs: dict[str, Any]) -> list[Difference]:
         share = precision_of(self.program.graph).loose
         noise = NOISE * share * max((largest(g) for g in theirs.values() if g is not None), default=0.0)
-        wrong = [
-            difference(f"result {k} of the model", "", self.results_of_ours[k], value, share, 0.0)
-            for k, value in self.results.items()
-        ]
+        wrong: list[Difference | None] = []
         for name, gradient in theirs.items():
             mine = ours[name]
             if (mine is None) != (gradient is None):

@@ -18,6 +18,7 @@ from torch import fx
 from memograd.graph.entries import Output
 from memograd.graph.graph import Graph
 from memograd.graph.printing import load
+from memograd.graph.views import is_view, viewed
 from memograd.memory.plan import Plan
 from memograd.ops import receive
 
@@ -53,6 +54,25 @@ def receiving(joint: Graph) -> Graph:
     new.output(tuple(where[n] for n, _ in gradients))
     inputs = tuple(i for _, i in pairs if i.kind != "cotangent")
     return joint.with_fx(new, inputs=inputs, outputs=tuple(Output("output", o.name) for _, o in gradients)).verify()
+
+
+def read_late(joint: Graph) -> list[int]:
+    """The results (by position among those that are no gradients) whose memory is read behind the cotangents."""
+    late = {n for n, i in zip(joint.placeholders, joint.inputs, strict=True) if i.kind == "cotangent"}
+    read: set[fx.Node] = set()
+    for node in joint.nodes:
+        if not late.isdisjoint(node.all_input_nodes):
+            late.add(node)
+            read.update(_owner(n) for n in node.all_input_nodes if n not in late)
+    results = [n for n, o in zip(joint.results, joint.outputs, strict=True) if o.kind != "gradient"]
+    return [k for k, n in enumerate(results) if _owner(n) in read]
+
+
+def _owner(node: fx.Node) -> fx.Node:
+    """The node whose memory ``node`` looks at."""
+    while is_view(node) and (base := viewed(node)) is not None:
+        node = base
+    return node
 
 
 def held_open(plan: Plan) -> Callable[..., Running]:

@@ -8,6 +8,7 @@ pass is computed again from what the call was given: right, and slower once.
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -21,10 +22,10 @@ from memograd.adjoint.activity import active_nodes
 from memograd.adjoint.partition import partition
 from memograd.errors import CaptureError
 from memograd.frontend.boundary import Boundary, Call
-from memograd.frontend.held import finish, held_open, receiving
+from memograd.frontend.held import finish, held_open, read_late, receiving
 from memograd.graph.entries import Input, Output
 from memograd.graph.graph import Graph
-from memograd.graph.signature import run
+from memograd.graph.signature import may_share, refuse_shared, run
 from memograd.graph.views import tensors_of
 from memograd.looks import look, trusting
 from memograd.lower.lower import lower
@@ -115,9 +116,12 @@ class Program:
         self.places: dict[int, int] = {}  # of an output or left among all results: where it stands in ``results``
         self.passed: dict[int, int] = {}  # or which of the flat inputs it is
         at: dict[fx.Node, int] = {}
+        written = {graph.results[k]: graph.placeholder(graph.outputs[k].name) for k in graph.positions("mutation")}
         for k, (node, entry) in enumerate(zip(graph.results, graph.outputs, strict=True)):
             if entry.kind == "mutation":
                 continue
+            if node in written and not entry.tracked:  # the tensor itself, as it is after the write
+                node = written[node]
             if node.op == "placeholder":
                 self.passed[k] = graph.placeholders.index(node)
                 continue
@@ -190,6 +194,8 @@ class Program:
         flat = bound.copy()
         for slot, tensor in zip(self._slots, args, strict=True):
             flat[slot] = tensor
+        if self.mutations and may_share(self.early, self.graph.outputs, flat):
+            refuse_shared(self.early, self.graph.outputs, flat)
         return flat
 
     @cached_property
@@ -248,7 +254,7 @@ class Program:
         return self._reach[used]
 
     def _gradients(self, call: Call, used: frozenset[int], saved: list[Any], cotangents: list[Any]) -> list[Any]:
-        if used <= call.variant.used and not call.ended:
+        if used == call.variant.used and not call.ended:  # a cotangent of zeros is not none: 0 times inf
             return call.variant.backward(call, saved, cotangents)
         again = replace(call, variant=self.variant(used), flat=call.primals(), running=None)
         with call.generators():
@@ -277,6 +283,7 @@ class Variant:
             self._handed = halves.results
         else:
             self._held_open = held_open(self.plan)
+            self._needed = read_late(lower(self.joint))
         self._count = len(program.results)
         names = [i.name for i in program.early]
         self._gradients = [names.index(self.joint.outputs[k].name) for k in self.joint.positions("gradient")]
@@ -294,14 +301,18 @@ class Variant:
         else:
             call.running = self._held_open(*call.flat)
             handed, saved = run(next, [call.running]), [torch.empty(0)]  # something for autograd to have freed
+            # what waits must not hold what autograd hands out, whose history holds what waits
+            call.handed = [(weakref.ref(r), r._version) for r in handed[: self._count]]
+            return _twins(handed[: self._count]), handed[self._count :], saved
         return _apart(handed[: self._count], call.flat), handed[self._count :], saved
 
     def backward(self, call: Call, saved: Sequence[Any], cotangents: Sequence[Any]) -> list[Any]:
-        late = [self._zeros(k) if cotangents[k] is None else cotangents[k] for k in self._cotangents]
+        late = [cotangents[k] for k in self._cotangents]
         with trusting():
             if self.plan is None:
                 return self._placed(run(self._backward, [*saved, *late]))
-            call.primals()  # raises where one was written to
+            call.primals()  # raises where one was written to, and so does the next line for a result
+            call.refuse_written_results(self._needed)
             running, call.running, call.ended = call.running, None, True
             return self._placed(run(finish, [running, late]))
 
@@ -320,10 +331,6 @@ class Variant:
             placed[place] = value
         return placed
 
-    def _zeros(self, result: int) -> Tensor:
-        value = self.program.nodes[result].meta["val"]
-        return torch.zeros(value.shape, dtype=value.dtype, device=value.device)
-
 
 def only_tensors(args: Sequence[Any]) -> bool:
     """Whether there is nothing to look through for tensors."""
@@ -339,3 +346,10 @@ def _apart(results: Sequence[Tensor], flat: Sequence[Tensor]) -> list[Tensor]:
         apart.append(result.detach() if id(result) in seen else result)
         seen.add(id(result))
     return apart
+
+
+def _twins(results: Sequence[Tensor]) -> list[Tensor]:
+    """Other tensors over the same memory; views where two of them share it, so that autograd knows and lets nobody
+    write to one of them."""
+    memory = [r.untyped_storage().data_ptr() for r in results]
+    return [r.view_as(r) if memory.count(at) > 1 else r.detach() for r, at in zip(results, memory, strict=True)]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import sys
 import types
 from collections.abc import Callable
 from typing import Any, Literal, TypeVar
@@ -143,7 +144,24 @@ class Wrapped:
         self._begin()
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        return _call(self, args, kwargs)
+        module = self._called()
+        if module is self.model:
+            return _call(self, args, kwargs)
+        module.forward = Wrapped(module, self.own, self.settings, self.check)
+        return module.forward(*args, **kwargs)
+
+    def _called(self) -> nn.Module:
+        """The module whose forward this is. A shallow copy (``copy.copy``, a replica of ``DataParallel``) has the same
+        function in its dict, and other tensors: only the frames above know which of the two is called."""
+        frame = sys._getframe(2)
+        for _ in range(3):
+            module = frame.f_locals.get("self")
+            if isinstance(module, nn.Module) and module.__dict__.get("forward") is self:
+                return module
+            if frame.f_back is None:
+                break
+            frame = frame.f_back
+        return self.model
 
     def run(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """What the model returns, by the program for these arguments."""

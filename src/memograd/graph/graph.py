@@ -18,7 +18,7 @@ from torch import fx
 from memograd.errors import CaptureError, GraphError
 from memograd.graph.entries import Calling, Input, InputKind, Output, OutputKind
 from memograd.graph.printing import annotated, flat_function, load
-from memograd.graph.signature import fit, leaves_of, output_tree, run, write_mutations
+from memograd.graph.signature import fit, leaves_of, output_tree, refuse_shared, run, write_mutations
 
 
 @dataclass(frozen=True)
@@ -140,6 +140,7 @@ class Graph:
             # parameters too: the module may have been converted since
             tensor = entry.bound if entry.tensor is not None else next(given, None)
             flat.append(fit(entry, node.meta["val"], tensor, entry.name in written))
+        refuse_shared(self.inputs, self.outputs, flat)
         return flat
 
     def unpack(self, results: Sequence[torch.Tensor], flat: Sequence[Any]) -> Any:

@@ -16,6 +16,7 @@ from memograd import autocast
 from memograd._torch import is_wrapped, pytree
 from memograd.errors import CaptureError
 from memograd.graph.entries import Calling, Input, Output
+from memograd.graph.overlap import overlapping
 
 
 def run(function: Callable[..., Any], flat: Sequence[Any]) -> Any:
@@ -56,6 +57,38 @@ def fit(entry: Input, traced: torch.Tensor, tensor: Any, written: bool) -> torch
             f"with {tuple(traced.shape)} and {traced.dtype}; capture again for other shapes"
         )
     return _laid_out(entry, traced, tensor, written)
+
+
+def refuse_shared(inputs: Sequence[Input], outputs: Sequence[Output], flat: Sequence[Any]) -> None:
+    """Refuse what lies in the memory of a tensor that the program writes to: a graph takes the two for two, and would
+    not see the write through the other one.
+
+    Raises:
+        CaptureError: two do; it names them.
+    """
+    written = {o.name for o in outputs if o.kind == "mutation"}
+    if not written:
+        return
+    for k, j in overlapping(flat):
+        first, second = inputs[k].name, inputs[j].name
+        if second in written:
+            first, second = second, first
+        if first in written:
+            raise CaptureError(
+                f"{first!r}, which the program writes to, lies in the same memory as {second!r}: the graph takes them "
+                "for two tensors, and one would not see what is written to the other; pass a copy of one of them"
+            )
+
+
+def may_share(inputs: Sequence[Input], outputs: Sequence[Output], flat: Sequence[Any]) -> bool:
+    """Whether an argument may lie in memory that is written to, or is written to itself; what the graph is bound to was
+    looked at before."""
+    written = {o.name for o in outputs if o.kind == "mutation"}
+    pairs = list(zip(inputs, flat, strict=True))
+    if any(i.tensor is None and i.name in written for i, _ in pairs):
+        return True
+    memory = {t.untyped_storage().data_ptr() for i, t in pairs if i.name in written}
+    return any(i.tensor is None and t.untyped_storage().data_ptr() in memory for i, t in pairs)
 
 
 def output_tree(calling: Calling, values: Sequence[torch.Tensor]) -> Any:

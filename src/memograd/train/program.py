@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, ClassVar
 from weakref import WeakKeyDictionary
 
@@ -20,6 +21,7 @@ from memograd._torch import has_hooks
 from memograd.errors import DataDependentError, GraphError
 from memograd.graph.entries import OutputKind
 from memograd.graph.graph import Graph
+from memograd.graph.signature import refuse_shared
 from memograd.graph.views import tensors_of
 from memograd.looks import look
 from memograd.ops import is_random
@@ -125,7 +127,22 @@ class Program:
         flat = self.bound.copy()
         for slot, tensor in zip(self.slots, batch, strict=True):
             flat[slot] = tensor.detach() if tensor.requires_grad else tensor
+        if self.writes_batch or not self.memory.isdisjoint([t.untyped_storage().data_ptr() for t in batch]):
+            refuse_shared(self.graph.inputs, self.graph.outputs, flat)
         return flat
+
+    @cached_property
+    def writes_batch(self) -> bool:
+        """Whether the model writes to its arguments."""
+        written = {o.name for o in self.graph.outputs if o.kind == "mutation"}
+        return any(self.graph.inputs[k].name in written for k in self.slots)
+
+    @cached_property
+    def memory(self) -> frozenset[int]:
+        """Where what the step writes to lies: a batch must not lie there."""
+        written = {o.name for o in self.graph.outputs if o.kind == "mutation"}
+        pairs = zip(self.graph.inputs, self.bound, strict=True)
+        return frozenset(t.untyped_storage().data_ptr() for i, t in pairs if t is not None and i.name in written)
 
 
 class Updates:
