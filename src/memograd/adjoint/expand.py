@@ -6,7 +6,6 @@ Only nodes an adjoint will flow through are touched: the others keep their kerne
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,6 +15,7 @@ from torch import fx
 from memograd._torch import pytree
 from memograd.adjoint.activity import active_nodes
 from memograd.graph.graph import Graph
+from memograd.graph.rewriting import Rewriting
 from memograd.rules.registry import lookup
 from memograd.tracing.tracer import Tracer
 
@@ -30,34 +30,23 @@ def expand(graph: Graph, sources: Sequence[str], results: Sequence[fx.Node]) -> 
     while True:
         places = [graph.placeholder(name) for name in sources]
         active = active_nodes(places, [graph.results[i] for i in positions])
-        found = {n for n in active if n.op == "call_function" and (e := lookup(n.target)) and e.kind == "expansion"}
-        if not found:
+        stated = {n for n in active if n.op == "call_function" and (e := lookup(n.target)) and e.kind == "expansion"}
+        if not stated:
             return graph
-        graph = _inline(graph, found)
+        graph = _inline(graph, stated)
 
 
-def _inline(graph: Graph, found: set[fx.Node]) -> Graph:
-    new = fx.Graph()
-    tracer = Tracer(new)
-    where: dict[fx.Node, fx.Node] = {}
-    parts: dict[fx.Node, list[Any]] = {}  # nodes (or None): results of an expanded operator that has several
-    for node in graph.fx.nodes:
-        if node.op == "output":
-            continue
-        operands: Any = node.args
-        if node.target is operator.getitem and operands[0] in parts:
-            source, index = operands
-            where[node] = parts[source][index]
-        elif node in found:
-            outs = _trace(tracer, node, where)
-            if isinstance(node.meta["val"], torch.Tensor):
-                where[node] = outs[0]
-            else:
-                parts[node] = outs
-        else:
-            where[node] = new.node_copy(node, where.__getitem__)
-    new.output(tuple(where[n] for n in graph.results))
-    return graph.with_fx(new).verify()
+def _inline(graph: Graph, expanded: set[fx.Node]) -> Graph:
+    new = Rewriting()
+    tracer = Tracer(new.fx)
+
+    def visit(new: Rewriting, node: fx.Node) -> Any:
+        if node not in expanded:
+            return new.copy(node)
+        parts = _trace(tracer, node, new.where)
+        return parts[0] if isinstance(node.meta["val"], torch.Tensor) else parts
+
+    return graph.rewritten(visit, new=new).verify()
 
 
 def _trace(tracer: Tracer, node: fx.Node, where: dict[fx.Node, fx.Node]) -> list[Any]:

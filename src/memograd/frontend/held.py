@@ -18,6 +18,7 @@ from torch import fx
 from memograd.graph.entries import Output
 from memograd.graph.graph import Graph
 from memograd.graph.printing import load
+from memograd.graph.rewriting import Rewriting
 from memograd.graph.views import is_view, viewed
 from memograd.memory.plan import Plan
 from memograd.ops import receive
@@ -39,21 +40,20 @@ def receiving(joint: Graph) -> Graph:
             late.add(node)
     results = [(n, o) for n, o in zip(joint.results, joint.outputs, strict=True) if o.kind != "gradient"]
     which = [next(k for k, (_, o) in enumerate(results) if o.name == i.of) for _, i in cotangents]
-    new, where = fx.Graph(), {}
-    for node in [*(n for n, i in pairs if i.kind != "cotangent"), *(n for n in joint.nodes if n not in late)]:
-        where[node] = new.node_copy(node, where.__getitem__)
-    received = new.call_function(receive, ([where[n] for n, _ in results], which))
+    new = Rewriting()
+    new.write([*(n for n, i in pairs if i.kind != "cotangent"), *(n for n in joint.nodes if n not in late)])
+    received = new.fx.call_function(receive, ([new.where[n] for n, _ in results], which))
     received.meta["val"] = [n.meta["val"] for n, _ in cotangents]
     for k, (node, _) in enumerate(cotangents):
-        where[node] = new.call_function(operator.getitem, (received, k))
-        where[node].meta["val"] = node.meta["val"]
-    for node in joint.nodes:
-        if node in late:
-            where[node] = new.node_copy(node, where.__getitem__)
+        new.where[node] = new.fx.call_function(operator.getitem, (received, k))
+        new.where[node].meta["val"] = node.meta["val"]
     gradients = [(n, o) for n, o in zip(joint.results, joint.outputs, strict=True) if o.kind == "gradient"]
-    new.output(tuple(where[n] for n, _ in gradients))
-    inputs = tuple(i for _, i in pairs if i.kind != "cotangent")
-    return joint.with_fx(new, inputs=inputs, outputs=tuple(Output("output", o.name) for _, o in gradients)).verify()
+    return joint.rewritten(
+        new=new,
+        results=[n for n, _ in gradients],
+        inputs=tuple(i for _, i in pairs if i.kind != "cotangent"),
+        outputs=tuple(Output("output", o.name) for _, o in gradients),
+    ).verify()
 
 
 def read_late(joint: Graph) -> list[int]:

@@ -15,6 +15,7 @@ from memograd.graph.bindings import name_of
 from memograd.graph.graph import Graph
 from memograd.graph.kernels import Kernel
 from memograd.graph.printing import describe, expression
+from memograd.graph.rewriting import Rewriting
 from memograd.ops import has_effect
 
 
@@ -22,17 +23,11 @@ def build(graph: Graph, kernels: Mapping[Group, Kernel]) -> Graph:
     """``graph`` where each kernel computes the results of its group, and nothing is left that only kernels compute."""
     groups = {result: group for group in kernels for result in group.results}
     needed = _needed(graph, groups)
-    new = fx.Graph()
-    where: dict[fx.Node, fx.Node] = {n: new.node_copy(n) for n in graph.placeholders}
-    for node in graph.nodes:
-        if node not in needed or node in where:
-            continue
-        if node in groups:
-            _call(new, groups[node], kernels[groups[node]], where)
-        else:
-            where[node] = new.node_copy(node, where.__getitem__)
-    new.output(tuple(where[n] for n in graph.results))
-    return graph.with_fx(new).verify()
+
+    def visit(new: Rewriting, node: fx.Node) -> fx.Node:
+        return _call(new, node, groups[node], kernels[groups[node]]) if node in groups else new.copy(node)
+
+    return graph.rewritten(visit, [*graph.placeholders, *(n for n in graph.nodes if n in needed)]).verify()
 
 
 def _needed(graph: Graph, groups: Mapping[fx.Node, Group]) -> set[fx.Node]:
@@ -46,24 +41,25 @@ def _needed(graph: Graph, groups: Mapping[fx.Node, Group]) -> set[fx.Node]:
     return needed
 
 
-def _call(new: fx.Graph, group: Group, kernel: Kernel, where: dict[fx.Node, fx.Node]) -> None:
-    """The kernel's node, and one for each of its results."""
+def _call(new: Rewriting, node: fx.Node, group: Group, kernel: Kernel) -> fx.Node:
+    """What stands for ``node``, a result of ``group``: the kernel's node is made, and one for each result."""
     meta = group.results[0].meta
-    call = new.call_function(kernel, tuple(where[n] for n in group.operands))
+    call = new.fx.call_function(kernel, tuple(new.where[n] for n in group.operands))
     values = []
     for k, (result, part) in enumerate(_stored(group)):
         value = result.meta["val"]
         values.append(value if part is None else value[part])
-        made = new.call_function(operator.getitem, (call, k))
-        made.meta = {**result.meta, "val": values[-1]}
+        stored = new.fx.call_function(operator.getitem, (call, k))
+        stored.meta = {**result.meta, "val": values[-1]}
         if part is None:
-            where[result] = made
+            new.where[result] = stored
             continue
-        where[result] = call  # whose parts are read one by one
+        new.where[result] = call  # whose parts are read one by one
         for user in result.users:
             if user.target is operator.getitem and user.args[1] == part:
-                where[user] = made
+                new.where[user] = stored
     call.meta = {**meta, "val": tuple(values)}
+    return new.where[node]
 
 
 def _stored(group: Group) -> Iterator[tuple[fx.Node, int | None]]:

@@ -7,7 +7,7 @@ signature says which of them the user passes and which (parameters, buffers, con
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -18,6 +18,7 @@ from torch import fx
 from memograd.errors import CaptureError, GraphError
 from memograd.graph.entries import Calling, Input, InputKind, Output, OutputKind
 from memograd.graph.printing import annotated, flat_function, load
+from memograd.graph.rewriting import Rewriting, Visit
 from memograd.graph.signature import fit, leaves_of, output_tree, refuse_shared, run, write_mutations
 
 
@@ -195,10 +196,29 @@ class Graph:
         """This graph's signature around other operators."""
         return replace(self, fx=new, **changes)
 
+    def rewritten(
+        self,
+        visit: Visit | None = None,
+        nodes: Iterable[fx.Node] | None = None,
+        results: Sequence[fx.Node] | None = None,
+        new: Rewriting | None = None,
+        **changes: Any,
+    ) -> Graph:
+        """A new graph, in which what ``visit`` returns stands for each node; by default a copy of it.
+
+        Args:
+            nodes: other nodes than all, or in another order.
+            results: other nodes of this graph than its results.
+            new: where it is written, for who has a tracer there, or has written the first of it.
+            changes: of the signature.
+        """
+        new = new or Rewriting()
+        new.write(self.fx.nodes if nodes is None else nodes, visit)
+        new.fx.output(tuple(new.where[n] for n in (self.results if results is None else results)))
+        return self.with_fx(new.fx, **changes)
+
     def copy(self) -> tuple[fx.Graph, dict[fx.Node, fx.Node]]:
         """A copy of the operators (without the output node) and the map from old to new nodes."""
-        new, where = fx.Graph(), {}
-        for node in self.fx.nodes:
-            if node.op != "output":
-                where[node] = new.node_copy(node, where.__getitem__)
-        return new, where
+        new = Rewriting()
+        new.write(self.fx.nodes)
+        return new.fx, new.where

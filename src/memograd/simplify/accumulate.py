@@ -19,12 +19,7 @@ def accumulate(graph: Graph) -> Graph:
         early = _frees(node) or _is_summand_seen_otherwise(node)
         anchor[node] = max(anchor[n] for n in node.all_input_nodes) if early else position
     place = {node: position for position, node in enumerate(nodes)}
-    new, where = fx.Graph(), {}
-    for node in sorted(nodes, key=lambda n: (anchor[n], place[n])):
-        if node.op != "output":
-            where[node] = new.node_copy(node, where.__getitem__)
-    new.output(tuple(where[n] for n in graph.results))
-    return graph.with_fx(new)
+    return graph.rewritten(nodes=sorted(nodes, key=lambda n: (anchor[n], place[n])))
 
 
 def _is_summand_seen_otherwise(node: fx.Node) -> bool:

@@ -16,6 +16,7 @@ from torch import fx
 
 from memograd import ops
 from memograd.graph.graph import Graph
+from memograd.graph.rewriting import Rewriting
 
 aten = torch.ops.aten
 _ONES = (aten.ones_like.default, aten.ones.default)
@@ -85,18 +86,14 @@ REWRITES: tuple[Callable[[fx.Node], Any], ...] = (times_one, over_one, double_tr
 
 def algebra(graph: Graph) -> Graph:
     """Apply every rewrite once, operands first."""
-    new = fx.Graph()
-    where: dict[fx.Node, fx.Node] = {}
-    for node in graph.fx.nodes:
-        if node.op == "output":
-            continue
-        copied = new.node_copy(node, where.__getitem__)
-        where[node] = copied
-        if copied.op == "call_function":
-            for rewrite in REWRITES:
-                if (simpler := rewrite(copied)) is not None:
-                    where[node] = simpler
-                    new.erase_node(copied)
-                    break
-    new.output(tuple(where[n] for n in graph.results))
-    return graph.with_fx(new)
+    return graph.rewritten(_simplest)
+
+
+def _simplest(new: Rewriting, node: fx.Node) -> fx.Node:
+    copied = new.copy(node)
+    if copied.op == "call_function":
+        for rewrite in REWRITES:
+            if (simpler := rewrite(copied)) is not None:
+                new.fx.erase_node(copied)
+                return simpler
+    return copied

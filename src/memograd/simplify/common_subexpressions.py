@@ -10,29 +10,24 @@ from typing import Any
 from torch import fx
 
 from memograd.graph.graph import Graph
+from memograd.graph.rewriting import Rewriting
 from memograd.ops import has_effect, opaque
 
 
 def common(graph: Graph) -> Graph:
     """Compute each expression once."""
-    new = fx.Graph()
-    where: dict[fx.Node, fx.Node] = {}
     table: dict[Any, fx.Node] = {}
-    for node in graph.fx.nodes:
-        if node.op == "output":
-            continue
-        key = None
-        if node.op == "call_function" and not has_effect(node) and node.target is not opaque:
-            args, kwargs = fx.map_arg((node.args, node.kwargs), where.__getitem__)
-            key = (node.target, _freeze(args), _freeze(kwargs))
-        if key is not None and key in table:
-            where[node] = table[key]
-            continue
-        where[node] = new.node_copy(node, where.__getitem__)
-        if key is not None:
-            table[key] = where[node]
-    new.output(tuple(where[n] for n in graph.results))
-    return graph.with_fx(new)
+
+    def visit(new: Rewriting, node: fx.Node) -> fx.Node:
+        if node.op != "call_function" or has_effect(node) or node.target is opaque:
+            return new.copy(node)
+        args, kwargs = fx.map_arg((node.args, node.kwargs), new.where.__getitem__)
+        key = (node.target, _freeze(args), _freeze(kwargs))
+        if key not in table:
+            table[key] = new.copy(node)
+        return table[key]
+
+    return graph.rewritten(visit)
 
 
 def _freeze(value: Any) -> Any:

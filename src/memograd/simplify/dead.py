@@ -12,7 +12,7 @@ import torch
 from torch import fx
 
 from memograd.graph.graph import Graph
-from memograd.ops import has_effect
+from memograd.graph.rewriting import drop_unread
 
 aten = torch.ops.aten
 
@@ -27,15 +27,12 @@ MASKED = {
 
 def dead(graph: Graph) -> Graph:
     """Drop what no result needs."""
-    new, where = graph.copy()
-    new.output(tuple(where[n] for n in graph.results))
-    for node in reversed(new.nodes):
-        if node.op == "call_function" and not node.users and not has_effect(node):
-            new.erase_node(node)
+    new = graph.rewritten()
+    drop_unread(new.fx)
     for node in new.nodes:
         if node.target in MASKED:
             _narrow(node)
-    return graph.with_fx(new)
+    return new
 
 
 def _narrow(node: fx.Node) -> None:

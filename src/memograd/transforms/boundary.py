@@ -110,9 +110,8 @@ class _Function(torch.autograd.Function):
 
 def only(graph: Graph, positions: Sequence[int]) -> Graph:
     """``graph`` with these of its results."""
-    new, where = graph.copy()
-    new.output(tuple(where[graph.results[k]] for k in positions))
-    return simplify(graph.with_fx(new, outputs=tuple(graph.outputs[k] for k in positions)))
+    results, outputs = [graph.results[k] for k in positions], tuple(graph.outputs[k] for k in positions)
+    return simplify(graph.rewritten(results=results, outputs=outputs))
 
 
 def repeatable(graph: Graph) -> bool:

@@ -10,12 +10,14 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+from torch import fx
 
 from memograd import ops
 from memograd._torch import pytree
 from memograd.errors import GraphError
 from memograd.graph.entries import Output
 from memograd.graph.graph import Graph
+from memograd.graph.rewriting import Rewriting
 from memograd.pipeline import differentiate, simplify
 from memograd.tracing.reuse import Cache
 from memograd.transforms.grad import grad
@@ -188,38 +190,41 @@ def hvp(f: Callable[..., Any], primals: Any, tangents: Any) -> Any:
 
 def exchanged(graph: Graph, marks: dict[Any, Any]) -> Graph:
     """``graph`` with other marks in the place of those."""
-    copy, where = graph.copy()
-    for node in copy.nodes:
-        node.target = marks.get(node.target, node.target)
-    copy.output(tuple(where[n] for n in graph.results))
-    return graph.with_fx(copy)
+
+    def visit(new: Rewriting, node: fx.Node) -> fx.Node:
+        copied = new.copy(node)
+        copied.target = marks.get(node.target, node.target)
+        return copied
+
+    return graph.rewritten(visit)
 
 
 def _only_tangents(pushed: Graph, inputs: int, outputs: int) -> Graph:
     """The vjp of a vjp, without what only the inner one needed: its gradients and its cotangents, whose values do not
     matter, for it is linear in them. The first ``inputs`` and ``outputs`` are the inner one's."""
     inner = {k: entry for k, entry in enumerate(pushed.inputs[:inputs]) if entry.kind == "cotangent"}
-    new, where = pushed.copy()
-    for node in (where[pushed.placeholders[k]] for k in inner):
-        if node.users:
-            value = node.meta["val"]
-            with new.inserting_before(node):
-                zeros = new.call_function(
-                    aten.zeros.default, (list(value.shape),), {"dtype": value.dtype, "device": value.device}
-                )
-            zeros.meta = dict(node.meta)
-            node.replace_all_uses_with(zeros)
-        new.erase_node(node)
+    anything = {pushed.placeholders[k] for k in inner}
+
+    def visit(new: Rewriting, node: fx.Node) -> fx.Node | None:
+        if node not in anything:
+            return new.copy(node)
+        if not node.users:
+            return None
+        value = node.meta["val"]
+        options = {"dtype": value.dtype, "device": value.device}
+        zeros = new.fx.call_function(aten.zeros.default, (list(value.shape),), options)
+        zeros.meta = dict(node.meta)
+        return zeros
+
     whose = {entry.name: entry.of for entry in inner.values()}
-    left = [k for k, entry in enumerate(pushed.outputs) if k >= outputs or entry.kind != "gradient"]
-    new.output(tuple(where[pushed.results[k]] for k in left))
-    return simplify(
-        pushed.with_fx(
-            new,
-            inputs=tuple(entry for k, entry in enumerate(pushed.inputs) if k not in inner),
-            outputs=tuple(
-                Output("gradient", whose[entry.name]) if entry.kind == "gradient" else entry
-                for entry in (pushed.outputs[k] for k in left)
-            ),
-        ).verify()
+    remaining = [k for k, entry in enumerate(pushed.outputs) if k >= outputs or entry.kind != "gradient"]
+    tangents = pushed.rewritten(
+        visit,
+        results=[pushed.results[k] for k in remaining],
+        inputs=tuple(entry for k, entry in enumerate(pushed.inputs) if k not in inner),
+        outputs=tuple(
+            Output("gradient", whose[entry.name]) if entry.kind == "gradient" else entry
+            for entry in (pushed.outputs[k] for k in remaining)
+        ),
     )
+    return simplify(tangents.verify())

@@ -23,6 +23,7 @@ from memograd._torch import has_batching_rule, in_forward_mode, inside_torch_fun
 from memograd.adjoint.partition import Halves, gather, partition
 from memograd.errors import CaptureError, GraphError
 from memograd.graph.graph import Graph
+from memograd.graph.rewriting import Rewriting
 from memograd.graph.signature import run
 from memograd.tracing.under_way import capturing
 from memograd.transforms.boundary import Step, only, repeatable
@@ -205,18 +206,20 @@ def for_batches(graph: Graph) -> Graph:
     A batch is not laid out as its samples are, so a view may have to be a copy; what is written may be a batch where
     the tensor that it is written to is none; and ``slice_scatter`` of a batch takes no end beyond the tensor.
     """
-    new, where = graph.copy()
-    for node in new.nodes:
-        args: Any = node.args
-        if node.target in _VIEWS:
-            node.target = aten.reshape.default
-        elif node.target is aten.copy.default and args[0].meta["val"].shape == args[1].meta["val"].shape:
-            node.target, node.args = aten._to_copy.default, (args[1],)
-            node.kwargs = {"dtype": node.meta["val"].dtype}
-        elif node.target is aten.slice_scatter.default and len(args) > 4 and args[4] is not None:
-            node.args = (*args[:4], min(args[4], args[0].meta["val"].shape[args[2]]), *args[5:])
-    new.output(tuple(where[n] for n in graph.results))
-    return graph.with_fx(new)
+    return graph.rewritten(_for_batch)
+
+
+def _for_batch(new: Rewriting, node: fx.Node) -> fx.Node:
+    copied = new.copy(node)
+    args: Any = copied.args
+    if copied.target in _VIEWS:
+        copied.target = aten.reshape.default
+    elif copied.target is aten.copy.default and args[0].meta["val"].shape == args[1].meta["val"].shape:
+        copied.target, copied.args = aten._to_copy.default, (args[1],)
+        copied.kwargs = {"dtype": copied.meta["val"].dtype}
+    elif copied.target is aten.slice_scatter.default and len(args) > 4 and args[4] is not None:
+        copied.args = (*args[:4], min(args[4], args[0].meta["val"].shape[args[2]]), *args[5:])
+    return copied
 
 
 def refuse_by_memory(nodes: Sequence[fx.Node]) -> None:
