@@ -393,3 +393,20 @@ def test_masks_of_dropout_behind_a_transpose_in_a_capture_on_values():
     (expected,) = torch.autograd.grad(f(leaf), leaf)
     torch.manual_seed(0)
     torch.testing.assert_close(mg.grad(f)(x), expected)
+
+
+def test_operators_know_which_calls_of_modules_they_run_in():
+    class Twice(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.cell = nn.Sequential(nn.Tanh())
+
+        def forward(self, x):
+            return self.cell(self.cell(x).exp())
+
+    graph = mg.capture(Twice(), torch.randn(2))
+    assert [n.meta["calls"] for n in graph.nodes] == [
+        (("", 0), ("cell", 0), ("cell.0", 0)),
+        (("", 0),),
+        (("", 0), ("cell", 1), ("cell.0", 1)),
+    ]

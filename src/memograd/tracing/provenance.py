@@ -66,6 +66,14 @@ def _place(name: str, line: int) -> tuple[str, str]:
     return f"{_short(name)}:{line}", linecache.getline(name, line).strip()
 
 
+def file_called(short: str) -> str | None:
+    """The file whose places are written as ``short:line``; None where it is gone."""
+    for path in (*(getattr(m, "__file__", None) for m in list(sys.modules.values())), *linecache.cache):
+        if isinstance(path, str) and os.path.basename(path) == os.path.basename(short) and _short(path) == short:
+            return path
+    return None
+
+
 def _short(path: str) -> str:
     """The path without what is the machine's own: relative to the working folder or to site-packages."""
     for marker in ("site-packages" + os.sep, os.getcwd() + os.sep):
@@ -79,14 +87,20 @@ class ModuleStack:
 
     def __init__(self) -> None:
         self._names: dict[int, str] = {}
-        self._stack: list[str] = []
+        self._counts: dict[str, int] = {}  # how often each was called
+        self._stack: list[tuple[tuple[str, int], ...]] = []  # the calls under way, at each depth
         self._thread = 0  # the one that runs the program: the hooks are called in all of them
         self.failed = ""  # the innermost module whose forward raised
 
     @property
     def path(self) -> str:
         """Dotted path of the innermost running module, '' at the top."""
-        return self._stack[-1] if self._stack else ""
+        return self._stack[-1][-1][0] if self._stack else ""
+
+    @property
+    def calls(self) -> tuple[tuple[str, int], ...]:
+        """The calls under way, outermost first: (dotted path, how many calls of that module came before)."""
+        return self._stack[-1] if self._stack else ()
 
     @contextmanager
     def follow(self, root: nn.Module) -> Iterator[None]:
@@ -101,14 +115,18 @@ class ModuleStack:
             before.remove()
             after.remove()
             self._stack.clear()
+            self._counts.clear()
 
     def _enter(self, module: nn.Module, _args: object) -> None:
         if threading.get_ident() == self._thread:
-            self._stack.append(self._names.get(id(module), type(module).__name__))
+            name = self._names.get(id(module), type(module).__name__)
+            before = self._counts.get(name, 0)
+            self._counts[name] = before + 1
+            self._stack.append((*self.calls, (name, before)))
 
     def _leave(self, module: nn.Module, _args: object, out: object) -> None:
         if self._stack and threading.get_ident() == self._thread:
-            left = self._stack.pop()
+            left = self._stack.pop()[-1][0]
             if out is None and not self.failed:  # PyTorch calls this hook with None when forward raises
                 self.failed = left
 

@@ -24,7 +24,7 @@ from memograd.tracing.provenance import ModuleStack, caller
 
 aten = torch.ops.aten
 
-_PROVENANCE = ("module", "source", "line")
+_PROVENANCE = ("module", "calls", "source", "line")
 
 
 class Tape:
@@ -241,6 +241,7 @@ class Tape:
         if self.stops:
             node.meta["source"], node.meta["line"] = caller()
             node.meta["module"] = self.modules.path
+            node.meta["calls"] = self.modules.calls
         node.meta.update(self.meta)
         return node
 

@@ -62,16 +62,19 @@ def plan_for(
     fused: bool = False,
 ) -> Plan:
     """The same with arguments that no name of ours can be taken for; ``fused``: for the inductor backend."""
-    objective: nn.Module = Objective(model, loss)
-    if loss is not None and not _takes_target(loss):
-        objective = _LossOfOutput(model, loss)
+    objective = objective_of(model, loss)
     trained = any(p.requires_grad for p in objective.parameters())
     with torch.enable_grad():
         forward = capture_for(objective, args, kwargs, wrt=() if trained else None)  # a target may not be smooth
     return schedule(differentiate(forward), memory_budget, fused=fused)
 
 
-def _takes_target(loss: Callable[..., Any]) -> bool:
+def objective_of(model: nn.Module, loss: Callable[..., Any] | None) -> nn.Module:
+    """What is differentiated: ``loss(model(*args[:-1]), args[-1])``, ``loss(model(*args))``, or the model itself."""
+    return Objective(model, loss) if loss is None or takes_target(loss) else _LossOfOutput(model, loss)
+
+
+def takes_target(loss: Callable[..., Any]) -> bool:
     """Whether ``loss`` wants (output, target) rather than the output alone."""
     try:
         inspect.signature(loss.forward if isinstance(loss, nn.Module) else loss).bind(None, None)

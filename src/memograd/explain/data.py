@@ -1,0 +1,249 @@
+"""What a page about a model shows, as data: computed by the engine, summed up, written as JSON (docs/explain.md)."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import fx, nn
+
+from memograd import draws
+from memograd.adjoint.expand import expand
+from memograd.adjoint.products import count_products
+from memograd.adjoint.selection import inputs_of
+from memograd.errors import DataDependentError
+from memograd.explain.describe import Describer, joint_operators, short, shown
+from memograd.explain.folders import fold
+from memograd.explain.numbers import as_json, summary, visit
+from memograd.explain.paths import local_derivatives
+from memograd.explain.record import Record, record
+from memograd.graph.graph import Graph
+from memograd.pipeline import capture_for, simplify
+from memograd.train.planning import objective_of, takes_target
+from memograd.train.update import sgd
+
+SCHEMA, VERSION = "memograd.explain", 1
+RATE = 0.1  # of the step of gradient descent that the fourth act shows
+_JOINT = 6_000  # operators of forward and backward up to which both are shown as one graph
+_SMALL, _ELEMENTS = 120, 512  # nodes of a graph, and elements of each, up to which paths are shown
+_KINDS = {"ask": 0, "hit": 1, "answer": 2, "pull": 3, "pulled": 4, "pass": 5}
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What is explained: a program that returns its loss, and the call of it.
+
+    Attributes:
+        root: what the names of its parameters begin with, not to be shown.
+        split: whether the model is a module beside the loss (else the loss is where no module runs any more).
+    """
+
+    program: Callable[..., Any]
+    args: tuple[Any, ...]
+    kwargs: Mapping[str, Any]
+    title: str
+    root: str
+    split: bool
+
+
+def subject(f: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], loss: Callable[..., Any] | None) -> Subject:
+    """A model or a function with its loss; with a ``loss`` of two arguments the last of ``args`` is its target."""
+    title = type(f).__name__ if isinstance(f, nn.Module) else getattr(f, "__name__", type(f).__name__)
+    if isinstance(f, nn.Module):
+        return Subject(objective_of(f, loss), args, kwargs, title, "model", loss is not None)
+    if loss is None:
+        return Subject(f, args, kwargs, title, "", False)
+    target = takes_target(loss)
+
+    def program(*batch: Any, **options: Any) -> Any:
+        return loss(f(*batch[:-1], **options), batch[-1]) if target else loss(f(*batch, **options))
+
+    return Subject(program, args, kwargs, title, "f", False)
+
+
+def collect(what: Subject) -> tuple[dict[str, Any], Graph]:
+    """The data of a page without a memory budget, and the graph of forward and backward pass."""
+    start = time.perf_counter()
+    with draws.same_draws(), torch.enable_grad():
+        forward, names = _captured(what)
+        recorded = record(expand(forward, names, [forward.results[0]]), names)
+        joint = simplify(recorded.joint)
+        data = _Collection(what, recorded, joint, names).data()
+    data["summary"]["seconds"] = round(time.perf_counter() - start, 3)
+    return data, joint
+
+
+def _captured(what: Subject) -> tuple[Graph, list[str]]:
+    """The graph of the loss: for any values if it can be, else on the values of this call."""
+    trained = isinstance(what.program, nn.Module) and any(p.requires_grad for p in what.program.parameters())
+    wrt = () if trained else None
+    try:
+        forward = capture_for(what.program, what.args, dict(what.kwargs), wrt)
+    except DataDependentError:
+        forward = capture_for(what.program, what.args, dict(what.kwargs), wrt, concrete=True)
+    return forward, inputs_of(forward, None)
+
+
+class _Collection:
+    def __init__(self, what: Subject, recorded: Record, joint: Graph, names: list[str]) -> None:
+        self.what = what
+        self.recorded = recorded
+        self.joint = joint
+        self.names = names
+        self.forward = recorded.forward
+        self.nodes: list[fx.Node] = [*self.forward.placeholders, *self.forward.nodes]
+        self.number = {n.name: i for i, n in enumerate(self.nodes)}
+        self.describer = Describer(what.root, self.number)
+        self.small: dict[fx.Node, Any] | None = {}  # all values, while they are few
+
+    def data(self) -> dict[str, Any]:
+        values, updates = self._numbers()
+        products = count_products(self.forward, self.names)
+        return {
+            "schema": SCHEMA,
+            "version": VERSION,
+            "title": self.what.title,
+            "summary": {
+                "operators": len(self.forward.nodes),
+                "active": len(self.recorded.adjoints),
+                "joint": len(self.joint.nodes),
+                "numbers": sum(t.numel() for t in self.forward.parameters.values()),
+                "naive": str(products.naive),
+                "memoized": products.memoized,
+            },
+            "nodes": self._nodes(values),
+            **self._folders(),
+            "rules": self.describer.rules,
+            "sources": self.describer.sources(),
+            "loss": self.number[self.forward.results[0].name],
+            "wrt": [self.number[self.forward.placeholder(n).name] for n in self.names],
+            "order": "asked" if self.recorded.asked else "loss first",
+            "events": self._events(self.recorded.events),
+            "naive": None if self.recorded.naive is None else self._events(self.recorded.naive),
+            "local": self._local(),
+            "update": {"rate": RATE, "formula": "p − η p̄", "of": updates},
+            "whole": joint_operators(self.joint, self.what.root) if len(self.joint.nodes) <= _JOINT else None,
+        }
+
+    def _numbers(self) -> tuple[dict[fx.Node, Any], list[dict[str, Any]]]:
+        """One run of forward and backward: the summary of each node that is shown, and the updated parameters."""
+        joint = self.recorded.joint
+        by_name = {n.name: n for n in joint.fx.nodes}
+        parameters = {by_name[self.forward.placeholder(n).name]: n for n in self.names}
+        gradients = {self.recorded.adjoints.get(p.name): p for p in parameters}
+        wanted = {by_name[n.name] for n in self.nodes}
+        for total in self.recorded.adjoints.values():
+            wanted.update(t for t in (total if isinstance(total, list) else [total]) if t is not None)
+        wanted.update(node for shares in self.recorded.contributions.values() for _, node in shares)
+        values: dict[fx.Node, Any] = {}
+        held: dict[fx.Node, torch.Tensor] = {}
+        updates: list[dict[str, Any]] = []
+
+        def see(node: fx.Node, value: Any) -> None:
+            if node in wanted:
+                values[node] = summary(value)
+            if node in parameters:
+                held[node] = value
+            if node in gradients:
+                p = gradients[node]
+                plain = {"weight_decay": 0.0, "momentum": 0.0}
+                new, _ = sgd(held[p], value, torch.tensor(RATE, dtype=value.dtype), {}, plain)
+                updates.append({"node": self.number[p.name], "value": summary(new)})
+            self._keep(node, value)
+
+        flat = joint.bind(self.what.args, self.what.kwargs)
+        visit(joint, [t.detach() for t in flat], see)
+        updates.sort(key=lambda u: u["node"])
+        return {**values, **{self.nodes[i]: values[by_name[n.name]] for i, n in enumerate(self.nodes)}}, updates
+
+    def _keep(self, node: fx.Node, value: Any) -> None:
+        if self.small is not None and node.name in self.number:
+            many = isinstance(value, torch.Tensor) and value.numel() > _ELEMENTS
+            if many or len(self.nodes) > _SMALL:
+                self.small = None
+            else:
+                self.small[self.nodes[self.number[node.name]]] = value
+
+    def _nodes(self, values: Mapping[fx.Node, Any]) -> list[dict[str, Any]]:
+        inputs = dict(zip(self.forward.placeholders, self.forward.inputs, strict=True))
+        losses = self._losses()
+        described = []
+        for node in self.nodes:
+            name = node.name
+            one = self.describer.node(node, inputs.get(node))
+            one["act"] = "loss" if node in losses else "forward"
+            one["value"] = as_json(values, node)
+            if name in self.recorded.adjoints:
+                total = self.recorded.adjoints[name]
+                if isinstance(total, list):
+                    one["adjoints"] = [as_json(values, t) for t in total]
+                else:
+                    one["adjoint"] = as_json(values, total)
+                one["contributions"] = [
+                    {"from": self.number[u], "value": as_json(values, share)}
+                    for u, share in self.recorded.contributions[name]
+                ]
+            described.append(one)
+        return described
+
+    def _losses(self) -> set[fx.Node]:
+        """The operators of the second act: beside the model, or behind the last call of a module inside it."""
+        operators = self.forward.nodes
+        if self.what.split:
+            return {n for n in operators if n.meta.get("calls", ())[:1] != (("model", 0),)}
+        root = operators[-1].meta.get("calls", ())
+        tail: set[fx.Node] = set()
+        for node in reversed(operators):
+            if node.meta.get("calls", ()) != root or len(tail) == len(operators) - 1:
+                break
+            tail.add(node)
+        return tail if len(tail) < len(operators) - 1 else {self.forward.results[0]}
+
+    def _folders(self) -> dict[str, Any]:
+        operators = self.forward.nodes
+        calls = [n.meta.get("calls", ()) for n in operators]
+        folders, places = fold(
+            [c[1:] if c[:1] == (("model", 0),) else c for c in calls], [short(n) for n in operators], self.what.root
+        )
+        place: dict[fx.Node, int | None] = dict(zip(operators, places, strict=True))
+        for node in self.forward.placeholders:
+            place[node] = _common([place[u] for u in node.users if u in place], folders)
+        return {
+            "folders": [{**vars(f), "path": shown(f.path, self.what.root)} for f in folders],
+            "places": [place[n] for n in self.nodes],
+        }
+
+    def _events(self, events: list[tuple[Any, str]]) -> list[list[int]]:
+        return [[_KINDS[kind], self.number[name]] for kind, name in events]
+
+    def _local(self) -> list[dict[str, Any]] | None:
+        """Local derivatives along every edge, where the graph is small."""
+        if not self.small or len(self.small) < len(self.nodes):
+            return None
+        active = {n for n in self.nodes if n.name in self.recorded.adjoints}
+        edges = local_derivatives([n for n in self.nodes if n in active], active, self.small)
+        if edges is None:
+            return None
+        return [{"of": self.number[u.name], "by": self.number[v.name], "entries": e} for u, v, e in edges]
+
+
+def _common(places: list[int | None], folders: list[Any]) -> int | None:
+    """The innermost folder that holds all ``places``."""
+    if not places:
+        return None
+    ways = []
+    for place in places:
+        way: list[int] = []
+        while place is not None:
+            way.append(place)
+            place = folders[place].parent
+        ways.append(way[::-1])
+    common = None
+    for level in zip(*ways, strict=False):
+        if len(set(level)) > 1:
+            break
+        common = level[0]
+    return common

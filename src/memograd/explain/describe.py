@@ -1,0 +1,169 @@
+"""What a page says about an operator: its name, the call, the rule, the place in the user's program."""
+
+from __future__ import annotations
+
+import inspect
+import linecache
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import fx
+
+from memograd.explain.folders import fold
+from memograd.explain.mathml import real, typeset
+from memograd.graph.entries import Input
+from memograd.graph.graph import Graph
+from memograd.graph.printing import expression, target_name
+from memograd.rules.registry import Entry, lookup
+from memograd.tracing.provenance import file_called
+
+_AROUND = 4  # lines of the source before and behind the one that is shown
+_GREEK = {"alpha": "α", "beta": "β", "gamma": "γ", "delta": "δ", "eps": "ε", "target": "t", "weight": "w", "bias": "b"}
+_LONG = 240  # characters of an expression
+
+
+def short(node: fx.Node) -> str:
+    """``addmm`` of ``aten.addmm.default``; a node that picks a result is ``[i]``."""
+    if node.op != "call_function":
+        return node.name
+    name = target_name(node.target)
+    if name.endswith("getitem"):
+        return f"[{node.args[1]}]"
+    parts = name.removeprefix("torch.ops.").split(".")
+    return parts[1] if len(parts) > 1 and parts[0] in ("aten", "memograd", "prims") else parts[-1]
+
+
+def shown(path: str, root: str) -> str:
+    """A dotted path without the variable that holds the model."""
+    return path.removeprefix(f"{root}.") if root else path
+
+
+class Describer:
+    """Describes the nodes of one graph; rules and lines of source are listed once and referred to by number."""
+
+    def __init__(self, root: str, number: Mapping[str, int]) -> None:
+        self.root = root
+        self.number = number
+        self.rules: list[dict[str, Any]] = []
+        self._rules: dict[Any, int] = {}
+        self._lines: dict[str, set[int]] = {}
+
+    def node(self, node: fx.Node, entry: Input | None) -> dict[str, Any]:
+        """Everything about a node but its numbers."""
+        if entry is not None:
+            name = shown(entry.name, self.root)
+            return {"name": node.name, "kind": entry.kind, "op": name, "label": name, "reads": []}
+        meta = node.meta
+        described: dict[str, Any] = {
+            "name": node.name,
+            "kind": "operator",
+            "op": target_name(node.target),
+            "label": short(node),
+            "reads": [self.number[n.name] for n in node.all_input_nodes],
+            "code": _cut(expression(node)),
+            "module": shown(meta.get("module") or "", self.root),
+        }
+        file, _, line = (meta.get("source") or "").rpartition(":")
+        if file and line.isdigit():
+            described["source"] = [file, int(line), meta.get("line") or ""]
+            self._lines.setdefault(file, set()).add(int(line))
+        rule = lookup(node.target)
+        if rule is not None:
+            complex_ = any(isinstance(v, torch.Tensor) and v.is_complex() for v in _values(node))
+            described["rule"] = self._rule(rule, complex_)
+            described["symbols"] = self._symbols(node, rule)
+        return described
+
+    def _rule(self, rule: Entry, complex_: bool) -> int:
+        key = (rule.target, complex_)
+        if key not in self._rules:
+            formula = rule.formula if complex_ else real(rule.formula)
+            self._rules[key] = len(self.rules)
+            self.rules.append(
+                {
+                    "operator": str(rule.target),
+                    "kind": rule.kind,
+                    "formula": rule.formula,
+                    "tree": typeset(formula),
+                    "file": f"rules/{rule.file}" if rule.own else rule.file,
+                }
+            )
+        return self._rules[key]
+
+    def _symbols(self, node: fx.Node, rule: Entry) -> dict[str, Any]:
+        """What the letters of the rule's formula stand for here: nodes by number, or numbers."""
+        if rule.function is None or rule.kind != "rule":
+            return {}
+        parameters = list(inspect.signature(rule.function).parameters.values())[2:]
+        symbols: dict[str, Any] = {}
+        for i, parameter in enumerate(parameters):
+            given = node.args[i] if i < len(node.args) else node.kwargs.get(parameter.name, parameter.default)
+            letter = _GREEK.get(parameter.name, parameter.name)
+            if isinstance(given, fx.Node):
+                symbols[letter] = {"node": self.number[given.name]}
+            elif isinstance(given, int | float) and not isinstance(given, bool):
+                symbols[letter] = {"number": given}
+            elif given is None and letter == "w":
+                symbols[letter] = {"number": 1}
+        return symbols
+
+    def sources(self) -> dict[str, dict[str, str]]:
+        """Of each file the lines around those that operators come from, by number."""
+        found: dict[str, dict[str, str]] = {}
+        for name, lines in self._lines.items():
+            path = file_called(name)
+            text = linecache.getlines(path) if path else []
+            near = {k for n in lines for k in range(n - _AROUND, n + _AROUND + 1) if 0 < k <= len(text)}
+            found[name] = {str(k): text[k - 1].rstrip("\n") for k in sorted(near)}
+        return found
+
+
+def joint_operators(joint: Graph, root: str) -> dict[str, Any]:
+    """Forward and backward as the one graph that ``mg.differentiate`` returns, for the page's second picture."""
+    nodes = [*joint.placeholders, *joint.nodes]
+    number = {n: i for i, n in enumerate(nodes)}
+    inputs = dict(zip(joint.placeholders, joint.inputs, strict=True))
+    operators = joint.nodes
+    calls = [((_phase(n), 0), *n.meta.get("calls", ())) for n in operators]
+    folders, places = fold(calls, [short(n) for n in operators], root)
+    gradients = {
+        n: shown(o.name, root) for n, o in zip(joint.results, joint.outputs, strict=True) if o.kind == "gradient"
+    }
+    described = []
+    for node in nodes:
+        entry = inputs.get(node)
+        one: dict[str, Any] = {
+            "name": node.name,
+            "label": shown(entry.name, root) if entry is not None else short(node),
+            "kind": entry.kind if entry is not None else _phase(node),
+            "reads": [number[n] for n in node.all_input_nodes],
+            "shape": _geometry(node),
+        }
+        if entry is None:
+            one |= {"code": _cut(expression(node)), "of": node.meta.get("adjoint_of", "")}
+        if node in gradients:
+            one["gradient"] = gradients[node]
+        described.append(one)
+    return {
+        "nodes": described,
+        "folders": [{**vars(f), "path": shown(f.path, root), "label": shown(f.label, root)} for f in folders],
+        "places": [*([None] * len(joint.placeholders)), *places],
+    }
+
+
+def _phase(node: fx.Node) -> str:
+    return "backward" if "adjoint_of" in node.meta else "forward"
+
+
+def _geometry(node: fx.Node) -> str:
+    return " ".join("×".join(map(str, v.shape)) or "1" for v in _values(node) if isinstance(v, torch.Tensor))
+
+
+def _values(node: fx.Node) -> list[Any]:
+    value = node.meta["val"]
+    return list(value) if isinstance(value, (tuple, list)) else [value]
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= _LONG else f"{text[: _LONG - 1]}…"
