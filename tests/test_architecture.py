@@ -47,10 +47,11 @@ ALLOWED: dict[str, set[str]] = {
     "frontend": PIPELINE | {"transforms", "witness"},
     "train": PIPELINE | {"witness"},
     "verify": PIPELINE | {"transforms", "witness"},
+    "inspection": PIPELINE | {"train", "verify", "witness"},
     "testing": PIPELINE | {"transforms", "verify", "witness"},
     "recipes": GROUND | {"train", "memory"},
     "explain": PIPELINE | {"rules", "recipes", "transforms", "train"},
-    "cli": GROUND | {"train", "recipes", "explain", "verify", "memory"},
+    "cli": GROUND | {"train", "recipes", "explain", "verify", "memory", "inspection"},
     "__main__": {"cli"},
 }
 

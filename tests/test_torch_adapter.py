@@ -496,6 +496,8 @@ def test_hooks_of_users_are_seen() -> None:
         for owner, prefix in ((layer, "register_"), (torch.nn.modules.module, "register_module_")):
             handle = getattr(owner, prefix + kind)(lambda *_: None)
             assert sum(map(len, tables)) == 1, WHY + f"{kind}s lie in tables that stay the same objects"
+            of = adapter.hooks_by_kind(layer if owner is layer else None)
+            assert [name for name, _ in of] == [f"{kind}s".removeprefix("full_")], WHY + "each kind has its table"
             handle.remove()
             assert not any(tables)
 

@@ -20,6 +20,7 @@ from memograd.errors import (
 )
 from memograd.frontend.wrap import unwrap, wrap
 from memograd.graph.graph import Graph
+from memograd.inspection.preflight import preflight
 from memograd.memory.bare_graphs import plan_graph
 from memograd.memory.plan import Plan
 from memograd.pipeline import capture, differentiate
@@ -66,6 +67,7 @@ __all__ = [
     "linearize",
     "plan",
     "plan_graph",
+    "preflight",
     "rule",
     "testing",
     "train_model",

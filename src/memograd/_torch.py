@@ -391,12 +391,24 @@ def without_saved_tensor_hooks() -> Iterator[None]:
             saved.clear()
 
 
+_HOOKS = ("forward_pre_hooks", "forward_hooks", "backward_pre_hooks", "backward_hooks")
+
+
 def module_hooks(root: nn.Module) -> list[dict[int, Any]]:
     """The tables of hooks around forward and backward of all modules below ``root``, and of those for every module
     there is; their keys tell one hook from another."""
-    everywhere = ("forward_pre_hooks", "forward_hooks", "backward_pre_hooks", "backward_hooks")
-    tables = [getattr(_module, f"_global_{name}") for name in everywhere]
-    return tables + [getattr(m, f"_{name}") for m in root.modules() for name in everywhere]
+    tables = [getattr(_module, f"_global_{name}") for name in _HOOKS]
+    return tables + [getattr(m, f"_{name}") for m in root.modules() for name in _HOOKS]
+
+
+def hooks_by_kind(module: nn.Module | None) -> list[tuple[str, Any]]:
+    """(kind, hook) for the hooks of ``module`` itself; None: those for every module there is. Nothing public lists
+    them, and who is asked what becomes of hooks must know which there are."""
+    tables = {
+        kind: getattr(module, f"_{kind}") if module is not None else getattr(_module, f"_global_{kind}")
+        for kind in _HOOKS
+    }
+    return [(kind, hook) for kind, table in tables.items() for hook in table.values()]
 
 
 def put_generator(generator: Any) -> Any:

@@ -1,82 +1,67 @@
-"""``memograd check --opinfo``: the sweep of PyTorch's operator database, printed while it runs."""
+"""``memograd check``: a user's own model before it is trained, or with ``--opinfo`` the derivative table."""
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable
-from typing import Any
+import argparse
+import json
+import warnings
 
-import torch
+from memograd.cli.arguments import positive, seed
+from memograd.cli.plan import budget, load
 
-from memograd.errors import MemogradError
-from memograd.verify.measured import add_up, columns, load, save
-from memograd.verify.sweep import Tally, entries, sweep
-
-
-def check_opinfo(
-    dtype: str,
-    order: int,
-    limit: int | None,
-    seed: int,
-    only: str,
-    record: bool,
-    say: Callable[[str], None],
-) -> tuple[list[Tally], dict[str, Any]]:
-    """Sweep, say one line for each entry, and return the tallies and their summary.
-
-    Args:
-        limit: most samples of an entry; None for all.
-        only: entries whose name contains this.
-        record: write the counts to ``measured.json``.
-
-    Raises:
-        MemogradError: no entry is called ``only``, or ``record`` with only some entries or another precision.
-    """
-    kind = getattr(torch, dtype)
-    found = [op for op in entries(kind, order) if only in f"{op.name}.{op.variant_test_name}"]
-    if not found:
-        raise MemogradError(f"no differentiable entry of op_db in {dtype} at order {order} is called *{only}*")
-    wanted = columns(order, kind)
-    if record and (only or not wanted):
-        raise MemogradError("--record takes whole sweeps: float64 of order 1 or 2, complex128 of order 1, no --only")
-    tallies = []
-    say(f"{'entry':55s} {'verdict':10s} {'pass':>4s} {'ref.':>4s} {'wrong':>5s} reason")
-    for tally in sweep(found, kind, order, limit, seed):
-        tallies.append(tally)
-        say(str(tally))
-    totals = summary(tallies)
-    if record:
-        run = {"samples": totals["samples"]["pass"], "limit": limit, "seed": seed, "dtype": dtype, "order": order}
-        measured = load()
-        for column in wanted:
-            measured.put(column, add_up(tallies, column), {**run, "torch": torch.__version__.split("+")[0]})
-        save(measured)
-    return tallies, totals
+SUMMARY = "Look a model over before it is trained, or the derivative table."
 
 
-def summary(tallies: list[Tally]) -> dict[str, Any]:
-    """Entries and samples by verdict. An entry is wrong with its first wrong sample, refused with its first refused."""
-    by_entry = Counter(t.verdict for t in tallies)
-    by_sample = {
-        "pass": sum(t.passed for t in tallies),
-        "disputed": sum(t.disputed for t in tallies),
-        "refused": sum(t.refused for t in tallies),
-        "wrong": sum(t.wrong for t in tallies),
-    }
-    return {"entries": dict(by_entry), "samples": by_sample}
-
-
-def as_dict(tally: Tally) -> dict[str, Any]:
-    """One entry for ``--json``."""
-    counts = {"pass": tally.passed, "disputed": tally.disputed, "refused": tally.refused, "wrong": tally.wrong}
-    return {"entry": tally.name, "verdict": tally.verdict, **counts, "reasons": dict(tally.reasons)}
-
-
-def closing(totals: dict[str, Any]) -> str:
-    """The summary as text."""
-    entry, sample = totals["entries"], totals["samples"]
-    kinds = [f"{entry[v]} {v}" for v in ("pass", "refused", "wrong", "no samples") if v in entry]
-    return (
-        f"entries: {', '.join(kinds)}; samples: {sample['pass']} pass ({sample['disputed']} of them by finite "
-        f"differences, against autograd), {sample['refused']} refused, {sample['wrong']} wrong"
+def options(command: argparse.ArgumentParser) -> None:
+    """The command's own options."""
+    what = command.add_mutually_exclusive_group(required=True)
+    what.add_argument(
+        "factory",
+        nargs="?",
+        metavar="PACKAGE.MODULE:FACTORY",
+        help="a function without arguments that returns (model, args) or (model, criterion, args)",
     )
+    what.add_argument("--opinfo", action="store_true", help="PyTorch's own samples of its operators")
+    command.add_argument(
+        "--budget", type=budget, help="whether the model fits it: 2GiB, bytes, or 50%% of what it takes"
+    )
+    dtypes = ["float64", "float32", "bfloat16", "float16", "complex128"]
+    command.add_argument("--dtype", default="float64", choices=dtypes, help="default: float64")
+    command.add_argument("--order", type=int, default=1, choices=[1, 2], help="of the derivative (default: 1)")
+    command.add_argument("--limit", type=positive, default=3, help="most samples of an operator (default: 3)")
+    command.add_argument("--all", action="store_true", help="all samples")
+    command.add_argument("--seed", type=seed, default=0, help="which samples are drawn (default: 0)")
+    command.add_argument("--only", default="", metavar="NAME", help="only operators whose name contains this")
+    command.add_argument("--record", action="store_true", help="write what was measured to the package's measured.json")
+
+
+def run(a: argparse.Namespace) -> int:
+    """Look over a model, or sweep PyTorch's samples."""
+    if a.factory is None:
+        return _check_opinfo(a)
+    from memograd.inspection.preflight import look_over
+
+    made = load(a.factory)
+    report = look_over(made.model, made.args, dict(made.options), made.criterion, a.budget)
+    if a.json:
+        print(report.to_json())
+    elif not a.quiet:
+        print(report)
+    return 0 if report.ok else 1
+
+
+def _check_opinfo(a: argparse.Namespace) -> int:
+    from memograd.cli.opinfo import as_dict, check_opinfo, closing
+
+    def say(line: str) -> None:
+        if not a.quiet and not a.json:
+            print(line, flush=True)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # PyTorch's samples call what is deprecated too
+        limit = None if a.all else a.limit
+        tallies, totals = check_opinfo(a.dtype, a.order, limit, a.seed, a.only, a.record, say)
+    say(closing(totals))
+    if a.json:
+        print(json.dumps({**totals, "tallies": [as_dict(t) for t in tallies]}))
+    return 1 if totals["samples"]["wrong"] else 0

@@ -14,7 +14,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
+from memograd.cli import check as cli_check
 from memograd.cli import plan as cli_plan
+from memograd.cli.arguments import positive, rate, seed
 from memograd.cli.plain import show_what_can_be_shown
 from memograd.errors import MemogradError, with_notes
 
@@ -63,10 +65,10 @@ def parser() -> argparse.ArgumentParser:
 
 def _train_options(command: argparse.ArgumentParser) -> None:
     command.add_argument("recipe", choices=["xor", "cnn", "rnn"], help="which network")
-    command.add_argument("--epochs", type=_positive, help="passes over the data")
-    command.add_argument("--lr", type=_rate, help="learning rate")
-    command.add_argument("--batch-size", type=_positive)
-    command.add_argument("--seed", type=_seed, help="of the initial weights and the shuffles")
+    command.add_argument("--epochs", type=positive, help="passes over the data")
+    command.add_argument("--lr", type=rate, help="learning rate")
+    command.add_argument("--batch-size", type=positive)
+    command.add_argument("--seed", type=seed, help="of the initial weights and the shuffles")
     command.add_argument("--device", default="cpu", help="cpu (default), cuda, ...")
     backends = ["auto", "eager", "inductor", "native"]
     command.add_argument("--backend", default="auto", choices=backends, help="what runs the steps (default: auto)")
@@ -116,7 +118,7 @@ def _explain_options(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--sample", type=int, choices=range(4), default=1, help="which line of XOR (default: 1, 0 xor 1)"
     )
-    command.add_argument("--seed", type=_seed, default=5, help="of the weights")
+    command.add_argument("--seed", type=seed, default=5, help="of the weights")
 
 
 def _explain(a: argparse.Namespace) -> int:
@@ -178,47 +180,13 @@ def _missing(a: argparse.Namespace) -> int:
     return 0
 
 
-# -- check -----------------------------------------------------------------------------------------------------------
-
-
-def _check_options(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--opinfo", action="store_true", required=True, help="PyTorch's own samples of its operators")
-    dtypes = ["float64", "float32", "bfloat16", "float16", "complex128"]
-    command.add_argument("--dtype", default="float64", choices=dtypes, help="default: float64")
-    command.add_argument("--order", type=int, default=1, choices=[1, 2], help="of the derivative (default: 1)")
-    command.add_argument("--limit", type=_positive, default=3, help="most samples of an operator (default: 3)")
-    command.add_argument("--all", action="store_true", help="all samples")
-    command.add_argument("--seed", type=_seed, default=0, help="which samples are drawn (default: 0)")
-    command.add_argument("--only", default="", metavar="NAME", help="only operators whose name contains this")
-    command.add_argument("--record", action="store_true", help="write what was measured to the package's measured.json")
-
-
-def _check(a: argparse.Namespace) -> int:
-    import warnings
-
-    from memograd.cli import check
-
-    def say(line: str) -> None:
-        if not a.quiet and not a.json:
-            print(line, flush=True)
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # PyTorch's samples call what is deprecated too
-        limit = None if a.all else a.limit
-        tallies, totals = check.check_opinfo(a.dtype, a.order, limit, a.seed, a.only, a.record, say)
-    say(check.closing(totals))
-    if a.json:
-        print(json.dumps({**totals, "tallies": [check.as_dict(t) for t in tallies]}))
-    return 1 if totals["samples"]["wrong"] else 0
-
-
 Options = Callable[[argparse.ArgumentParser], None]
 COMMANDS: dict[str, tuple[str, Options, Callable[[argparse.Namespace], int]]] = {
     "train": ("Train one of the lecture's networks.", _train_options, _train),
     "plan": (cli_plan.SUMMARY, cli_plan.options, cli_plan.run),
     "explain": ("Show how the recursion finds each gradient, with numbers.", _explain_options, _explain),
     "rules": ("List the derivative table, and what is missing from it.", _rules_options, _rules),
-    "check": ("Compare the derivatives with torch.autograd.", _check_options, _check),
+    "check": (cli_check.SUMMARY, cli_check.options, cli_check.run),
 }
 
 
@@ -230,28 +198,6 @@ class _Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"{self.prog}: {message} ({self.prog} --help shows the options)\n")
-
-
-def _positive(text: str) -> int:
-    if not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"must be a whole number of at least 1, got {text!r}")
-    return int(text)
-
-
-def _seed(text: str) -> int:
-    if not text.isdigit() or int(text) >= 2**63:
-        raise argparse.ArgumentTypeError(f"must be a whole number from 0 to 2^63 - 1, got {text!r}")
-    return int(text)
-
-
-def _rate(text: str) -> float:
-    try:
-        rate = float(text)
-    except ValueError:
-        rate = float("nan")
-    if not 0 < rate < float("inf"):
-        raise argparse.ArgumentTypeError(f"must be a number above 0, got {text!r}")
-    return rate
 
 
 def _device(name: str) -> str:

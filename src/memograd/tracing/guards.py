@@ -77,6 +77,10 @@ class Guards:
             and hooks_of_every_module() == self._hooks
         )
 
+    def values(self) -> list[tuple[Place, Any]]:
+        """What the program read, and what stood there last."""
+        return [pair for way in self._ways for pair in zip(way.places, way.last, strict=True)]
+
     def changed(self) -> str:
         """The name of something that is not as it was."""
         if self.volatile:

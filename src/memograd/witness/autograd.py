@@ -50,6 +50,7 @@ def by_autograd(
     nudge: float = 0.0,
     wide: bool = False,
     watching: Any = None,
+    moved: Mapping[str, Tensor] | None = None,
     derive: Callable[[Any, Mapping[str, Tensor]], Derived] = of_the_loss,
 ) -> Results:
     """Loss, gradients and writes of ``program(*args, **kwargs)`` by PyTorch. Afterwards everything is as it was.
@@ -60,6 +61,7 @@ def by_autograd(
         nudge: change the parameters by so much of themselves beforehand, to see what rounding can do.
         wide: compute in float64.
         watching: a context in which the forward pass runs.
+        moved: what is added to inputs beforehand, by name.
         derive: what the program returns and what is differentiated become the loss, the gradients, other results.
     """
     with TURN:
@@ -84,6 +86,8 @@ def by_autograd(
                 _nudge(sources, nudge)
             if wide:
                 widen([*held, *tensors.values()])
+            for name, step in (moved or {}).items():
+                tensors[name].data.add_(step)
             handed = _handed(leaves, sources)
             own_args, own_kwargs = pytree.tree_unflatten(handed, spec)
             others = [x for x in leaves if not isinstance(x, Tensor)]
@@ -99,7 +103,7 @@ def by_autograd(
                 loss, found, results = derive(out, dict(zip(joint.wrt, sources, strict=True)))
             scratch = {i.name for i in joint.inputs if i.kind == "constant" and i.place is None}
             mutated = {o.name for o in joint.outputs if o.kind == "mutation"} - scratch  # memory that it asks for anew
-            mutated |= set() if nudge or wide else contents.changed(bound)
+            mutated |= set() if nudge or wide or moved else contents.changed(bound)
             after = dict(zip(map(id, leaves), handed, strict=True))
             written = {n: after.get(id(tensors[n]), tensors[n]).detach().clone() for n in mutated}
         finally:

@@ -1,0 +1,28 @@
+"""How much memory the forward and backward pass take: without a plan, at least, and within a budget."""
+
+from __future__ import annotations
+
+from memograd.errors import BudgetInfeasibleError
+from memograd.graph.graph import Graph
+from memograd.inspection.report import Finding, Memory
+from memograd.memory.budget import human
+from memograd.pipeline import plan
+
+
+def memory(joint: Graph, budget: int | str | None) -> tuple[Memory, list[Finding]]:
+    """The numbers of a differentiated graph, and an error where the budget is too small."""
+    from memograd.memory.search.solutions import known  # it loads the compiled search
+
+    whole = plan(joint, "100%")
+    least, _ = known(whole.problem, [whole.unplanned]).leanest()
+    numbers = Memory(whole.unplanned_bytes, least, whole.problem.resident)
+    if budget is None:
+        return numbers, []
+    try:
+        within = plan(joint, budget)
+    except BudgetInfeasibleError as error:
+        numbers = Memory(numbers.unplanned_bytes, error.floor_bytes, numbers.resident_bytes, error.budget_bytes)
+        what = f"{human(error.budget_bytes)} is not enough: {error}"
+        return numbers, [Finding("error", "memory budget", what)]
+    floor = min(least, within.peak_bytes)
+    return Memory(numbers.unplanned_bytes, floor, numbers.resident_bytes, within.budget, within.overhead), []
