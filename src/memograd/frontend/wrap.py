@@ -216,7 +216,9 @@ class Wrapped:
             self.check_reason = "not compared: PyTorch's own run beside it would not stay within the memory budget"
             return None
         if program.guards.volatile:
-            self.check_reason = "not compared: the model draws random numbers of Python's or NumPy's"
+            self.check_reason = (
+                f"not compared: each run of the model finds something else in {program.guards.volatile!r}"
+            )
             return None
         say = functools.partial(setattr, self, "check_reason")
         return Witness(program, self.model, self.original, args, kwargs, say)

@@ -1,4 +1,4 @@
-"""Which attributes a program asks objects for.
+"""Which attributes a program asks objects and modules for.
 
 ``__getattribute__`` of a watched class is one of ours for as long as somebody listens. It tells
 the listeners of its own thread and calls the one that was there; other threads see no difference.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 import threading
+import types
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -23,6 +24,7 @@ _HEAP_TYPE, _IMMUTABLE_TYPE = 1 << 9, 1 << 8  # flags of types, in CPython's obj
 _MODULE_FILE = sys.modules[nn.Module.__module__].__file__
 MACHINERY = ""  # in place of ``__dict__`` where ``nn.Module`` asks for it: to look up or set one attribute
 _WATCHED: dict[type, Any] = {}  # classes and the ``__getattribute__`` of their own, or MISSING
+_MODULES: list[tuple[types.ModuleType, type]] = []  # and the classes that were theirs
 
 
 class _Here(threading.local):
@@ -51,6 +53,9 @@ def listening(listener: Listener) -> Iterator[None]:
                 else:
                     cls.__getattribute__ = own
             _WATCHED.clear()
+            for module, cls in _MODULES:
+                module.__class__ = cls
+            _MODULES.clear()
 
 
 def watch(cls: type) -> bool:
@@ -66,6 +71,19 @@ def watch(cls: type) -> bool:
     except (TypeError, AttributeError):  # a metaclass that does not allow it
         return False
     _WATCHED[cls] = own
+    return True
+
+
+def watch_module(module: types.ModuleType) -> bool:
+    """The same for what a module is asked for by name: it gets a class of its own."""
+    cls = type(module)
+    if hasattr(cls.__getattribute__, "tells"):
+        return True
+    try:
+        module.__class__ = type(cls.__name__, (cls,), {"__getattribute__": _telling(cls.__getattribute__)})
+    except TypeError:
+        return False
+    _MODULES.append((module, cls))
     return True
 
 

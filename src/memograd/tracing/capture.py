@@ -40,7 +40,7 @@ from memograd.tracing.chance import no_seeds
 from memograd.tracing.closures import Closure, closure_of
 from memograd.tracing.cudnn import plain_recurrence
 from memograd.tracing.effects import Change, Templates, effects_of, take_back
-from memograd.tracing.guards import Guards
+from memograd.tracing.guards import Guards, taken_twice
 from memograd.tracing.histories import Histories, histories
 from memograd.tracing.plainly import raised_by_pytorch
 from memograd.tracing.provenance import raised_at
@@ -101,6 +101,9 @@ def trace(
         with looking_away(), same_draws() if concrete else nullcontext():
             return one.run(args, kwargs, wrt)
     except CaptureError as error:
+        taken = one.reads.states.taken
+        if taken and (error.raised is not None or isinstance(error, DataDependentError)):
+            raise CaptureError(taken_twice(taken[0])) from (error.raised or error)
         if error.raised is None or ACTIVE.tracers:  # who captures around it will run both
             raise
         refused, raised = error, error.raised
@@ -217,7 +220,7 @@ class _Capture:
         try:
             yield
         except BaseException:
-            self.reads.chance.put_back()
+            self.reads.states.put_back()
             raise
         finally:
             self.changes = take_back(self.reads)

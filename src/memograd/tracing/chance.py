@@ -1,14 +1,7 @@
-"""Random numbers that no graph draws: Python's and NumPy's, and PyTorch's where a program sets the generator itself.
-
-A program that decides by ``random.random()`` goes another way at each call, so its graph serves one call. Capture runs
-the program once, and so moves these generators as far as a plain run does; one that fails leaves them as they were.
-"""
+"""Programs that set the state of PyTorch's random generator themselves are refused: a graph draws from where it is."""
 
 from __future__ import annotations
 
-import pickle
-import random
-import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,54 +13,6 @@ from memograd._torch import put_generator
 from memograd.errors import CaptureError
 from memograd.tracing.provenance import caller
 from memograd.tracing.tape import Tape
-
-
-class Chance:
-    """Generators and the states they were in: the two global ones, and others that are ``met``."""
-
-    def __init__(self) -> None:
-        self._before: list[tuple[Any, bytes]] = []
-        self.meet(random)
-        if (numpy := sys.modules.get("numpy")) is not None:
-            self.meet(numpy.random)
-
-    def meet(self, generator: Any) -> None:
-        self._before.append((generator, _state(generator)))
-
-    @property
-    def generators(self) -> list[Any]:
-        return [generator for generator, _ in self._before]
-
-    def drawn(self) -> bool:
-        """Whether somebody has drawn since."""
-        return any(_state(generator) != before for generator, before in self._before)
-
-    def put_back(self) -> None:
-        for generator, before in self._before:
-            if _state(generator) != before:
-                _set(generator, pickle.loads(before))  # our own bytes
-
-
-def is_generator(value: Any) -> bool:
-    """A generator of Python's or NumPy's that a program holds itself."""
-    return isinstance(value, random.Random) or type(value).__module__.startswith("numpy.random")
-
-
-def _state(generator: Any) -> bytes:
-    bits: Any = getattr(generator, "bit_generator", None)
-    if hasattr(bits, "state"):
-        return pickle.dumps(bits.state)
-    return pickle.dumps(generator.getstate() if hasattr(generator, "getstate") else generator.get_state())
-
-
-def _set(generator: Any, state: Any) -> None:
-    bits: Any = getattr(generator, "bit_generator", None)
-    if hasattr(bits, "state"):
-        bits.state = state
-    elif hasattr(generator, "setstate"):
-        generator.setstate(state)
-    else:
-        generator.set_state(state)
 
 
 class _Watched:

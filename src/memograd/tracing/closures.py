@@ -56,7 +56,7 @@ def captured(function: Any, seen: set[int] | None = None) -> Iterator[tuple[str,
 
 
 def _is_program(value: Any) -> bool:
-    if isinstance(value, functools.partial) or hasattr(value, "__wrapped__"):
+    if isinstance(value, functools.partial) or _wraps(value):
         return True
     if isinstance(value, types.MethodType):
         value = value.__func__
@@ -68,6 +68,13 @@ def _is_program(value: Any) -> bool:
         and not isinstance(value, (type, nn.Module, types.BuiltinFunctionType))
         and hasattr(value, "__dict__")
     )
+
+
+def _wraps(value: Any) -> bool:
+    try:
+        return hasattr(value, "__wrapped__")
+    except Exception:  # a ``__getattr__`` of the user's that raises a KeyError
+        return False
 
 
 def _references(function: Any) -> Iterator[tuple[str, Any]]:

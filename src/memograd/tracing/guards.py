@@ -16,9 +16,19 @@ from typing import Any
 import torch
 from torch import nn
 
+from memograd.errors import CaptureError
 from memograd.tracing.holders import MISSING
 from memograd.tracing.provenance import hooks_of_every_module
 from memograd.tracing.reads import Place, Reads, tensors_in
+
+
+def taken_twice(name: str) -> str:
+    """What to say where a program would have to be run twice, and cannot be."""
+    return (
+        f"the program takes from {name!r}, an iterator or a file, and would have to be run once more for the same "
+        "call, which would take another item; take it outside, and pass it in as an argument"
+    )
+
 
 SIMPLE = (int, float, complex, bool, str, bytes, type(None))
 _EQUAL = frozenset({*SIMPLE, torch.dtype, torch.device, torch.Size, torch.layout, torch.memory_format, slice, range})
@@ -30,8 +40,12 @@ class Guards:
     """What one capture has read, as it was then.
 
     Attributes:
-        volatile: the program drew random numbers of Python's or NumPy's, so that it is another one each time.
-        chance: the generators that it drew from then, and where they stood before; None where it did not.
+        volatile: why the program is another one each time: the name of a generator that it drew from, of a clock; empty
+            where it is not.
+        states: what a run moves then, and how it was before; None where none does.
+        unknown: the name of something that no two runs find the same, a clock: they cannot be compared.
+        taken: the name of something that a run takes from for good, an iterator, so that the program cannot be run
+            twice for one call.
         moved: since this was last set to False, some place has got another tensor, which will do.
     """
 
@@ -49,8 +63,11 @@ class Guards:
         self._filled, self._sizes = [c for c, n in sized if n], [n for _, n in sized if n]
         self._sets = [(c, reads.before[id(c)][1]) for c in reads.containers if isinstance(c, set)]
         self._hooks = hooks_of_every_module()
-        self.volatile = reads.chance.drawn()
-        self.chance = reads.chance if self.volatile else None
+        self._states = [(value, kind.state, before) for value, kind, before, _ in reads.states.met if kind.guarded]
+        self.volatile = next(iter(reads.states.moved()), reads.again)
+        self.states = reads.states if self.volatile else None
+        self.unknown = next(iter(reads.states.unknown), "")
+        self.taken = next(iter(reads.states.taken), "")
         self.moved = False
         self._remember_tensors()
 
@@ -58,12 +75,24 @@ class Guards:
         self._tensors = [t for way in self._ways for v in way.last for _, t in tensors_in(v)]
         self._trained = list(map(_TRAINED, self._tensors))
 
+    def run_again(self) -> None:
+        """The program is about to be run once more for the same call.
+
+        Raises:
+            CaptureError: that would not be the same run.
+        """
+        if self.taken:
+            raise CaptureError(taken_twice(self.taken))
+        if self.states is not None:
+            self.states.put_back()
+
     def hold(self) -> bool:
         """True where the program would read what it read."""
         if self.volatile:
             return False
         try:
             same = all([all(map(is_, map(w.get, w.holders, w.keys), w.last)) for w in self._ways]) or self._alike()
+            same = same and all([state(value) == before for value, state, before in self._states])
         except (KeyError, IndexError, AttributeError, ValueError):  # something is no longer there
             return False
         return (
@@ -84,7 +113,7 @@ class Guards:
     def changed(self) -> str:
         """The name of something that is not as it was."""
         if self.volatile:
-            return "a random number of Python's or NumPy's, by which the program goes,"
+            return f"{self.volatile}, by which the program goes,"
         for way in self._ways:
             for place, before in zip(way.places, way.last, strict=True):
                 value = place.get()

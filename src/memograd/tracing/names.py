@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dis
 import functools
+import importlib.util
 import os
 import sys
 import sysconfig
@@ -49,6 +50,32 @@ def _accesses(code: types.CodeType) -> Iterator[tuple[str, Chain, bool]]:
 
 
 @functools.cache
+def imported_by(code: types.CodeType, package: str) -> tuple[str, ...]:
+    """Full names of the modules that a function's code imports, and of the packages around them."""
+    names: dict[str, None] = {}
+    instructions = list(dis.get_instructions(code))
+    for i, instruction in enumerate(instructions):
+        if instruction.opname == "IMPORT_NAME":
+            level = instructions[i - 2].argval
+            name = "." * level + instruction.argval if isinstance(level, int) else instruction.argval
+            try:
+                name = importlib.util.resolve_name(name, package)
+            except ImportError:  # a relative one, beyond the package
+                continue
+            parts = name.split(".")
+            names.update(dict.fromkeys(".".join(parts[: k + 1]) for k in range(len(parts))))
+    for constant in code.co_consts:
+        if isinstance(constant, types.CodeType):
+            names.update(dict.fromkeys(imported_by(constant, package)))
+    return tuple(names)
+
+
+def is_standard(module: str) -> bool:
+    """True for modules of the standard library."""
+    return module.partition(".")[0] in sys.stdlib_module_names
+
+
+@functools.cache
 def is_machinery(module: str) -> bool:
     """True for modules that no program configures by assigning to their names: ours, PyTorch, the standard library."""
     top = module.partition(".")[0]
@@ -70,7 +97,12 @@ def is_library_module(name: str) -> bool:
 def is_user_code(code: types.CodeType) -> bool:
     """False for functions of PyTorch, of ours and of the standard library."""
     file = code.co_filename
-    return not (file.startswith("<frozen") or (file.startswith(_STDLIB) and _SITE not in file) or _of_machinery(file))
+    return not (file.startswith("<frozen") or is_standard_file(file) or _of_machinery(file))
+
+
+def is_standard_file(file: str) -> bool:
+    """True for files of the standard library."""
+    return file.startswith(_STDLIB) and _SITE not in file
 
 
 @functools.cache

@@ -15,9 +15,9 @@ import torch
 from torch import nn
 
 from memograd._torch import copy_of
-from memograd.tracing.chance import Chance, is_generator
 from memograd.tracing.effects import Change, take_back
 from memograd.tracing.reads import Reads
+from memograd.tracing.states import GENERATOR, States, is_generator
 
 
 @contextmanager
@@ -31,21 +31,27 @@ def taken_back(*roots: Any) -> Iterator[list[Change]]:
             yield changes
     finally:
         changes += take_back(reads)
-        reads.chance.put_back()
+        reads.states.put_back()
 
 
 class Generators:
     """The states of PyTorch's, Python's and NumPy's global generators, of those that modules of ``root`` hold, and of
-    those in ``chance``."""
+    all that is in ``states``."""
 
-    def __init__(self, root: Any = None, chance: Chance | None = None) -> None:
+    def __init__(self, root: Any = None, states: States | None = None) -> None:
         self._cpu = torch.get_rng_state()
         self._cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
-        self._others = Chance()
+        self._others = States()
         modules = root.modules() if isinstance(root, nn.Module) else ()
         held = [value for m in modules for value in vars(m).values() if is_generator(value)]
-        for generator in (*held, *(chance.generators if chance is not None else ())):
-            self._others.meet(generator)
+        for generator in held:
+            self._others.meet(generator, GENERATOR, "")
+        for value, kind, _, name in states.met if states is not None else ():
+            self._others.meet(value, kind, name)
+
+    def now(self) -> Generators:
+        """The same ones, as they are now."""
+        return Generators(states=self._others)
 
     def put_back(self) -> None:
         """Let them draw again what they drew since."""

@@ -99,6 +99,8 @@ class Check:
     ) -> Sequence[torch.Tensor] | None:
         origin = program.origin
         assert origin is not None
+        if unknown := origin.joint.guards.unknown:
+            raise UncheckedError(f"each run of the model finds something else in {unknown!r}")
         samples = _samples(batch, options)
         rows = _affordable(program, origin.joint, samples)
         while True:

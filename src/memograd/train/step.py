@@ -15,8 +15,8 @@ from memograd.graph.graph import Graph
 from memograd.memory.plan import Plan
 from memograd.pipeline import plan
 from memograd.run.choose import Choice, choose, choose_planned
-from memograd.tracing.chance import Chance
 from memograd.tracing.reuse import Recent
+from memograd.tracing.states import States
 from memograd.tracing.undisturbed import Generators
 from memograd.train.check import Check
 from memograd.train.decisions import Programs
@@ -93,18 +93,20 @@ class TrainStep:
     def __call__(self, *batch: Any, **options: Any) -> torch.Tensor:
         """One step on ``(*inputs, target)``; returns the loss before the update (0-dim, detached)."""
         with self._turn:
-            programs, fresh = self._ready(batch, options)
-            program, kept = programs.step(
-                batch,
-                options,
-                fresh,
-                build=lambda why: self._build(batch, options, why, True),
-                compare=lambda program, flat: self._compare(program, flat, batch, options),
-            )
-            self._last = program
-            if program.gradients:
-                self._outside(program, kept)
-            return kept[0]
+            return self._step(*self._ready(batch, options), batch, options)
+
+    def _step(self, programs: Programs, fresh: bool, batch: tuple[Any, ...], options: dict[str, Any]) -> torch.Tensor:
+        program, kept = programs.step(
+            batch,
+            options,
+            fresh,
+            build=lambda why: self._build(batch, options, why, True),
+            compare=lambda program, flat: self._compare(program, flat, batch, options),
+        )
+        self._last = program
+        if program.gradients:
+            self._outside(program, kept)
+        return kept[0]
 
     def run(self, *batch: Any, steps: int, **options: Any) -> torch.Tensor:
         """``steps`` steps on one batch; returns the loss of each, shape ``[steps]``.
@@ -114,14 +116,12 @@ class TrainStep:
         if steps < 1:
             raise GraphError(f"steps must be at least 1, got {steps}")
         with self._turn:
-            chance = Chance()
-            programs, _ = self._ready(batch, options)
+            programs, fresh = self._ready(batch, options)
             self._last = program = programs.all[0]
-            if program.graph.guards.volatile:
-                chance.put_back()  # each step draws anew, the first one too
             by_itself = not (program.gradients or program.decisions or program.graph.effects)
             if not by_itself or program.graph.guards.volatile or self._check.when == "always":
-                return torch.stack([self(*batch, **options) for _ in range(steps)])
+                first = self._step(programs, fresh, batch, options)
+                return torch.stack([first, *(self(*batch, **options) for _ in range(steps - 1))])
             flat, generators = program.flat(batch, options), Generators()
             if self._compare(program, flat, batch, options) is not None:
                 generators.put_back()
@@ -199,11 +199,12 @@ class TrainStep:
             share = self._updates.alike
             return build(self.objective, self.optimizer, self._rates, batch, options, self._choose, concrete, share)
 
-        chance = Chance()
+        before = States()
         program = capture(concrete)
         self.captures.append(why)
         if self._updates.alike and not self._updates.note(program.updated):
-            chance.put_back()
+            before.put_back()
+            program.graph.guards.run_again()
             program = capture(bool(program.decisions))
         self._check.new(program)
         return program

@@ -106,7 +106,7 @@ class _Trial(Trial):
     def culprit(self, wrong: Sequence[Difference], theirs: Results) -> str:
         """That of a scalar with the same derivatives. Rules come first: a function that takes derivatives itself has
         wrong values when a rule is wrong."""
-        generators = Generators()
+        generators = self.drawn.now()
         try:
             scalar = self._scalar()
             self.drawn.put_back()

@@ -72,13 +72,15 @@ def by_autograd(
         tensors = {i.name: bound[i.name] if i.name in bound else next(given) for i in joint.inputs}
         sources = [tensors[name] for name in joint.wrt]
         held = [*program.parameters(), *program.buffers()] if isinstance(program, nn.Module) else []
-        chance = getattr(joint.guards, "chance", None)  # generators from elsewhere that the program draws from
-        now, contents = Generators(program, chance), Contents([*bound.values(), *held])
+        states = getattr(
+            joint.guards, "states", None
+        )  # generators from elsewhere that the program draws from, and such
+        now, contents = Generators(program, states), Contents([*bound.values(), *held])
         all_leaves = {id(t): t for t in (*held, *bound.values(), *sources) if t.is_leaf}
         gradients = [(t, t.grad) for t in all_leaves.values()]
         drawn.put_back()
-        if chance is not None:
-            chance.put_back()
+        if states is not None:
+            states.put_back()
         try:
             for tensor, _ in gradients:
                 tensor.grad = None

@@ -68,7 +68,7 @@ class Trial:
     def ours(self) -> Results:
         """Those of the joint graph, operator by operator. It writes to nothing; the generators do not move. As in a
         step grad mode is what it is, though nothing requires gradients: some kernels ask."""
-        generators = Generators()
+        generators = self.drawn.now()
         self.drawn.put_back()
         try:
             return self.named(run(self.function, self.flat))
@@ -143,7 +143,7 @@ class Trial:
 
     def culprit(self, wrong: Sequence[Difference], theirs: Results) -> str:
         """Where the two part, as a sentence."""
-        generators = Generators()
+        generators = self.drawn.now()
         try:
             return self._culprit(wrong, theirs)
         except (MemogradError, RuntimeError, TypeError, ValueError) as error:

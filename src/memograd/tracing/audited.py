@@ -1,0 +1,77 @@
+"""Files, folders, sockets and processes that a program looks at while it is captured.
+
+Whatever way a program takes to a file (``open``, ``path.read_text()``, ``numpy.load``), Python raises an audit event
+(PEP 578), and what stands in the file may be something else next time. What the import of a module opens, or the
+printing of a warning, is not the program's doing.
+"""
+
+from __future__ import annotations
+
+import linecache
+import os
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+from memograd import errors
+from memograd.tracing.names import is_standard_file
+
+Tell = Callable[[str], None]  # takes what was looked at
+
+_EVENTS = frozenset(
+    {"open", "os.listdir", "os.scandir", "subprocess.Popen", "os.system", "socket.connect", "sqlite3.connect"}
+)
+_OWN = os.path.dirname(errors.__file__) + os.sep
+_TORCH = os.path.dirname(torch.__file__) + os.sep
+_LOADS = tuple(_TORCH + name for name in ("serialization.py", "jit" + os.sep + "_serialization.py"))
+_STDLIB = os.path.dirname(linecache.__file__) + os.sep
+_NOT_THE_PROGRAM = tuple(
+    _STDLIB + n for n in ("linecache.py", "tokenize.py", "warnings.py", "importlib", "pkgutil.py", "inspect.py")
+)
+
+
+class _Here(threading.local):
+    tell: Tell | None = None
+
+
+_HERE = _Here()
+_HOOKED: list[bool] = []
+
+
+@contextmanager
+def audited(tell: Tell) -> Iterator[None]:
+    """Call ``tell`` with each of them that the program of this thread looks at."""
+    if not _HOOKED:
+        _HOOKED.append(True)
+        sys.addaudithook(_hook)  # stays for as long as Python runs, and does nothing outside
+    outer, _HERE.tell = _HERE.tell, tell
+    try:
+        yield
+    finally:
+        _HERE.tell = outer
+
+
+def _hook(event: str, args: tuple[Any, ...]) -> None:
+    if event not in _EVENTS:
+        return
+    tell = _HERE.tell
+    if tell is not None and _is_the_programs():
+        tell(f"{event} {args[0]!r}" if args else event)
+
+
+def _is_the_programs() -> bool:
+    frame = sys._getframe(2)
+    while frame is not None:
+        file = frame.f_code.co_filename
+        if file.startswith(("<frozen", _OWN, *_NOT_THE_PROGRAM)) or (
+            file.startswith(_TORCH) and not file.startswith(_LOADS)
+        ):
+            return False
+        if not is_standard_file(file) and not file.startswith(_LOADS):
+            return True
+        frame = frame.f_back
+    return False

@@ -1,0 +1,135 @@
+"""What objects and classes hold. Attributes of objects are seen one by one, when the program asks for them; those of
+classes, and the state of what has no attributes (``states.py``), count as read at once."""
+
+from __future__ import annotations
+
+import argparse
+import collections
+import types
+import weakref
+from typing import Any
+
+import torch
+
+from memograd.tracing import asked
+from memograd.tracing.holders import ClassAttributes, Holder, dict_of, slots_of
+from memograd.tracing.names import is_library_module, is_machinery, is_standard
+from memograd.tracing.states import States, inside, kind_of
+
+_WITHOUT_VALUES = frozenset(  # modules of the standard library whose objects decide nothing
+    {
+        *("logging", "typing", "threading", "abc", "enum", "re", "inspect", "importlib", "contextlib", "warnings"),
+        *("asyncio", "concurrent", "dataclasses", "operator", "types", "unittest"),
+        *("_frozen_importlib", "_frozen_importlib_external", "zipimport", "builtins"),
+    }
+)
+_WITH_VALUES = ("torch.quasirandom", "torch.utils.data", "torch.optim", "numpy")  # others, whose objects count
+CARRIERS = (
+    types.SimpleNamespace,
+    argparse.Namespace,
+    collections.UserDict,
+    collections.UserList,
+    collections.ChainMap,
+)
+
+
+class Objects:
+    """The part of ``Reads`` that follows objects and classes."""
+
+    names: dict[int, str]
+    containers: list[Any]
+    states: States
+    again: str  # what could not be seen in this run, and will be in the next: the graph serves one call
+    _alive: list[Any]
+    _depth: int
+    _weakly = False
+
+    def keep(self, container: Any, holder: Holder | None = None) -> Any:
+        raise NotImplementedError
+
+    def keep_slots(self, owner: Any) -> dict[str, Any]:
+        raise NotImplementedError
+
+    def place(self, holder: Any, key: Any, value: Any, name: str, attribute: bool = False) -> None:
+        raise NotImplementedError
+
+    def attributes_of(self, cls: type) -> Any:
+        raise NotImplementedError
+
+    def meet(self, value: Any, name: str) -> None:
+        raise NotImplementedError
+
+    def _class(self, value: type, name: str) -> None:
+        """A class the program can name: what it asks of a class, nobody tells us."""
+        if issubclass(value, torch.autograd.Function):
+            return  # Functions are ours while they are captured, see functions.py
+        for cls in value.__mro__:
+            module = cls.__module__
+            if is_machinery(module):
+                continue
+            self._data_of(cls)
+            if not is_library_module(module):
+                for key, entry in list(vars(cls).items()):
+                    if not key.startswith("__"):
+                        self.place(self.attributes_of(cls), key, entry, f"{cls.__qualname__}.{key}")
+
+    def _data_of(self, cls: type) -> None:
+        for key, entry in list(self.keep(cls, ClassAttributes(cls)).items()):
+            if not key.startswith("_abc_"):
+                self.place(self.attributes_of(cls), key, entry, f"{cls.__qualname__}.{key}")
+
+    def _object(self, value: Any, name: str) -> None:
+        """Any other object: its attributes are seen when they are asked for."""
+        cls = type(value)
+        own = dict_of(value)
+        if (kind := kind_of(value)) is not None:
+            self.states.meet(value, kind, name or cls.__name__)
+            self._inside(value, name)
+        if cls.__module__.startswith("memograd."):
+            for part in list(own.values()) if own else ():
+                if callable(part):
+                    self.meet(part, name)  # the function that a transform of ours is of
+        elif asked.watch(cls):
+            self._of_users_class(value, name)
+            if own is not None:
+                self.keep(own)
+            if slots_of(cls):
+                self.keep_slots(value)
+        elif own is not None and kind is None and _has_values(cls):
+            self.meet(own, name)
+
+    def _of_users_class(self, value: Any, name: str) -> None:
+        cls = type(value)
+        self._special_methods(cls)
+        users = [c for c in cls.__mro__ if not (is_machinery(c.__module__) or is_library_module(c.__module__))]
+        for base in users:  # ``type(self).scale``
+            self._data_of(base)
+        if users and value.__class__ is cls and not self._weakly:
+            self.place(value, "__class__", cls, f"the class of {name}", attribute=True)
+
+    def _inside(self, value: Any, name: str) -> None:
+        outer, self._weakly = self._weakly, issubclass(type(value), weakref.ref)  # what nobody else holds shall go
+        for part in inside(value):
+            self.meet(part, name)
+        self._weakly = outer
+
+    def _carrier(self, value: Any, name: str) -> None:
+        """An object of the standard library's that holds the user's values, whose class cannot be watched."""
+        self.meet(dict_of(value), name)
+        if type(value) not in CARRIERS:
+            self._object(value, name)
+
+    def _special_methods(self, cls: type) -> None:
+        """``__call__`` and its like are looked up past ``__getattribute__``."""
+        for base in cls.__mro__:
+            if not (is_machinery(base.__module__) or is_library_module(base.__module__)):
+                for key, entry in list(vars(base).items()):
+                    if key.startswith("__") and isinstance(entry, types.FunctionType):
+                        self.meet(entry, f"{cls.__qualname__}.{key}")
+
+
+def _has_values(cls: type) -> bool:
+    """Whether what objects of a class of PyTorch's or the standard library's hold may decide something."""
+    module = cls.__module__
+    top = module.partition(".")[0]
+    return module.startswith(_WITH_VALUES) or (is_standard(top) and top not in _WITHOUT_VALUES)

@@ -1,0 +1,88 @@
+"""What programs ask the standard library and PyTorch for that may be another answer next time.
+
+``os.environ["SCALE"]`` and ``sys.argv`` are values like the user's own. ``os.getcwd()`` is asked again before a graph
+is used again; ``time.time()`` is never the same, so the graph serves one call. Only what the user's own functions
+name is looked at, not what libraries ask for themselves.
+"""
+
+from __future__ import annotations
+
+import datetime
+import decimal
+import importlib
+import os
+import random
+import secrets
+import sys
+import threading
+import time
+import types
+import uuid
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from memograd.tracing.holders import MISSING
+from memograd.tracing.states import ANSWER, UNKNOWN, Kind
+
+CALLED = (types.FunctionType, types.BuiltinFunctionType, types.MethodType, types.MethodWrapperType, type)
+_FLAGS = (bool, int, float, str)
+
+Question = Kind | Callable[[], Any]  # what its answers are, or a function for what they are taken from
+_NEVER_THE_SAME: list[Any] = [
+    *(time.time, time.time_ns, time.perf_counter, time.perf_counter_ns, time.monotonic, time.monotonic_ns),
+    *(time.process_time, time.process_time_ns, time.thread_time, time.localtime, time.gmtime, time.ctime),
+    *(datetime.datetime.now, datetime.datetime.utcnow, datetime.datetime.today, datetime.date.today),
+    *(os.urandom, os.times, uuid.uuid1, uuid.uuid4, secrets.randbits, secrets.token_bytes, secrets.token_hex),
+    *(secrets.choice, secrets.randbelow, random.SystemRandom, random.Random),
+]
+_ASKED_AGAIN: list[Any] = [
+    *(os.getcwd, os.getpid, sys.getrecursionlimit, threading.active_count, decimal.getcontext),
+    *(torch.initial_seed, torch.is_anomaly_enabled, torch.are_deterministic_algorithms_enabled),
+    *(torch.get_num_threads, torch.get_float32_matmul_precision, torch.get_deterministic_debug_mode),
+]
+_QUESTIONS: dict[Any, Question] = {
+    **dict.fromkeys(_NEVER_THE_SAME, UNKNOWN),
+    **dict.fromkeys(_ASKED_AGAIN, ANSWER),
+    os.getenv: lambda: os.environ,
+    importlib.import_module: lambda: sys.modules,
+    __import__: lambda: sys.modules,
+}
+_OF_NUMPY = ("default_rng", "RandomState", "SeedSequence")  # of numpy.random, from the system's entropy if not seeded
+
+
+def question(function: Any) -> Question | None:
+    """What the answers of a function are; None for functions of their arguments alone."""
+    try:
+        asked = _QUESTIONS.get(function)
+    except TypeError:  # no hash
+        return None
+    numpy: Any = sys.modules.get("numpy")
+    if asked is None and numpy is not None and any(function is getattr(numpy.random, n) for n in _OF_NUMPY):
+        return UNKNOWN
+    return asked
+
+
+def named(owner: Any, chain: tuple[str, ...]) -> tuple[Any, str, Any]:
+    """(holder, key, value): what ``os.environ.get`` or ``datetime.now`` name, but for methods of objects; the key is
+    empty where nothing there could be another value next time."""
+    holder, key, value = owner, "", owner
+    for name in chain:
+        if not isinstance(value, types.ModuleType | type):
+            break
+        holder, key, value = value, name, _attribute(value, name)
+    if value is MISSING or isinstance(value, types.ModuleType):
+        return holder, "", value
+    flag = isinstance(value, _FLAGS)
+    torchs = isinstance(holder, types.ModuleType) and holder.__name__.partition(".")[0] == "torch"
+    return holder, key if flag == torchs else "", value
+
+
+def _attribute(owner: Any, name: str) -> Any:
+    """Without importing what is imported when it is first asked for."""
+    if isinstance(owner, type):
+        return getattr(owner, name, MISSING)
+    if name in vars(owner):
+        return vars(owner)[name]
+    return getattr(owner, name, MISSING) if hasattr(vars(type(owner)).get(name), "__get__") else MISSING
