@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -20,11 +21,21 @@ from memograd.graph.views import is_view
 
 @dataclass(frozen=True)
 class Halves:
-    """``forward(*inputs) -> (results..., saved...)`` and ``backward(*saved, *cotangents) -> (gradients...)``."""
+    """``forward(*inputs) -> (results..., saved...)`` and ``backward(*saved, *cotangents) -> (gradients...)``.
+
+    Attributes:
+        reads: what the second half reads, ``nodes``: its operators, in order, ``gradients``: what it returns.
+    """
 
     forward: Callable[..., tuple[torch.Tensor, ...]]
-    backward: Callable[..., tuple[torch.Tensor, ...]]
     results: int
+    reads: list[fx.Node]
+    nodes: list[fx.Node]
+    gradients: list[fx.Node]
+
+    @cached_property
+    def backward(self) -> Callable[..., tuple[torch.Tensor, ...]]:
+        return load(flat_function("backward", self.reads, self.nodes, self.gradients), "backward")
 
 
 def partition(joint: Graph) -> Halves:
@@ -49,8 +60,7 @@ def partition(joint: Graph) -> Halves:
     inputs = [n for n, i in pairs if i.kind != "cotangent"]
     early = [n for n in joint.nodes if n not in late]
     forward = flat_function("forward", inputs, early, [*results, *saved])
-    backward = flat_function("backward", [*saved, *cotangents], back, gradients)
-    return Halves(load(forward, "forward"), load(backward, "backward"), len(results))
+    return Halves(load(forward, "forward"), len(results), [*saved, *cotangents], back, gradients)
 
 
 def _views(read: dict[fx.Node, None]) -> set[fx.Node]:

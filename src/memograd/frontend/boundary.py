@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from memograd.draws import drawing_from, rng_state
+from memograd.frontend.chain import handed_on
 
 Tensor = torch.Tensor
 
@@ -29,6 +30,7 @@ class Call:
         written: what the forward pass writes back.
         witness: PyTorch's own run of the call, where it is compared.
         running: the plan that waits for cotangents; ``ended``: it has had them.
+        in_segments: whether the gradients are handed out some at a time.
         handed: the results that it waits with, while it holds them, and at which version.
     """
 
@@ -41,6 +43,7 @@ class Call:
     witness: Any = None
     running: Any = None
     ended: bool = False
+    in_segments: bool = False
     handed: Sequence[tuple[Callable[[], Tensor | None], int]] = ()
 
     @classmethod
@@ -83,13 +86,16 @@ class Call:
 
 
 class Boundary(torch.autograd.Function):
+    """The first node of the call's chain: it takes the cotangents, and hands on to the ``link``."""
+
     @staticmethod
-    def forward(ctx: Any, call: Call, *flat: Any) -> Any:
+    def forward(ctx: Any, call: Call, group: list[int], link: Tensor | None, *flat: Any) -> Any:
         results, call.written, saved = call.variant.forward(call)
         ctx.set_materialize_grads(False)
         ctx.mark_non_differentiable(*(r for r, o in zip(results, call.program.results, strict=True) if not o.tracked))
         ctx.save_for_backward(*saved)
-        ctx.call = call
+        ctx.call, ctx.group = call, group
+        ctx.device = None if link is None else link.device
         if call.witness is not None:
             call.witness.look(results)
         return tuple(results)
@@ -99,4 +105,5 @@ class Boundary(torch.autograd.Function):
         call: Call = ctx.call
         saved = list(ctx.saved_tensors)  # raises where autograd has freed them already
         given = [None if c is None else c.contiguous() for c in cotangents]
-        return (None, *call.program.pulled(call, saved, given))
+        under_way = call.program.pulled(call, saved, given)
+        return (None, None, *handed_on(under_way, ctx.group, ctx.device is None, ctx.device))

@@ -3,27 +3,33 @@
 The whole derivative is planned as one graph in which the cotangents are the results of one operator, ``receive``, that
 reads the results of the model: so whatever the schedule, these come first. The plan's text becomes a generator, which
 hands the results out at that line and waits there for the cotangents; its frame holds what the plan says, no more and
-no longer.
+no longer. Behind the cotangents it pauses where gradients are there, and hands them out.
 """
 
 from __future__ import annotations
 
+import functools
 import operator
 import re
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import suppress
+from typing import Any
 
 import torch
 from torch import fx
 
+from memograd.frontend.segments import paused
 from memograd.graph.entries import Output
 from memograd.graph.graph import Graph
 from memograd.graph.printing import load
 from memograd.graph.rewriting import Rewriting
-from memograd.graph.views import is_view, viewed
+from memograd.graph.signature import run
+from memograd.graph.views import owner
+from memograd.looks import trusting
 from memograd.memory.plan import Plan
 from memograd.ops import receive
 
-Running = Generator[list[torch.Tensor], Sequence[torch.Tensor], tuple[torch.Tensor, ...]]
+Running = Generator[Any, Any, Any]
 _LINE = re.compile(r"^(\s+\w+) = torch\.ops\.memograd\.receive\.default\((\[.*\]), \[[\d, ]*\]\)", re.MULTILINE)
 
 
@@ -63,29 +69,26 @@ def read_late(joint: Graph) -> list[int]:
     for node in joint.nodes:
         if not late.isdisjoint(node.all_input_nodes):
             late.add(node)
-            read.update(_owner(n) for n in node.all_input_nodes if n not in late)
+            read.update(owner(n) for n in node.all_input_nodes if n not in late)
     results = [n for n, o in zip(joint.results, joint.outputs, strict=True) if o.kind != "gradient"]
-    return [k for k, n in enumerate(results) if _owner(n) in read]
+    return [k for k, n in enumerate(results) if owner(n) in read]
 
 
-def _owner(node: fx.Node) -> fx.Node:
-    """The node whose memory ``node`` looks at."""
-    while is_view(node) and (base := viewed(node)) is not None:
-        node = base
-    return node
-
-
-def held_open(plan: Plan) -> Callable[..., Running]:
-    """What runs ``plan``: ``next`` gives the results, ``send`` takes the cotangents and ends with the gradients."""
+def held_open(plan: Plan, sizes: Sequence[int]) -> tuple[Callable[..., Running], list[list[int]]]:
+    """What runs ``plan``, whose gradients have these sizes: ``next`` gives the results; what follows takes the
+    cotangents and gives the gradients, by position. Also which of them come together."""
     text, count = _LINE.subn(r"\1 = yield \2", plan.code)
     assert count == 1, f"a plan of a wrapped model has one place to wait at, this one {count}"
-    return load(text, "step")
+    text, together = paused(text, sizes)
+    return load(text, "step"), together
 
 
-def finish(running: Running, cotangents: Sequence[torch.Tensor]) -> tuple[torch.Tensor, ...]:
-    """The gradients."""
-    try:
-        running.send(cotangents)
-    except StopIteration as stop:
-        return stop.value
-    raise AssertionError("a plan of a wrapped model waits once")
+def resumed(running: Running, cotangents: Sequence[torch.Tensor]) -> Iterator[dict[int, torch.Tensor]]:
+    """The gradients, by position, some at a time."""
+    resume = functools.partial(running.send, cotangents)
+    with suppress(StopIteration):
+        while True:
+            with trusting():
+                handed = run(resume, [])
+            resume = functools.partial(next, running)
+            yield handed

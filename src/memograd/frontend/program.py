@@ -9,9 +9,9 @@ pass is computed again from what the call was given: right, and slower once.
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import torch
@@ -22,12 +22,15 @@ from memograd.adjoint.activity import active_nodes
 from memograd.adjoint.partition import partition
 from memograd.errors import CaptureError
 from memograd.frontend.boundary import Boundary, Call
-from memograd.frontend.held import finish, held_open, read_late, receiving
+from memograd.frontend.chain import Pass, early_gradients_matter, linked
+from memograd.frontend.held import held_open, read_late, receiving, resumed
+from memograd.frontend.own_memory import own_memory
+from memograd.frontend.segments import Segments, bytes_of
 from memograd.graph.entries import Input, Output
 from memograd.graph.graph import Graph
 from memograd.graph.signature import may_share, refuse_shared, run
 from memograd.graph.views import tensors_of
-from memograd.looks import look, trusting
+from memograd.looks import look
 from memograd.lower.lower import lower
 from memograd.memory.plan import Plan
 from memograd.ops import is_random
@@ -160,7 +163,12 @@ class Program:
         flat = self._flat(args, kwargs)
         call = Call.of(self, self.variant(self.expected), flat)
         call.witness = witness
-        handed: Any = Boundary.apply(call, *flat)
+        first, *others = groups = self._groups(call.variant)
+        if others and not early_gradients_matter(flat):
+            first, others = [k for group in groups for k in group], []
+        call.in_segments = bool(others)
+        device = self.graph.results[0].meta["val"].device
+        handed: Any = Boundary.apply(call, first, linked(others, flat, device), *[flat[k] for k in first])
         if self.mutations:
             with torch.no_grad():
                 for k, value in zip(self.mutations, call.written, strict=True):
@@ -221,27 +229,40 @@ class Program:
             self.variants[used] = Variant(self, used)
         return self.variants[used]
 
-    def pulled(self, call: Call, saved: list[Any], cotangents: list[Any]) -> list[Any]:
-        """The gradient of each flat input, or None."""
+    def _groups(self, variant: Variant) -> list[list[int]]:
+        """The flat inputs that autograd knows of, those whose gradients come first first. What is no parameter waits
+        for the end: who is there may take the backward pass of this model for over."""
+        if variant.groups is None:
+            reached = self._reached(frozenset(k for k, o in enumerate(self.results) if o.tracked))
+            own = {k for k in reached if self.early[k].kind == "parameter"}
+            groups = [[k for k in group if k in own] for group in variant.together]
+            groups = [group for group in groups if group] or [[]]
+            listed = {k for group in groups for k in group}
+            groups[-1] += sorted((reached or {k for k, i in enumerate(self.early) if i.name in self.wrt}) - listed)
+            variant.groups = groups
+        return variant.groups
+
+    def pulled(self, call: Call, saved: list[Any], cotangents: list[Any]) -> Pass:
+        """The gradients of the flat inputs."""
         used = frozenset(k for k, c in enumerate(cotangents) if c is not None)
         if not used:
-            return [None] * len(self.early)
+            return Pass()
+        as_autograd = partial(self._as_autograd, call, self._reached(used))
         if torch.is_grad_enabled():  # somebody goes on from the gradients
-            return self._as_autograd(call, used, self.variant(used).again(call, cotangents))
-        gradients = self._as_autograd(call, used, self._gradients(call, used, saved, cotangents))
+            return Pass([self.variant(used).again(call, cotangents)], as_autograd)
+        under_way = Pass(self._gradients(call, used, saved, cotangents), as_autograd)
         self.expected = used
         if call.witness is not None:
-            call.witness.compare(used, cotangents, gradients)
+            gradients = under_way.all()
+            call.witness.compare(used, cotangents, [as_autograd(k, gradients.get(k)) for k in range(len(self.early))])
             call.witness = None
-        return gradients
+        return under_way
 
-    def _as_autograd(self, call: Call, used: frozenset[int], gradients: list[Any]) -> list[Any]:
-        """``gradients`` with zeros, or with none, where PyTorch has these."""
-        reached = self._reached(used)
-        for k, (gradient, tensor) in enumerate(zip(gradients, call.flat, strict=True)):
-            if (gradient is not None) != (k in reached):
-                gradients[k] = torch.zeros_like(tensor) if gradient is None else None
-        return gradients
+    def _as_autograd(self, call: Call, reached: frozenset[int], k: int, gradient: Any) -> Any:
+        """``gradient``, or zeros, or none, where PyTorch has these."""
+        if (gradient is not None) == (k in reached):
+            return gradient
+        return torch.zeros_like(call.flat[k]) if gradient is None else None
 
     def _reached(self, used: frozenset[int]) -> frozenset[int]:
         """The flat inputs that get a gradient, be it zero, where these results are used; the others get none, which
@@ -253,7 +274,9 @@ class Program:
             self._reach[used] = frozenset(k for k, n in enumerate(nodes) if n in active)
         return self._reach[used]
 
-    def _gradients(self, call: Call, used: frozenset[int], saved: list[Any], cotangents: list[Any]) -> list[Any]:
+    def _gradients(
+        self, call: Call, used: frozenset[int], saved: list[Any], cotangents: list[Any]
+    ) -> Iterator[dict[int, Tensor]]:
         if used == call.variant.used and not call.ended:  # a cotangent of zeros is not none: 0 times inf
             return call.variant.backward(call, saved, cotangents)
         again = replace(call, variant=self.variant(used), flat=call.primals(), running=None)
@@ -274,19 +297,22 @@ class Variant:
         outputs = (*program.results, *(graph.outputs[k] for k in program.mutations))
         flat = graph.with_fx(new, outputs=outputs)
         among = [program.results[k].name for k in sorted(used)]
-        self.joint: Graph = differentiate(flat, program.wrt, cotangents="output", among=among)
+        self.joint: Graph = own_memory(differentiate(flat, program.wrt, cotangents="output", among=among))
         settings = program.settings
         self.plan = settings.plan(receiving(self.joint)) if settings.memory_budget is not None else None
         if self.plan is None:
             halves = partition(lower(self.joint))
-            self._forward, self._backward = settings.built(halves.forward), settings.built(halves.backward)
-            self._handed = halves.results
+            self._forward, self._backward = settings.built(halves.forward), Segments(halves, settings.built)
+            self._handed, groups = halves.results, self._backward.groups
         else:
-            self._held_open = held_open(self.plan)
+            sizes = [bytes_of(self.joint.results[k]) for k in self.joint.positions("gradient")]
+            self._held_open, groups = held_open(self.plan, sizes)
             self._needed = read_late(lower(self.joint))
         self._count = len(program.results)
         names = [i.name for i in program.early]
         self._gradients = [names.index(self.joint.outputs[k].name) for k in self.joint.positions("gradient")]
+        self.together = [[self._gradients[k] for k in group] for group in groups]
+        self.groups: list[list[int]] | None = None
         self._cotangents = [
             next(k for k, o in enumerate(program.results) if o.name == i.of)
             for i in self.joint.inputs
@@ -306,29 +332,28 @@ class Variant:
             return _twins(handed[: self._count]), handed[self._count :], saved
         return _apart(handed[: self._count], call.flat), handed[self._count :], saved
 
-    def backward(self, call: Call, saved: Sequence[Any], cotangents: Sequence[Any]) -> list[Any]:
+    def backward(self, call: Call, saved: Sequence[Any], cotangents: Sequence[Any]) -> Iterator[dict[int, Tensor]]:
+        """The gradients by position of the flat inputs, some at a time."""
         late = [cotangents[k] for k in self._cotangents]
-        with trusting():
-            if self.plan is None:
-                return self._placed(run(self._backward, [*saved, *late]))
-            call.primals()  # raises where one was written to, and so does the next line for a result
-            call.refuse_written_results(self._needed)
-            running, call.running, call.ended = call.running, None, True
-            return self._placed(run(finish, [running, late]))
+        if self.plan is None:
+            return map(self._placed, self._backward.run([*saved, *late], call.in_segments))
+        call.primals()  # raises where one was written to, and so does the next line for a result
+        call.refuse_written_results(self._needed)
+        running, call.running, call.ended = call.running, None, True
+        return map(self._placed, resumed(running, late))
 
-    def again(self, call: Call, cotangents: Sequence[Any]) -> list[Any]:
+    def again(self, call: Call, cotangents: Sequence[Any]) -> dict[int, Tensor]:
         """The same as a step of autograd's, from the inputs of the call."""
         late = [cotangents[k] for k in self._cotangents]
-        return self._placed(self._step([*call.primals(), *late], call.generators))
+        return self._placed(dict(enumerate(self._step([*call.primals(), *late], call.generators))))
 
     @cached_property
     def _step(self) -> Step:
         return Step(only(self.joint, self.joint.positions("gradient")), for_batches, self.program.settings.built)
 
-    def _placed(self, gradients: Sequence[Tensor]) -> list[Any]:
-        placed: list[Any] = [None] * len(self.program.early)
-        for place, value in zip(self._gradients, gradients, strict=True):
-            placed[place] = value
+    def _placed(self, handed: dict[int, Tensor]) -> dict[int, Tensor]:
+        placed = {self._gradients[k]: gradient for k, gradient in handed.items()}
+        handed.clear()
         return placed
 
 

@@ -47,6 +47,13 @@ def is_view(node: fx.Node) -> bool:
     return base is not None and (node.target is not operator.getitem or is_view(base))
 
 
+def owner(node: fx.Node) -> fx.Node:
+    """The node whose memory ``node`` looks at, or has."""
+    while is_view(node) and (base := viewed(node)) is not None:
+        node = base
+    return node
+
+
 def tensors_of(node: fx.Node) -> list[torch.Tensor]:
     """The results of a node."""
     value = node.meta["val"]
