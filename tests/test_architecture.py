@@ -202,6 +202,37 @@ def test_only_one_file_touches_the_internals_of_torch(path: Path) -> None:
     assert not found, f"{path.name} uses {found}: private to PyTorch; go through memograd._torch"
 
 
+# Public in fact: a named tuple's method, a frame, how often a tensor was written to (PyTorch's manual explains it).
+TOLERATED_ATTRIBUTES = {"_replace", "_getframe", "_version", "_lru_cache_wrapper", "_ops", "_foreach_copy_"}
+
+
+def own_names() -> set[str]:
+    """What our files define: functions, classes, attributes, variables."""
+    names: set[str] = set()
+    for path in FILES:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
+                names.add(node.name)
+            elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+                names.add(node.id)
+            elif isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store) and dotted(node.value) == "self":
+                names.add(node.attr)
+    return names
+
+
+def test_no_private_attribute_of_other_peoples_objects() -> None:
+    """``optimizer._opt_called`` is as private as ``torch._C``: what is named so and not ours goes through _torch."""
+    allowed = own_names() | TOLERATED_ATTRIBUTES
+    for path in FILES:
+        if path.name == "_torch.py":
+            continue
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if not isinstance(node, ast.Attribute) or not node.attr.startswith("_") or node.attr.startswith("__"):
+                continue
+            is_operator = any(part in ("aten", "ops") for part in (dotted(node) or "").split("."))
+            assert is_operator or node.attr in allowed, f"{path.name}:{node.lineno}: {ast.unparse(node)} is private"
+
+
 def test_importing_loads_no_solver() -> None:
     """Only who plans waits for the compiled search and the solvers (more than half a second)."""
     heavy = ["numba", "scipy", "ortools", "networkx", "matplotlib"]

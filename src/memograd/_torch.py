@@ -24,8 +24,14 @@ Everything here is private API of PyTorch that has no public counterpart. Each e
 - ``is_composite``: no public function tells operators that autograd takes apart from those it differentiates.
 - ``inductor_function``: one small graph through Inductor. The public ``torch.compile`` guards every call (50 µs, more
   than a small kernel takes).
-- ``has_hooks`` / ``without_hooks`` / ``module_hooks`` / ``forward_hooks``: what users registered on a parameter or a
-  module. PyTorch has functions to register a hook and none to ask for one.
+- ``schema_of``: what an operator takes, returns and writes to. PyTorch's own code reads ``_schema``; there is no public
+  name for it.
+- ``backward_class``: the class of the node that an ``autograd.Function`` puts into autograd's graph; a subclass that is
+  made while a program runs needs one of its own.
+- ``has_step_hooks`` / ``note_step``: nothing public says whether an optimizer has hooks, or tells schedulers that it
+  has stepped.
+- ``hooks_of`` / ``has_hooks`` / ``without_hooks`` / ``module_hooks`` / ``forward_hooks``: what users registered on a
+  parameter or a module. PyTorch has functions to register a hook and none to ask for one.
 - ``forget_shapes``: the cache of ``FakeTensorMode`` is for ever.
 - ``without_saved_tensor_hooks``: the public way to keep them out (``disable_saved_tensors_hooks``) raises an error.
 - ``is_wrapped``, ``wrapped_value``, ``level_of``, ``inside_torch_func``, ``outside_torch_func``: ``torch.func``'s own
@@ -47,7 +53,7 @@ from operator import attrgetter
 from typing import Any
 
 import torch
-from torch import nn
+from torch import nn, optim
 
 try:
     from torch._functorch.pyfunctorch import temporarily_clear_interpreter_stack as outside_torch_func  # noqa: F401
@@ -346,6 +352,34 @@ def inductor_function(function: Any, operands: Any) -> Any:
     graph = torch.fx.symbolic_trace(function)
     with torch.no_grad():
         return inductor.compile(graph, list(operands), options={"emulate_precision_casts": True})
+
+
+def schema_of(operator: Any) -> Any:
+    """What an operator takes and returns; None for what is none of PyTorch's (a fused kernel, ``getitem``)."""
+    return getattr(operator, "_schema", None)
+
+
+def backward_class(function: Any, other: Any = None) -> Any:
+    """The class of the nodes of an ``autograd.Function``, which is ``other`` from now on (None: as it is)."""
+    before = function._backward_cls
+    if other is not None:
+        function._backward_cls = other
+    return before
+
+
+def has_step_hooks(optimizer: optim.Optimizer) -> bool:
+    """Whether hooks of the user's wait for ``optimizer.step()``."""
+    return bool(optimizer._optimizer_step_pre_hooks or optimizer._optimizer_step_post_hooks)
+
+
+def note_step(optimizer: optim.Optimizer) -> None:
+    """The optimizer has stepped, as far as schedulers are concerned: they warn of those that have not."""
+    optimizer._opt_called = True  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def hooks_of(tensor: torch.Tensor) -> Any:
+    """The table of the hooks on ``tensor``'s gradient; None where there was never one."""
+    return tensor._backward_hooks
 
 
 def has_hooks(leaf: torch.Tensor) -> bool:
