@@ -664,3 +664,11 @@ def test_a_function_may_put_other_nodes_into_the_graph() -> None:
     assert adapter.backward_class(Double, other) is not other and adapter.backward_class(Double) is other
     y = Double.apply(torch.ones(1, requires_grad=True))
     assert isinstance(y.grad_fn, other), WHY + "the node of a Function is one of its _backward_cls"  # pyright: ignore
+
+
+def test_a_module_keeps_what_it_holds_in_four_tables() -> None:
+    module = torch.nn.Module()
+    module.a, module.b, module.d = 1, torch.nn.Parameter(torch.ones(1)), torch.nn.Linear(1, 1)
+    module.register_buffer("c", torch.ones(1))
+    held = [next(k for k, table in enumerate(adapter.tables_of(module)) if name in table) for name in "abcd"]
+    assert held == [0, 1, 2, 3], WHY + "a module keeps parameters, buffers and submodules in dicts of its __dict__"

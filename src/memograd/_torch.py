@@ -38,6 +38,7 @@ Everything here is private API of PyTorch that has no public counterpart. Each e
   transforms hand out wrapped tensors (a whole batch that looks like one sample). A program inside ``vmap`` has to be
   captured as if there were none; no public function tells a wrapped tensor, or leaves the transforms for a while.
 - ``has_batching_rule``: whether ``vmap`` runs an operator once for a whole batch. Public ``vmap`` only warns.
+- ``tables_of``: what a module holds is public one by one (``named_buffers``), where it holds it is not.
 - ``put_generator``: ``torch.manual_seed`` and its like go past every mode to the generator that ``torch.random`` holds.
 - ``pytree``: flattening of nested containers, with the registrations other libraries (transformers) made.
 """
@@ -443,6 +444,12 @@ def hooks_by_kind(module: nn.Module | None) -> list[tuple[str, Any]]:
         for kind in _HOOKS
     }
     return [(kind, hook) for kind, table in tables.items() for hook in table.values()]
+
+
+def tables_of(module: nn.Module) -> list[dict[str, Any]]:
+    """The dicts in which a module keeps its attributes, parameters, buffers and submodules."""
+    own = vars(module)
+    return [own, *(own[table] for table in ("_parameters", "_buffers", "_modules") if table in own)]
 
 
 def put_generator(generator: Any) -> Any:
