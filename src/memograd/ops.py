@@ -131,6 +131,13 @@ WRITES = (overwrite, written, written_forward)  # their value is the second oper
 MARKS = (stop, no_grad, only_forward, *WRITES, opaque)
 
 
+def behind_stops(node: Any) -> Any:
+    """The node whose value ``node`` of an fx graph is, where gradients do flow; what is no node as it is."""
+    while getattr(node, "target", None) in (stop, no_grad, only_forward):
+        node = node.args[0]
+    return node
+
+
 def is_random(node: Any) -> bool:
     """True when the operator of an fx node draws random numbers."""
     return torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ())

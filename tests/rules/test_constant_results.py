@@ -62,6 +62,53 @@ def test_gradients_are_autograds_and_their_derivatives_those_of_differences(name
     torch.testing.assert_close((ours * along).sum(), (ahead - behind) / (2 * step), rtol=1e-6, atol=1e-6)
 
 
+NORMS = [name for name in PROGRAMS if "norm" in name and name != "weight norm"]
+
+
+@pytest.mark.parametrize("name", NORMS)
+def test_a_gradient_that_the_program_takes_itself_depends_on_the_statistics(name: str) -> None:
+    """The backward kernel takes mean and 1/σ, which are constants where the program reads them, and not here."""
+
+    def f(x: T) -> T:
+        y = x * 1.0
+        (g,) = torch.autograd.grad(PROGRAMS[name](y)[0].sin().sum(), y, create_graph=True)
+        return (g * g.sin()).sum()
+
+    leaf = points().requires_grad_()
+    (expected,) = torch.autograd.grad(f(leaf), leaf)
+    torch.testing.assert_close(mg.grad(f)(points()), expected, rtol=1e-9, atol=1e-9)
+
+
+def test_so_does_one_in_the_backward_of_a_function_that_was_given_them() -> None:
+    class Normalized(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x):
+            y, mean, rstd = torch.native_layer_norm(x, (4,), None, None, 1e-5)
+            ctx.save_for_backward(x, mean, rstd)
+            return y
+
+        @staticmethod
+        def backward(ctx, g):
+            x, mean, rstd = ctx.saved_tensors
+            mask = [True, False, False]
+            return torch.ops.aten.native_layer_norm_backward(g, x, (4,), mean, rstd, None, None, mask)[0]
+
+    def f(x: T) -> T:
+        y = x * 1.0
+        (g,) = torch.autograd.grad(Normalized.apply(y).sin().sum(), y, create_graph=True)
+        return (g * g.sin()).sum()
+
+    leaf = points().requires_grad_()
+    (expected,) = torch.autograd.grad(f(leaf), leaf)
+    torch.testing.assert_close(mg.grad(f)(points()), expected, rtol=1e-9, atol=1e-9)
+    with mg.testing.check_transforms(False):
+        second = mg.grad(lambda x: mg.grad(lambda x: Normalized.apply(x).sin().sum())(x).sin().sum())(points())
+    leaf = points().requires_grad_()
+    (g,) = torch.autograd.grad(Normalized.apply(leaf).sin().sum(), leaf, create_graph=True)
+    (expected,) = torch.autograd.grad(g.sin().sum(), leaf)
+    torch.testing.assert_close(second, expected, rtol=1e-9, atol=1e-9)
+
+
 @pytest.mark.parametrize("name", ["layer norm", "batch norm", "log sigmoid"])
 def test_nothing_flows_through_a_constant_result(name: str) -> None:
     gradient = mg.grad(lambda x: PROGRAMS[name](x)[1].sum())(points())

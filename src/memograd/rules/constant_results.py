@@ -3,11 +3,14 @@
 Indices and masks; what a kernel saves for its backward kernel; and statistics that do depend on the arguments, but
 through which autograd passes nothing: the mean that ``native_layer_norm`` returns, the norms of ``_weight_norm``. As
 PyTorch has it: ``verify/audit.py`` reads that from its ``derivatives.yaml``, and a test compares.
+
+Backward kernels take some of these as arguments. What autograd differentiates there is the kernel together with the
+statistics: its derivative by x holds how they depend on x, however they came (``_OWN``).
 """
 
 import torch
 
-from memograd.rules.registry import constant_results
+from memograd.rules.registry import constant_results, own_results
 
 aten = torch.ops.aten
 
@@ -95,6 +98,19 @@ _CONSTANTS = {
     ],
 }
 
+# Positions of mean and 1/σ among the arguments -> the backward kernels.
+_OWN = {
+    (3, 4): [aten.native_layer_norm_backward.default],
+    (5, 6): [
+        aten.batch_norm_backward.default,
+        aten.cudnn_batch_norm_backward.default,
+        aten.native_batch_norm_backward.default,
+    ],
+}
+
 for _positions, _operators in _CONSTANTS.items():
     for _operator in _operators:
         constant_results(_operator, *_positions)
+for _positions, _operators in _OWN.items():
+    for _operator in _operators:
+        own_results(_operator, *_positions)

@@ -19,7 +19,7 @@ Three things are different and have different entries:
 
 Of several results some may be constants to autograd, the statistics of a norm for one: ``constant_results(op, 1, 2)``.
 A program that uses them gets no gradient through them. Rules may: the backward kernel of the norm takes the statistics
-as arguments, and its derivative goes through them.
+as arguments, and its derivative goes through them: ``own_results(op_backward, 3, 4)``.
 
 ``expand(op)`` states an operator by other operators instead of a rule: the chain rule is then applied inside it.
 """
@@ -71,6 +71,7 @@ class Refused:
 
 _TABLE: dict[Any, Entry] = {}
 _CONSTANT_RESULTS: dict[Any, frozenset[int]] = {}
+_OWN_RESULTS: dict[Any, frozenset[int]] = {}
 
 
 def rule(*targets: Any, formula: str = "", latex: str = "") -> Callable[[Rule], Rule]:
@@ -126,6 +127,16 @@ def constant_results(target: Any, *positions: int) -> None:
 def is_constant_result(target: Any, position: int) -> bool:
     """Whether autograd calls that result of ``target`` a constant."""
     return position in _CONSTANT_RESULTS.get(target, ())
+
+
+def own_results(target: Any, *positions: int) -> None:
+    """The arguments of ``target`` at these positions are functions of its others, whatever a program has them from."""
+    _OWN_RESULTS[target] = frozenset(positions)
+
+
+def own_results_of(target: Any) -> frozenset[int]:
+    """The positions of such arguments."""
+    return _OWN_RESULTS.get(target, frozenset())
 
 
 def lookup(target: Any) -> Entry | None:

@@ -29,7 +29,7 @@ from memograd import autocast, ops
 from memograd._torch import DATA_DEPENDENT, FAKE, TorchDispatchMode, pytree, quiet, schema_of, without_modes
 from memograd.errors import CaptureError, DataDependentError
 from memograd.looks import look, what_is_seen
-from memograd.rules.registry import is_constant_result
+from memograd.rules.registry import is_constant_result, own_results_of
 from memograd.tracing import cudnn, shapes  # noqa: F401  (shapes enters what it knows)
 from memograd.tracing.constants import constant
 from memograd.tracing.layouts import as_kernel
@@ -184,7 +184,10 @@ class Tracer(Tape, TorchDispatchMode):
         if func in (aten.detach.default, ops.stop):
             self._detach(func, args[0], out)
             return
-        node = self._emit(func, self._nodes(args), self._nodes(kwargs), out)
+        operands = self._nodes(args)
+        if self.stops and (own := own_results_of(func)):
+            operands = tuple(ops.behind_stops(a) if i in own else a for i, a in enumerate(operands))
+        node = self._emit(func, operands, self._nodes(kwargs), out)
         source = self._known.get(id(args[0])) if args and is_view(func) else None
         for i, tensor in enumerate(outs):
             if not isinstance(tensor, torch.Tensor) or id(tensor) in self._known:

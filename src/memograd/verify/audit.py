@@ -51,7 +51,7 @@ MISSING: dict[str, str] = {
         miopen_convolution_transpose miopen_convolution miopen_depthwise_convolution mkldnn_convolution
         _grid_sampler_2d_cpu_fallback _grid_sampler_2d_cpu_fallback_backward _index_put_impl_""",
     DIRECT: """
-        _convolution _batch_norm_with_update batch_norm_backward cudnn_affine_grid_generator
+        _convolution _batch_norm_with_update cudnn_affine_grid_generator
         _flash_attention_forward _efficient_attention_forward _cudnn_attention_forward""",
     DEVICE: """
         _cudnn_ctc_loss _cudnn_ctc_loss.Tensor _lstm_mps linear_backward max_pool2d_backward miopen_batch_norm

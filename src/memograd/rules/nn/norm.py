@@ -209,6 +209,11 @@ def cudnn_batch_norm(adjoint, y, x, w, b, running_mean, running_var, training, m
     return aten.cudnn_batch_norm_backward(x, adjoint[0].contiguous(), w, None, None, y[1], y[2], eps, y[3])
 
 
+@expand(aten.batch_norm_backward.default, formula=FORMULA + "; with running statistics: x̄ = w ρ ȳ")
+def batch_norm_backward_of_either(g, x, w, running_mean, running_var, mean, rstd, update, eps, mask, reserve):
+    return batch_norm_backward(g, x, w, running_mean, running_var, mean, rstd, update, eps, mask)
+
+
 @expand(aten.cudnn_batch_norm_backward.default, formula=FORMULA)
 def cudnn_batch_norm_backward(x, g, w, running_mean, running_var, mean, rstd, eps, reserve):
     return batch_norm_backward(g, x, w, None, None, mean, rstd, True, eps, [True, True, True])
