@@ -18,7 +18,6 @@ from memograd.errors import (
     ProductLimitError,
     RuleError,
 )
-from memograd.explain.page import Page, explain
 from memograd.frontend.wrap import unwrap, wrap
 from memograd.graph.graph import Graph
 from memograd.inspection.preflight import preflight
@@ -49,7 +48,6 @@ __all__ = [
     "MissingRuleError",
     "NotDifferentiableError",
     "OpaqueBackwardError",
-    "Page",
     "Plan",
     "PlanViolationError",
     "ProductLimitError",
@@ -58,7 +56,6 @@ __all__ = [
     "capture",
     "count_products",
     "differentiate",
-    "explain",
     "grad",
     "grad_and_value",
     "hessian",

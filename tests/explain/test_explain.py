@@ -9,8 +9,7 @@ from torch import nn
 
 from memograd import NotDifferentiableError, capture
 from memograd.explain.explain import explain, explain_xor
-from memograd.explain.watch import jacobian
-from memograd.graph.interpreter import evaluate
+from memograd.explain.watch import evaluate, jacobian
 
 
 @pytest.mark.parametrize("sample", range(4))

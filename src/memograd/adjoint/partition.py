@@ -8,59 +8,103 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 import torch
 from torch import fx
 
+from memograd.graph.entries import Input, Output
 from memograd.graph.graph import Graph
-from memograd.graph.printing import flat_function, load
-from memograd.graph.views import is_view
+from memograd.graph.views import is_view, owner, viewed
+from memograd.ops import has_effect, is_random
 
 
 @dataclass(frozen=True)
 class Halves:
-    """``forward(*inputs) -> (results..., saved...)`` and ``backward(*saved, *cotangents) -> (gradients...)``.
-
-    Attributes:
-        reads: what the second half reads, ``nodes``: its operators, in order, ``gradients``: what it returns.
-    """
+    """``forward(*inputs) -> (results..., saved...)`` and ``backward(*saved, *cotangents) -> (gradients...)``."""
 
     forward: Callable[..., tuple[torch.Tensor, ...]]
+    backward: Callable[..., tuple[torch.Tensor, ...]]
     results: int
-    reads: list[fx.Node]
-    nodes: list[fx.Node]
-    gradients: list[fx.Node]
-
-    @cached_property
-    def backward(self) -> Callable[..., tuple[torch.Tensor, ...]]:
-        return load(flat_function("backward", self.reads, self.nodes, self.gradients), "backward")
 
 
 def partition(joint: Graph) -> Halves:
     """Cut ``joint`` at its cotangents."""
+    forward, backward = cut(joint)
+    return Halves(forward.function, backward.function, len(joint.outputs) - len(joint.positions("gradient")))
+
+
+def cut(joint: Graph) -> tuple[Graph, Graph]:
+    """Two graphs: the results, then what is to be saved; and, of this and the cotangents, the gradients."""
     pairs = list(zip(joint.placeholders, joint.inputs, strict=True))
     late: set[fx.Node] = {n for n, i in pairs if i.kind == "cotangent"}
-    cotangents = [n for n, i in pairs if i.kind == "cotangent"]
     for node in joint.nodes:
-        if any(n in late for n in node.all_input_nodes):
+        if not late.isdisjoint(node.all_input_nodes):
             late.add(node)
-    results = [n for n, o in zip(joint.results, joint.outputs, strict=True) if o.kind != "gradient"]
-    gradients = [n for n, o in zip(joint.results, joint.outputs, strict=True) if o.kind == "gradient"]
-    back = [n for n in joint.nodes if n in late]
+    gradients = joint.positions("gradient")
+    others = [k for k in range(len(joint.outputs)) if k not in gradients]
+    late = _put_off(joint, late, {joint.results[k] for k in others})
     read: dict[fx.Node, None] = {}
-    for node in back:
-        read.update(dict.fromkeys(n for n in node.all_input_nodes if n not in late))
-    read.update(dict.fromkeys(g for g in gradients if g not in late))
+    for node in joint.nodes:
+        if node in late:
+            read.update(dict.fromkeys(n for n in node.all_input_nodes if n not in late))
+    read.update(dict.fromkeys(joint.results[k] for k in gradients if joint.results[k] not in late))
     views = _views(read)
-    if views:
-        back = [n for n in joint.nodes if n in late or n in views]
     saved = [n for n in read if n not in views and isinstance(n.meta["val"], torch.Tensor)]
-    inputs = [n for n, i in pairs if i.kind != "cotangent"]
-    early = [n for n in joint.nodes if n not in late]
-    forward = flat_function("forward", inputs, early, [*results, *saved])
-    return Halves(load(forward, "forward"), len(results), [*saved, *cotangents], back, gradients)
+    early = [*(n for n, i in pairs if i.kind != "cotangent"), *(n for n in joint.nodes if n not in late)]
+    forward = joint.with_fx(
+        _part([], early, [*(joint.results[k] for k in others), *saved]),
+        inputs=tuple(i for _, i in pairs if i.kind != "cotangent"),
+        outputs=(*(joint.outputs[k] for k in others), *(Output("output", f"saved {k}") for k in range(len(saved)))),
+    )
+    cotangents = [(n, i) for n, i in pairs if i.kind == "cotangent"]
+    backward = joint.with_fx(
+        _part(
+            [*saved, *(n for n, _ in cotangents)],
+            [n for n in joint.nodes if n in late or n in views],
+            [joint.results[k] for k in gradients],
+        ),
+        inputs=(*(Input("input", f"saved {k}") for k in range(len(saved))), *(i for _, i in cotangents)),
+        outputs=tuple(joint.outputs[k] for k in gradients),
+    )
+    return forward, backward
+
+
+def _part(given: list[fx.Node], nodes: list[fx.Node], results: list[fx.Node]) -> fx.Graph:
+    """A graph of ``nodes``; ``given`` are placeholders there, whatever they are here."""
+    new, where = fx.Graph(), {}
+    for node in given:
+        where[node] = new.placeholder(node.name)
+        where[node].meta = dict(node.meta)
+    for node in nodes:
+        where[node] = new.node_copy(node, where.__getitem__)
+    new.output(tuple(where[n] for n in results))
+    return new
+
+
+def _put_off(joint: Graph, late: set[fx.Node], results: set[fx.Node]) -> set[fx.Node]:
+    """``late``, and what it alone reads (``cos(x)``, for the derivative of ``sin(x)``) where no more has to be
+    remembered for that than its own bytes."""
+    late = set(late)
+    for node in reversed(joint.nodes):
+        readers = [n for n in node.users if n.op != "output"]
+        alone = node not in late and node not in results and bool(readers) and late.issuperset(readers)
+        if not alone or is_random(node) or has_effect(node) or viewed(node) is not None or not _bytes(node):
+            continue
+        operands = dict.fromkeys(owner(n) for n in node.all_input_nodes)
+        if sum(_bytes(n) for n in operands if not _is_read(n, late)) <= _bytes(node):
+            late.add(node)
+    return late
+
+
+def _is_read(node: fx.Node, late: set[fx.Node]) -> bool:
+    """Whether something in ``late`` reads its memory."""
+    return any(n in late or (is_view(n) and _is_read(n, late)) for n in node.users)
+
+
+def _bytes(node: fx.Node) -> int:
+    value = node.meta["val"]
+    return value.numel() * value.element_size() if isinstance(value, torch.Tensor) else 0
 
 
 def _views(read: dict[fx.Node, None]) -> set[fx.Node]:

@@ -14,8 +14,8 @@ from typing import Any
 
 import torch
 
+from memograd._torch import free_saved, needed_inputs
 from memograd.draws import drawing_from, rng_state
-from memograd.frontend.chain import handed_on
 
 Tensor = torch.Tensor
 
@@ -26,31 +26,26 @@ class Call:
 
     Attributes:
         flat: the program's flat inputs, where it writes to one a copy of what that was.
-        variant: which results are taken to get cotangents.
         written: what the forward pass writes back.
         witness: PyTorch's own run of the call, where it is compared.
-        running: the plan that waits for cotangents; ``ended``: it has had them.
-        in_segments: whether the gradients are handed out some at a time.
+        running: the plan that waits for cotangents.
         handed: the results that it waits with, while it holds them, and at which version.
     """
 
     program: Any
-    variant: Any
     flat: list[Any]
     versions: list[int]
     drawn: list[tuple[Tensor, str]]
-    written: Sequence[Tensor] = ()
+    written: Sequence[Tensor] | None = None
     witness: Any = None
     running: Any = None
-    ended: bool = False
-    in_segments: bool = False
     handed: Sequence[tuple[Callable[[], Tensor | None], int]] = ()
 
     @classmethod
-    def of(cls, program: Any, variant: Any, flat: Sequence[Any]) -> Call:
+    def of(cls, program: Any, flat: Sequence[Any]) -> Call:
         own = [t.clone() if k in program.overwritten else t for k, t in enumerate(flat)]
         drawn = [(rng_state(device), device) for device in program.devices]
-        return cls(program, variant, own, [t._version for t in own], drawn)
+        return cls(program, own, [t._version for t in own], drawn)
 
     def generators(self) -> AbstractContextManager[None]:
         """Inside, the generators draw what they drew in the forward pass; outside they do not move."""
@@ -86,24 +81,33 @@ class Call:
 
 
 class Boundary(torch.autograd.Function):
-    """The first node of the call's chain: it takes the cotangents, and hands on to the ``link``."""
+    """What a program, or its derivative, is to autograd."""
 
     @staticmethod
-    def forward(ctx: Any, call: Call, group: list[int], link: Tensor | None, *flat: Any) -> Any:
-        results, call.written, saved = call.variant.forward(call)
+    def forward(ctx: Any, call: Call, running: Any, *inputs: Any) -> Any:
+        own = call.written is None  # the program itself
+        given = call.flat if own else inputs
+        handed, rest, saved = running.start(call, given)
+        if own:
+            call.written = rest
+            if call.witness is not None:
+                call.witness.look(handed)
         ctx.set_materialize_grads(False)
-        ctx.mark_non_differentiable(*(r for r, o in zip(results, call.program.results, strict=True) if not o.tracked))
+        ctx.mark_non_differentiable(*[handed[k] for k in running.constant])
         ctx.save_for_backward(*saved)
-        ctx.call, ctx.group = call, group
-        ctx.device = None if link is None else link.device
-        if call.witness is not None:
-            call.witness.look(results)
-        return tuple(results)
+        ctx.call, ctx.running, ctx.given = call, running, given
+        return tuple(handed)
 
     @staticmethod
     def backward(ctx: Any, *cotangents: Any) -> Any:
-        call: Call = ctx.call
         saved = list(ctx.saved_tensors)  # raises where autograd has freed them already
-        given = [None if c is None else c.contiguous() for c in cotangents]
-        under_way = call.program.pulled(call, saved, given)
-        return (None, None, *handed_on(under_way, ctx.group, ctx.device is None, ctx.device))
+        wanted = needed_inputs(ctx)
+        free_saved(ctx)
+        used = [k for k, c in enumerate(cotangents) if c is not None]
+        question, arriving = (tuple(used), wanted), [cotangents[k].contiguous() for k in used]
+        gradients = [None] * len(ctx.given)
+        if used and wanted:
+            answer = ctx.call.program.pulled(ctx.call, ctx.running, question, ctx.given, saved, arriving)
+            for place, gradient in answer.items():
+                gradients[place] = gradient
+        return (None, None, *gradients)

@@ -17,6 +17,8 @@ from torch import nn
 from memograd import autocast
 from memograd._torch import copy_of, pytree, without_hooks
 from memograd.errors import GradientMismatchError
+from memograd.frontend.boundary import Call
+from memograd.frontend.passes import Question
 from memograd.frontend.program import Program
 from memograd.tracing.under_way import TURN, plainly
 from memograd.tracing.undisturbed import Contents, Generators, taken_back
@@ -26,38 +28,53 @@ Tensor = torch.Tensor
 
 
 class Witness:
-    """PyTorch's own run of one call of ``function``, a forward pass of ``model``.
+    """PyTorch's own run of a call, or a derivative of that.
 
     Attributes:
-        results: what PyTorch returned, by position among the program's results.
+        names: what the inputs of ours are called.
+        sources: those that can be differentiated with respect to, by position.
+        results: what PyTorch returned, by position among our results.
+        say: takes the reason: how it came out.
     """
 
     def __init__(
-        self, program: Program, model: nn.Module, function: Callable[..., Any], args: Any, kwargs: Any, say: Any
+        self,
+        program: Program,
+        names: list[str],
+        sources: dict[int, Tensor],
+        results: dict[int, Tensor],
+        say: Callable[[str], None],
     ) -> None:
-        self.program = program
-        self.say = say  # takes the reason: how it came out
+        self.program, self.names, self.sources, self.results, self.say = program, names, sources, results, say
+
+    @classmethod
+    def of(
+        cls, program: Program, model: nn.Module, function: Callable[..., Any], args: Any, kwargs: Any, say: Any
+    ) -> Witness:
+        """Run one call of ``function``, a forward pass of ``model``."""
         leaves, spec = pytree.tree_flatten((args, kwargs))
         leaves = [_copy(x) if isinstance(x, Tensor) else x for x in leaves]
         own_args, own_kwargs = pytree.tree_unflatten(leaves, spec)
         given = iter([leaves[k] for k in program.graph.calling.tensor_in])
-        inputs: dict[str, Any] = {i.name: i.bound if i.tensor is not None else next(given) for i in program.early}
-        self.sources = {name: inputs[name] for name in program.wrt}
+        inputs = [i.bound if i.tensor is not None else next(given) for i in program.early]
+        names = [i.name for i in program.early]
+        sources: dict[int, Any] = {names.index(name): inputs[names.index(name)] for name in program.wrt}
         bound = [i.bound for i in program.early if i.bound is not None]
         generators, contents = Generators(model), Contents([*bound, *model.parameters(), *model.buffers()])
         others = [x for x in leaves if not isinstance(x, Tensor)]
         try:
             # a detached tensor has no part in a cycle, and nobody asks for its version: buffers are put back
             hooks = torch.autograd.graph.saved_tensors_hooks(lambda t: t.detach(), lambda t: t)
-            with TURN, plainly(), taken_back(model, *others), without_hooks(self.sources.values()), hooks:
+            with TURN, plainly(), taken_back(model, *others), without_hooks(sources.values()), hooks:
                 out = pytree.tree_leaves(function(*own_args, **own_kwargs))
         finally:
             contents.put_back()
             generators.put_back()
-        self.results: dict[int, Tensor] = {}
+        results: dict[int, Tensor] = {}
         for position, k in zip(program.graph.calling.tensor_out, program.graph.positions("output"), strict=True):
             if k in program.places:
-                self.results[program.places[k]] = out[position]
+                results[program.places[k]] = out[position]
+        return cls(program, names, sources, results, say)
 
     def look(self, results: Sequence[Tensor]) -> None:
         """Compare our results, at once: the loop may write to them.
@@ -71,48 +88,92 @@ class Witness:
         if any(wrong):
             raise _mismatch([w for w in wrong if w is not None])
 
-    def compare(self, used: frozenset[int], cotangents: Sequence[Any], gradients: Sequence[Any]) -> None:
+    def compare(
+        self,
+        call: Call,
+        question: Question,
+        cotangents: Sequence[Tensor],
+        gradients: dict[int, Any],
+        further: bool,
+    ) -> None:
         """Compare what our forward and backward pass computed with PyTorch's.
+
+        Args:
+            question: results and inputs, by position.
+            cotangents: of these results.
+            gradients: ours, by position of the input.
+            further: whether they may be differentiated on; then a derivative of theirs is compared as well, along
+                directions drawn at random.
 
         Raises:
             GradientMismatchError: they differ by more than rounding.
         """
-        program = self.program
-        if not used <= self.results.keys():
+        used, wanted = question
+        if not {*used} <= self.results.keys():
             self.say("not compared: the loss uses what the model leaves in an attribute, and not what it returns")
             return
-        order = sorted(used)
+        self.program.expected.compared(question)
+        ends = [self.results[k] for k in used]
+        seeds = [c.detach() for c in cotangents]
+        theirs = self._derived(ends, wanted, seeds, further)
+        if theirs is None:
+            return
+        self._refuse("the gradient of", gradients, theirs)
+        what = f"{_counted(len(used), 'result')} and {_counted(len(theirs), 'gradient')}"
+        if further:
+            what += self._further(call, question, seeds, theirs)
+        self.say(f"agrees with torch.autograd: {what}")
+
+    def _further(self, call: Call, question: Question, seeds: Sequence[Tensor], theirs: dict[int, Any]) -> str:
+        """Compare a derivative of the gradients, computed from the inputs anew; how it came out."""
+        wanted, sources = question[1], [call.flat[k] for k in question[1]]
+        gradients = call.program.first.running().afresh(call, question, call.flat, seeds)
+        both = [k for k, g in theirs.items() if g is not None and g.requires_grad and gradients[k].requires_grad]
+        directions = _directions([theirs[k] for k in both])
+        second = self._derived([theirs[k] for k in both], wanted, directions, False) if both else None
+        if second is None:
+            return ""
+        with without_hooks(sources):
+            ours = torch.autograd.grad([gradients[k] for k in both], sources, directions, allow_unused=True)
+        zeros = {k: torch.zeros_like(call.flat[k]) for k in wanted}
+        mine = {k: zeros[k] if g is None else g for k, g in zip(wanted, ours, strict=True)}
+        others = {k: zeros[k] if g is None else g for k, g in second.items()}
+        self._refuse("the second derivative by", mine, others)
+        return ", and a derivative of these"
+
+    def _derived(
+        self, ends: Sequence[Tensor], wanted: Sequence[int], seeds: Sequence[Tensor], further: bool
+    ) -> dict[int, Any] | None:
+        """PyTorch's gradients by position; None where it has none."""
+        sources = [self.sources[k] for k in wanted]
         try:
             with without_hooks(self.sources.values()), autocast.off():
-                theirs = torch.autograd.grad(
-                    [self.results[k] for k in order],
-                    tuple(self.sources.values()),
-                    [cotangents[k] for k in order],
-                    allow_unused=True,
-                )
+                theirs = torch.autograd.grad(ends, sources, seeds, create_graph=further, allow_unused=True)
         except (RuntimeError, NotImplementedError) as error:
             self.say(f"not compared: PyTorch cannot run it: {str(error).splitlines()[0]}")
-            return
-        program.checked.add(used)
-        ours = {i.name: g for i, g in zip(program.early, gradients, strict=True)}
-        wrong = self._wrong(ours, dict(zip(self.sources, theirs, strict=True)))
-        if wrong:
-            raise _mismatch(wrong)
-        self.say(f"agrees with torch.autograd: {_counted(len(used), 'result')} and {_counted(len(theirs), 'gradient')}")
+            return None
+        return dict(zip(wanted, theirs, strict=True))
 
-    def _wrong(self, ours: dict[str, Any], theirs: dict[str, Any]) -> list[Difference]:
+    def _refuse(self, what: str, ours: dict[int, Any], theirs: dict[int, Any]) -> None:
         share = precision_of(self.program.graph).loose
         noise = NOISE * share * max((largest(g) for g in theirs.values() if g is not None), default=0.0)
         wrong: list[Difference | None] = []
-        for name, gradient in theirs.items():
-            mine = ours[name]
+        for place, gradient in theirs.items():
+            mine, name = ours.get(place), self.names[place]
             if (mine is None) != (gradient is None):
                 raise _mismatch(
-                    [Difference(f"the gradient of {name!r}, which one of the two has not,", name, inf, 0.0, (), 0, 0)]
+                    [Difference(f"{what} {name!r}, which one of the two has not,", name, inf, 0.0, (), 0, 0)]
                 )
             if mine is not None and gradient is not None:
-                wrong.append(difference(f"the gradient of {name!r}", name, mine, gradient, share, noise))
-        return [w for w in wrong if w is not None]
+                wrong.append(difference(f"{what} {name!r}", name, mine.detach(), gradient.detach(), share, noise))
+        if any(wrong):
+            raise _mismatch([w for w in wrong if w is not None])
+
+
+def _directions(like: Sequence[Tensor]) -> list[Tensor]:
+    """Random numbers that nobody else draws."""
+    generator = torch.Generator().manual_seed(0)
+    return [torch.randn(g.shape, generator=generator, dtype=torch.float64).to(g) for g in like]
 
 
 def _mismatch(wrong: list[Difference]) -> GradientMismatchError:

@@ -3,22 +3,22 @@
 The whole derivative is planned as one graph in which the cotangents are the results of one operator, ``receive``, that
 reads the results of the model: so whatever the schedule, these come first. The plan's text becomes a generator, which
 hands the results out at that line and waits there for the cotangents; its frame holds what the plan says, no more and
-no longer. Behind the cotangents it pauses where gradients are there, and hands them out.
+no longer.
 """
 
 from __future__ import annotations
 
-import functools
 import operator
 import re
-from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import suppress
+import weakref
+from collections.abc import Callable, Generator, Sequence
 from typing import Any
 
 import torch
 from torch import fx
 
-from memograd.frontend.segments import paused
+from memograd.frontend.boundary import Call
+from memograd.frontend.passes import Question, apart
 from memograd.graph.entries import Output
 from memograd.graph.graph import Graph
 from memograd.graph.printing import load
@@ -26,10 +26,12 @@ from memograd.graph.rewriting import Rewriting
 from memograd.graph.signature import run
 from memograd.graph.views import owner
 from memograd.looks import trusting
+from memograd.lower.lower import lower
 from memograd.memory.plan import Plan
 from memograd.ops import receive
+from memograd.pipeline import differentiate
 
-Running = Generator[Any, Any, Any]
+Running = Generator[list[torch.Tensor], Sequence[torch.Tensor], tuple[torch.Tensor, ...]]
 _LINE = re.compile(r"^(\s+\w+) = torch\.ops\.memograd\.receive\.default\((\[.*\]), \[[\d, ]*\]\)", re.MULTILINE)
 
 
@@ -74,21 +76,75 @@ def read_late(joint: Graph) -> list[int]:
     return [k for k, n in enumerate(results) if owner(n) in read]
 
 
-def held_open(plan: Plan, sizes: Sequence[int]) -> tuple[Callable[..., Running], list[list[int]]]:
-    """What runs ``plan``, whose gradients have these sizes: ``next`` gives the results; what follows takes the
-    cotangents and gives the gradients, by position. Also which of them come together."""
+def held_open(plan: Plan) -> Callable[..., Running]:
+    """What runs ``plan``: ``next`` gives the results, ``send`` takes the cotangents and ends with the gradients."""
     text, count = _LINE.subn(r"\1 = yield \2", plan.code)
     assert count == 1, f"a plan of a wrapped model has one place to wait at, this one {count}"
-    text, together = paused(text, sizes)
-    return load(text, "step"), together
+    return load(text, "step")
 
 
-def resumed(running: Running, cotangents: Sequence[torch.Tensor]) -> Iterator[dict[int, torch.Tensor]]:
-    """The gradients, by position, some at a time."""
-    resume = functools.partial(running.send, cotangents)
-    with suppress(StopIteration):
-        while True:
-            with trusting():
-                handed = run(resume, [])
-            resume = functools.partial(next, running)
-            yield handed
+def finish(running: Running, cotangents: Sequence[torch.Tensor]) -> tuple[torch.Tensor, ...]:
+    """The gradients."""
+    try:
+        running.send(cotangents)
+    except StopIteration as stop:
+        return stop.value
+    raise AssertionError("a plan of a wrapped model waits once")
+
+
+class HeldOpen:
+    """A program and the gradients that one question asks for, as one plan.
+
+    Args:
+        graph: ``count`` results first, then what is written back.
+        plan: makes a plan of a graph.
+    """
+
+    def __init__(self, graph: Graph, count: int, question: Question, plan: Callable[[Graph], Plan]) -> None:
+        self.question = question
+        used, wanted = question
+        names = [i.name for i in graph.inputs]
+        among = [graph.outputs[k].name for k in used]
+        joint = differentiate(graph, [names[k] for k in wanted], cotangents="output", among=among)
+        self.plan = plan(receiving(joint))
+        self.places = [names.index(joint.outputs[k].name) for k in joint.positions("gradient")]
+        self.constants = [i.tensor for i in joint.inputs if i.tensor is not None and i.name not in names]
+        self.constant = [k for k in range(count) if not graph.outputs[k].tracked]
+        self._open = held_open(self.plan)
+        self._needed = read_late(lower(joint))
+        self._count = count
+
+    def start(
+        self, call: Call, inputs: Sequence[Any]
+    ) -> tuple[list[torch.Tensor], Sequence[torch.Tensor], list[torch.Tensor]]:
+        """(results, what is written back, what autograd is to save)"""
+        call.running = self._open(*inputs, *self.constants)
+        handed, saved = run(next, [call.running]), [torch.empty(0)]  # something for autograd to have freed
+        # what waits must not hold what autograd hands out, whose history holds what waits
+        call.handed = [(weakref.ref(r), r._version) for r in handed[: self._count]]
+        return apart(_twins(handed[: self._count]), inputs), handed[self._count :], saved
+
+    def answer(
+        self, call: Call, question: Question, saved: list[Any], arriving: Sequence[Any], further: bool
+    ) -> dict[int, Any] | None:
+        """The gradients by position of their input; None where this was not foreseen, or the plan has run to its end.
+
+        Raises:
+            RuntimeError: what the plan needs was written to since.
+        """
+        (used, wanted), (own, all_of_them) = question, self.question
+        if further or call.running is None or used != own or not {*wanted} <= {*all_of_them}:
+            return None
+        call.primals()
+        call.refuse_written_results(self._needed)
+        running, call.running = call.running, None
+        with trusting():
+            values = run(finish, [running, arriving])
+        return {k: v for k, v in zip(self.places, values, strict=True) if k in wanted}
+
+
+def _twins(results: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+    """Other tensors over the same memory; views where two of them share it, so that autograd knows and lets nobody
+    write to one of them."""
+    memory = [r.untyped_storage().data_ptr() for r in results]
+    return [r.view_as(r) if memory.count(at) > 1 else r.detach() for r, at in zip(results, memory, strict=True)]

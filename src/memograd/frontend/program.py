@@ -1,43 +1,31 @@
-"""What runs for one signature of a wrapped model: its graph, differentiated for the results that get cotangents.
-
-Which results of a model somebody differentiates is known only when cotangents come back: a language model returns a
-loss and logits, and mostly the loss alone is used. So a *variant* is a derivative for some of the results. The first
-call takes all of them to be used, later ones those that were used last. Where others are used after all, the forward
-pass is computed again from what the call was given: right, and slower once.
-"""
+"""What runs for one signature of a wrapped model: its graph, and its derivatives as they are asked for."""
 
 from __future__ import annotations
 
-import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property, partial
+from functools import cached_property
 from typing import Any
 
 import torch
 from torch import fx
 
-from memograd._torch import pytree
+from memograd._torch import inside_torch_func, is_batched, pytree
 from memograd.adjoint.activity import active_nodes
-from memograd.adjoint.partition import partition
 from memograd.errors import CaptureError
 from memograd.frontend.boundary import Boundary, Call
-from memograd.frontend.chain import Pass, early_gradients_matter, linked
-from memograd.frontend.held import held_open, read_late, receiving, resumed
-from memograd.frontend.own_memory import own_memory
-from memograd.frontend.segments import Segments, bytes_of
+from memograd.frontend.expected import Expected
+from memograd.frontend.held import HeldOpen
+from memograd.frontend.passes import Pass, Question, Running
 from memograd.graph.entries import Input, Output
 from memograd.graph.graph import Graph
-from memograd.graph.signature import may_share, refuse_shared, run
+from memograd.graph.signature import may_share, refuse_shared
 from memograd.graph.views import tensors_of
 from memograd.looks import look
-from memograd.lower.lower import lower
 from memograd.memory.plan import Plan
 from memograd.ops import is_random
-from memograd.pipeline import capture_for, differentiate, plan
+from memograd.pipeline import capture_for, plan
 from memograd.run.inductor import compiled
-from memograd.transforms.boundary import Step, only
-from memograd.transforms.program import for_batches
 
 Tensor = torch.Tensor
 
@@ -62,9 +50,10 @@ class Settings:
         self.allowed = max(self.allowed, made.budget)
         return made
 
-    def built(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        """``function`` of ATen operators as the backend runs it."""
-        return compiled(function) if self.backend == "inductor" else function
+    @property
+    def build(self) -> Callable[[Callable[..., Any]], Callable[..., Any]] | None:
+        """Makes of a function of ATen operators what the backend runs; None where that is the function itself."""
+        return compiled if self.backend == "inductor" else None
 
 
 class Program:
@@ -96,12 +85,14 @@ class Program:
         self.devices = tuple({str(t.device) for n in forward.nodes if is_random(n) for t in tensors_of(n)})
         looks: list[Any] = sorted((n for n in forward.nodes if n.target is look), key=lambda n: n.args[1])  # pyright: ignore[reportArgumentType]
         self.decisions = tuple((n.args[2], n.args[3]) for n in looks)
-        self.variants: dict[frozenset[int], Variant] = {}
-        self.expected = frozenset(k for k, o in enumerate(self.results) if o.tracked)
+        tracked = tuple(k for k, o in enumerate(self.results) if o.tracked)
+        self.expected = Expected((tracked, tuple(k for k, i in enumerate(self.early) if i.name in self.wrt)))
+        self._plans: dict[Question, HeldOpen] = {}
+        self._begin()
+        self.first.see(self.expected.last, further=False)
         self._reach: dict[frozenset[int], frozenset[int]] = {}
         self._bound: list[Any] | None = None  # the flat inputs that are no arguments, and where they lie
         self._addresses: list[int] = []
-        self.checked: set[frozenset[int]] = set()
 
     def _refuse_writes(self) -> None:
         for entry in self.graph.outputs:
@@ -161,15 +152,10 @@ class Program:
             witness: PyTorch's own run of this call, to compare the gradients with.
         """
         flat = self._flat(args, kwargs)
-        call = Call.of(self, self.variant(self.expected), flat)
+        call = Call.of(self, flat)
         call.witness = witness
-        first, *others = groups = self._groups(call.variant)
-        if others and not early_gradients_matter(flat):
-            first, others = [k for group in groups for k in group], []
-        call.in_segments = bool(others)
-        device = self.graph.results[0].meta["val"].device
-        handed: Any = Boundary.apply(call, first, linked(others, flat, device), *[flat[k] for k in first])
-        if self.mutations:
+        handed: Any = Boundary.apply(call, self.running(), *flat)
+        if self.mutations and call.written is not None:
             with torch.no_grad():
                 for k, value in zip(self.mutations, call.written, strict=True):
                     flat[self._written_to[k]].copy_(value)
@@ -224,45 +210,105 @@ class Program:
 
     # -- backward --------------------------------------------------------------------------------------------------
 
-    def variant(self, used: frozenset[int]) -> Variant:
-        if used not in self.variants:
-            self.variants[used] = Variant(self, used)
-        return self.variants[used]
+    def running(self) -> Running | HeldOpen:
+        """What a call runs now."""
+        plan = self.settings.plan if self.settings.memory_budget is not None else None
+        if plan is None:
+            return self.first.running()
+        question = self.expected.last
+        if question not in self._plans:
+            self._plans[question] = HeldOpen(self.forward, len(self.results), question, plan)
+        return self._plans[question]
 
-    def _groups(self, variant: Variant) -> list[list[int]]:
-        """The flat inputs that autograd knows of, those whose gradients come first first. What is no parameter waits
-        for the end: who is there may take the backward pass of this model for over."""
-        if variant.groups is None:
-            reached = self._reached(frozenset(k for k, o in enumerate(self.results) if o.tracked))
-            own = {k for k in reached if self.early[k].kind == "parameter"}
-            groups = [[k for k in group if k in own] for group in variant.together]
-            groups = [group for group in groups if group] or [[]]
-            listed = {k for group in groups for k in group}
-            groups[-1] += sorted((reached or {k for k, i in enumerate(self.early) if i.name in self.wrt}) - listed)
-            variant.groups = groups
-        return variant.groups
+    @cached_property
+    def forward(self) -> Graph:
+        """What autograd sees: the results that are handed out, then what is written back."""
+        graph, written = self.graph, [self.graph.results[k] for k in self.mutations]
+        outputs = (*self.results, *(graph.outputs[k] for k in self.mutations))
+        return graph.rewritten(results=[*self.nodes, *written], outputs=outputs)
 
-    def pulled(self, call: Call, saved: list[Any], cotangents: list[Any]) -> Pass:
-        """The gradients of the flat inputs."""
-        used = frozenset(k for k, c in enumerate(cotangents) if c is not None)
-        if not used:
-            return Pass()
-        as_autograd = partial(self._as_autograd, call, self._reached(used))
-        if torch.is_grad_enabled():  # somebody goes on from the gradients
-            return Pass([self.variant(used).again(call, cotangents)], as_autograd)
-        under_way = Pass(self._gradients(call, used, saved, cotangents), as_autograd)
-        self.expected = used
-        if call.witness is not None:
-            gradients = under_way.all()
-            call.witness.compare(used, cotangents, [as_autograd(k, gradients.get(k)) for k in range(len(self.early))])
-            call.witness = None
-        return under_way
+    def _begin(self) -> None:
+        """Begin with what the program alone does."""
+        sources = [k for k, i in enumerate(self.early) if i.name in self.wrt]
+        self.first = Pass(self.forward, len(self.results), sources, self.settings.build)
 
-    def _as_autograd(self, call: Call, reached: frozenset[int], k: int, gradient: Any) -> Any:
-        """``gradient``, or zeros, or none, where PyTorch has these."""
-        if (gradient is not None) == (k in reached):
-            return gradient
-        return torch.zeros_like(call.flat[k]) if gradient is None else None
+    def pulled(
+        self,
+        call: Call,
+        running: Any,
+        question: Question,
+        inputs: Sequence[Any],
+        saved: list[Any],
+        arriving: Sequence[Any],
+    ) -> dict[int, Any]:
+        """What a pass of this program is to answer, by position of the input.
+
+        Args:
+            running: the pass, as it ran on ``inputs`` and remembered ``saved``.
+            arriving: the cotangents of those of its results that the question names.
+        """
+        own, further = inputs is call.flat, torch.is_grad_enabled()
+        batched = any(map(is_batched, arriving))
+        if batched and further:
+            raise CaptureError(
+                "autograd.grad(..., is_grads_batched=True, create_graph=True) through a wrapped model: PyTorch keeps "
+                "no history of batched gradients through an autograd.Function. Leave one of the two out, or unwrap the "
+                "model (mg.unwrap)"
+            )
+        gradients = None
+        if not inside_torch_func():
+            self._see(running, question, further, own)
+            gradients = running.answer(call, question, saved, arriving, further)
+        if gradients is None:
+            gradients = self._unforeseen(call, running, question, inputs, arriving, further)
+        if own:
+            self._as_autograd(call, question, gradients)
+            if call.witness is not None and max(question[0]) < len(self.results) and not batched:
+                witness, call.witness = call.witness, None
+                witness.compare(call, question, arriving, gradients, further)
+        return gradients
+
+    def _see(self, running: Any, question: Question, further: bool, own: bool) -> None:
+        """Remember what was asked, for the next call."""
+        if own and self.expected.see(question):
+            self._begin()  # nothing of what was remembered for the guess
+        if isinstance(running, Running):
+            (self.first if own else running.of).see(question, further)
+
+    def _unforeseen(
+        self,
+        call: Call,
+        running: Any,
+        question: Question,
+        inputs: Sequence[Any],
+        arriving: Sequence[Any],
+        further: bool,
+    ) -> dict[int, Any]:
+        """The answer from what the pass was called with, which it computes again."""
+        own = inputs is call.flat
+        if own:
+            call.primals()
+        if isinstance(running, Running):
+            return running.afresh(call, question, inputs, arriving)
+        if further or inside_torch_func():
+            return self.first.running().afresh(call, question, inputs, arriving)
+        assert self.settings.memory_budget is not None
+        again = HeldOpen(self.forward, len(self.results), question, self.settings.plan)
+        with call.generators():
+            call = replace(call, running=None)
+            again.start(call, inputs)
+            return again.answer(call, question, [], arriving, further) or {}
+
+    def _as_autograd(self, call: Call, question: Question, gradients: dict[int, Any]) -> None:
+        """Zeros, or none, where PyTorch has these."""
+        if max(question[0]) >= len(self.results):
+            return
+        reached = self._reached(frozenset(question[0]))
+        for k in question[1]:
+            if k not in reached:
+                gradients.pop(k, None)
+            elif gradients.get(k) is None:
+                gradients[k] = torch.zeros_like(call.flat[k])
 
     def _reached(self, used: frozenset[int]) -> frozenset[int]:
         """The flat inputs that get a gradient, be it zero, where these results are used; the others get none, which
@@ -274,107 +320,7 @@ class Program:
             self._reach[used] = frozenset(k for k, n in enumerate(nodes) if n in active)
         return self._reach[used]
 
-    def _gradients(
-        self, call: Call, used: frozenset[int], saved: list[Any], cotangents: list[Any]
-    ) -> Iterator[dict[int, Tensor]]:
-        if used == call.variant.used and not call.ended:  # a cotangent of zeros is not none: 0 times inf
-            return call.variant.backward(call, saved, cotangents)
-        again = replace(call, variant=self.variant(used), flat=call.primals(), running=None)
-        with call.generators():
-            _, _, saved = again.variant.forward(again)
-        return again.variant.backward(again, saved, cotangents)
-
-
-class Variant:
-    """The derivative of a program for the results that are ``used``: positions among those handed out."""
-
-    def __init__(self, program: Program, used: frozenset[int]) -> None:
-        self.program = program
-        self.used = used
-        graph, written = program.graph, [program.graph.results[k] for k in program.mutations]
-        new, where = graph.copy()
-        new.output(tuple(where[n] for n in [*program.nodes, *written]))
-        outputs = (*program.results, *(graph.outputs[k] for k in program.mutations))
-        flat = graph.with_fx(new, outputs=outputs)
-        among = [program.results[k].name for k in sorted(used)]
-        self.joint: Graph = own_memory(differentiate(flat, program.wrt, cotangents="output", among=among))
-        settings = program.settings
-        self.plan = settings.plan(receiving(self.joint)) if settings.memory_budget is not None else None
-        if self.plan is None:
-            halves = partition(lower(self.joint))
-            self._forward, self._backward = settings.built(halves.forward), Segments(halves, settings.built)
-            self._handed, groups = halves.results, self._backward.groups
-        else:
-            sizes = [bytes_of(self.joint.results[k]) for k in self.joint.positions("gradient")]
-            self._held_open, groups = held_open(self.plan, sizes)
-            self._needed = read_late(lower(self.joint))
-        self._count = len(program.results)
-        names = [i.name for i in program.early]
-        self._gradients = [names.index(self.joint.outputs[k].name) for k in self.joint.positions("gradient")]
-        self.together = [[self._gradients[k] for k in group] for group in groups]
-        self.groups: list[list[int]] | None = None
-        self._cotangents = [
-            next(k for k, o in enumerate(program.results) if o.name == i.of)
-            for i in self.joint.inputs
-            if i.kind == "cotangent"
-        ]
-
-    def forward(self, call: Call) -> tuple[Sequence[Tensor], Sequence[Tensor], Sequence[Tensor]]:
-        """(results, what is written back, what the backward pass reads)."""
-        if self.plan is None:
-            out = run(self._forward, call.flat)
-            handed, saved = out[: self._handed], out[self._handed :]
-        else:
-            call.running = self._held_open(*call.flat)
-            handed, saved = run(next, [call.running]), [torch.empty(0)]  # something for autograd to have freed
-            # what waits must not hold what autograd hands out, whose history holds what waits
-            call.handed = [(weakref.ref(r), r._version) for r in handed[: self._count]]
-            return _twins(handed[: self._count]), handed[self._count :], saved
-        return _apart(handed[: self._count], call.flat), handed[self._count :], saved
-
-    def backward(self, call: Call, saved: Sequence[Any], cotangents: Sequence[Any]) -> Iterator[dict[int, Tensor]]:
-        """The gradients by position of the flat inputs, some at a time."""
-        late = [cotangents[k] for k in self._cotangents]
-        if self.plan is None:
-            return map(self._placed, self._backward.run([*saved, *late], call.in_segments))
-        call.primals()  # raises where one was written to, and so does the next line for a result
-        call.refuse_written_results(self._needed)
-        running, call.running, call.ended = call.running, None, True
-        return map(self._placed, resumed(running, late))
-
-    def again(self, call: Call, cotangents: Sequence[Any]) -> dict[int, Tensor]:
-        """The same as a step of autograd's, from the inputs of the call."""
-        late = [cotangents[k] for k in self._cotangents]
-        return self._placed(dict(enumerate(self._step([*call.primals(), *late], call.generators))))
-
-    @cached_property
-    def _step(self) -> Step:
-        return Step(only(self.joint, self.joint.positions("gradient")), for_batches, self.program.settings.built)
-
-    def _placed(self, handed: dict[int, Tensor]) -> dict[int, Tensor]:
-        placed = {self._gradients[k]: gradient for k, gradient in handed.items()}
-        handed.clear()
-        return placed
-
 
 def only_tensors(args: Sequence[Any]) -> bool:
     """Whether there is nothing to look through for tensors."""
     return all([type(x) is Tensor for x in args])
-
-
-def _apart(results: Sequence[Tensor], flat: Sequence[Tensor]) -> list[Tensor]:
-    """``results``, each an object of its own: to autograd one that is an input means something else, and what a result
-    and its detached twin have in common is their memory."""
-    seen = {id(t) for t in flat}
-    apart: list[Tensor] = []
-    for result in results:
-        apart.append(result.detach() if id(result) in seen else result)
-        seen.add(id(result))
-    return apart
-
-
-def _twins(results: Sequence[Tensor]) -> list[Tensor]:
-    """Other tensors over the same memory; views where two of them share it, so that autograd knows and lets nobody
-    write to one of them."""
-    memory = [r.untyped_storage().data_ptr() for r in results]
-    return [r.view_as(r) if memory.count(at) > 1 else r.detach() for r, at in zip(results, memory, strict=True)]

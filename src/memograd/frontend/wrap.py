@@ -17,7 +17,14 @@ from typing import Any, Literal, TypeVar
 import torch
 from torch import nn
 
-from memograd._torch import inside_torch_func, is_fake, module_hooks, pytree, without_saved_tensor_hooks
+from memograd._torch import (
+    in_forward_mode,
+    inside_torch_func,
+    is_fake,
+    module_hooks,
+    pytree,
+    without_saved_tensor_hooks,
+)
 from memograd.draws import undone_on_error
 from memograd.errors import BackendError, DataDependentError, GraphError, MemogradError
 from memograd.frontend.check import Witness
@@ -44,7 +51,8 @@ def wrap(
 
     The very same object comes back, and everything about it is as before: class, parameters, buffers, hooks,
     ``state_dict``, pickling, copying. Without gradients (``no_grad``, ``inference_mode``, a frozen model), inside
-    ``torch.func``'s transforms and inside programs that ``memograd`` captures, PyTorch's own forward runs.
+    ``torch.func``'s transforms, in forward mode and inside programs that ``memograd`` captures, PyTorch's own forward
+    runs.
 
     Args:
         model: any ``nn.Module``; may be a part of another model, and may hold wrapped parts.
@@ -207,10 +215,10 @@ class Wrapped:
     @property
     def plan(self) -> Plan | None:
         """The memory plan of the call last made; None without a budget."""
-        return self._last.variant(self._last.expected).plan if self._last is not None else None
+        return getattr(self._last.running(), "plan", None) if self._last is not None else None
 
     def _witness(self, program: Program, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Witness | None:
-        if self.check == "never" or (self.check == "first" and program.expected in program.checked):
+        if self.check == "never" or (self.check == "first" and not program.expected.try_comparing()):
             return None
         if self.settings.memory_budget is not None:
             self.check_reason = "not compared: PyTorch's own run beside it would not stay within the memory budget"
@@ -221,7 +229,7 @@ class Wrapped:
             )
             return None
         say = functools.partial(setattr, self, "check_reason")
-        return Witness(program, self.model, self.original, args, kwargs, say)
+        return Witness.of(program, self.model, self.original, args, kwargs, say)
 
     def _captured(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Program:
         """A program for these arguments."""
@@ -248,7 +256,7 @@ def _plain(args: Any, kwargs: Any) -> bool:
     if not torch.is_grad_enabled() or torch.is_inference_mode_enabled():
         return True
     traced = torch.jit.is_tracing()  # pyright: ignore[reportPrivateImportUsage]
-    if ACTIVE.plain or capturing() or inside_torch_func() or traced:
+    if ACTIVE.plain or capturing() or inside_torch_func() or in_forward_mode() or traced:
         return True
     plain = not kwargs and only_tensors(args)
     return not plain and any(is_fake(x) for x in pytree.tree_leaves((args, kwargs)))

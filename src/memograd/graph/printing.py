@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from keyword import iskeyword
 from typing import TYPE_CHECKING, Any
 
@@ -45,8 +45,23 @@ def annotated(graph: Graph, name: str = "graph") -> str:
 def flat_function(name: str, inputs: list[fx.Node], nodes: list[fx.Node], results: list[fx.Node]) -> str:
     """Source of a function of ``inputs`` that computes ``nodes`` in the order given, frees each value behind its last
     use, and returns ``results``."""
-    lines = [HEADER, *definitions(nodes), f"def {name}({', '.join(n.name for n in inputs)}):"]
-    last = last_uses(nodes, results)
+    head = [f"def {name}({', '.join(n.name for n in inputs)}):"]
+    return _function(head, nodes, results, last_uses(nodes, results))
+
+
+def boxed_function(name: str, inputs: list[fx.Node], nodes: list[fx.Node], results: list[fx.Node]) -> str:
+    """The same of one list of ``inputs``, which it empties, so that these are freed behind their last use as well."""
+    unpacked = [f"    [{', '.join(n.name for n in inputs)}] = given"] if inputs else []
+    head = [f"def {name}(given):", *unpacked, "    given.clear()"]
+    read = {operand for node in nodes for operand in node.all_input_nodes}
+    unread = [n.name for n in dict.fromkeys(inputs) if n not in read and n not in results]
+    if unread:
+        head.append(f"    del {', '.join(unread)}")
+    return _function(head, nodes, results, last_uses(nodes, results, inputs))
+
+
+def _function(head: list[str], nodes: list[fx.Node], results: list[fx.Node], last: dict[fx.Node, list[fx.Node]]) -> str:
+    lines = [HEADER, *definitions(nodes), *head]
     for node in nodes:
         lines.append(f"    {node.name} = {expression(node)}")
         if last[node]:
@@ -72,10 +87,13 @@ def definitions(nodes: Iterable[fx.Node]) -> list[str]:
     return [*header, *kernels, *(text for text in calls if text)]
 
 
-def last_uses(nodes: list[fx.Node], results: list[fx.Node]) -> dict[fx.Node, list[fx.Node]]:
-    """For each operator the values that nobody reads after it (inputs are the caller's and never listed)."""
+def last_uses(
+    nodes: list[fx.Node], results: list[fx.Node], given: Sequence[fx.Node] = ()
+) -> dict[fx.Node, list[fx.Node]]:
+    """For each operator the values that nobody reads after it (inputs are the caller's and not listed, but for those
+    that are ``given`` away)."""
     seen = set(results)
-    own = set(nodes)
+    own = {*nodes, *given}
     last: dict[fx.Node, list[fx.Node]] = {}
     for node in reversed(nodes):
         last[node] = [n for n in dict.fromkeys((node, *node.all_input_nodes)) if n in own and n not in seen]

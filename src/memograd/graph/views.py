@@ -7,8 +7,6 @@ import operator
 import torch
 from torch import fx
 
-from memograd._torch import schema_of
-
 # Views whose schema does not say so: PyTorch trusts that nobody writes into them.
 _SILENT_VIEWS = (
     torch.ops.aten._unsafe_view.default,
@@ -34,7 +32,7 @@ def viewed(node: fx.Node) -> fx.Node | None:
         return node.args[0]  # pyright: ignore[reportReturnType]
     if node.target in _SILENT_VIEWS:
         return node.args[0]  # pyright: ignore[reportReturnType]
-    schema = schema_of(node.target)
+    schema = getattr(node.target, "_schema", None)
     if schema is None or not any(r.alias_info is not None for r in schema.returns):
         return None
     for argument, given in zip(schema.arguments, node.args, strict=False):
@@ -50,7 +48,7 @@ def is_view(node: fx.Node) -> bool:
 
 
 def owner(node: fx.Node) -> fx.Node:
-    """The node whose memory ``node`` looks at, or has."""
+    """The node whose memory ``node`` looks at, through views of views; itself where it has memory of its own."""
     while is_view(node) and (base := viewed(node)) is not None:
         node = base
     return node

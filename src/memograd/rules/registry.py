@@ -192,9 +192,9 @@ def unbroadcast(adjoint: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
     """Sum over the dimensions that broadcasting added or stretched."""
     extra = adjoint.dim() - len(shape)
     stretched = [i + extra for i, n in enumerate(shape) if n == 1 and adjoint.shape[i + extra] != 1]
-    dims = [*range(extra), *stretched]
-    summed = adjoint.sum(dims, keepdim=True) if dims else adjoint
-    return summed.reshape(shape)
+    if not stretched:
+        return adjoint.sum(list(range(extra))) if extra else adjoint
+    return adjoint.sum([*range(extra), *stretched], keepdim=True).reshape(shape)
 
 
 def _smooth(value: Any) -> bool:

@@ -61,9 +61,19 @@ def over_one(node: fx.Node) -> Any:
 def double_transpose(node: fx.Node) -> Any:
     """(xᵀ)ᵀ = x."""
     x = node.args[0] if node.args else None
-    if node.target is aten.t.default and isinstance(x, fx.Node) and x.target is aten.t.default:
+    if isinstance(x, fx.Node) and _swaps(node) is not None and _swaps(node) == _swaps(x):
         return x.args[0]
     return None
+
+
+def _swaps(node: fx.Node) -> set[int] | None:
+    """The two dimensions that a transpose changes with each other."""
+    if node.target is aten.t.default:
+        return {0, 1}
+    if node.target is not aten.transpose.int:
+        return None
+    dims = node.meta["val"].dim()
+    return {d % dims for d in node.args[1:]} if dims else None  # pyright: ignore[reportOperatorIssue]
 
 
 def same_shape(node: fx.Node) -> Any:

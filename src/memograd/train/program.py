@@ -17,7 +17,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import nn, optim
 
-from memograd._torch import has_hooks, has_step_hooks, note_step
+from memograd._torch import has_hooks
 from memograd.errors import DataDependentError, GraphError
 from memograd.graph.entries import OutputKind
 from memograd.graph.graph import Graph
@@ -181,7 +181,10 @@ def settings(optimizer: optim.Optimizer) -> Any:
     groups = [
         (*map(id, g["params"]), *[(k, v) for k, v in g.items() if k not in _NOT_BAKED]) for g in optimizer.param_groups
     ]
-    itself = (has_step_hooks(optimizer), "step" in vars(optimizer))
+    itself = (
+        bool(optimizer._optimizer_step_pre_hooks or optimizer._optimizer_step_post_hooks),
+        "step" in vars(optimizer),
+    )
     return (tuple(groups), itself, ambient())
 
 
@@ -212,7 +215,7 @@ def build(
     except BaseException:
         _put_back(optimizer, state)
         raise
-    note_step(optimizer)
+    optimizer._opt_called = True  # pyright: ignore[reportAttributeAccessIssue]  # what schedulers look at
     bound = detached([i.tensor for i in graph.inputs])
     parameters = {i.name: i.tensor for i in joint.inputs}
     return Program(

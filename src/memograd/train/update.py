@@ -13,7 +13,6 @@ from typing import Any
 import torch
 from torch import fx, optim
 
-from memograd._torch import has_step_hooks
 from memograd.graph.entries import Input, Output
 from memograd.graph.graph import Graph
 from memograd.tracing.tracer import Tracer
@@ -67,7 +66,7 @@ def why_not(optimizer: optim.Optimizer) -> str | None:
     """None when the update can be part of the graph, else the reason why ``optimizer.step()`` is called instead."""
     if type(optimizer) not in RULES:
         return f"{type(optimizer).__name__} has no update rule here"
-    if has_step_hooks(optimizer):
+    if optimizer._optimizer_step_pre_hooks or optimizer._optimizer_step_post_hooks:
         return "the optimizer has step hooks"
     if "step" in vars(optimizer) and not hasattr(vars(optimizer)["step"], "_wrapped_by_lr_sched"):
         return "its step method was replaced"
@@ -162,19 +161,19 @@ class Update:
         lr = self._input(f"learning rate {k}", self.rates[k])
         shared: dict[float, Tensor] = {}  # bias corrections are computed once for all equal step counters
         for (_, name), tensors, count in zip(found, states, counts, strict=True):
-            with self.tracer.labelled({"update_of": name}):
-                state = {key: self._input(f"{key} of {name}", t) for key, t in tensors.items()}
-                if "step" in state:
-                    new_step = state["step"] + 1
-                    self._mutation(f"step of {name}", new_step)
-                    state["shared_step"] = shared.setdefault(count, new_step) if self.share else new_step
-                gradient = self.tracer.input(gradients[name])
-                gradient = -gradient if group["maximize"] else gradient
-                old = self.tracer.input(self.written.get(name) or self.where[self.joint.placeholder(name)])
-                value, new = RULES[type(self.optimizer)](old, gradient, lr, state, group)
-                self._mutation(name, value)
-                for key, tensor in new.items():
-                    self._mutation(f"{key} of {name}", tensor)
+            self.tracer.meta = {"update_of": name}
+            state = {key: self._input(f"{key} of {name}", t) for key, t in tensors.items()}
+            if "step" in state:
+                new_step = state["step"] + 1
+                self._mutation(f"step of {name}", new_step)
+                state["shared_step"] = shared.setdefault(count, new_step) if self.share else new_step
+            gradient = self.tracer.input(gradients[name])
+            gradient = -gradient if group["maximize"] else gradient
+            old = self.tracer.input(self.written.get(name) or self.where[self.joint.placeholder(name)])
+            value, new = RULES[type(self.optimizer)](old, gradient, lr, state, group)
+            self._mutation(name, value)
+            for key, tensor in new.items():
+                self._mutation(f"{key} of {name}", tensor)
 
     def _input(self, name: str, tensor: Tensor) -> Tensor:
         self.inputs.append(Input("state", name, tensor))

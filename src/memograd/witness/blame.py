@@ -23,7 +23,6 @@ from memograd import ops
 from memograd._torch import TorchDispatchMode, pytree
 from memograd.errors import MemogradError
 from memograd.graph.graph import Graph
-from memograd.graph.interpreter import called, evaluate
 from memograd.pipeline import capture_for, differentiate
 from memograd.rules.registry import lookup
 from memograd.tracing.provenance import caller
@@ -212,9 +211,14 @@ def run_by_autograd(
 ) -> dict[fx.Node, Any]:
     """Every value of ``forward``; those that depend on ``wrt`` have autograd's history, which ends at the graph's
     stops but those in ``without``."""
-    inputs = [v.detach().requires_grad_(i.name in wrt) for i, v in zip(forward.inputs, flat, strict=True)]
+    values: dict[fx.Node, Any] = {}
+    for node, entry, value in zip(forward.placeholders, forward.inputs, flat, strict=True):
+        values[node] = value.detach().requires_grad_(entry.name in wrt)
     with torch.enable_grad(), torch.autocast("cpu", enabled=False), torch.autocast("cuda", enabled=False):
-        return evaluate(forward, inputs, lambda node, args, kwargs: _run(node, args, kwargs, node in without))
+        for node in forward.nodes:
+            args, kwargs = fx.map_arg((node.args, node.kwargs), values.__getitem__)
+            values[node] = _run(node, args, kwargs, node in without)
+    return values
 
 
 def _run(node: fx.Node, args: Any, kwargs: Any, flows: bool) -> Any:
@@ -224,7 +228,7 @@ def _run(node: fx.Node, args: Any, kwargs: Any, flows: bool) -> Any:
         return args[0]
     if node.target is ops.overwrite:
         return _Overwrite.apply(*args)
-    return called(node, args, kwargs)
+    return node.target(*args, **kwargs)  # pyright: ignore[reportCallIssue]
 
 
 class _Overwrite(torch.autograd.Function):

@@ -14,7 +14,7 @@ aten = torch.ops.aten
 
 @rule(aten.mm.default, aten.bmm.default, formula="Ā = Ȳ Bᴴ, B̄ = Aᴴ Ȳ")
 def mm(adjoint, y, a, b):
-    return adjoint @ b.mH, a.mH @ adjoint
+    return product(adjoint, b.mH, a), product(a.mH, adjoint, b)
 
 
 @rule(aten.mm.dtype, aten.bmm.dtype, formula="Ā = Ȳ Bᴴ, B̄ = Aᴴ Ȳ")
@@ -26,7 +26,7 @@ def mm_dtype(adjoint, y, a, b, out_dtype):
 @rule(aten.addmm.default, aten.baddbmm.default, formula="c̄ = conj β · ȳ, Ā = conj α · Ȳ Bᴴ, B̄ = conj α · Aᴴ Ȳ")
 def addmm(adjoint, y, c, a, b, beta=1, alpha=1):
     through = scaled(adjoint, alpha)
-    return scaled(adjoint, beta), through @ b.mH, a.mH @ through
+    return scaled(adjoint, beta), product(through, b.mH, a), product(a.mH, through, b)
 
 
 @rule(aten.addmm.dtype, aten.baddbmm.dtype, formula="c̄ = conj β · ȳ, Ā = conj α · Ȳ Bᴴ, B̄ = conj α · Aᴴ Ȳ")
@@ -76,6 +76,14 @@ def trilinear(adjoint, y, a, b, c, expand_a, expand_b, expand_c, sumdim, unroll_
         aten._trilinear(conj(a), adjoint, conj(c), expand_a, sumdim, expand_c, expand_b),
         aten._trilinear(conj(a), conj(b), adjoint, expand_a, expand_b, sumdim, expand_c),
     )
+
+
+def product(a, b, like):
+    """a b, laid out in memory as ``like`` if that is a transposed matrix: (a b)ᵀ = bᵀ aᵀ. So the gradient of a weight,
+    which is multiplied transposed, lies as the weight does, and whoever keeps it need not copy it."""
+    if like.dim() == 2 and like.is_contiguous() < like.mT.is_contiguous():
+        return (b.mT @ a.mT).mT
+    return a @ b
 
 
 def outer(u, v):

@@ -1,0 +1,248 @@
+"""What autograd goes through as one step: a program, the gradients of it that somebody asks for, and theirs.
+
+A *question* is what autograd asks a pass with: which of its results have cotangents, and which inputs' gradients are
+wanted. The answer is again a graph, of what the pass has remembered for it and of the cotangents; where somebody goes
+on from the gradients (``create_graph``) that graph is the next pass. What was remembered is then among the results of
+the pass before it, so that cotangents of second order meet those of first order where they belong, and go on as one.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import torch
+
+from memograd.adjoint.activity import active_nodes
+from memograd.adjoint.partition import cut
+from memograd.frontend.boundary import Boundary, Call
+from memograd.graph.entries import Input, Output
+from memograd.graph.graph import Graph
+from memograd.graph.printing import boxed_function, load
+from memograd.graph.signature import run
+from memograd.looks import trusting
+from memograd.lower.lower import lower
+from memograd.pipeline import differentiate
+from memograd.simplify import dead
+from memograd.transforms.boundary import Step, only
+from memograd.transforms.program import for_batches
+
+Tensor = torch.Tensor
+Build = Callable[[Callable[..., Any]], Callable[..., Any]]
+Question = tuple[tuple[int, ...], tuple[int, ...]]
+"""(positions among the results, positions among the inputs)"""
+_MOST = 8  # questions of one pass; for each it may remember more
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The pass behind another one.
+
+    Attributes:
+        reads: which of the remembered values are its inputs, in front of the cotangents.
+        places: which of the inputs of the pass before it its results are the gradients of.
+    """
+
+    gradients: Pass
+    reads: tuple[int, ...]
+    places: tuple[int, ...]
+
+
+class Pass:
+    """A graph that autograd goes through as one step, and what it was asked so far.
+
+    Args:
+        graph: its results, then what else it returns (new values of buffers).
+        count: how many results.
+        sources: positions of the inputs that have a gradient.
+        build: makes of a function of ATen operators what is run; None: as it is.
+    """
+
+    def __init__(self, graph: Graph, count: int, sources: Sequence[int], build: Build | None) -> None:
+        self.graph = graph
+        self.inputs = len(graph.inputs)
+        self.count = count
+        self.own = len(graph.outputs)  # what it returns besides what is to be remembered
+        self.sources = frozenset(sources)
+        self.build = build
+        self.followed = False  # somebody goes on from the answers: what they read is handed out
+        self.slots: list[tuple[bool, int]] = []  # what is remembered: (an input?, its position)
+        self.smooth: list[bool] = []  # which of these have a gradient
+        self.answers: dict[Question, Answer] = {}
+        self._asked: list[Question] = []
+        self._running: Running | None = None
+        self._turn = threading.Lock()
+
+    def see(self, question: Question, further: bool) -> None:
+        """Somebody asked this, and goes on ``further`` from the answer, or not."""
+        with self._turn:
+            if further and not self.followed:
+                self.followed, self._running = True, None
+            known = question in self.answers or question in self._asked
+            if not known and len(self.answers) + len(self._asked) < _MOST:
+                self._asked.append(question)
+                self._running = None
+
+    def running(self) -> Running:
+        """As it runs now, ready for all that was asked before."""
+        with self._turn:
+            if self._running is None:
+                asked, self._asked = self._asked, []
+                for question in asked:
+                    self.answers[question] = self._answer(question)
+                self._running = Running(self)
+            return self._running
+
+    def _answer(self, question: Question) -> Answer:
+        joint = derived(self.graph, self, question)
+        names = [self.graph.inputs[k].name for k in question[1]]
+        early, late = cut(joint)
+        slots = self._remember(early)
+        has = [self.smooth[k] for k in slots]
+        inputs = tuple(Input("input", f"input {k}") for k in range(len(late.inputs)))
+        outputs = tuple(Output("output", f"gradient {k}", tracked=True) for k in range(len(late.outputs)))
+        places = tuple(question[1][names.index(o.name)] for o in late.outputs)
+        behind = late.with_fx(late.fx, inputs=inputs, outputs=outputs, wrt=())
+        sources = [k for k in range(len(inputs)) if k >= len(has) or has[k]]
+        return Answer(Pass(behind, len(outputs), sources, self.build), tuple(slots), places)
+
+    def _remember(self, early: Graph) -> list[int]:
+        """Take ``early`` for the graph, and those of its last results along that are no results before; where all of
+        them are among what is remembered."""
+        before = len(self.graph.outputs)
+        chosen, slots = list(range(before)), []
+        for k in range(before, len(early.outputs)):
+            node = early.results[k]
+            if node.op == "placeholder":
+                slot = (True, early.placeholders.index(node))
+            else:
+                twins = [at for at, j in enumerate(chosen) if early.results[j] is node]
+                if not twins:
+                    chosen.append(k)
+                slot = (False, twins[0] if twins else len(chosen) - 1)
+            slots.append(slot)
+        outputs = [replace(early.outputs[k], name=f"saved {at}") for at, k in enumerate(chosen[before:], before)]
+        outputs = (*self.graph.outputs, *outputs)
+        self.graph = dead(early.rewritten(results=[early.results[k] for k in chosen], outputs=outputs, wrt=()))
+        given = [n for k, n in enumerate(self.graph.placeholders) if k in self.sources]
+        active = set(active_nodes(given, self.graph.results))
+        for slot in slots:
+            if slot not in self.slots:
+                self.slots.append(slot)
+                own = self.graph.placeholders if slot[0] else self.graph.results
+                handed = slot[0] or slot[1] >= self.own or self.graph.outputs[slot[1]].tracked
+                self.smooth.append(handed and own[slot[1]] in active)
+        return [self.slots.index(slot) for slot in slots]
+
+
+def derived(graph: Graph, of: Pass, question: Question) -> Graph:
+    """``graph``, one of a pass, and the gradients that a question asks for."""
+    used, wanted = question
+    outputs = [k if k < of.count else of.own + k - of.count for k in used]
+    among = [graph.outputs[k].name for k in outputs]
+    return differentiate(graph, [graph.inputs[k].name for k in wanted], cotangents="output", among=among)
+
+
+class Running:
+    """A pass as it was ready for some questions: nothing about it changes.
+
+    What it hands out are its results and, where somebody goes on from the answers, what is remembered for these.
+    """
+
+    def __init__(self, of: Pass) -> None:
+        self.of = of
+        self.graph = of.graph
+        self.followed = of.followed
+        self.answers = dict(of.answers)
+        self.slots = tuple(of.slots)
+        outputs = range(of.own, len(self.graph.outputs)) if self.followed else ()
+        self.handed = (*range(of.count), *outputs)
+        smooth = {at for (is_input, at), s in zip(of.slots, of.smooth, strict=True) if s and not is_input}
+        tracked = {k for k in range(of.count) if self.graph.outputs[k].tracked}
+        self.constant = [at for at, k in enumerate(self.handed) if k not in (tracked if k < of.count else smooth)]
+        self.constants = [i.tensor for i in self.graph.inputs[of.inputs :]]
+        self._afresh: dict[Question, tuple[Step, Graph, list[int]]] = {}
+
+    @cached_property
+    def _function(self) -> Callable[[list[Any]], tuple[Tensor, ...]]:
+        return _built(self.graph, self.of.build)
+
+    @cached_property
+    def _alone(self) -> Callable[[list[Any]], tuple[Tensor, ...]]:
+        """The same without what would be remembered."""
+        return _built(only(self.graph, range(self.of.own)), self.of.build) if self.slots else self._function
+
+    def start(self, call: Call, inputs: Sequence[Any]) -> tuple[list[Tensor], Sequence[Tensor], list[Tensor]]:
+        """(what is handed out, what else is returned, what is remembered)"""
+        given = [*inputs, *self.constants]
+        out = list(run(self._function, [given.copy()]))
+        handed = apart([out[k] for k in self.handed], given)
+        for k, result in zip(self.handed, handed, strict=True):
+            out[k] = result
+        saved = [given[k] if is_input else out[k] for is_input, k in self.slots]
+        return handed, out[self.of.count : self.of.own], saved
+
+    def answer(
+        self, call: Call, question: Question, saved: list[Any], arriving: Sequence[Any], further: bool
+    ) -> dict[int, Any] | None:
+        """The gradients by position of their input; None where this was not foreseen. Empties ``saved``."""
+        answer = self._wide(question, further)
+        if answer is None:
+            return None
+        given = [*(saved[k] for k in answer.reads), *arriving]
+        saved.clear()
+        behind = answer.gradients.running()
+        if further:
+            values: Any = Boundary.apply(call, behind, *given)
+        else:
+            given += behind.constants
+            with trusting():
+                values = run(behind._alone, [given])
+        return {k: v for k, v in zip(answer.places, values, strict=False) if k in question[1]}
+
+    def _wide(self, question: Question, further: bool) -> Answer | None:
+        """The answer to a question, or to a wider one where nobody goes on from it."""
+        if question in self.answers:
+            return self.answers[question] if self.followed or not further else None
+        wider = (a for q, a in self.answers.items() if q[0] == question[0] and {*q[1]} > {*question[1]})
+        return None if further else next(wider, None)
+
+    def afresh(self, call: Call, question: Question, inputs: Sequence[Any], arriving: Sequence[Any]) -> dict[int, Any]:
+        """The same, computed from the inputs once more."""
+        if question not in self._afresh:
+            joint = derived(self.graph, self.of, question)
+            gradients = joint.positions("gradient")
+            names = [i.name for i in joint.inputs]
+            places = [names.index(joint.outputs[k].name) for k in gradients]
+            build = self.of.build or (lambda function: function)
+            self._afresh[question] = Step(only(joint, gradients), for_batches, build), joint, places
+        step, joint, places = self._afresh[question]
+        given, late = iter(inputs), iter(arriving)
+        flat = [
+            next(late) if i.kind == "cotangent" else next(given) if k < self.of.inputs else i.tensor
+            for k, i in enumerate(joint.inputs)
+        ]
+        return dict(zip(places, step(flat, call.generators), strict=True))
+
+
+def _built(graph: Graph, build: Build | None) -> Callable[[list[Any]], tuple[Tensor, ...]]:
+    """What runs a graph, as a function of the list of its inputs, which it may empty."""
+    lowered = lower(graph)
+    if build is None:
+        return load(boxed_function("step", list(lowered.placeholders), lowered.nodes, list(lowered.results)), "step")
+    function = build(lowered.function)
+    return lambda given: function(*given)
+
+
+def apart(results: Sequence[Tensor], given: Sequence[Tensor]) -> list[Tensor]:
+    """``results``, each an object of its own: to autograd one that is an input means something else, and what a result
+    and its detached twin have in common is their memory."""
+    seen = {id(t) for t in given}
+    apart: list[Tensor] = []
+    for result in results:
+        apart.append(result.detach() if id(result) in seen else result)
+        seen.add(id(apart[-1]))
+    return apart

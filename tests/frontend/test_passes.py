@@ -1,0 +1,182 @@
+"""Gradients of gradients: what is computed for them, what is remembered, and that they are PyTorch's."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from torch.profiler import profile
+
+import memograd as mg
+from memograd.rules import registry
+
+F64 = torch.float64
+
+
+def mlp(inputs: int = 3) -> nn.Module:
+    return nn.Sequential(
+        nn.Linear(inputs, 6), nn.Tanh(), nn.Dropout(0.2), nn.Linear(6, 5), nn.Sigmoid(), nn.Linear(5, 1)
+    )
+
+
+def derivative(y: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+    return torch.autograd.grad(y.sum(), x, create_graph=True)[0]
+
+
+def penalty(model: Any, x: torch.Tensor) -> torch.Tensor:
+    return (derivative(model(x), x).norm(dim=1) - 1).square().mean()
+
+
+def forces(model: Any, x: torch.Tensor) -> torch.Tensor:
+    energy = model(x)
+    return energy.square().mean() + (derivative(energy, x) - 1).square().mean()
+
+
+def burgers(model: Any, x: torch.Tensor) -> torch.Tensor:
+    """A third derivative of the model, once it is trained: u_t + u u_x - u_xx."""
+    u = model(x)
+    first = derivative(u, x)
+    second = derivative(first[:, 0], x)[:, :1]
+    return (first[:, 1:2] + u * first[:, :1] - 0.1 * second).square().mean()
+
+
+def taking_turns(model: Any, x: torch.Tensor) -> torch.Tensor:
+    """Two calls of one program, asked differently."""
+    return penalty(model, x) + model(x * 2).square().mean()
+
+
+USES: list[Callable[[Any, torch.Tensor], torch.Tensor]] = [penalty, forces, burgers, taking_turns]
+
+
+def operators(run: Callable[[], Any]) -> Counter[str]:
+    with profile() as watched:
+        run()
+    return Counter(e.name for e in watched.events() or () if e.name.startswith("aten::"))  # pyright: ignore[reportOptionalIterable]
+
+
+@pytest.mark.parametrize("use", USES, ids=lambda u: u.__name__)
+def test_training_through_gradients_is_pytorchs(use):
+    torch.manual_seed(0)
+    theirs: Any = mlp().double()
+    ours = mg.wrap(copy.deepcopy(theirs))
+    losses = []
+    for model in (ours, theirs):
+        torch.manual_seed(1)
+        optimizer = torch.optim.Adam(model.parameters(), 1e-2)
+        losses.append([])
+        for _ in range(8):
+            x = torch.randn(7, 3, dtype=F64).requires_grad_()
+            optimizer.zero_grad()
+            loss = use(model, x)
+            loss.backward()
+            losses[-1] += [loss.item(), x.grad]
+            optimizer.step()
+    torch.testing.assert_close(losses[0], losses[1], rtol=1e-9, atol=1e-11)
+    assert ours.forward.captures == ["the first call"]
+    assert ours.forward.check_reason.endswith("and a derivative of these") or use is taking_turns
+
+
+@pytest.mark.parametrize("use", USES, ids=lambda u: u.__name__)
+def test_once_it_is_foreseen_no_product_of_matrices_is_formed_that_pytorch_does_not_form(use):
+    theirs: Any = mlp()
+    ours = mg.wrap(copy.deepcopy(theirs))
+    counts = []
+    for model in (ours, theirs):
+        x = torch.randn(7, 3, requires_grad=True)
+        for _ in range(5):
+            use(model, x).backward()
+        counts.append(operators(lambda m=model, x=x: use(m, x).backward()))
+    for product in ("aten::mm", "aten::addmm", "aten::tanh", "aten::sigmoid"):
+        assert 0 < counts[0][product] <= counts[1][product], product
+
+
+def test_what_nobody_asked_for_is_not_computed():
+    """``autograd.grad(y, x)`` wants no gradients of weights."""
+    theirs: Any = mlp()
+    ours = mg.wrap(copy.deepcopy(theirs), check="never")
+    counts = []
+    for model in (ours, theirs):
+        x = torch.randn(7, 3, requires_grad=True)
+        for _ in range(3):
+            torch.autograd.grad(model(x).sum(), x)
+        counts.append(operators(lambda m=model, x=x: torch.autograd.grad(m(x).sum(), x))["aten::mm"])
+    assert counts[0] == counts[1] == 3
+
+
+def test_gradients_of_weights_lie_in_memory_as_the_weights_do():
+    """Who accumulates them takes them over then, and copies nothing."""
+    model = mg.wrap(mlp(), check="never")
+    x = torch.randn(7, 3)
+    for _ in range(2):
+        model.zero_grad()
+        model(x).sum().backward()
+    assert all(p.grad is not None and p.grad.is_contiguous() for p in model.parameters())
+    model.zero_grad()
+    y, seed = model(x), torch.ones(7, 1)
+    assert operators(lambda: y.backward(seed))["aten::clone"] == 0
+
+
+def peak(model: nn.Module, x: torch.Tensor) -> int:
+    for _ in range(3):
+        model.zero_grad()
+        model(x).sum().backward()
+    model.zero_grad()
+    with profile(profile_memory=True) as watched:
+        model(x).sum().backward()
+    held = most = 0
+    assert watched.profiler is not None
+    events = [e for e in watched.profiler.kineto_results.events() if e.name() == "[memory]"]
+    for event in sorted(events, key=lambda e: e.start_ns()):
+        held += event.nbytes()
+        most = max(most, held)
+    return most
+
+
+def test_what_is_remembered_dies_behind_its_last_use():
+    """Without a budget a call takes no more memory than PyTorch's (2 % for the sake of small things)."""
+    blocks = [nn.Sequential(nn.Linear(64, 64), nn.BatchNorm1d(64), nn.ReLU(), nn.Dropout(0.1)) for _ in range(6)]
+    theirs: Any = nn.Sequential(*blocks, nn.Linear(64, 1))
+    x = torch.randn(256, 64)
+    assert peak(mg.wrap(copy.deepcopy(theirs), check="never"), x) <= 1.02 * peak(theirs, x)
+
+
+def test_a_wrong_second_derivative_is_caught(monkeypatch):
+    """The rule of tanh_backward has no part in a first derivative."""
+    right: Any = registry._TABLE[torch.ops.aten.tanh_backward.default]
+    wrong = dataclasses.replace(right, function=lambda *a: tuple(g * 1.05 for g in right.function(*a)))
+    monkeypatch.setitem(registry._TABLE, torch.ops.aten.tanh_backward.default, wrong)
+    model = mg.wrap(mlp().double())
+    model(torch.ones(4, 3, dtype=F64)).sum().backward()
+    with pytest.raises(mg.GradientMismatchError, match="the second derivative by"):
+        penalty(model, torch.ones(4, 3, dtype=F64).requires_grad_())
+
+
+def test_many_cotangents_at_once():
+    torch.manual_seed(0)
+    theirs: Any = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2)).double()
+    ours = mg.wrap(copy.deepcopy(theirs))
+    x = torch.randn(5, 3, dtype=F64, requires_grad=True)
+    jacobians = [torch.autograd.functional.jacobian(model, x, vectorize=True) for model in (ours, ours, theirs)]
+    torch.testing.assert_close(jacobians[:2], jacobians[2:] * 2)
+    seeds = torch.eye(10, dtype=F64).view(10, 5, 2)
+    with pytest.raises(mg.CaptureError, match="is_grads_batched"):
+        torch.autograd.grad(ours(x), x, seeds, is_grads_batched=True, create_graph=True)
+
+
+def test_forward_mode_runs_the_models_own_forward():
+    theirs: Any = mlp().eval().double()
+    ours = mg.wrap(copy.deepcopy(theirs))
+    x, direction = torch.ones(2, 3, dtype=F64), torch.full((2, 3), 2.0, dtype=F64)
+    tangents = []
+    for model in (ours, theirs):
+        with torch.autograd.forward_ad.dual_level():
+            dual = torch.autograd.forward_ad.make_dual(x, direction)
+            tangents.append(torch.autograd.forward_ad.unpack_dual(model(dual)).tangent)
+    torch.testing.assert_close(tangents[0], tangents[1])
+    assert ours.forward.captures == []
