@@ -170,6 +170,9 @@ def test_sample_in_lower_precision(dtype):
 @pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.complex128], ids=str)
 def test_what_kernels_accept_is_captured(dtype):
-    """Shape functions of PyTorch that know fewer dtypes than the kernels would be met here."""
-    refused = [t for t in tallies(dtype, limit=1) if t.refused and "sparse" not in t.name]
-    assert not refused, "\n".join(map(str, refused))
+    """Shape functions of PyTorch that know fewer dtypes than the kernels would be met here; what is refused in float64
+    too has other reasons (``as_strided`` to memory around the view that is passed in)."""
+    refused = {t.name: t for t in tallies(dtype, limit=1) if t.refused and "sparse" not in t.name}
+    again = [e for e in entries(torch.float64) if any(f"{name}.".startswith(f"{e.name}.") for name in refused)]
+    anyway = {t.name for t in sweep(again, torch.float64, 1, 1) if t.refused}
+    assert not refused.keys() - anyway, "\n".join(map(str, refused.values()))

@@ -19,6 +19,7 @@ from memograd.tracing.holders import MISSING
 from memograd.tracing.names import is_machinery
 
 Listener = Callable[[Any, str], None]  # object, name
+Instead = Callable[[Any, str, int], Any]  # object, name, the number that stands there
 
 _HEAP_TYPE, _IMMUTABLE_TYPE = 1 << 9, 1 << 8  # flags of types, in CPython's object.h
 _MODULE_FILE = sys.modules[nn.Module.__module__].__file__
@@ -31,21 +32,24 @@ class _Here(threading.local):
     def __init__(self) -> None:
         super().__init__()
         self.listeners: tuple[Listener, ...] = ()
+        self.instead: Instead | None = None
 
 
 _HERE = _Here()
 
 
 @contextmanager
-def listening(listener: Listener) -> Iterator[None]:
-    """Tell ``listener`` what is asked of watched classes in this thread. Captures take turns, so nobody else listens
+def listening(listener: Listener, instead: Instead | None = None) -> Iterator[None]:
+    """Tell ``listener`` what is asked of watched classes in this thread; who asks for a whole number gets what
+    ``instead`` returns. Captures take turns, so nobody else listens
     but outer captures of the same thread; when the outermost leaves, no class is watched any more."""
-    outer = _HERE.listeners
+    outer, outer_instead = _HERE.listeners, _HERE.instead
     _HERE.listeners = (*outer, listener)
+    _HERE.instead = None if outer else instead
     try:
         yield
     finally:
-        _HERE.listeners = outer
+        _HERE.listeners, _HERE.instead = outer, outer_instead
         if not outer:
             for cls, own in _WATCHED.items():
                 if own is MISSING:
@@ -100,7 +104,10 @@ def _telling(ask: Any) -> Any:
             name = MACHINERY
         for listener in listeners:
             listener(self, name)
-        return ask(self, name or "__dict__")
+        value = ask(self, name or "__dict__")
+        if type(value) is int and (instead := _HERE.instead) is not None:
+            return instead(self, name, value)
+        return value
 
     tell.tells = True  # pyright: ignore[reportFunctionMemberAccess]
     return tell

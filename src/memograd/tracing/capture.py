@@ -38,6 +38,7 @@ from memograd.graph.entries import Calling, Input, InputKind, Output
 from memograd.graph.graph import Graph
 from memograd.tracing.chance import no_seeds
 from memograd.tracing.closures import Closure, closure_of
+from memograd.tracing.counters import number
 from memograd.tracing.cudnn import plain_recurrence
 from memograd.tracing.effects import Change, Templates, effects_of, take_back
 from memograd.tracing.guards import Guards, taken_twice
@@ -102,6 +103,9 @@ def trace(
             return one.run(args, kwargs, wrt)
     except CaptureError as error:
         taken = one.reads.states.taken
+        if one.reads.counters.handed and not taken and not isinstance(error, DataDependentError):
+            one.reads.counters.forget()  # something may want a number that is one
+            return trace(f, args, kwargs, wrt, concrete)
         if taken and (error.raised is not None or isinstance(error, DataDependentError)):
             raise CaptureError(taken_twice(taken[0])) from (error.raised or error)
         if error.raised is None or ACTIVE.tracers:  # who captures around it will run both
@@ -140,6 +144,7 @@ class _Capture:
         own_args, own_kwargs = pytree.tree_unflatten(flat, in_spec)
         out = self._trace(own_args, own_kwargs)
         out_leaves, out_spec = pytree.tree_flatten(out)
+        out_leaves = list(map(number, out_leaves))
         outputs, results, tensor_out = [], [], []
         for i, leaf in enumerate(out_leaves):
             if isinstance(leaf, torch.Tensor):
@@ -148,6 +153,7 @@ class _Capture:
                 outputs.append(Output("output", name, leaf.requires_grad))
                 tensor_out.append(i)
         self._mutations(outputs, results)
+        self.reads.counted_up(self.changes)
         templates = Templates(self.reads, self.stand_ins, self._is_captured)
         effects = effects_of(self.changes, templates, out_leaves)
         for k, tensor in enumerate(templates.left):
@@ -216,7 +222,7 @@ class _Capture:
     @contextmanager
     def _isolated(self) -> Iterator[None]:
         """What the program changes is as it was afterwards."""
-        self.reads = Reads(self.roots)
+        self.reads = Reads(self.roots, counts=True)
         try:
             yield
         except BaseException:

@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from memograd.tracing.counters import Counted, Counter, look
 from memograd.tracing.holders import MISSING, Holder, Keyed, dict_of
 from memograd.tracing.reads import Reads
 
@@ -70,8 +71,7 @@ class Effect:
     build: Build
     name: str
 
-    def happen(self, run: Run) -> None:
-        value = self.build(run)
+    def happen(self, value: Any) -> None:
         if isinstance(self.holder, Keyed):
             self.holder.assign(self.key, value)
         else:
@@ -95,6 +95,7 @@ class Templates:
         self.stand_ins = stand_ins
         self.captured = captured
         self.left: list[torch.Tensor] = []
+        self.returning = False  # whoever called the program will see what is asked for
         self._builds: dict[int, Build | None] = {}
         self._alive: list[Any] = []
 
@@ -106,6 +107,8 @@ class Templates:
         """The same; None where ``value`` itself will do."""
         if isinstance(value, torch.Tensor):
             return self._tensor(value)
+        if type(value) is Counted:
+            return _count(value, self.returning)
         if id(value) in self.users or value is MISSING:
             return None
         if id(value) not in self._builds:
@@ -177,6 +180,15 @@ class Templates:
         return lambda run: make([b(run) for b in builds])
 
 
+def _count(value: Counted, seen: bool) -> Build:
+    counter: Counter = value._counter
+    if counter.looked or seen:
+        number = look(value)
+        return lambda _: number
+    added = value._added
+    return lambda _: counter.table[counter.name] + added
+
+
 class Effects:
     """The effects of one program.
 
@@ -195,13 +207,16 @@ class Effects:
     def happen(self, left: Sequence[torch.Tensor], inputs: Mapping[str, Any]) -> dict[int, Any]:
         """The graph has run; gives what is ``returned``."""
         run = Run(left, inputs)
-        for effect in self.effects:
-            effect.happen(run)
+        values = [effect.build(run) for effect in self.effects]  # of counters, before they go up
+        for effect, value in zip(self.effects, values, strict=True):
+            effect.happen(value)
         return {position: build(run) for position, build in self.returned.items()}
 
 
 def effects_of(changes: Sequence[Change], templates: Templates, returned: Sequence[Any] = ()) -> Effects:
     """``returned``: the leaves of what the program returns."""
+    templates.returning = True
     builds = {k: templates.own(x) for k, x in enumerate(returned) if not isinstance(x, torch.Tensor)}
+    templates.returning = False
     effects = [Effect(holder, key, templates.of(value), name) for holder, key, value, name in changes]
     return Effects(effects, {k: build for k, build in builds.items() if build is not None})

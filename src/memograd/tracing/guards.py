@@ -50,7 +50,9 @@ class Guards:
     """
 
     def __init__(self, reads: Reads) -> None:
-        places = reads.places.values()
+        steady = reads.counters.steady()
+        places = [entry for key, entry in reads.places.items() if key not in steady]
+        self._counters = [(counter.table, counter.name) for counter in steady.values()]
         there = [(p, v) for p, v in places if v is not MISSING]
         ways = [_Way(get, [(p, v) for p, v in there if _way_to(p) is get]) for get in (getitem, _item, getattr)]
         self._ways = [way for way in ways if way.keys]
@@ -92,6 +94,7 @@ class Guards:
             return False
         try:
             same = all([all(map(is_, map(w.get, w.holders, w.keys), w.last)) for w in self._ways]) or self._alike()
+            same = same and all([type(table[name]) is int for table, name in self._counters])
             same = same and all([state(value) == before for value, state, before in self._states])
         except (KeyError, IndexError, AttributeError, ValueError):  # something is no longer there
             return False

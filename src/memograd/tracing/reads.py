@@ -28,6 +28,7 @@ from torch import nn
 
 from memograd.tracing import asked
 from memograd.tracing.audited import audited
+from memograd.tracing.counters import Counters, remember
 from memograd.tracing.holders import MISSING, Attributes, Holder, dict_of, holder_of, slots_of
 from memograd.tracing.meetings import Meetings
 from memograd.tracing.names import is_machinery
@@ -73,7 +74,8 @@ def tensors_in(value: Any, within: tuple[int, ...] = ()) -> Iterator[tuple[tuple
 
 
 class Reads(Meetings):
-    """What one capture has seen so far. ``roots`` are what the program is given to begin with, by name.
+    """What one capture has seen so far. ``roots`` are what the program is given to begin with, by name;
+    ``counts``: it gets counters in the place of numbers that it counted up last time.
 
     Attributes:
         places: the places read and what stood there, by (id of holder, key).
@@ -83,7 +85,7 @@ class Reads(Meetings):
         states: what else the program has met, by its state.
     """
 
-    def __init__(self, roots: Iterable[tuple[str, Any]]) -> None:
+    def __init__(self, roots: Iterable[tuple[str, Any]], counts: bool = False) -> None:
         self.places: dict[tuple[int, Any], tuple[Place, Any]] = {}
         self.before: dict[int, tuple[Holder, Any]] = {}
         self.tensors: dict[int, Place] = {}
@@ -94,6 +96,9 @@ class Reads(Meetings):
         self._seen: set[tuple[int, str]] = set()
         self.states = States()
         self.again = ""
+        self.counters = Counters()
+        self.counts = counts
+        self._owners: dict[tuple[int, str], Any] = {}  # of whole numbers, by id of their ``__dict__`` and name
         self._busy = False
         self._depth = 0  # library functions called by library functions, on the way to what is met
         for name, root in (*roots, *(("hook", hook) for hook in hooks_of_every_module())):
@@ -102,7 +107,7 @@ class Reads(Meetings):
     @contextmanager
     def recording(self) -> Iterator[None]:
         """What runs inside is the program."""
-        with asked.listening(self.attribute), audited(self._looked_at):
+        with asked.listening(self.attribute, self.counters.of if self.counts else None), audited(self._looked_at):
             asked.watch(nn.Module)
             yield
 
@@ -140,6 +145,8 @@ class Reads(Meetings):
                     self.meet(table[name], f"{path}.{name}")  # always the same dict
                 elif table.get(name, MISSING) is before.get(name, MISSING):  # else it is the program's own doing
                     self.place(table, name, table[name], f"{path}.{name}".lstrip("."))
+                    if type(table[name]) is int:
+                        self._owners[id(table), name] = owner
                 return
         for cls in type(owner).__mro__:
             if name in vars(cls):
@@ -160,6 +167,15 @@ class Reads(Meetings):
             self.place(own, name, MISSING, f"{path}.{name}")  # the instance may get one of its own
         if users:
             self.place(self.attributes_of(cls), name, entry, f"{cls.__qualname__}.{name}")
+
+    def counted_up(self, changes: Iterable[tuple[Holder, Any, Any, str]]) -> None:
+        """What the program has left: remember the numbers that it read before."""
+        for holder, key, value, _ in changes:
+            owner = self._owners.get((id(holder.holder), key)) if isinstance(key, str) else None
+            if owner is not None and type(value) is int:
+                remember(owner, key)
+        if any(c.looked for c in self.counters.handed.values()):
+            self.counters.forget()
 
     def attributes_of(self, cls: type) -> Any:
         """``vars(cls)``, which is another object each time, always as the same one."""
