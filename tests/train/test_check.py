@@ -17,8 +17,9 @@ from memograd.train import program
 from memograd.train.check import Check
 
 aten = torch.ops.aten
-X, Y = torch.rand(16, 8), torch.rand(16, 1)
-IMAGES = torch.rand(4, 3, 8, 8), torch.randint(0, 5, (4,))
+SEEDED = torch.Generator().manual_seed(0)
+X, Y = torch.rand(16, 8, generator=SEEDED), torch.rand(16, 1, generator=SEEDED)
+IMAGES = torch.rand(4, 3, 8, 8, generator=SEEDED), torch.randint(0, 5, (4,), generator=SEEDED)
 
 
 def mlp():
@@ -208,7 +209,7 @@ def transformer():
     return nn.Sequential(*layers, nn.Linear(8, 1))
 
 
-TOKENS = torch.randint(0, 11, (4, 7))
+TOKENS = torch.randint(0, 11, (4, 7), generator=SEEDED)
 HEALTHY = {
     "mlp": (mlp, nn.MSELoss(), (X, Y)),
     "cnn": (cnn, nn.CrossEntropyLoss(), IMAGES),

@@ -7,7 +7,11 @@ from torch.nn.modules import module as every_module
 
 import memograd as mg
 
-X, Y = torch.randn(8, 3, dtype=torch.float64), torch.randn(8, 1, dtype=torch.float64)
+SEEDED = torch.Generator().manual_seed(0)
+X, Y = (
+    torch.randn(8, 3, dtype=torch.float64, generator=SEEDED),
+    torch.randn(8, 1, dtype=torch.float64, generator=SEEDED),
+)
 
 
 def network():
