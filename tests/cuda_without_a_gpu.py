@@ -34,8 +34,10 @@ from memograd.memory.costs import storages
 from memograd.pipeline import capture_for, differentiate, simplify
 from memograd.run.choose import choose
 from memograd.tracing.capture import _Capture
+from memograd.train.appended import Update
 from memograd.train.objective import Objective
-from memograd.train.update import Update, _counter
+from memograd.train.rates import Rates
+from memograd.train.update import _counter
 
 Tensor = torch.Tensor
 
@@ -104,7 +106,7 @@ def step(make: Callable[[], nn.Module], data: Callable[[], Tensor], optimizer: A
     objective = Objective(model, lambda out, _: out.square().mean())
     joint = differentiate(capture_for(objective, (x, x), {}, wrt=()))
     made = optimizer([*model.parameters()])
-    return simplify(Update(joint, made, [torch.tensor(0.1, dtype=torch.float64)], share=True).append())
+    return simplify(Update(joint, made, Rates(made), share=True).append())
 
 
 def on_the_cpu(graph: Graph) -> list[str]:

@@ -642,3 +642,23 @@ def test_batched_cotangents_are_known():
     torch.autograd.grad(y, x, torch.ones(3, 2), is_grads_batched=True, retain_graph=True)
     torch.autograd.grad(y, x, torch.ones(2))
     assert seen == [True, False], WHY + "is_grads_batched uses the tensors of the old vmap"
+
+
+def test_hooks_of_an_optimizer_are_seen() -> None:
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.ones(1))], 0.1)
+    for register in (optimizer.register_step_pre_hook, optimizer.register_step_post_hook):
+        assert not adapter.has_step_hooks(optimizer)
+        handle = register(lambda *_: None)
+        assert adapter.has_step_hooks(optimizer), WHY + f"{register.__name__} leaves its hook on the optimizer"
+        handle.remove()
+
+
+def test_schedulers_are_told_of_steps(recwarn: pytest.WarningsRecorder) -> None:
+    for noted in (True, False):
+        optimizer = torch.optim.SGD([torch.nn.Parameter(torch.ones(1))], 0.1)
+        scheduler = torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.9)
+        if noted:
+            adapter.note_step(optimizer)
+        scheduler.step()
+        said = "before `optimizer.step()`" in " ".join(str(w.message) for w in recwarn)
+        assert said != noted, WHY + "a scheduler warns of an optimizer without _opt_called"

@@ -24,6 +24,8 @@ Everything here is private API of PyTorch that has no public counterpart. Each e
 - ``is_composite``: no public function tells operators that autograd takes apart from those it differentiates.
 - ``inductor_function``: one small graph through Inductor. The public ``torch.compile`` guards every call (50 µs, more
   than a small kernel takes).
+- ``has_step_hooks`` / ``note_step``: nothing public says whether an optimizer has hooks, or tells schedulers that it
+  has stepped.
 - ``has_hooks`` / ``without_hooks`` / ``module_hooks`` / ``forward_hooks``: what users registered on a parameter or a
   module. PyTorch has functions to register a hook and none to ask for one.
 - ``forget_shapes``: the cache of ``FakeTensorMode`` is for ever.
@@ -47,7 +49,7 @@ from operator import attrgetter
 from typing import Any
 
 import torch
-from torch import nn
+from torch import nn, optim
 
 try:
     from torch._functorch.pyfunctorch import temporarily_clear_interpreter_stack as outside_torch_func  # noqa: F401
@@ -352,6 +354,16 @@ def inductor_function(function: Any, operands: Any) -> Any:
     graph = torch.fx.symbolic_trace(function)
     with torch.no_grad():
         return inductor.compile(graph, list(operands), options={"emulate_precision_casts": True})
+
+
+def has_step_hooks(optimizer: optim.Optimizer) -> bool:
+    """Whether hooks of the user's wait for ``optimizer.step()``."""
+    return bool(optimizer._optimizer_step_pre_hooks or optimizer._optimizer_step_post_hooks)
+
+
+def note_step(optimizer: optim.Optimizer) -> None:
+    """The optimizer has stepped, as far as schedulers are concerned: they warn of those that have not."""
+    optimizer._opt_called = True  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def has_hooks(leaf: torch.Tensor) -> bool:

@@ -18,8 +18,9 @@ from memograd.memory.costs.measure import Measurement
 from memograd.memory.costs.storages import Storages
 from memograd.memory.problem import Problem
 from memograd.pipeline import capture, differentiate, simplify
+from memograd.train.appended import Update
 from memograd.train.objective import Objective
-from memograd.train.update import Update
+from memograd.train.rates import Rates
 
 
 class Mixed(nn.Module):
@@ -50,8 +51,7 @@ def step_graph(
     forward = capture(Objective(model, criterion), *batch)
     trained = {id(p) for group in optimizer.param_groups for p in group["params"]}
     joint = differentiate(forward, [i.name for i in forward.inputs if id(i.tensor) in trained])
-    rate = torch.tensor(optimizer.param_groups[0]["lr"], dtype=torch.float64)
-    graph = lower(simplify(Update(joint, optimizer, [rate]).append()))
+    graph = lower(simplify(Update(joint, optimizer, Rates(optimizer)).append()))
     given = iter(batch)
     flat = [i.tensor if i.tensor is not None else next(given) for i in graph.inputs]
     return graph, [t.detach() for t in flat]

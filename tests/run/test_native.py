@@ -261,12 +261,16 @@ def test_reductions(dtype):
         torch.randn((), dtype=dtype),
         special,
     ]
-    cases = [op(getattr(aten, n).default, x) for n in ("sum", "mean", "amax", "amin") for x in tensors]
+    cases = [op(aten.linalg_vector_norm.default, special, order) for order in (2, float("inf"))]
+    cases += [op(getattr(aten, n).default, x) for n in ("sum", "mean", "amax", "amin") for x in tensors]
     for x in tensors[:2]:
         for dims in ([0], [1], [2], [0, 2], [-1, -2], [0, 1, 2]):
             for keep in (False, True):
                 cases += [op(aten.sum.dim_IntList, x, dims, keep), op(aten.mean.dim, x, dims, keep)]
                 cases += [op(aten.amax.default, x, dims, keep), op(aten.amin.default, x, dims, keep)]
+        norm = aten.linalg_vector_norm.default
+        cases += [op(norm, x, order) for order in (2, 1, 0, 3, 0.5, float("inf"), -float("inf"))]
+        cases += [op(norm, x, 2, [1], keep) for keep in (False, True)]
         cases += [op(aten.argmax.default, x, 1), op(aten.argmin.default, x, -1, True)]
         cases += [op(aten._softmax.default, x, d, False) for d in (0, 1, -1)]
         cases += [op(aten._log_softmax.default, x, d, False) for d in (0, 1, -1)]

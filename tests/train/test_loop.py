@@ -6,6 +6,7 @@ from torch import nn, optim
 from torch.utils.data import DataLoader, TensorDataset
 
 from memograd.errors import DataError, MemogradError
+from memograd.train import checkpoint
 from memograd.train.loop import train_model
 
 
@@ -119,3 +120,65 @@ def test_other_bad_input():
     model = network()
     with pytest.raises(MemogradError, match="loss must be one"):
         train_model(model, nn.CrossEntropyLoss(reduction="none"), optim.SGD(model.parameters(), 0.1), loader())
+
+
+# -- what scripts do besides the update ------------------------------------------------------------------------------
+
+REFINED = {"clip_grad_norm": 0.1, "accumulate": 2, "ema_decay": 0.8}
+
+
+def test_clipping_accumulation_and_averages_are_those_of_the_plain_loop():
+    """Three batches an epoch: the last is a group of its own."""
+    ours, plain = network(), network()
+    batches = list(loader())
+    history = run(ours, 3, loader=batches, validation=batches, **REFINED)
+    optimizer = optim.Adam(plain.parameters(), lr=0.01)
+    average = optim.swa_utils.AveragedModel(plain, multi_avg_fn=optim.swa_utils.get_ema_multi_avg_fn(0.8))
+    for _ in range(3):
+        for number, (x, y) in enumerate(batches, 1):
+            (nn.CrossEntropyLoss()(plain(x), y) / 2).backward()
+            if number in (2, 3):
+                nn.utils.clip_grad_norm_(plain.parameters(), 0.1)
+                optimizer.step()
+                optimizer.zero_grad()
+                average.update_parameters(plain)
+    torch.testing.assert_close(ours.state_dict(), plain.state_dict(), rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(history.ema, dict(average.module.state_dict()), rtol=1e-5, atol=1e-6)
+    total = sum(nn.CrossEntropyLoss(reduction="sum")(average(x), y).item() for x, y in batches)
+    assert history[-1]["ema_validation_loss"] == pytest.approx(total / 20, rel=1e-4)
+    assert history[-1]["ema_validation_loss"] != history[-1]["validation_loss"]
+
+
+@pytest.mark.parametrize("budget", [None, "100%"])
+def test_resume_is_exact_with_averages_too(tmp_path, budget):
+    whole, first, second = network(0.5), network(0.5), network(0.5)
+    torch.manual_seed(7)
+    histories = [run(whole, 3, memory_budget=budget, **REFINED)]
+    torch.manual_seed(7)
+    run(first, 2, checkpoint=tmp_path, memory_budget=budget, **REFINED)
+    torch.manual_seed(99)
+    options = {"checkpoint": tmp_path, "resume": True, "loader": loader(seed=1234), "memory_budget": budget}
+    histories.append(run(second, 3, **options, **REFINED))
+    for a, b in zip(whole.parameters(), second.parameters(), strict=True):
+        assert torch.equal(a, b)
+    assert all(torch.equal(v, histories[1].ema[k]) for k, v in histories[0].ema.items())
+    averaged = network()
+    checkpoint.load_weights(tmp_path, averaged, checkpoint.AVERAGED)
+    assert all(torch.equal(v, histories[0].ema[k]) for k, v in averaged.state_dict().items())
+
+
+def test_autocast_is_that_of_validation_too():
+    seen = []
+
+    class Looks(nn.Linear):
+        def forward(self, x):
+            out = super().forward(x)
+            seen.append((self.training, out.dtype))
+            return out
+
+    torch.manual_seed(0)
+    model = Looks(3, 2)
+    run(model, 1, validation=loader(), autocast=torch.bfloat16, check="never")
+    assert set(seen) == {(True, torch.bfloat16), (False, torch.bfloat16)}
+    with pytest.raises(TypeError, match="clip_norm"):
+        run(model, 1, clip_norm=1.0)

@@ -34,6 +34,7 @@ class Graph:
         wrt: names of the inputs for which gradients were asked, in that order.
         guards: what the program read besides its arguments; the graph computes the program while ``guards.hold()``.
         effects: what the program leaves behind in objects (``memograd.tracing.effects``).
+        beside: bytes that are alive while it runs and that it does not read: a memory budget counts them.
     """
 
     fx: fx.Graph
@@ -43,6 +44,7 @@ class Graph:
     wrt: tuple[str, ...] = ()
     guards: Any = None
     effects: Any = None
+    beside: int = 0
 
     @cached_property
     def placeholders(self) -> tuple[fx.Node, ...]:

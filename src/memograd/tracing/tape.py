@@ -8,8 +8,8 @@ whose shape or control flow depends on values; nodes are documented by fake tens
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from itertools import islice
 from typing import Any
 
@@ -264,14 +264,17 @@ class Tape:
     # -- contexts ------------------------------------------------------------------------------------------------
 
     @contextmanager
-    def about(self, node: fx.Node) -> Iterator[None]:
-        """Nodes made inside are (contributions to) the adjoint of ``node`` or of its operands."""
-        before = self.meta
-        self.meta = {"adjoint_of": node.name} | {k: node.meta[k] for k in _PROVENANCE if k in node.meta}
+    def labelled(self, meta: Mapping[str, Any]) -> Iterator[None]:
+        """Nodes made inside carry ``meta``, but for its value."""
+        before, self.meta = self.meta, {k: v for k, v in meta.items() if k != "val"}
         try:
             yield
         finally:
             self.meta = before
+
+    def about(self, node: fx.Node) -> AbstractContextManager[None]:
+        """Nodes made inside are (contributions to) the adjoint of ``node`` or of its operands."""
+        return self.labelled({"adjoint_of": node.name} | {k: node.meta[k] for k in _PROVENANCE if k in node.meta})
 
     @contextmanager
     def pause(self) -> Iterator[None]:

@@ -12,15 +12,16 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import nn, optim
 
 from memograd._torch import pytree
 from memograd.errors import GraphError, with_notes
 from memograd.graph.graph import Graph
 from memograd.graph.printing import flat_function
+from memograd.run.choose import Choice
 from memograd.tracing.undisturbed import Generators
-from memograd.train.comparison import Comparison
-from memograd.train.program import Origin, Program, detached, differentiated
+from memograd.train.build import Training, differentiated
+from memograd.train.comparison import Comparison, compared_update
+from memograd.train.program import Origin, Program, detached
 from memograd.witness.agreement import Results
 from memograd.witness.trial import Trial
 
@@ -40,11 +41,11 @@ class Check:
         reason: how the last comparison came out, or why there was none.
     """
 
-    def __init__(self, objective: nn.Module, optimizer: optim.Optimizer, when: str) -> None:
+    def __init__(self, training: Training, when: str) -> None:
         if when not in _WHENS:
             raise GraphError(f"check must be one of {', '.join(map(repr, _WHENS))}, got {when!r}")
-        self.objective = objective
-        self.optimizer = optimizer
+        self.training = training
+        self.objective = training.objective
         self.when = when
         self.reason = "not compared: check='never'" if when == "never" else "no step was run yet"
         self._passed: set[Any] = set()
@@ -80,13 +81,27 @@ class Check:
             generators.put_back()
             self._say(str(why))
         except BaseException:
-            origin.undo(self.optimizer)
+            origin.undo(self.training.optimizer)
             self._passed.clear()
             raise
         if self.when == "first":
             program.origin = None
         origin.drawn = None  # the next comparison is one of another step
         return results
+
+    def update(self, graph: Graph, choice: Choice, flat: list[Any]) -> Sequence[torch.Tensor] | None:
+        """Compare an update by itself; returns what it computes, or None where it did not run.
+
+        Raises:
+            GradientMismatchError: it is not what PyTorch computes; no parameter was overwritten.
+        """
+        plan = getattr(choice.backend, "plan", None)
+        if self.when == "never":
+            return None
+        if plan is not None and plan.unplanned_bytes + _written(graph) > plan.budget:
+            self.reason += "; the update of several batches was not compared: the memory budget leaves no room"
+            return None
+        return compared_update(graph, choice, flat, self.training)
 
     def _say(self, why: str) -> None:
         self.reason = f"not compared: {why}"
@@ -102,7 +117,7 @@ class Check:
         if unknown := origin.joint.guards.unknown:
             raise UncheckedError(f"each run of the model finds something else in {unknown!r}")
         samples = _samples(batch, options)
-        rows = _affordable(program, origin.joint, samples)
+        rows = _affordable(program, origin.joint, samples, bool(self.training.refinements.clip))
         while True:
             generators = Generators()
             try:
@@ -125,7 +140,7 @@ class Check:
         drawn = origin.drawn or Generators(self.objective)
         trial = Trial(self.objective, batch, options, origin.forward, origin.joint, own, drawn)
         theirs = _theirs(trial)
-        results = Comparison(program, trial, flat, self.optimizer).results(theirs)
+        results = Comparison(program, trial, flat, self.training).results(theirs)
         self.reason = f"agrees with torch.autograd: {_counted(theirs)}"
         return results
 
@@ -151,7 +166,7 @@ class Check:
 
     def _of_part(self, batch: tuple[Any, ...], options: dict[str, Any]) -> tuple[Graph, Graph]:
         try:
-            return differentiated(self.objective, self.optimizer, batch, options)
+            return differentiated(self.objective, self.training.optimizer, batch, options)
         except Exception as error:  # of PyTorch's too: a model that takes batches of one size only
             if _no_memory(error):
                 raise
@@ -180,15 +195,15 @@ def _samples(batch: tuple[Any, ...], options: dict[str, Any]) -> int:
     return len(tensors[0]) if tensors else 1
 
 
-def _affordable(program: Program, joint: Graph, samples: int) -> int | None:
+def _affordable(program: Program, joint: Graph, samples: int, clips: bool) -> int | None:
     """How many samples a comparison has room for within the step's budget; None for all of them."""
     plan = getattr(program.choice.backend, "plan", None)
     if plan is None or not samples:
         return None
     gradients = sum(_bytes(joint.results[i].meta["val"]) for i in joint.positions("gradient"))
     copies = sum(_bytes(i.bound) for i in joint.inputs if i.bound is not None)
-    written = [program.graph.outputs[i].name for i in program.graph.positions("mutation")]
-    twins = sum(_bytes(program.graph.placeholder(name).meta["val"]) for name in written)
+    twins = _written(program.graph)
+    gradients *= 2 if clips else 1  # PyTorch's clipping has copies of its own
     if plan.unplanned_bytes + copies + twins + 2 * gradients <= plan.budget:
         return None
     resident = plan.problem.resident
@@ -198,6 +213,12 @@ def _affordable(program: Program, joint: Graph, samples: int) -> int | None:
     if rows < 1:
         raise UncheckedError(f"the memory budget of {plan.budget} bytes leaves no room for PyTorch's own run")
     return rows
+
+
+def _written(graph: Graph) -> int:
+    """Bytes of what a graph writes to."""
+    written = [graph.outputs[i].name for i in graph.positions("mutation")]
+    return sum(_bytes(graph.placeholder(name).meta["val"]) for name in written)
 
 
 def _bytes(tensor: Any) -> int:

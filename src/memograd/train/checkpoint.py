@@ -28,6 +28,7 @@ from memograd.errors import DataError
 
 FILE = "checkpoint.safetensors"
 WEIGHTS = "model.safetensors"
+AVERAGED = "ema.safetensors"
 _FORMAT = "memograd checkpoint 1"
 
 
@@ -65,7 +66,7 @@ def load(folder: Path) -> dict[str, Any] | None:
     return _decode(json.loads(metadata["tree"]), tensors)
 
 
-def save_weights(folder: Path, model: nn.Module) -> None:
+def save_weights(folder: Path, model: nn.Module, called: str = WEIGHTS) -> None:
     """``model.safetensors``: each tensor once; names of tied ones are in the header (``safetensors.torch.load_model``
     and ``load_weights`` understand that)."""
     tensors: dict[str, torch.Tensor] = {}
@@ -79,16 +80,16 @@ def save_weights(folder: Path, model: nn.Module) -> None:
         else:
             first[id(tensor)] = name
             tensors[name] = _plain(tensor)
-    _write(folder / WEIGHTS, lambda path: save_file(tensors, path, {"format": "pt", **aliases}))
+    _write(folder / called, lambda path: save_file(tensors, path, {"format": "pt", **aliases}))
 
 
-def load_weights(folder: Path, model: nn.Module) -> None:
-    """Read ``model.safetensors`` into ``model``.
+def load_weights(folder: Path, model: nn.Module, called: str = WEIGHTS) -> None:
+    """Read ``model.safetensors`` (or ``ema.safetensors``) into ``model``.
 
     Raises:
         DataError: the file is missing or damaged, or belongs to another model.
     """
-    path = folder / WEIGHTS
+    path = folder / called
     try:
         with safe_open(path, framework="pt") as file:
             aliases = {k: v for k, v in (file.metadata() or {}).items() if k != "format"}

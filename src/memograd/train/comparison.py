@@ -8,23 +8,29 @@ run once more with learning rates so large that a wrong gradient is seen in the 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from math import nan
 from typing import Any
 
 import torch
 from torch import optim
 
+from memograd.graph.graph import Graph
 from memograd.ops import is_random
+from memograd.run.choose import Choice
 from memograd.tracing.undisturbed import Generators
-from memograd.train.expected import updates
+from memograd.train.build import Training
+from memograd.train.expected import Expected, clipped, sums, updates
+from memograd.train.gather import sum_name
 from memograd.train.program import Program
-from memograd.witness.agreement import Difference, Results, difference, differences, largest
+from memograd.witness.agreement import Difference, Results, difference, differences, largest, precision_of
 from memograd.witness.trial import Trial, mismatch
 
 Tensor = torch.Tensor
 _NEARBY = 1e-2  # share by which parameters are moved to look again: a kink that is met by chance is left behind
 _ULPS = 16  # an update is a handful of operations on each element
+_BLAMED = "{} is the {} backend, or the optimizer's update in the graph, that computes something else."
 
 
 @dataclass(frozen=True)
@@ -39,7 +45,7 @@ class Comparison:
     program: Program
     trial: Trial
     flat: list[Any]
-    optimizer: optim.Optimizer
+    training: Training
 
     def results(self, theirs: Results) -> Sequence[Tensor]:
         """What the program computes; nothing is written yet, and the generators are as a step leaves them.
@@ -48,7 +54,7 @@ class Comparison:
             GradientMismatchError: it is not what PyTorch computes.
         """
         assert self.program.origin is not None
-        if self.program.graph is not self.program.origin.joint:
+        if not self.program.gradients:
             return self._with_update(theirs)
         if not self._comparable:
             self.trial.demand(self.trial.ours(), theirs)
@@ -66,19 +72,24 @@ class Comparison:
             return self.backend.compute(self.flat)
         if not self._compiled:
             results = self.backend.compute(self.flat)
-            if wrong := self._wrong(self.flat, results, ours, theirs, {}):
+            if wrong := self._wrong(self.flat, results, ours, theirs, {}, {}):
                 raise mismatch(wrong, self._blamed)
             return results
         if self._looks_wrong(self.trial, self.flat, theirs):
             trial, flat = self._nearby()
-            if wrong := self._looks_wrong(trial, flat, theirs):
+            if self._looks_wrong(trial, flat, theirs) and (
+                wrong := self._looks_wrong(trial, flat, theirs, self.trial.noise(theirs))  # nothing but rounding?
+            ):
                 raise mismatch(wrong, self._blamed)
         return self.backend.compute(self.flat)
 
-    def _looks_wrong(self, trial: Trial, flat: list[Any], theirs: Results) -> list[Difference]:
-        """What compiled kernels make of these inputs, with learning rates at which gradients show."""
+    def _looks_wrong(
+        self, trial: Trial, flat: list[Any], theirs: Results, noise: Mapping[str, float] | None = None
+    ) -> list[Difference]:
+        """What compiled kernels make of these inputs, with learning rates at which gradients show; ``noise``: how much
+        of a gradient may be rounding."""
         ours = trial.ours()
-        rates = self._rates(ours)
+        rates = self._rates(ours, theirs)
         steep = list(flat)
         for at, entry in enumerate(self.program.graph.inputs):
             if entry.name in rates:
@@ -86,7 +97,8 @@ class Comparison:
         generators = Generators()
         results = self.backend.compute(steep)
         generators.put_back()
-        return self._wrong(flat, results, ours, theirs, {k: rates[f"learning rate {k}"] for k in range(len(rates))})
+        by_group = {k: rates[f"learning rate {k}"] for k in range(len(rates))}
+        return self._wrong(flat, results, ours, theirs, by_group, noise or {})
 
     def _wrong(
         self,
@@ -95,29 +107,33 @@ class Comparison:
         ours: Results,
         theirs: Results,
         rates: Mapping[int, float],
+        noise: Mapping[str, float],
     ) -> list[Difference]:
         """Where the results of the program are not what ours, operator by operator, and PyTorch's optimizer give."""
         graph, precision = self.program.graph, self.trial.precision
-        mine = {i.name: t for i, t in zip(graph.inputs, flat, strict=True)}
-        mine |= {graph.outputs[i].name: results[i] for i in graph.positions("mutation")}
+        held = {i.name: t for i, t in zip(graph.inputs, flat, strict=True)}
+        mine = held | {graph.outputs[i].name: results[i] for i in graph.positions("mutation")}
         buffers = {n: t for n, t in ours.written.items() if n not in theirs.gradients}
         wrong = list(differences(Results(results[0], {}, mine), Results(ours.loss, {}, buffers), precision.loose))
-        for expected in updates(self.optimizer, graph, ours, theirs, precision, rates):
-            new = {n: mine.get(n, before) for n, before in expected.before.items()}  # what it leaves out stays
-            others = [n for n, value in expected.values.items() if _beyond(n, new[n], value, 0.0)]
-            reach = expected.reach() if others else {}
-            wrong += [d for n in others if (d := _beyond(n, new[n], expected.values[n], reach[n]))]
-        return wrong
+        if self.program.gathers:
+            wrong += _others_have_gradients(ours, theirs)
+            return wrong + unexpected(mine, sums(self.training, held, ours, theirs, precision, noise))
+        return wrong + unexpected(mine, updates(self.training, held, ours, theirs, precision, rates, noise))
 
-    def _rates(self, ours: Results) -> dict[str, float]:
+    def _rates(self, ours: Results, theirs: Results) -> dict[str, float]:
         """For each group the learning rate at which one step is as large as the parameters."""
         names = {id(i.tensor): i.name for i in self.trial.joint.inputs if i.tensor is not None}
-        rates = {}
-        for k, group in enumerate(self.optimizer.param_groups):
+        every = [n for n in names.values() if n in theirs.gradients]
+        gradients, _ = clipped(self.training.refinements.clip, ours, theirs, every)
+        rates: dict[str, float] = {}
+        if self.program.gathers:  # sums show gradients as they are
+            return rates
+        optimizer = self.training.optimizer
+        for k, group in enumerate(optimizer.param_groups):
             held = [n for p in group["params"] if (n := names.get(id(p), "")) in ours.gradients]
             size = max((largest(ours.written[n]) for n in held), default=0.0) or 1.0
-            slope = max((largest(g) for n in held if (g := ours.gradients[n]) is not None), default=0.0) or 1.0
-            rates[f"learning rate {k}"] = size / slope if isinstance(self.optimizer, optim.SGD) else size
+            slope = max((largest(g) for n in held if (g := gradients.get(n)) is not None), default=0.0) or 1.0
+            rates[f"learning rate {k}"] = size / slope if isinstance(optimizer, optim.SGD) else size
         return rates
 
     def _nearby(self) -> tuple[Trial, list[Any]]:
@@ -150,10 +166,45 @@ class Comparison:
 
     @property
     def _blamed(self) -> str:
-        return (
-            f"Operator by operator the gradients are right: it is the {self.backend.name} backend, or the optimizer's "
-            "update in the graph, that computes something else."
-        )
+        return _BLAMED.format("Operator by operator the gradients are right: it", self.backend.name)
+
+
+def compared_update(graph: Graph, choice: Choice, flat: Sequence[Any], training: Training) -> Sequence[torch.Tensor]:
+    """What an update by itself computes from the sums of gradients; nothing is written yet.
+
+    Raises:
+        GradientMismatchError: it is not what PyTorch computes.
+    """
+    held = {i.name: t for i, t in zip(graph.inputs, flat, strict=True)}
+    given = Results(torch.zeros(()), {name: held[sum_name(name)] for name in graph.wrt}, held)
+    results = choice.backend.compute(flat)
+    mine = held | {graph.outputs[i].name: results[i] for i in graph.positions("mutation")}
+    if wrong := unexpected(mine, updates(training, held, given, given, precision_of(graph), {}, {})):
+        blamed = _BLAMED.format("The update of several batches: it", choice.backend.name)
+        raise mismatch(wrong, blamed, "No parameter was overwritten. Please report it")
+    return results
+
+
+def unexpected(mine: Mapping[str, Tensor], awaited: Iterable[Expected]) -> list[Difference]:
+    """Where what is in ``mine`` is not what is expected."""
+    wrong: list[Difference] = []
+    for expected in awaited:
+        new = {n: mine.get(n, before) for n, before in expected.before.items()}  # what it leaves out stays
+        others = [n for n, value in expected.values.items() if _beyond(n, new[n], value, 0.0)]
+        reach = expected.reach() if others else {}
+        wrong += [d for n in others if (d := _beyond(n, new[n], expected.values[n], reach[n]))]
+    return wrong
+
+
+def _others_have_gradients(ours: Results, theirs: Results) -> list[Difference]:
+    """Zero and no gradient are not the same: weights without one are left alone by the update."""
+    wrong: list[Difference] = []
+    for name, gradient in theirs.gradients.items():
+        mine = ours.gradients.get(name)
+        if (mine is None) != (gradient is None):
+            here, there = (nan if g is None else 0.0 for g in (mine, gradient))
+            wrong.append(Difference(f"whether {name!r} has a gradient", name, 0.0, 0.0, (), here, there))
+    return wrong
 
 
 def _beyond(name: str, ours: Tensor, theirs: Tensor, reach: float | Tensor) -> Difference | None:

@@ -33,10 +33,15 @@ class Programs:
         del self.all[_MOST:]
         return program
 
-    def drop_stale(self, optimizer: optim.Optimizer, share: bool) -> None:
-        """Forget programs whose tensors are not where they were, or who share what may no longer be equal."""
-        if any(p.share > share or p.stale(optimizer) for p in self.all):
-            self.all = [p for p in self.all if p.share <= share and not p.stale(optimizer)]
+    def drop_stale(self, optimizer: optim.Optimizer, share: bool, averages: int) -> None:
+        """Forget programs whose tensors are not where they were, who share what may no longer be equal, or who do not
+        average all parameters."""
+
+        def holds(program: Program) -> bool:
+            return program.share <= share and program.averages == averages and not program.stale(optimizer)
+
+        if not all(map(holds, self.all)):
+            self.all = list(filter(holds, self.all))
 
     def holding(self) -> bool:
         """Whether some program finds what its model reads as it was; that one comes first then."""

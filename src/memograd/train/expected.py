@@ -1,15 +1,20 @@
-"""What PyTorch's own optimizer makes of given gradients, on copies: the witness of the update in a step's graph."""
+"""What PyTorch itself makes of given gradients, on copies: the witness of what a step's graph does behind its backward
+pass."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from math import inf, isfinite
 from typing import Any
 
 import torch
-from torch import optim
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
-from memograd.graph.graph import Graph
+from memograd.train.appended import average_name
+from memograd.train.build import Training
+from memograd.train.gather import sum_name
+from memograd.train.refinements import Clip
 from memograd.witness.agreement import NOISE, Precision, Results, largest
 
 Tensor = torch.Tensor
@@ -33,31 +38,101 @@ class Expected:
 
 
 def updates(
-    optimizer: optim.Optimizer,
-    graph: Graph,
+    training: Training,
+    held: Mapping[str, Tensor],
     ours: Results,
     theirs: Results,
     precision: Precision,
     rates: Mapping[int, float],
+    noise: Mapping[str, float],
 ) -> Iterator[Expected]:
-    """What is expected of every parameter of the optimizer that takes part in the step.
+    """What is expected of the norm of the gradients, of every parameter of the optimizer that takes part in the step,
+    and of its average.
 
     Args:
+        held: what the inputs of the step's graph hold, by name.
         ours: the gradients to update with; ``theirs`` says which parameters have none.
         rates: learning rates by group, where they are not the optimizer's own.
+        noise: how much of a gradient is known to be rounding.
     """
-    names = {id(i.tensor): i.name for i in graph.inputs if i.tensor is not None}
-    noise = NOISE * precision.loose * ours.largest
-    for k, group in enumerate(optimizer.param_groups):
+    names = {id(p): name for p, name in training.carried.names.items()}
+    groups = training.optimizer.param_groups
+    taking_part = [n for g in groups for p in g["params"] if (n := names.get(id(p), "")) in theirs.gradients]
+    gradients, norm = clipped(training.refinements.clip, ours, theirs, taking_part)
+    top = max(map(largest, gradients.values()), default=0.0)
+    little = NOISE * precision.loose * top
+    if norm is not None and (before := held.get("gradient norm")) is not None:
+        away = torch.full_like(norm, precision.loose * largest(norm) + sum(noise.values()))
+        yield Expected({"gradient norm": before}, {"gradient norm": norm}, lambda: {"gradient norm": away})
+    kind = type(training.optimizer)
+    for k, group in enumerate(groups):
         settings = {**group, **_PLAIN, "lr": rates.get(k, float(group["lr"]))}
         for p in group["params"]:
-            if (name := names.get(id(p), "")) in theirs.gradients:
-                held = {key: t for key, t in optimizer.state.get(p, {}).items() if isinstance(t, Tensor)}
-                gradient = None
-                if theirs.gradients[name] is not None:
-                    found = ours.gradients.get(name)
-                    gradient = torch.zeros_like(p) if found is None else found
-                yield _one(type(optimizer), settings, name, ours.written[name], held, gradient, precision.loose, noise)
+            if (name := names.get(id(p), "")) in taking_part:
+                state = {key: t for key, t in training.optimizer.state.get(p, {}).items() if isinstance(t, Tensor)}
+                value, gradient = ours.written[name], gradients.get(name)
+                about = little + noise.get(name, 0.0)
+                new = _one(kind, settings, name, value, state, gradient, precision.loose, about)
+                yield new
+                if (average := held.get(average_name(name))) is not None:
+                    yield _average(training, name, average, new)
+    for p in training.carried.averages:
+        name = names[id(p)]
+        if name not in taking_part and (average := held.get(average_name(name))) is not None:
+            value = ours.written.get(name, held[name])
+            same = Expected({name: value}, {name: value}, lambda: {})
+            yield _average(training, name, average, same)
+
+
+def clipped(
+    clip: Clip, ours: Results, theirs: Results, names: Iterable[str]
+) -> tuple[dict[str, Tensor], Tensor | None]:
+    """The gradients of these parameters, as far as they have any, as PyTorch clips them; and their norm before."""
+    gradients: dict[str, Tensor] = {}
+    for name in names:
+        if theirs.gradients[name] is not None:
+            mine = ours.gradients.get(name)
+            gradients[name] = torch.zeros_like(ours.written[name]) if mine is None else mine
+    if not clip:
+        return gradients, None
+    carriers = {n: torch.empty((), dtype=g.dtype, device=g.device).expand(g.shape) for n, g in gradients.items()}
+    for name, carrier in carriers.items():
+        carrier.grad = gradients[name].clone()
+    norm = clip.by_torch(list(carriers.values()))
+    return {n: c.grad for n, c in carriers.items() if c.grad is not None}, norm
+
+
+def sums(
+    training: Training,
+    held: Mapping[str, Tensor],
+    ours: Results,
+    theirs: Results,
+    precision: Precision,
+    noise: Mapping[str, float],
+) -> Iterator[Expected]:
+    """What is expected of the sums of gradients."""
+    every = training.refinements.accumulate
+    little = NOISE * precision.loose * ours.largest
+    for name, gradient in ours.gradients.items():
+        if gradient is not None and theirs.gradients.get(name) is not None:
+            key = sum_name(name)
+            about = precision.loose * largest(gradient) + little + noise.get(name, 0.0)
+            away = torch.full_like(gradient, about / every)
+            yield Expected({key: held[key]}, {key: held[key] + gradient / every}, lambda k=key, a=away: {k: a})
+
+
+def _average(training: Training, name: str, average: Tensor, parameter: Expected) -> Expected:
+    """The average of a parameter that becomes what is expected of it."""
+    decay, key = training.refinements.ema_decay, average_name(name)
+    assert decay is not None
+    value = average.clone()
+    get_ema_multi_avg_fn(decay)([value], [parameter.values[name]], 0)
+    moves = name in parameter.before and parameter.before[name] is not parameter.values[name]
+
+    def reach() -> dict[str, Tensor]:
+        return {key: (1 - decay) * parameter.reach()[name] if moves else torch.zeros_like(value)}
+
+    return Expected({key: average}, {key: value}, reach)
 
 
 def _one(
@@ -77,6 +152,8 @@ def _one(
         return _named(name, *_after(kind, settings, value, state, moved))
 
     def reach() -> dict[str, Tensor]:
+        if gradient is not None and not isfinite(noise):  # the gradient is nothing but rounding
+            return {n: torch.full_like(new, inf) for n, new in values.items()}
         less, more = after(-1), after(1)
         return {n: torch.maximum((less[n] - new).abs(), (more[n] - new).abs()) for n, new in values.items()}
 

@@ -15,9 +15,11 @@ class History(Sequence[dict[str, Any]]):
 
     Attributes:
         epochs: the records; each has ``epoch`` (from 1), ``loss`` (mean over the samples) and ``seconds``, with
-            validation data also ``validation_loss`` and ``validation_accuracy``.
+            validation data also ``validation_loss`` and ``validation_accuracy``, with ``ema_decay`` these of the
+            averaged weights (``ema_validation_loss``).
         backend: what ran the steps.
         backend_reason: why.
+        ema: with ``ema_decay`` the model's ``state_dict`` with averaged parameters.
         plan: with a memory budget the plan of the step with the highest peak, if this run made a step.
     """
 
@@ -25,6 +27,7 @@ class History(Sequence[dict[str, Any]]):
     backend: str = ""
     backend_reason: str = ""
     plan: Plan | None = None
+    ema: dict[str, Any] | None = None
 
     @overload
     def __getitem__(self, key: int) -> dict[str, Any]: ...

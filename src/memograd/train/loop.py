@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import nn, optim
@@ -19,7 +19,11 @@ from memograd.errors import DataError, MemogradError, with_notes
 from memograd.memory.plan import Plan
 from memograd.train import checkpoint as checkpoints
 from memograd.train.history import History
+from memograd.train.refinements import StepOptions
 from memograd.train.step import TrainStep
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 Metric = Callable[[torch.Tensor, torch.Tensor], Any]
 _LOOK_EVERY = 50  # on an accelerator reading the loss waits for the device: look at this many losses at a time
@@ -43,6 +47,7 @@ def train_model(
     backend: str = "auto",
     memory_budget: int | str | Plan | None = None,
     check: Literal["first", "never", "always"] = "first",
+    **refinements: Unpack[StepOptions],
 ) -> History:
     """Train ``model`` in place.
 
@@ -61,6 +66,11 @@ def train_model(
         callback: called with each epoch's record.
         progress: show a bar on stderr; default: if that is a terminal.
         backend, memory_budget, check: see ``TrainStep``.
+        refinements: ``clip_grad_norm``, ``clip_grad_value``, ``norm_type``, ``accumulate``, ``ema_decay``, ``autocast``
+            of ``TrainStep``. The last batches of an epoch are a group of their own if they are fewer than
+            ``accumulate``; their gradients are divided by ``accumulate`` all the same. With ``ema_decay`` validation
+            runs with the averaged weights too (``ema_validation_loss``), and ``ema.safetensors`` in the checkpoint's
+            folder has them.
 
     Returns:
         A record for each epoch; see ``History``.
@@ -82,11 +92,12 @@ def train_model(
         _check_settings(folder, saved, dict(settings or {}))
         checkpoints.restore(folder, saved, model, optimizer)
         backend = saved["backend"] if backend == "auto" else backend
-    step = TrainStep(model, criterion, optimizer, memory_budget, backend, check)
+    step = TrainStep(model, criterion, optimizer, memory_budget, backend, check, **refinements)
     run = _Run(model, criterion, step, device, folder)
     run.settings, run.metrics = dict(settings or {}), metrics
     if saved is not None:
         run.history = History(saved["history"], saved["backend"], saved["backend_reason"])
+        step.load_state_dict(saved.get("step") or step.state_dict())  # an older release had none
         checkpoints.restore_random(saved["random"], dataloader)
     with _training(model), run.bar(dataloader, epochs, progress) as bar:
         for epoch in range(len(run.history) + 1, epochs + 1):
@@ -95,6 +106,8 @@ def train_model(
             run.save(dataloader, optimizer)
             if callback is not None:
                 callback(record)
+    if step.averages:
+        run.history.ema = {k: v.clone() if isinstance(v, torch.Tensor) else v for k, v in step.ema_state_dict().items()}
     return run.history
 
 
@@ -142,13 +155,20 @@ class _Run:
                 self.look(epoch, losses, looked)
                 looked = number
             bar.update()
+        self.step.finish()
         if not losses:
             raise DataError(f"the dataloader gave no batches in epoch {epoch}: there is nothing to train on")
         self.look(epoch, losses, looked)
         weights = torch.tensor(sizes, dtype=torch.float64)
         mean = (torch.stack(losses).double().cpu() * weights).sum() / weights.sum()
         record = {"epoch": epoch, "loss": mean.item(), "seconds": time.perf_counter() - start}
-        return record | (self.validate(validation) if validation is not None else {})
+        if validation is None:
+            return record
+        record |= self.validate(validation)
+        if self.step.averages:
+            with self.step.averaged():
+                record |= {f"ema_{name}": value for name, value in self.validate(validation).items()}
+        return record
 
     def one(self, epoch: int, number: int, batch: Any) -> torch.Tensor:
         """One step; errors of PyTorch's operators come out with the place they happened at."""
@@ -200,7 +220,8 @@ class _Run:
         with _evaluating(self.model):
             for number, batch in enumerate(loader, 1):
                 args, kwargs = self.arguments(batch, f"validation batch {number}")
-                values = self.judge(args, kwargs)
+                with self.step.precision():
+                    values = self.judge(args, kwargs)
                 size = _size(batch)
                 count += size
                 for name, value in values.items():
@@ -228,6 +249,7 @@ class _Run:
             "model": self.model.state_dict(keep_vars=True),  # keeps the identity of tied weights
             "optimizer": optimizer.state_dict(),
             "optimizer_type": type(optimizer).__name__,
+            "step": self.step.state_dict(),
             "random": checkpoints.random_state(loader),
             "history": self.history.epochs,
             "backend": self.history.backend,
@@ -236,6 +258,9 @@ class _Run:
         }
         checkpoints.save(self.folder, state)
         checkpoints.save_weights(self.folder, self.model)
+        if self.step.averages:
+            with self.step.averaged():
+                checkpoints.save_weights(self.folder, self.model, checkpoints.AVERAGED)
 
 
 def accuracy(output: torch.Tensor, target: torch.Tensor) -> float:

@@ -1,4 +1,5 @@
 """The program of a step: the graph of forward, loss, backward and update for one signature, and what it is bound to.
+``build.py`` makes it.
 
 A program may run again as long as everything it was made from is as it was: the batch's geometry and what a forward
 may branch on are in its ``key``; what lies in memory (the model's tensors, the optimizer's state) is compared at each
@@ -7,8 +8,7 @@ step by ``stale``.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, ClassVar
@@ -17,22 +17,14 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import nn, optim
 
-from memograd._torch import has_hooks
-from memograd.errors import DataDependentError, GraphError
+from memograd._torch import has_step_hooks
 from memograd.graph.entries import OutputKind
 from memograd.graph.graph import Graph
 from memograd.graph.signature import refuse_shared
-from memograd.graph.views import tensors_of
-from memograd.looks import look
-from memograd.ops import is_random
-from memograd.pipeline import capture_for, differentiate, simplify
 from memograd.run.choose import Choice
 from memograd.tracing.reuse import ambient, signature
 from memograd.tracing.undisturbed import Generators
-from memograd.train.update import Update, why_not
-
-_NOT_BAKED = frozenset({"params", "lr", "initial_lr"})  # params by identity
-
+from memograd.train.rates import Rates
 
 Compare = Callable[["Program", list[Any]], Sequence[torch.Tensor] | None]
 
@@ -62,7 +54,7 @@ class Origin:
 
     def undo(self, optimizer: optim.Optimizer) -> None:
         """As if nothing had been captured."""
-        _put_back(optimizer, self.state)
+        put_back(optimizer, self.state)
         if self.drawn is not None:
             self.drawn.put_back()
 
@@ -80,18 +72,17 @@ class Program:
     gradients: list[tuple[nn.Parameter, int]]  # for an optimizer outside the graph: where each gradient is
     decisions: tuple[Decision, ...]  # what the model decided by values, in order
     devices: tuple[str, ...]  # whose generators it draws from
-    updated: frozenset[int]  # the parameters, by id
+    updated: tuple[torch.Tensor, ...]  # the parameters that have gradients
     share: bool  # they have step counters in common
     left: list[int]  # where the results are that the forward leaves behind
     origin: Origin | None  # until it was compared with PyTorch
+    gathers: bool = False  # it adds gradients up for a later update
+    averages: int = 0  # of how many parameters, when it was made
+    norm: torch.Tensor | None = None  # where it writes that of its gradients
 
     def stale(self, optimizer: optim.Optimizer) -> bool:
         """Whether something the graph is bound to is no longer where it was."""
-        held = optimizer.state
-        if any(p not in held or held[p].get(k) is not t for p, k, t in self.state):
-            return True  # load_state_dict put new tensors in place
-        # the model was moved, or a parameter's .data replaced
-        return any(owner.data_ptr() != address for owner, address in self.owners)
+        return elsewhere(optimizer, self.state, self.owners)
 
     @property
     def shaped(self) -> bool:
@@ -160,8 +151,9 @@ class Updates:
         """Those of ``optimizer``, whoever makes its steps."""
         return cls._OF.setdefault(optimizer, cls())
 
-    def note(self, parameters: frozenset[int]) -> bool:
-        """A step will update ``parameters``; whether all steps still do the same."""
+    def note(self, updated: Iterable[torch.Tensor]) -> bool:
+        """A step will update these parameters; whether all steps still do the same."""
+        parameters = frozenset(map(id, updated))
         if self.parameters is None:
             self.parameters = parameters
         self.alike &= self.parameters == parameters
@@ -175,95 +167,27 @@ def geometry(batch: tuple[Any, ...], options: dict[str, Any]) -> Any:
     return signature(batch, options)
 
 
-def settings(optimizer: optim.Optimizer) -> Any:
-    """What of the optimizer is baked into the graph (which parameters it holds, all hyperparameters but the learning
-    rate, whether it is called itself), and ambient modes."""
-    groups = [
-        (*map(id, g["params"]), *[(k, v) for k, v in g.items() if k not in _NOT_BAKED]) for g in optimizer.param_groups
-    ]
-    itself = (
-        bool(optimizer._optimizer_step_pre_hooks or optimizer._optimizer_step_post_hooks),
-        "step" in vars(optimizer),
-    )
-    return (tuple(groups), itself, ambient())
+def settings(optimizer: optim.Optimizer, rates: Rates) -> Any:
+    """What of the optimizer is baked into the graph (which parameters it holds, its options, whether it is called
+    itself), and ambient modes."""
+    itself = (has_step_hooks(optimizer), "step" in vars(optimizer))
+    return (rates.baked(), itself, ambient())
 
 
-def build(
-    objective: nn.Module,
+def elsewhere(
     optimizer: optim.Optimizer,
-    rates: list[torch.Tensor],
-    batch: tuple[Any, ...],
-    options: dict[str, Any],
-    choose: Callable[[Graph, list[Any]], Choice],
-    concrete: bool = False,
-    share: bool = True,
-) -> Program:
-    """Capture a step on this batch, differentiate it, append the update, and let ``choose`` find what runs it.
-
-    A model that decides by values is captured on those of this batch, at once where ``concrete``. ``share``: see
-    ``Update``.
-
-    Raises:
-        GraphError: nothing the optimizer trains takes part.
-    """
-    drawn, state = Generators(objective), {p: dict(held) for p, held in optimizer.state.items()}
-    forward, joint = differentiated(objective, optimizer, batch, options, concrete)
-    outside = _hooked(joint) or why_not(optimizer) is not None
-    try:
-        graph = joint if outside else simplify(Update(joint, optimizer, rates, share).append())
-        choice = choose(graph, detached(graph.bind(batch, options)))
-    except BaseException:
-        _put_back(optimizer, state)
-        raise
-    optimizer._opt_called = True  # pyright: ignore[reportAttributeAccessIssue]  # what schedulers look at
-    bound = detached([i.tensor for i in graph.inputs])
-    parameters = {i.name: i.tensor for i in joint.inputs}
-    return Program(
-        graph=graph,
-        choice=choice,
-        bound=bound,
-        owners=[(i.tensor, i.tensor.data_ptr()) for i in graph.inputs if i.tensor is not None],
-        slots=[i for i, t in enumerate(bound) if t is None],
-        state=[] if outside else _state(optimizer),
-        gradients=_gradients(graph) if outside else [],
-        decisions=_decisions(graph),
-        updated=frozenset(id(parameters[name]) for name in joint.wrt if name not in joint.unused),
-        share=share,
-        devices=tuple({str(t.device) for n in graph.nodes if is_random(n) for t in tensors_of(n)}),
-        left=_positions(graph, "left"),
-        origin=Origin(forward, joint, drawn, state),
-    )
+    state: Sequence[tuple[torch.Tensor, str, torch.Tensor]],
+    owners: Sequence[tuple[torch.Tensor, int]],
+) -> bool:
+    """Whether another tensor has taken the place of one of these, or its memory lies elsewhere."""
+    held = optimizer.state
+    if any(p not in held or held[p].get(k) is not t for p, k, t in state):
+        return True  # load_state_dict put new tensors in place
+    # the model was moved, or a parameter's .data replaced
+    return any(owner.data_ptr() != address for owner, address in owners)
 
 
-def differentiated(
-    objective: nn.Module,
-    optimizer: optim.Optimizer,
-    batch: tuple[Any, ...],
-    options: dict[str, Any],
-    concrete: bool = False,
-) -> tuple[Graph, Graph]:
-    """The graph of the loss on this batch, and that of its gradients too: of every parameter that the optimizer
-    trains, or whose hooks wait for it."""
-    with torch.enable_grad():  # only parameters are differentiated
-        forward = None
-        if not concrete:
-            with suppress(DataDependentError):
-                forward = capture_for(objective, batch, options, wrt=())
-        if forward is None:
-            forward = capture_for(objective, batch, options, wrt=(), concrete=True)
-    trained = {id(p) for group in optimizer.param_groups for p in group["params"] if p.requires_grad}
-    parameters = {i.name: i.tensor for i in forward.inputs if i.kind == "parameter" and i.tensor is not None}
-    if not any(id(p) in trained for p in parameters.values()):
-        raise GraphError("no trainable parameter takes part in this step")
-    names = [n for n, p in parameters.items() if id(p) in trained or (p.requires_grad and has_hooks(p))]
-    return forward, differentiate(forward, names)
-
-
-def _hooked(joint: Graph) -> bool:
-    return any(i.tensor is not None and has_hooks(i.tensor) for i in joint.inputs if i.name in joint.wrt)
-
-
-def _put_back(optimizer: optim.Optimizer, state: dict[Any, dict[str, Any]]) -> None:
+def put_back(optimizer: optim.Optimizer, state: dict[Any, dict[str, Any]]) -> None:
     """Forget what was prepared in the optimizer's state since."""
     for p in list(optimizer.state):
         if p in state:
@@ -274,34 +198,9 @@ def _put_back(optimizer: optim.Optimizer, state: dict[Any, dict[str, Any]]) -> N
             del optimizer.state[p]
 
 
-def _decisions(graph: Graph) -> tuple[Decision, ...]:
-    looks = {n.args[1]: n for n in graph.nodes if n.target is look}
-    ordered: list[Any] = [looks[index] for index in sorted(looks)]  # pyright: ignore[reportArgumentType]
-    return tuple(Decision(n.args[2], n.args[3], n.meta.get("source", "?"), n.meta.get("line", "")) for n in ordered)
-
-
-def _gradients(graph: Graph) -> list[tuple[nn.Parameter, int]]:
-    """Each parameter and where its gradient stands among the results that are no mutations."""
-    by_name: dict[str, Any] = {i.name: i.tensor for i in graph.inputs}
-    names = [graph.outputs[i].name for i in graph.positions("gradient")]
-    return [(by_name[name], at) for name, at in zip(names, _positions(graph, "gradient"), strict=True)]
-
-
-def _positions(graph: Graph, kind: OutputKind) -> list[int]:
+def positions(graph: Graph, kind: OutputKind) -> list[int]:
     """Where the results of a kind stand among those that are no mutations."""
     return [at for at, o in enumerate(o for o in graph.outputs if o.kind != "mutation") if o.kind == kind]
-
-
-def _state(optimizer: optim.Optimizer) -> list[tuple[torch.Tensor, str, torch.Tensor]]:
-    """Every tensor of the optimizer's state, with its parameter and its name."""
-    return [
-        (p, key, tensor)
-        for group in optimizer.param_groups
-        for p in group["params"]
-        if p in optimizer.state
-        for key, tensor in optimizer.state[p].items()
-        if isinstance(tensor, torch.Tensor)
-    ]
 
 
 def detached(flat: list[Any]) -> list[Any]:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import Any, Literal
 
 import torch
 from torch import nn, optim
 
-from memograd._torch import has_hooks, module_hooks
+from memograd._torch import has_hooks, module_hooks, pytree
 from memograd.errors import GradientMismatchError, GraphError
 from memograd.graph.graph import Graph
 from memograd.memory.plan import Plan
@@ -18,10 +19,17 @@ from memograd.run.choose import Choice, choose, choose_planned
 from memograd.tracing.reuse import Recent
 from memograd.tracing.states import States
 from memograd.tracing.undisturbed import Generators
+from memograd.train import outside
+from memograd.train.build import Training, build
+from memograd.train.carried import Carried
 from memograd.train.check import Check
 from memograd.train.decisions import Programs
+from memograd.train.finish import Finish
 from memograd.train.objective import Objective
-from memograd.train.program import Program, Updates, build, geometry, settings
+from memograd.train.program import Program, Updates, geometry, settings
+from memograd.train.rates import Rates
+from memograd.train.refinements import Clip, Refinements
+from memograd.train.update import refuse, why_not
 
 
 class TrainStep:
@@ -31,7 +39,7 @@ class TrainStep:
         model: any ``nn.Module``; trained in place.
         criterion: ``criterion(model(*inputs), target) -> scalar``; None when the model returns its loss.
         optimizer: a ``torch.optim`` optimizer. SGD, Adam and AdamW become part of the graph; any other one is called
-            on our gradients. Its state stays in ``optimizer.state``.
+            on our gradients, and ``backend_reason`` says so. Its state stays in ``optimizer.state``.
         memory_budget: the most bytes of tensors alive at any moment of a step: parameters, buffers, the batch,
             activations, gradients, optimizer state and operators' workspace. Bytes, "8GiB", "600MB", "50%" of what
             the step needs without a budget (of the largest step so far, if batches differ), or a ``Plan`` made for
@@ -44,13 +52,22 @@ class TrainStep:
         check: ``first``: before a program writes anything for the first time, its loss, gradients and new values are
             compared with those of ``torch.autograd`` and of PyTorch's optimizer on the same batch, which costs two to
             three plain steps; ``always``: at every step; ``never``. ``check_reason`` says how it came out.
+        clip_grad_norm, clip_grad_value, norm_type: clip the gradients of the optimizer's parameters as
+            ``torch.nn.utils`` does: each element by value, then all of them by their norm; ``grad_norm`` is what it
+            was.
+        accumulate: batches to an update, which has the mean of their gradients, as ``(loss / accumulate).backward()``
+            gives it. The calls in between change no parameter; ``finish()`` updates with fewer.
+        ema_decay: average the parameters at each update, as ``AveragedModel`` with ``get_ema_multi_avg_fn`` does; see
+            ``ema_state_dict`` and ``averaged``.
+        autocast: ``torch.bfloat16`` runs the forward pass under ``torch.autocast``.
 
     A model that looks at values (``if loss > 1``, ``x[mask]``, ``.item()``) is captured on those of the batch, and
     again when it sees other ones; ``captures`` says how often and why. A number that differs at each step (a running
     mean by ``.item()``) means a capture at each step.
 
     Raises:
-        GraphError: the model has no parameters to train, or the optimizer holds none of them.
+        GraphError: the model has no parameters to train, or the optimizer holds none of them, or needs a closure
+            (LBFGS) or sparse gradients.
         BudgetInfeasibleError: at the first step: no schedule fits the budget.
         GradientMismatchError: at a step that is compared: it differs from PyTorch's by more than rounding. Nothing
             was overwritten then.
@@ -64,7 +81,17 @@ class TrainStep:
         memory_budget: int | str | Plan | None = None,
         backend: str = "auto",
         check: Literal["first", "never", "always"] = "first",
+        *,
+        clip_grad_norm: float | None = None,
+        clip_grad_value: float | None = None,
+        norm_type: float = 2.0,
+        accumulate: int = 1,
+        ema_decay: float | None = None,
+        autocast: torch.dtype | None = None,
     ) -> None:
+        clip = Clip(clip_grad_norm, norm_type, clip_grad_value)
+        self._refinements = Refinements(clip, accumulate, ema_decay, autocast)
+        refuse(optimizer)
         trained = {id(p) for group in optimizer.param_groups for p in group["params"]}
         self.objective = Objective(model, criterion)
         parameters = list(self.objective.parameters())
@@ -81,11 +108,14 @@ class TrainStep:
         self._allowed = 0  # bytes that "50%" meant for the largest step so far: a last, smaller batch may have them too
         self._hooks = module_hooks(self.objective)
         self._parameters = parameters
-        self._rates: list[torch.Tensor] = []  # of each group of the optimizer
-        self._seen_rates: list[Any] = []
-        self._check = Check(self.objective, optimizer, check)
+        self._rates = Rates(optimizer)
+        self._carried = Carried(self.objective, model, self._refinements)
+        self._training = Training(self.objective, optimizer, self._rates, self._refinements, self._carried)
+        self._check = Check(self._training, check)
         self._programs: dict[Any, Programs] = Recent()
         self._updates = Updates.of(optimizer)
+        self._update = Finish(self._training, self._check, self._updates)
+        self._batch_bytes = 0  # of the batch last gathered
         self.captures: list[str] = []  # why the model was captured, each time
         self._last: Program | None = None
         self._turn = threading.RLock()  # a step is one update, whoever else calls it
@@ -93,19 +123,27 @@ class TrainStep:
     def __call__(self, *batch: Any, **options: Any) -> torch.Tensor:
         """One step on ``(*inputs, target)``; returns the loss before the update (0-dim, detached)."""
         with self._turn:
-            return self._step(*self._ready(batch, options), batch, options)
+            with self.precision():
+                programs, fresh = self._ready(batch, options)
+            return self._step(programs, fresh, batch, options)
 
     def _step(self, programs: Programs, fresh: bool, batch: tuple[Any, ...], options: dict[str, Any]) -> torch.Tensor:
-        program, kept = programs.step(
-            batch,
-            options,
-            fresh,
-            build=lambda why: self._build(batch, options, why, True),
-            compare=lambda program, flat: self._compare(program, flat, batch, options),
-        )
+        with self.precision():
+            program, kept = programs.step(
+                batch,
+                options,
+                fresh,
+                build=lambda why: self._build(batch, options, why, True),
+                compare=lambda program, flat: self._compare(program, flat, batch, options),
+            )
         self._last = program
-        if program.gradients:
-            self._outside(program, kept)
+        if self._training.gathers:
+            self._gather(program, kept, batch, options)
+        elif program.gradients:
+            outside.update(self._training, program, kept)
+        else:
+            self._carried.norm = program.norm
+            self._carried.updated()
         return kept[0]
 
     def run(self, *batch: Any, steps: int, **options: Any) -> torch.Tensor:
@@ -115,17 +153,78 @@ class TrainStep:
         """
         if steps < 1:
             raise GraphError(f"steps must be at least 1, got {steps}")
-        with self._turn:
+        with self._turn, self.precision():
             programs, fresh = self._ready(batch, options)
             self._last = program = programs.all[0]
-            by_itself = not (program.gradients or program.decisions or program.graph.effects)
-            if not by_itself or program.graph.guards.volatile or self._check.when == "always":
+            by_itself = not (program.gradients or program.decisions or program.graph.effects or program.gathers)
+            if not by_itself or program.graph.guards.volatile or self._check.when == "always" or self._carried.averages:
                 first = self._step(programs, fresh, batch, options)
                 return torch.stack([first, *(self(*batch, **options) for _ in range(steps - 1))])
             flat, generators = program.flat(batch, options), Generators()
             if self._compare(program, flat, batch, options) is not None:
                 generators.put_back()
+            self._carried.norm = program.norm
             return program.choice.backend.run(flat, steps)
+
+    def finish(self) -> None:
+        """Update now with the batches gathered so far, if there are any: the last ones of an epoch may be fewer than
+        ``accumulate``."""
+        with self._turn:
+            if self._carried.batches:
+                self._rates.follow()
+                self._update(self._choose_update, self._batch_bytes)
+
+    @property
+    def averages(self) -> bool:
+        """Whether the step averages weights (``ema_decay``)."""
+        return self._refinements.ema_decay is not None
+
+    def averaged(self) -> AbstractContextManager[None]:
+        """``with step.averaged(): ...``: the model has its averaged weights inside, to be evaluated or saved.
+
+        Raises:
+            GraphError: the step averages none.
+        """
+        return self._carried.in_the_model()
+
+    def precision(self) -> AbstractContextManager[Any]:
+        """``with step.precision(): ...``: what runs inside is computed as the forward pass is (``autocast``)."""
+        return self._refinements.precision(self._parameters[0].device)
+
+    def ema_state_dict(self) -> dict[str, Any]:
+        """The model's ``state_dict`` with the averages of its parameters in their place; buffers are those it has now.
+        Like a ``state_dict`` it holds the tensors themselves, which the next step changes.
+
+        Raises:
+            GraphError: the step averages none.
+        """
+        return self._carried.averaged_state()
+
+    def state_dict(self) -> dict[str, Any]:
+        """What goes on from step to step and is neither the model's nor the optimizer's: averaged weights, gradients
+        gathered so far."""
+        return self._carried.state_dict()
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from ``state_dict()`` of a step like this one. Load the model's and the optimizer's first.
+
+        Raises:
+            DataError: it is of another model; nothing has changed then.
+        """
+        self._carried.load_state_dict(state)
+
+    @property
+    def grad_norm(self) -> torch.Tensor:
+        """The norm of all gradients at the last update, before they were clipped.
+
+        Raises:
+            GraphError: there was no update yet, or it needs no norm (``clip_grad_norm``).
+        """
+        if self._refinements.clip.norm is None:
+            raise GraphError("this step computes no norm: make it with clip_grad_norm=1.0, or inf to clip nothing")
+        if self._carried.norm is None:
+            raise GraphError("no update was made yet")
+        return self._carried.norm.clone()
 
     @property
     def graph(self) -> Graph:
@@ -139,8 +238,11 @@ class TrainStep:
 
     @property
     def backend_reason(self) -> str:
-        """Why that backend."""
-        return self._required().choice.reason
+        """Why that backend, and why the optimizer is called, if it is."""
+        program = self._required()
+        why = why_not(self.optimizer) or ("hooks on parameters wait for gradients" if program.gradients else None)
+        called = f"; {type(self.optimizer).__name__}.step() is called behind the graph: {why}" if why else ""
+        return program.choice.reason + called
 
     @property
     def check_reason(self) -> str:
@@ -161,14 +263,16 @@ class TrainStep:
 
     def _ready(self, batch: tuple[Any, ...], options: dict[str, Any]) -> tuple[Programs, bool]:
         """The programs for this batch, and whether the first of them was made just now."""
-        self._follow_rates()
+        if self._carried.swapped:
+            raise GraphError("the model has its averaged weights now: train outside of the `with step.averaged()`")
+        self._rates.follow()
         key = self._key(batch, options)
         programs = self._programs.get(key)
         if programs is None:
             programs = self._programs[key] = Programs()
             why = "a batch or a setting unlike those before" if self.captures else "the first step"
         else:
-            programs.drop_stale(self.optimizer, self._updates.alike)
+            programs.drop_stale(self.optimizer, self._updates.alike, len(self._carried.averages))
             if programs.holding():
                 return programs, False
             why = "the model or the optimizer's state is elsewhere in memory, or steps began to update other parameters"
@@ -180,29 +284,17 @@ class TrainStep:
     def _key(self, batch: tuple[Any, ...], options: dict[str, Any]) -> Any:
         hooked = tuple([has_hooks(p) for p in self._parameters])
         hooks = tuple([tuple(table) for table in self._hooks if table])
-        return (geometry(batch, options), hooked, hooks, settings(self.optimizer))
-
-    def _follow_rates(self) -> None:
-        for k, group in enumerate(self.optimizer.param_groups):
-            rate = group["lr"]
-            if k == len(self._rates):
-                self._rates.append(_rate(rate))
-                self._seen_rates.append(rate)
-            elif isinstance(rate, torch.Tensor):
-                self._rates[k].copy_(rate.detach().reshape(()))  # schedulers change it in place
-            elif rate is not self._seen_rates[k]:
-                self._rates[k].fill_(float(rate))
-            self._seen_rates[k] = rate
+        return (geometry(batch, options), hooked, hooks, settings(self.optimizer, self._rates))
 
     def _build(self, batch: tuple[Any, ...], options: dict[str, Any], why: str, concrete: bool = False) -> Program:
         def capture(concrete: bool) -> Program:
-            share = self._updates.alike
-            return build(self.objective, self.optimizer, self._rates, batch, options, self._choose, concrete, share)
+            return build(self._training, batch, options, self._choose, concrete, self._updates.alike)
 
         before = States()
         program = capture(concrete)
         self.captures.append(why)
-        if self._updates.alike and not self._updates.note(program.updated):
+        noted = self._training.gathers or not self._updates.alike or self._updates.note(program.updated)
+        if not noted:
             before.put_back()
             program.graph.guards.run_again()
             program = capture(bool(program.decisions))
@@ -229,18 +321,23 @@ class TrainStep:
         self._allowed = max(self._allowed, made.budget)
         return choose_planned(graph, made, self.backend)
 
-    def _outside(self, program: Program, kept: list[torch.Tensor]) -> None:
-        """Call the user's optimizer on our gradients; parameters without one get None, as autograd leaves them."""
-        self.optimizer.zero_grad(set_to_none=True)
-        for parameter, position in reversed(program.gradients):  # the last layers first, as a backward pass has them
-            if has_hooks(parameter):
-                torch.autograd.backward([parameter], [kept[position]])  # hands a leaf its gradient, and runs its hooks
-            else:
-                parameter.grad = kept[position]
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
+    def _choose_update(self, graph: Graph, flat: list[Any]) -> Choice:
+        """For an update of several batches, which no plan was made for."""
+        given = self.memory_budget
+        if isinstance(given, Plan):
+            made = plan(graph, given.budget, fused=self.backend == "inductor")
+            return choose_planned(graph, made, self.backend)
+        return self._choose(graph, flat)
 
-
-def _rate(rate: float | torch.Tensor) -> torch.Tensor:
-    """The graph's learning rate, on the device of a rate that is a tensor: reading it waits for no device then."""
-    return torch.tensor(float(rate), dtype=torch.float64, device=getattr(rate, "device", None))
+    def _gather(self, program: Program, kept: list[torch.Tensor], batch: Any, options: Any) -> None:
+        """One more batch of a group; the last one is followed by the update."""
+        carried = self._carried
+        if program.gradients:
+            outside.gather(self._training, program, kept)
+        else:
+            carried.gathered.update(dict.fromkeys(program.updated))
+        carried.batches += 1
+        if carried.batches >= self._refinements.accumulate:
+            tensors = [t for t in pytree.tree_leaves((batch, options)) if isinstance(t, torch.Tensor)]
+            self._batch_bytes = sum(t.numel() * t.element_size() for t in tensors)
+            self.finish()

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from math import inf
 from typing import Any
 
 import torch
@@ -28,6 +29,7 @@ from memograd.witness.agreement import (
     Precision,
     Results,
     differences,
+    largest,
     number,
     precision_of,
 )
@@ -131,8 +133,18 @@ class Trial:
             return []
         moved = self.theirs(nudge=4 * eps, wide=wide)
         by_what = {d.what: d.error for d in differences(moved, theirs, 0.0)}
-        factor = 100.0 if eps <= _SINGLE else 3.0  # how many times as far; little is left to allow in half precision
-        return [d for d in doubts if d.error > factor * by_what.get(d.what, 0.0)]
+        return [d for d in doubts if d.error > _factor(eps) * by_what.get(d.what, 0.0)]
+
+    def noise(self, theirs: Results) -> dict[str, float]:
+        """For each parameter how much of its gradient may be rounding; infinite where all of it is."""
+        eps, moves = self.precision.eps, dict.fromkeys(theirs.gradients, 0.0)
+        for nudge in (4, 12, 36):  # one alone may leave a rounding where it was
+            for d in differences(self.theirs(nudge=nudge * eps), theirs, 0.0):
+                if d.name in moves and d.what == f"{theirs.derivative} of {d.name!r}":
+                    moves[d.name] = max(moves[d.name], _factor(eps) * d.error)
+        top = max(moves.values(), default=0.0)
+        sizes = {name: 0.0 if g is None else largest(g) for name, g in theirs.gradients.items()}
+        return {name: inf if sizes[name] <= top else move for name, move in moves.items()}
 
     # -- blame -----------------------------------------------------------------------------------------------------
 
@@ -170,6 +182,12 @@ class Trial:
         return (
             "No operator's rule is wrong by itself: what is wrong is the capture of the program, or a simplification."
         )
+
+
+def _factor(eps: float) -> float:
+    """How many times as far as roundings of ``eps`` move results they may lie apart; little is left to allow in half
+    precision."""
+    return 100.0 if eps <= _SINGLE else 3.0
 
 
 _ADVICE = (

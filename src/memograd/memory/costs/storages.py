@@ -92,13 +92,13 @@ class Storages:
 
     @cached_property
     def resident(self) -> int:
-        """Bytes of the inputs: parameters, buffers, optimizer state, the batch; tied ones count once. On CUDA also what
-        libraries keep."""
+        """Bytes of the inputs: parameters, buffers, optimizer state, the batch; tied ones count once. Also what lives
+        beside the graph and, on CUDA, what libraries keep."""
         owned: dict[Any, int] = {}
         sizes = input_bytes(self.graph)
         for node, entry in zip(self.graph.placeholders, self.graph.inputs, strict=True):
             owned[entry.tensor.untyped_storage().data_ptr() if entry.tensor is not None else node] = sizes[node]
-        return sum(owned.values()) + kept_by_libraries(self.graph)
+        return sum(owned.values()) + self.graph.beside + kept_by_libraries(self.graph)
 
     @cached_property
     def kept(self) -> frozenset[int]:

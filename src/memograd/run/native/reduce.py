@@ -94,6 +94,29 @@ def mean(b: Builder, node: fx.Node, x: Value, dims: Any = None, keepdim: bool = 
     return reduce(b, out, x, dims, "sum", out.numel / x.numel if x.numel else math.nan)
 
 
+_SIZE = "({a} < 0 ? -{a} : {a} + (T)0)"
+# by the order of a norm: what is reduced, how, and what is done to the result
+NORMS = {
+    0: ("(T)({a} != 0)", "sum", "{a} + (T)0"),
+    1: (_SIZE, "sum", "{a} + (T)0"),
+    2: ("{a} * {a}", "sum", "@sqrt({a})"),
+    math.inf: (_SIZE, "max", "{a} + (T)0"),
+    -math.inf: (_SIZE, "min", "{a} + (T)0"),
+}
+
+
+@kernel(aten.linalg_vector_norm.default)
+def vector_norm(b: Builder, node: fx.Node, x: Value, order: float = 2, dims: Any = None, keepdim: bool = False,
+                dtype: Any = None) -> Lazy:  # fmt: skip
+    if dtype not in (None, x.dtype) or x.dtype not in FLOATS:
+        raise BackendError(f"the native backend computes {node.target} in the precision of its operand only")
+    power = (f"@pow({_SIZE}, (T){order!r})", "sum", f"@pow({{a}}, (T){1 / (order or 1)!r})")
+    each, kind, behind = NORMS.get(order, power)
+    terms = b.lazy(x.shape, x.dtype, x.dtype, formula(each, x.dtype), x)
+    sums = b.new(tuple(node.meta["val"].shape), x.dtype)
+    return pointwise(b, node, behind, reduce(b, sums, terms, dims, kind))
+
+
 @kernel(aten.argmax.default, aten.argmin.default)
 def argmax(b: Builder, node: fx.Node, x: Value, dim: int | None = None, keepdim: bool = False) -> View:
     source, out = b.view(x), b.result(node)

@@ -1,0 +1,85 @@
+"""The update that ends a group of batches: one graph of its own, from the sums of gradients to the new weights."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from memograd._torch import note_step
+from memograd.graph.graph import Graph
+from memograd.pipeline import simplify
+from memograd.run.choose import Choice
+from memograd.train import outside
+from memograd.train.appended import Update
+from memograd.train.build import Choose, Training, owners_of, state_of
+from memograd.train.check import Check
+from memograd.train.gather import collected
+from memograd.train.program import Updates, detached, elsewhere, settings
+from memograd.train.update import why_not
+
+
+@dataclass(eq=False)
+class Final:
+    """The compiled update of some parameters."""
+
+    key: Any
+    graph: Graph
+    choice: Choice
+    flat: list[Any]
+    owners: list[tuple[torch.Tensor, int]]
+    state: list[tuple[torch.Tensor, str, torch.Tensor]]
+    share: bool
+    norm: torch.Tensor | None
+    compared: bool = False
+
+
+class Finish:
+    """Updates with what has been gathered."""
+
+    def __init__(self, training: Training, check: Check, updates: Updates) -> None:
+        self.training = training
+        self.check = check
+        self.updates = updates
+        self._all: list[Final] = []  # the one used last first
+
+    def __call__(self, choose: Choose, batch_bytes: int) -> None:
+        """One update; ``batch_bytes`` are alive beside it."""
+        training, carried = self.training, self.training.carried
+        if why_not(training.optimizer) is not None:
+            outside.update_with_sums(training)
+        elif carried.gathered:
+            final = self._ready(choose, batch_bytes)
+            backend = final.choice.backend
+            results = None
+            if not final.compared or self.check.when == "always":
+                results = self.check.update(final.graph, final.choice, final.flat)
+                final.compared = True
+            if results is None:
+                backend.step(final.flat)
+            else:
+                backend.commit(final.flat, results)
+            carried.norm = final.norm
+            carried.updated()
+        carried.forget_sums()
+
+    def _ready(self, choose: Choose, batch_bytes: int) -> Final:
+        training, carried = self.training, self.training.carried
+        training.prepare()
+        alike = self.updates.note(carried.gathered)
+        key = (settings(training.optimizer, training.rates), tuple(map(id, carried.gathered)), len(carried.averages))
+        optimizer = training.optimizer
+        self._all = [f for f in self._all if f.share <= alike and not elsewhere(optimizer, f.state, f.owners)]
+        for final in self._all:
+            if final.key == key:
+                return final
+        clip = training.refinements.clip
+        stage = Update(collected(carried.gathered, carried), optimizer, training.rates, alike, clip, carried)
+        buffers = {b.untyped_storage().data_ptr(): b.untyped_storage().nbytes() for b in training.objective.buffers()}
+        graph = training.beside(simplify(stage.append()), sum(buffers.values()) + batch_bytes)
+        flat = detached([i.tensor for i in graph.inputs])
+        final = Final(key, graph, choose(graph, flat), flat, owners_of(graph), state_of(optimizer), alike, stage.norm)
+        self._all = [final, *self._all[:15]]
+        note_step(optimizer)
+        return final
