@@ -18,6 +18,7 @@ from memograd.errors import (
     ProductLimitError,
     RuleError,
 )
+from memograd.explain.page import Page, explain
 from memograd.frontend.wrap import unwrap, wrap
 from memograd.graph.graph import Graph
 from memograd.inspection.preflight import preflight
@@ -48,6 +49,7 @@ __all__ = [
     "MissingRuleError",
     "NotDifferentiableError",
     "OpaqueBackwardError",
+    "Page",
     "Plan",
     "PlanViolationError",
     "ProductLimitError",
@@ -56,6 +58,7 @@ __all__ = [
     "capture",
     "count_products",
     "differentiate",
+    "explain",
     "grad",
     "grad_and_value",
     "hessian",

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from memograd.cli import check as cli_check
+from memograd.cli import explain as cli_explain
 from memograd.cli import plan as cli_plan
 from memograd.cli.arguments import positive, rate, seed
 from memograd.cli.plain import show_what_can_be_shown
@@ -110,28 +111,6 @@ def _train(a: argparse.Namespace) -> int:
     return 0
 
 
-# -- explain ---------------------------------------------------------------------------------------------------------
-
-
-def _explain_options(command: argparse.ArgumentParser) -> None:
-    command.add_argument("what", choices=["xor"], help="which network")
-    command.add_argument(
-        "--sample", type=int, choices=range(4), default=1, help="which line of XOR (default: 1, 0 xor 1)"
-    )
-    command.add_argument("--seed", type=seed, default=5, help="of the weights")
-
-
-def _explain(a: argparse.Namespace) -> int:
-    from memograd.explain.explain import explain_xor
-
-    explanation = explain_xor(sample=a.sample, seed=a.seed)
-    if a.json:
-        print(json.dumps(explanation.as_dict()))
-    elif not a.quiet:
-        print(explanation.text())
-    return 0
-
-
 # -- rules -----------------------------------------------------------------------------------------------------------
 
 
@@ -184,7 +163,7 @@ Options = Callable[[argparse.ArgumentParser], None]
 COMMANDS: dict[str, tuple[str, Options, Callable[[argparse.Namespace], int]]] = {
     "train": ("Train one of the lecture's networks.", _train_options, _train),
     "plan": (cli_plan.SUMMARY, cli_plan.options, cli_plan.run),
-    "explain": ("Show how the recursion finds each gradient, with numbers.", _explain_options, _explain),
+    "explain": (cli_explain.SUMMARY, cli_explain.options, cli_explain.run),
     "rules": ("List the derivative table, and what is missing from it.", _rules_options, _rules),
     "check": (cli_check.SUMMARY, cli_check.options, cli_check.run),
 }

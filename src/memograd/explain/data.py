@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -15,9 +16,8 @@ from memograd.adjoint.expand import expand
 from memograd.adjoint.products import count_products
 from memograd.adjoint.selection import inputs_of
 from memograd.errors import DataDependentError
-from memograd.explain.describe import Describer, joint_operators, short, shown
-from memograd.explain.folders import fold
-from memograd.explain.numbers import as_json, summary, visit
+from memograd.explain.describe import Describer, joint_operators, within
+from memograd.explain.numbers import COARSE, FINE, as_json, summary, visit
 from memograd.explain.paths import local_derivatives
 from memograd.explain.record import Record, record
 from memograd.graph.graph import Graph
@@ -38,6 +38,7 @@ class Subject:
 
     Attributes:
         root: what the names of its parameters begin with, not to be shown.
+        inputs: what the program's arguments are called, if it takes them as ``*args``.
         split: whether the model is a module beside the loss (else the loss is where no module runs any more).
     """
 
@@ -47,13 +48,15 @@ class Subject:
     title: str
     root: str
     split: bool
+    inputs: tuple[str, ...] = ()
 
 
 def subject(f: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], loss: Callable[..., Any] | None) -> Subject:
     """A model or a function with its loss; with a ``loss`` of two arguments the last of ``args`` is its target."""
     title = type(f).__name__ if isinstance(f, nn.Module) else getattr(f, "__name__", type(f).__name__)
     if isinstance(f, nn.Module):
-        return Subject(objective_of(f, loss), args, kwargs, title, "model", loss is not None)
+        names = _names(f.forward, args, loss is not None and takes_target(loss))
+        return Subject(objective_of(f, loss), args, kwargs, title, "model", loss is not None, names)
     if loss is None:
         return Subject(f, args, kwargs, title, "", False)
     target = takes_target(loss)
@@ -61,19 +64,31 @@ def subject(f: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], loss: Call
     def program(*batch: Any, **options: Any) -> Any:
         return loss(f(*batch[:-1], **options), batch[-1]) if target else loss(f(*batch, **options))
 
-    return Subject(program, args, kwargs, title, "f", False)
+    return Subject(program, args, kwargs, title, "f", False, _names(f, args, target))
 
 
-def collect(what: Subject) -> tuple[dict[str, Any], Graph]:
-    """The data of a page without a memory budget, and the graph of forward and backward pass."""
+def _names(f: Callable[..., Any], args: tuple[Any, ...], target: bool) -> tuple[str, ...]:
+    """What ``f`` calls its arguments, the last of which may be the target of the loss."""
+    try:
+        parameters = list(inspect.signature(f).parameters.values())
+    except (TypeError, ValueError):
+        return ()
+    names = [p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    given = len(args) - target
+    return (*names[:given], *(["target"] if target else [])) if len(names) >= given else ()
+
+
+def collect(what: Subject) -> tuple[dict[str, Any], Graph, Describer]:
+    """The data of a page without a memory budget, the graph of forward and backward pass, and who names its nodes."""
     start = time.perf_counter()
     with draws.same_draws(), torch.enable_grad():
         forward, names = _captured(what)
         recorded = record(expand(forward, names, [forward.results[0]]), names)
         joint = simplify(recorded.joint)
-        data = _Collection(what, recorded, joint, names).data()
+        collection = _Collection(what, recorded, joint, names)
+        data = collection.data()
     data["summary"]["seconds"] = round(time.perf_counter() - start, 3)
-    return data, joint
+    return data, joint, collection.describer
 
 
 def _captured(what: Subject) -> tuple[Graph, list[str]]:
@@ -96,7 +111,7 @@ class _Collection:
         self.forward = recorded.forward
         self.nodes: list[fx.Node] = [*self.forward.placeholders, *self.forward.nodes]
         self.number = {n.name: i for i, n in enumerate(self.nodes)}
-        self.describer = Describer(what.root, self.number)
+        self.describer = Describer(what.root, self.number, what.inputs)
         self.small: dict[fx.Node, Any] | None = {}  # all values, while they are few
 
     def data(self) -> dict[str, Any]:
@@ -125,7 +140,7 @@ class _Collection:
             "naive": None if self.recorded.naive is None else self._events(self.recorded.naive),
             "local": self._local(),
             "update": {"rate": RATE, "formula": "p − η p̄", "of": updates},
-            "whole": joint_operators(self.joint, self.what.root) if len(self.joint.nodes) <= _JOINT else None,
+            "whole": joint_operators(self.joint, self.describer) if len(self.joint.nodes) <= _JOINT else None,
         }
 
     def _numbers(self) -> tuple[dict[fx.Node, Any], list[dict[str, Any]]]:
@@ -141,17 +156,18 @@ class _Collection:
         values: dict[fx.Node, Any] = {}
         held: dict[fx.Node, torch.Tensor] = {}
         updates: list[dict[str, Any]] = []
+        pixels = FINE if len(self.nodes) <= _SMALL else COARSE
 
         def see(node: fx.Node, value: Any) -> None:
             if node in wanted:
-                values[node] = summary(value)
+                values[node] = summary(value, pixels)
             if node in parameters:
                 held[node] = value
             if node in gradients:
                 p = gradients[node]
                 plain = {"weight_decay": 0.0, "momentum": 0.0}
                 new, _ = sgd(held[p], value, torch.tensor(RATE, dtype=value.dtype), {}, plain)
-                updates.append({"node": self.number[p.name], "value": summary(new)})
+                updates.append({"node": self.number[p.name], "value": summary(new, pixels)})
             self._keep(node, value)
 
         flat = joint.bind(self.what.args, self.what.kwargs)
@@ -203,18 +219,8 @@ class _Collection:
         return tail if len(tail) < len(operators) - 1 else {self.forward.results[0]}
 
     def _folders(self) -> dict[str, Any]:
-        operators = self.forward.nodes
-        calls = [n.meta.get("calls", ()) for n in operators]
-        folders, places = fold(
-            [c[1:] if c[:1] == (("model", 0),) else c for c in calls], [short(n) for n in operators], self.what.root
-        )
-        place: dict[fx.Node, int | None] = dict(zip(operators, places, strict=True))
-        for node in self.forward.placeholders:
-            place[node] = _common([place[u] for u in node.users if u in place], folders)
-        return {
-            "folders": [{**vars(f), "path": shown(f.path, self.what.root)} for f in folders],
-            "places": [place[n] for n in self.nodes],
-        }
+        calls = [within(n) for n in self.forward.nodes]
+        return self.describer.folders(self.forward, calls)
 
     def _events(self, events: list[tuple[Any, str]]) -> list[list[int]]:
         return [[_KINDS[kind], self.number[name]] for kind, name in events]
@@ -228,22 +234,3 @@ class _Collection:
         if edges is None:
             return None
         return [{"of": self.number[u.name], "by": self.number[v.name], "entries": e} for u, v, e in edges]
-
-
-def _common(places: list[int | None], folders: list[Any]) -> int | None:
-    """The innermost folder that holds all ``places``."""
-    if not places:
-        return None
-    ways = []
-    for place in places:
-        way: list[int] = []
-        while place is not None:
-            way.append(place)
-            place = folders[place].parent
-        ways.append(way[::-1])
-    common = None
-    for level in zip(*ways, strict=False):
-        if len(set(level)) > 1:
-            break
-        common = level[0]
-    return common

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import inspect
 import linecache
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import fx
 
-from memograd.explain.folders import fold
+from memograd.explain.folders import Call, common, fold
 from memograd.explain.mathml import real, typeset
 from memograd.graph.entries import Input
 from memograd.graph.graph import Graph
@@ -34,16 +34,31 @@ def short(node: fx.Node) -> str:
     return parts[1] if len(parts) > 1 and parts[0] in ("aten", "memograd", "prims") else parts[-1]
 
 
+def within(node: fx.Node) -> tuple[Call, ...]:
+    """The calls of modules that an operator runs in, without that of the whole model."""
+    calls = node.meta.get("calls", ())
+    return calls[1:] if calls[:1] == (("model", 0),) else calls
+
+
+def label(node: fx.Node) -> str:
+    """A name that tells operators of one kind apart: ``addmm_1``; of a result of several ``unbind[0]``."""
+    if target_name(node.target).endswith("getitem"):
+        source: Any = node.args[0]
+        return f"{label(source) if source.op == 'call_function' else source.name}[{node.args[1]}]"
+    return node.name
+
+
 def shown(path: str, root: str) -> str:
     """A dotted path without the variable that holds the model."""
-    return path.removeprefix(f"{root}.") if root else path
+    return "" if path == root else path.removeprefix(f"{root}.") if root else path
 
 
 class Describer:
     """Describes the nodes of one graph; rules and lines of source are listed once and referred to by number."""
 
-    def __init__(self, root: str, number: Mapping[str, int]) -> None:
+    def __init__(self, root: str, number: Mapping[str, int], inputs: Sequence[str] = ()) -> None:
         self.root = root
+        self.inputs = inputs
         self.number = number
         self.rules: list[dict[str, Any]] = []
         self._rules: dict[Any, int] = {}
@@ -52,14 +67,14 @@ class Describer:
     def node(self, node: fx.Node, entry: Input | None) -> dict[str, Any]:
         """Everything about a node but its numbers."""
         if entry is not None:
-            name = shown(entry.name, self.root)
+            name = self.input(entry)
             return {"name": node.name, "kind": entry.kind, "op": name, "label": name, "reads": []}
         meta = node.meta
         described: dict[str, Any] = {
             "name": node.name,
             "kind": "operator",
             "op": target_name(node.target),
-            "label": short(node),
+            "label": label(node),
             "reads": [self.number[n.name] for n in node.all_input_nodes],
             "code": _cut(expression(node)),
             "module": shown(meta.get("module") or "", self.root),
@@ -74,6 +89,13 @@ class Describer:
             described["rule"] = self._rule(rule, complex_)
             described["symbols"] = self._symbols(node, rule)
         return described
+
+    def input(self, entry: Input) -> str:
+        """Its name in the program: of what was passed as ``*args`` the name that the model has for it."""
+        position = entry.name.removeprefix("arg")
+        if entry.kind == "input" and position.isdigit() and int(position) < len(self.inputs):
+            return self.inputs[int(position)]
+        return shown(entry.name, self.root)
 
     def _rule(self, rule: Entry, complex_: bool) -> int:
         key = (rule.target, complex_)
@@ -108,6 +130,22 @@ class Describer:
                 symbols[letter] = {"number": 1}
         return symbols
 
+    def folders(self, graph: Graph, calls: Sequence[tuple[Call, ...]]) -> dict[str, Any]:
+        """The folders of a graph whose operators ran in these calls, and where each node lies, inputs first: these lie
+        where all that read them lie."""
+        operators = graph.nodes
+        folders, places = fold(calls, [short(n) for n in operators], self.root)
+        place: dict[fx.Node, int | None] = dict(zip(operators, places, strict=True))
+        above = [f.parent for f in folders]
+        for node in graph.placeholders:
+            place[node] = common([place[u] for u in node.users if u in place], above)
+        return {
+            "folders": [
+                {**vars(f), "path": shown(f.path, self.root), "label": shown(f.label, self.root)} for f in folders
+            ],
+            "places": [place[n] for n in (*graph.placeholders, *operators)],
+        }
+
     def sources(self) -> dict[str, dict[str, str]]:
         """Of each file the lines around those that operators come from, by number."""
         found: dict[str, dict[str, str]] = {}
@@ -119,23 +157,19 @@ class Describer:
         return found
 
 
-def joint_operators(joint: Graph, root: str) -> dict[str, Any]:
+def joint_operators(joint: Graph, describer: Describer) -> dict[str, Any]:
     """Forward and backward as the one graph that ``mg.differentiate`` returns, for the page's second picture."""
     nodes = [*joint.placeholders, *joint.nodes]
     number = {n: i for i, n in enumerate(nodes)}
     inputs = dict(zip(joint.placeholders, joint.inputs, strict=True))
-    operators = joint.nodes
-    calls = [((_phase(n), 0), *n.meta.get("calls", ())) for n in operators]
-    folders, places = fold(calls, [short(n) for n in operators], root)
-    gradients = {
-        n: shown(o.name, root) for n, o in zip(joint.results, joint.outputs, strict=True) if o.kind == "gradient"
-    }
+    named = zip(joint.results, joint.outputs, strict=True)
+    gradients = {n: shown(o.name, describer.root) for n, o in named if o.kind == "gradient"}
     described = []
     for node in nodes:
         entry = inputs.get(node)
         one: dict[str, Any] = {
             "name": node.name,
-            "label": shown(entry.name, root) if entry is not None else short(node),
+            "label": describer.input(entry) if entry is not None else label(node),
             "kind": entry.kind if entry is not None else _phase(node),
             "reads": [number[n] for n in node.all_input_nodes],
             "shape": _geometry(node),
@@ -145,11 +179,8 @@ def joint_operators(joint: Graph, root: str) -> dict[str, Any]:
         if node in gradients:
             one["gradient"] = gradients[node]
         described.append(one)
-    return {
-        "nodes": described,
-        "folders": [{**vars(f), "path": shown(f.path, root), "label": shown(f.label, root)} for f in folders],
-        "places": [*([None] * len(joint.placeholders)), *places],
-    }
+    calls = [((_phase(n), 0), *within(n)) for n in joint.nodes]
+    return {"nodes": described, **describer.folders(joint, calls)}
 
 
 def _phase(node: fx.Node) -> str:

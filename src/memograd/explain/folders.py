@@ -6,6 +6,7 @@ closed folders has no circle.
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -14,6 +15,7 @@ from typing import Any, Literal
 Call = tuple[str, int]  # (dotted path of a module, which call of it)
 
 _REPEATED = 3  # blocks from which on they are put into one folder
+_SAME = 8  # loose operators of one kind in a row from which on they are folded
 _MANY = 40  # entries of a folder above which they are put into runs
 _RUNS = 20  # about as many
 _PERIOD = 200  # longest pattern that is looked for among the entries of a folder
@@ -92,14 +94,27 @@ def _nested(
             runs.append((call, [i]))
     for call, members in runs:
         if call is None:
-            entries.append(_Entry(members[0], likeness=operators[members[0]]))
+            kind = operators[members[0]]
+            entries.append(_Entry(members[0], likeness="[]" if kind.startswith("[") else kind))
         else:
             inside = _nested(members, calls, operators, depth + 1, call[0])
             if len(inside) == 1:  # a folder around one thing shows nothing
                 entries += inside
                 continue
             entries.append(_Entry(call=call, kind="module", inside=inside, likeness=_likeness(inside)))
-    return _in_runs(_grouped(entries, path))
+    return _in_runs(_grouped(_same(entries), path))
+
+
+def _same(entries: list[_Entry]) -> list[_Entry]:
+    """Loose operators of one kind in a row (the slices of a sequence) as one run."""
+    folded: list[_Entry] = []
+    for (loose, _), row in itertools.groupby(entries, lambda e: (not e.inside, e.likeness)):
+        members = list(row)
+        if loose and _SAME <= len(members) < len(entries):
+            folded.append(_Entry(kind="run", inside=members, likeness=_likeness(members)))
+        else:
+            folded += members
+    return folded
 
 
 def _likeness(entries: list[_Entry]) -> int:
@@ -149,3 +164,20 @@ def _alike(entries: list[_Entry]) -> int:
     """How many blocks a folder repeats: all its folders, if these are alike."""
     blocks = [e for e in entries if e.inside]
     return len(blocks) if len(blocks) >= _REPEATED - 1 and len({b.likeness for b in blocks}) == 1 else 0
+
+
+def common(places: Sequence[int | None], above: Sequence[int | None]) -> int | None:
+    """The innermost folder that holds all ``places``; ``above`` says of each folder which one it lies in."""
+    ways = []
+    for place in places:
+        way: list[int] = []
+        while place is not None:
+            way.append(place)
+            place = above[place]
+        ways.append(way[::-1])
+    innermost = None
+    for level in zip(*ways, strict=False):
+        if len(set(level)) > 1:
+            break
+        innermost = level[0]
+    return innermost

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -15,7 +15,8 @@ from memograd.graph.graph import Graph
 from memograd.graph.printing import last_uses
 
 NUMBERS = 64  # elements of a tensor of which all are shown
-_PIXELS = 16  # rows and columns of a heat map
+COARSE = 16  # rows and columns of a heat map, FINE ones where there are few tensors
+FINE = 28
 _SLICES = 4  # heat maps of a tensor with more than two dimensions
 
 
@@ -38,7 +39,7 @@ def visit(graph: Graph, flat: Sequence[Any], see: Callable[[fx.Node, Any], None]
                 del values[done]
 
 
-def summary(value: Any) -> dict[str, Any] | None:
+def summary(value: Any, pixels: int = COARSE) -> dict[str, Any] | None:
     """A tensor for the page: geometry, least, largest and mean number, share of zeros, and all numbers, or heat maps
     where there are many. None for what is no tensor."""
     if not isinstance(value, torch.Tensor):
@@ -67,7 +68,7 @@ def summary(value: Any) -> dict[str, Any] | None:
     if flat.numel() <= NUMBERS:
         described["numbers"] = [number(x) for x in flat.tolist()]
     elif finite.numel():
-        described["maps"] = _maps(flat.reshape(value.shape), low, high)
+        described["maps"] = _maps(flat.reshape(value.shape), low, high, pixels)
     return described
 
 
@@ -76,14 +77,14 @@ def number(x: float) -> float | str:
     return x if math.isfinite(x) else str(x)
 
 
-def _maps(value: torch.Tensor, low: float, high: float) -> dict[str, Any]:
-    """The first slices along the last two dimensions, each averaged to at most 16 x 16 cells, as bytes from ``low``
+def _maps(value: torch.Tensor, low: float, high: float, pixels: int) -> dict[str, Any]:
+    """The first slices along the last two dimensions, each averaged to so many cells a side, as bytes from ``low``
     (0) to ``high`` (255)."""
     if value.dim() == 1:
         value = _folded(value)
     slices = value.reshape(-1, *value.shape[-2:])
     shown = slices[:_SLICES].float().nan_to_num(low, high, low)
-    size = (min(_PIXELS, shown.shape[-2]), min(_PIXELS, shown.shape[-1]))
+    size = (min(pixels, shown.shape[-2]), min(pixels, shown.shape[-1]))
     pooled = F.adaptive_avg_pool2d(shown[:, None], size)[:, 0]
     scale = 255 / (high - low) if high > low else 0.0
     cells = ((pooled - low) * scale).round().clamp(0, 255).to(torch.uint8).cpu().contiguous()
@@ -97,21 +98,8 @@ def _maps(value: torch.Tensor, low: float, high: float) -> dict[str, Any]:
 
 def _folded(value: torch.Tensor) -> torch.Tensor:
     """A long vector as rows; zeros fill the last one."""
-    columns = min(len(value), max(_PIXELS, math.isqrt(len(value))))
+    columns = min(len(value), max(COARSE, math.isqrt(len(value))))
     return F.pad(value, (0, -len(value) % columns)).reshape(-1, columns)
-
-
-def summaries(graph: Graph, flat: Sequence[Any], wanted: Iterable[fx.Node]) -> dict[fx.Node, dict[str, Any] | None]:
-    """``summary`` of the value of each node that is wanted."""
-    asked = set(wanted)
-    found: dict[fx.Node, dict[str, Any] | None] = {}
-
-    def see(node: fx.Node, value: Any) -> None:
-        if node in asked:
-            found[node] = summary(value)
-
-    visit(graph, flat, see)
-    return found
 
 
 def as_json(of: Mapping[Any, Any], node: fx.Node | None) -> Any:

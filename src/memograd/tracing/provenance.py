@@ -19,6 +19,9 @@ from memograd._torch import forward_hooks
 
 # Frames inside these packages are machinery, not the user's program.
 _MACHINERY = tuple(os.path.dirname(os.path.abspath(path)) + os.sep for path in (torch.__file__, errors.__file__))
+_MODELS = os.path.join(
+    os.path.dirname(os.path.abspath(errors.__file__)), "recipes", "models.py"
+)  # but for our examples
 GRAPH_TEXT = "<memograd"  # how the file names begin that the texts of graphs are compiled with
 _SKIPPED: dict[str, bool] = {}
 
@@ -58,7 +61,9 @@ def raised_at(error: BaseException) -> tuple[str, str]:
 def _is_machinery(name: str) -> bool:
     known = _SKIPPED.get(name)
     if known is None:
-        known = _SKIPPED[name] = name.startswith((*_MACHINERY, "<frozen", GRAPH_TEXT)) or name == "<string>"
+        known = _SKIPPED[name] = (
+            name.startswith((*_MACHINERY, "<frozen", GRAPH_TEXT)) and name != _MODELS
+        ) or name == "<string>"
     return known
 
 

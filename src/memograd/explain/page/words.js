@@ -1,0 +1,143 @@
+// Every text of the page, in both languages. `t(key, ...)` is the text in the one that is chosen.
+
+const EN = {
+  title: (name) => `Backpropagation, step by step: ${name}`,
+  counted: (operators, numbers) => `${operators} operators · ${numbers} parameters`,
+  acts: ["1 Forward", "2 Loss", "3 Backward", "4 Update"],
+  step: (i, n) => `step ${i} of ${n}`,
+  first: "To the start", back: "One step back", forward: "One step on", last: "To the end", play: "Play", pause: "Pause",
+  speed: "Speed", position: "Step", search: "Search", searchHint: "operator, module, parameter …", nothing: "Nothing has that name.",
+  direction: "Left to right / top down", theme: "Light / dark", language: "中文", print: "Print", whole: "Graph", fit: "Fit",
+  openAll: "Open all", closeAll: "Close all",
+  recursion: "Recursion", node: "Node", counts: "Counts", memory: "Memory",
+  forwardGraph: "Forward graph, adjoints on it", jointGraph: "Forward and backward as one graph",
+  questions: "Open questions", table: "The table", noQuestions: "No question is open.", noTable: "Nothing is in the table yet.",
+  more: (n) => `… and ${n} more`,
+  hits: (n) => `table hits: ${n}`, products: (n) => `products formed: ${n}`,
+  value: "value", adjoint: "adjoint", contribution: "contribution", update: "after the update",
+  min: "min", max: "max", mean: "mean", zeros: "zeros", notFinite: "not finite", element: (i) => `element ${i}`,
+  maps: (n, of, rows, columns) => `${of > 1 ? `${n} of ${of} slices, ` : ""}averaged to ${rows} × ${columns}; blue < 0 < red`,
+  rule: "Rule", numbers: "With the numbers of this operator", inTable: (file) => `in the table: ${file}`,
+  call: "Call", source: "Source", module: "Module", inside: (path) => `in ${path}`, outside: "outside of every module",
+  reads: "Reads", consumers: "Consumers", contributions: "Contributions to its adjoint", sum: "Sum",
+  seed: "The adjoint of the loss is 1: it changes as much as itself.",
+  nothingFlows: "No adjoint flows here: the loss does not depend on it, or nobody asked for its gradient.",
+  severalResults: "An operator with several results: the adjoint of each.",
+  notYet: "not known at this step", formula: "Update",
+  paths: (name) => `∂loss/∂${name}, as the sum over all paths of the product of local derivatives`,
+  pathsHint: "Choose a number of the value to see its derivative as products along all paths.",
+  morePaths: (n) => `… and ${n} more paths; the adjoint above is the sum of all`,
+  jump: "Show", gradientOf: (name) => `the gradient of ${name}`, adjointOf: (name) => `for the adjoint of ${name}`,
+  folder: (n) => `${n} operators`, blocks: (n) => `${n} blocks alike`, run: (a, b) => `${a} … ${b}`, callNumber: (n) => `call ${n}`,
+  open: (name) => `Open ${name}`, close: (name) => `Close ${name}`,
+  naive: "Without memory", memoized: "With the table",
+  naiveHint: "every adjoint computed again for each one who asks", memoizedHint: "every edge of the graph walked once",
+  productsUnit: (n) => `${n} products`, growing: "Products formed so far",
+  saved: (x) => `The table saves a factor of ${x}.`,
+  treeTooLarge: "The tree without memory is too large to draw; the number is exact.",
+  treeHint: "A dot is a question; a ring is one that was found in the table.",
+  budget: "Budget", budgets: "Budgets", bytesOver: "Bytes over the step", peak: "peak", unplanned: "without a plan", extra: "extra time",
+  kept: "Kept for the backward pass", recomputed: "Computed again", times: (n) => `${n}×`, byWhom: "read by", why: "Why",
+  keptWhy: (who) => `kept: ${who} reads it in the backward pass`, againWhy: (who, n) => `freed and computed again ${n}× for ${who}: cheaper than to keep it within the budget`,
+  freedWhy: "freed behind its last reader", resident: "parameters, inputs: there all the time", smallOnes: "small ones together", workspace: "workspace of the operator",
+  memoryHint: "Choose a place in the picture: what lies there, its rule, who needs it.", infeasible: "no plan within this budget",
+  phases: { forward: "forward", backward: "backward", update: "update", write: "write" }, again: "computed again", by: "by",
+  bound: (x) => `no plan within this budget spends less than ${x} on computing again (proven)`,
+  now: {
+    start: "Inputs and parameters are given. Forward: each operator computes its value from those before it.",
+    value: (name, value) => `${name} = ${value}`,
+    loss: (name, value) => `Loss: ${name} = ${value}`,
+    askFirst: (v) => `Question: adjoint(${v}) = ∂loss/∂${v} ?`,
+    ask: (u, v) => `adjoint(${v}) needs what its consumer ${u} passes back. So the question goes down: adjoint(${u}) ?`,
+    seed: (v) => `Answer: adjoint(${v}) = 1, the recursion's base case.`,
+    answer: (v, x) => `Answer: adjoint(${v}) = ${x}. It is written into the table.`,
+    answerSum: (v, n, x) => `Answer: adjoint(${v}) = sum of ${n} contributions = ${x}. It is written into the table.`,
+    pass: (u, names) => `${u} multiplies its adjoint by its local derivatives: a contribution to ${names}.`,
+    pulled: (u, v) => `adjoint(${v}) needs ${u} too: its products are remembered, nothing is computed again.`,
+    hit: (u, v) => (v ? `adjoint(${v}) needs adjoint(${u}): found in the table.` : `adjoint(${u}) is in the table already.`),
+    update: (p, rate) => `Update: ${p} ← ${p} − ${rate} · adjoint(${p})`,
+    end: "All questions are answered, all parameters updated.",
+  },
+  keys: "← → step · space plays · Home End · / searches · O opens all · Enter opens a folder",
+  help: "Keys", input: "input", parameter: "parameter", operator: "operator",
+};
+
+const ZH = {
+  title: (name) => `一步一步看反向传播：${name}`,
+  counted: (operators, numbers) => `${operators} 个算子 · ${numbers} 个参数`,
+  acts: ["1 前向传播", "2 计算损失", "3 反向传播", "4 更新参数"],
+  step: (i, n) => `第 ${i} 步，共 ${n} 步`,
+  first: "回到开头", back: "后退一步", forward: "前进一步", last: "跳到结尾", play: "播放", pause: "暂停",
+  speed: "速度", position: "步骤", search: "搜索", searchHint: "算子、模块、参数……", nothing: "没有找到这个名字。",
+  direction: "从左到右／从上到下", theme: "浅色／深色", language: "English", print: "打印", whole: "计算图", fit: "看全图",
+  openAll: "全部展开", closeAll: "全部折叠",
+  recursion: "递归", node: "结点", counts: "次数", memory: "内存",
+  forwardGraph: "前向图，伴随值标在图上", jointGraph: "前向与反向合成一张图",
+  questions: "还没回答的问题", table: "备忘表", noQuestions: "现在没有待回答的问题。", noTable: "表里还什么都没有。",
+  more: (n) => `……还有 ${n} 个`,
+  hits: (n) => `查表命中 ${n} 次`, products: (n) => `已做乘积 ${n} 个`,
+  value: "值", adjoint: "伴随值", contribution: "贡献", update: "更新之后",
+  min: "最小", max: "最大", mean: "平均", zeros: "零占", notFinite: "非有限", element: (i) => `第 ${i} 个元素`,
+  maps: (n, of, rows, columns) => `${of > 1 ? `${of} 片中的 ${n} 片，` : ""}取平均缩成 ${rows} × ${columns}；蓝色为负，红色为正`,
+  rule: "求导规则", numbers: "代入这个算子的数", inTable: (file) => `出自导数表：${file}`,
+  call: "调用", source: "源代码", module: "模块", inside: (path) => `在 ${path} 中`, outside: "不在任何模块里",
+  reads: "输入来自", consumers: "输出给谁用", contributions: "伴随值由哪些贡献相加", sum: "总和",
+  seed: "损失对自己的导数是 1，这是递归的起点。",
+  nothingFlows: "没有伴随值流到这里：损失不依赖它，或者没有人要它的梯度。",
+  severalResults: "这个算子有几个输出，每个输出各有自己的伴随值。",
+  notYet: "这一步还不知道", formula: "更新",
+  paths: (name) => `∂loss/∂${name}：沿每条路径把局部导数相乘，再把各条路径相加`,
+  pathsHint: "点一下值里的某个数，就能看到它的导数怎样沿着每条路径相乘得来。",
+  morePaths: (n) => `……还有 ${n} 条路径；上面的伴随值是全部路径之和`,
+  jump: "查看", gradientOf: (name) => `${name} 的梯度`, adjointOf: (name) => `用来算 ${name} 的伴随值`,
+  folder: (n) => `${n} 个算子`, blocks: (n) => `${n} 个相同的块`, run: (a, b) => `${a} …… ${b}`, callNumber: (n) => `第 ${n} 次调用`,
+  open: (name) => `展开 ${name}`, close: (name) => `折叠 ${name}`,
+  naive: "不用备忘表", memoized: "用备忘表",
+  naiveHint: "谁来问就重新算一遍", memoizedHint: "图上的每条边只走一次",
+  productsUnit: (n) => `${n} 个乘积`, growing: "到现在为止做了多少个乘积",
+  saved: (x) => `有了备忘表，只需要原来的 1/${x}。`,
+  treeTooLarge: "不用备忘表的那棵树太大，画不下；次数是精确的。",
+  treeHint: "一个圆点是一次提问，空心圆圈表示答案直接从表里查到。",
+  budget: "预算", budgets: "几种预算", bytesOver: "一步训练中占用的字节", peak: "峰值", unplanned: "不做规划", extra: "多花的时间",
+  kept: "留给反向传播用的", recomputed: "重新计算的", times: (n) => `${n} 次`, byWhom: "谁要读它", why: "原因",
+  keptWhy: (who) => `留着：反向传播时 ${who} 要读它`, againWhy: (who, n) => `先释放，再为 ${who} 重新算 ${n} 次：在这个预算里比一直留着划算`,
+  freedWhy: "最后一个读它的算子用完就释放", resident: "参数和输入：从头到尾都在", smallOnes: "较小的合在一起", workspace: "算子运行时的临时空间",
+  memoryHint: "点图上的任意位置：那里放的是哪个张量，按什么规则，谁需要它。", infeasible: "这个预算内排不出方案",
+  phases: { forward: "前向", backward: "反向", update: "更新", write: "写回" }, again: "重新计算", by: "来自",
+  bound: (x) => `已证明：在这个预算里，任何方案花在重新计算上的时间都不会少于 ${x}`,
+  now: {
+    start: "输入和参数已经给定。前向传播：每个算子用前面的结果算出自己的值。",
+    value: (name, value) => `${name} = ${value}`,
+    loss: (name, value) => `损失：${name} = ${value}`,
+    askFirst: (v) => `提问：adjoint(${v}) = ∂loss/∂${v} 是多少？`,
+    ask: (u, v) => `要知道 adjoint(${v})，得看用到它的 ${u} 传回什么。于是继续往下问：adjoint(${u}) 是多少？`,
+    seed: (v) => `回答：adjoint(${v}) = 1，递归到这里有了起点。`,
+    answer: (v, x) => `回答：adjoint(${v}) = ${x}，记进表里。`,
+    answerSum: (v, n, x) => `回答：adjoint(${v}) = ${n} 个贡献之和 = ${x}，记进表里。`,
+    pass: (u, names) => `${u} 用自己的伴随值乘上局部导数，得到给 ${names} 的贡献。`,
+    pulled: (u, v) => `adjoint(${v}) 也要用到 ${u}：它的乘积早已记下，不用再算。`,
+    hit: (u, v) => (v ? `adjoint(${v}) 要用 adjoint(${u})：表里查到了。` : `adjoint(${u}) 已经在表里了。`),
+    update: (p, rate) => `更新：${p} ← ${p} − ${rate} · adjoint(${p})`,
+    end: "所有问题都有了答案，所有参数都更新完了。",
+  },
+  keys: "← → 走一步 · 空格播放 · Home End 首尾 · / 搜索 · O 全部展开 · 回车展开折叠",
+  help: "按键", input: "输入", parameter: "参数", operator: "算子",
+};
+
+const WORDS = { en: EN, zh: ZH };
+let language = "en";
+
+export function speak(name) {
+  language = name in WORDS ? name : "en";
+  document.documentElement.lang = language === "zh" ? "zh-CN" : "en";
+}
+
+export function spoken() {
+  return language;
+}
+
+export function t(key, ...values) {
+  let text = WORDS[language];
+  for (const part of key.split(".")) text = text[part];
+  return typeof text === "function" ? text(...values) : text;
+}
