@@ -4,6 +4,8 @@
 # make gpu      all that a GPU could make different, with the python3 that has PyTorch with CUDA (8 minutes, no network)
 # make witness  random programs by the thousand, PyTorch's operator samples and small models, all against torch.autograd
 # make models   models of transformers, as they are, for two steps each against plain PyTorch; writes docs/models.md
+# make browser  Chromium and axe-core for the tests of the page that mg.explain writes, where they can be installed
+# make page-libraries  fetches the layout engine inside the page again and checks that it is the pinned one
 # make sweep    all of PyTorch's operator samples against the derivative table; writes measured.json and docs/table.md
 #
 # TORCH_INDEX=https://download.pytorch.org/whl/cpu takes PyTorch from there (smaller than PyPI's CUDA build).
@@ -12,9 +14,11 @@ SHELL := /bin/bash
 VENV  := .venv
 BIN   := $(VENV)/bin
 RUNS  := runs
+DAGRE := 3.1.3
+AXE   := 4.14.1
 TORCH := $(shell grep '^torch==' constraints.txt)
 
-.PHONY: demo test test-all sweep models witness lint bench gpu clean
+.PHONY: demo test test-all sweep models witness lint bench gpu browser page-libraries clean
 .DELETE_ON_ERROR:
 
 $(VENV)/bin/python:
@@ -67,6 +71,22 @@ sweep: $(VENV)/.dev
 	$(BIN)/memograd check --opinfo --all --record --order 2
 	$(BIN)/memograd check --opinfo --all --record --dtype complex128
 	$(BIN)/memograd rules --markdown > docs/table.md
+
+# a browser is the system's package; without one the tests of the page are skipped, and say so
+browser: $(VENV)/.dev
+	@command -v chromium || command -v chromium-browser || command -v google-chrome || \
+	{ [ "$$(id -u)" = 0 ] && apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium; } || \
+	echo "no Chromium is installed: the tests in tests/explain/test_browser.py will be skipped"
+	@npm install --silent --no-audit --no-fund --prefix $(VENV)/axe axe-core@$(AXE) || \
+	echo "no npm: the accessibility of the page will not be checked"
+
+VENDOR := src/memograd/explain/page/vendor
+
+page-libraries:
+	mkdir -p build && cd build && npm pack --silent @dagrejs/dagre@$(DAGRE) && tar xzf dagrejs-dagre-$(DAGRE).tgz
+	cp build/package/dist/dagre.min.js $(VENDOR)/dagre.min.js
+	cp build/package/LICENSE $(VENDOR)/dagre.LICENSE
+	cd $(VENDOR) && sha256sum -c SHA256SUMS
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

@@ -17,7 +17,7 @@ from memograd.adjoint.products import count_products
 from memograd.adjoint.selection import inputs_of
 from memograd.errors import DataDependentError
 from memograd.explain.describe import Describer, joint_operators, within
-from memograd.explain.numbers import COARSE, FINE, as_json, summary, visit
+from memograd.explain.numbers import COARSE, FINE, NUMBERS, as_json, summary, visit
 from memograd.explain.paths import local_derivatives
 from memograd.explain.record import Record, record
 from memograd.graph.graph import Graph
@@ -29,6 +29,7 @@ SCHEMA, VERSION = "memograd.explain", 1
 RATE = 0.1  # of the step of gradient descent that the fourth act shows
 _JOINT = 6_000  # operators of forward and backward up to which both are shown as one graph
 _SMALL, _ELEMENTS = 120, 512  # nodes of a graph, and elements of each, up to which paths are shown
+_LARGE = 5_000  # nodes of a graph above which few numbers of each are shown
 _KINDS = {"ask": 0, "hit": 1, "answer": 2, "pull": 3, "pulled": 4, "pass": 5}
 
 
@@ -157,10 +158,11 @@ class _Collection:
         held: dict[fx.Node, torch.Tensor] = {}
         updates: list[dict[str, Any]] = []
         pixels = FINE if len(self.nodes) <= _SMALL else COARSE
+        most = NUMBERS if len(self.nodes) <= _LARGE else 4
 
         def see(node: fx.Node, value: Any) -> None:
             if node in wanted:
-                values[node] = summary(value, pixels)
+                values[node] = summary(value, pixels, most)
             if node in parameters:
                 held[node] = value
             if node in gradients:
@@ -198,9 +200,10 @@ class _Collection:
                     one["adjoints"] = [as_json(values, t) for t in total]
                 else:
                     one["adjoint"] = as_json(values, total)
+                shares = self.recorded.contributions[name]
+                alone = len(shares) == 1 and not isinstance(total, list)
                 one["contributions"] = [
-                    {"from": self.number[u], "value": as_json(values, share)}
-                    for u, share in self.recorded.contributions[name]
+                    {"from": self.number[u], "value": None if alone else as_json(values, share)} for u, share in shares
                 ]
             described.append(one)
         return described

@@ -16,8 +16,8 @@ Call = tuple[str, int]  # (dotted path of a module, which call of it)
 
 _REPEATED = 3  # blocks from which on they are put into one folder
 _SAME = 8  # loose operators of one kind in a row from which on they are folded
-_MANY = 40  # entries of a folder above which they are put into runs
-_RUNS = 20  # about as many
+_MANY = 64  # entries of a folder above which they are put into runs
+_RUNS = 24  # about as many
 _PERIOD = 200  # longest pattern that is looked for among the entries of a folder
 
 

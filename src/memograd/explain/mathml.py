@@ -20,6 +20,7 @@ _FUNCTIONS = {"sin", "cos", "tan", "sinh", "cosh", "tanh", "asin", "acos", "atan
 _FUNCTIONS |= {"mean", "conj", "softmax", "diag", "tril", "triu", "Re", "Im", "det", "rank"}
 _TOKEN = re.compile(
     rf"""(?P<number>\d+(?:\.\d+)?)
+    | (?P<compound>\w+-[a-z]{{2,}})
     | (?P<word>(?:[α-ωΑ-Ω]|[^\W\d_α-ωΑ-Ω{"".join(_UP)}{"".join(_DOWN)}]+)[{"".join(_ACCENTS)}]?(?:_(?P<low>\w+))?)
     | (?P<up>[{"".join(_UP)}]+)
     | (?P<down>[{"".join(_DOWN)}]+)
@@ -111,6 +112,8 @@ class _Reader:
         kind, text = token.lastgroup, token.group()
         if kind == "number":
             return ["mn", text]
+        if kind == "compound":  # k-th
+            return ["mtext", text]
         if token.group("word"):
             low = token.group("low")
             letter = _letter(text.removesuffix(f"_{low}") if low else text)

@@ -39,7 +39,7 @@ def visit(graph: Graph, flat: Sequence[Any], see: Callable[[fx.Node, Any], None]
                 del values[done]
 
 
-def summary(value: Any, pixels: int = COARSE) -> dict[str, Any] | None:
+def summary(value: Any, pixels: int = COARSE, most: int = NUMBERS) -> dict[str, Any] | None:
     """A tensor for the page: geometry, least, largest and mean number, share of zeros, and all numbers, or heat maps
     where there are many. None for what is no tensor."""
     if not isinstance(value, torch.Tensor):
@@ -61,20 +61,25 @@ def summary(value: Any, pixels: int = COARSE) -> dict[str, Any] | None:
     if not (math.isfinite(low) and math.isfinite(high)):
         finite = flat[flat.isfinite()]
         low, high = (x.item() for x in finite.aminmax()) if finite.numel() else (0.0, 0.0)
-    described["zeros"] = 1 - flat.count_nonzero().item() / flat.numel()
+    described["zeros"] = round(1 - flat.count_nonzero().item() / flat.numel(), 6)
     described["notFinite"] = flat.numel() - finite.numel()
     if finite.numel():
-        described |= {"min": low, "max": high, "mean": finite.mean().item()}
-    if flat.numel() <= NUMBERS:
-        described["numbers"] = [number(x) for x in flat.tolist()]
+        digits = 17 if flat.dtype == torch.float64 else 9
+        described |= {"min": number(low, digits), "max": number(high, digits)}
+        described["mean"] = number(finite.mean().item(), digits)
+    if flat.numel() <= most:
+        digits = 17 if flat.dtype == torch.float64 else 9  # which are enough to tell all numbers of the type apart
+        described["numbers"] = [number(x, digits) for x in flat.tolist()]
     elif finite.numel():
         described["maps"] = _maps(flat.reshape(value.shape), low, high, pixels)
     return described
 
 
-def number(x: float) -> float | str:
+def number(x: float, digits: int = 17) -> float | str:
     """JSON has no infinities: they are words."""
-    return x if math.isfinite(x) else str(x)
+    if not math.isfinite(x):
+        return str(x)
+    return x if digits == 17 else float(f"{x:.{digits}g}")
 
 
 def _maps(value: torch.Tensor, low: float, high: float, pixels: int) -> dict[str, Any]:

@@ -19,8 +19,10 @@ export class Picture {
     this.camera = { x: 0, y: 0, k: 1 };
     this.world = svg("g", { class: "world" });
     this.sizes = view.folders.map(() => 0);
+    this.ends = view.folders.map(() => null); // labels of the first and the last operator inside
     view.nodes.forEach((node, n) => {
-      if (node.kind !== "parameter") for (const f of this.tree.ways[n]) this.sizes[f] += 1;
+      if (!isOperator(node)) return;
+      for (const f of this.tree.ways[n]) (this.sizes[f] += 1), (this.ends[f] ??= [node.label])[1] = node.label;
     });
     clear(root, arrows(), this.world);
   }
@@ -42,8 +44,7 @@ export class Picture {
   folderName(f) {
     const folder = this.view.folders[f];
     if (folder.kind === "run") {
-      const members = this.view.nodes.filter((_, n) => this.view.places[n] === f);
-      return members.length ? t("run", members[0].label, members[members.length - 1].label) : "…";
+      return this.ends[f] ? t("run", ...this.ends[f]) : "…";
     }
     if (folder.kind === "group") return `${folder.label}${folder.blocks ? ` ×${folder.blocks}` : ""}`;
     return folder.call >= 0 ? `${folder.label} · ${t("callNumber", folder.call + 1)}` : folder.label;
@@ -103,7 +104,7 @@ export class Picture {
     const given = !isOperator(node);
     const g = svg("g", {
       class: `node ${given ? "given" : "operator"} ${node.kind}${this.two ? "" : " valued"}`, transform: `translate(${place.x},${place.y})`,
-      role: "button", tabindex: -1, "aria-label": `${given ? t("input") : t("operator")} ${node.label}`, "data-node": n,
+      role: "button", tabindex: -1, "data-node": n,
     });
     g.append(svg("rect", { width: place.w, height: place.h, rx: given ? 20 : 9 }));
     const line = (text, y, kind) => {
@@ -129,7 +130,7 @@ export class Picture {
     const folder = this.view.folders[f], name = this.folderName(f);
     const g = svg("g", {
       class: `folder ${open ? "open" : "closed"} ${folder.kind}`, transform: `translate(${place.x},${place.y})`,
-      role: "button", tabindex: -1, "aria-expanded": String(open), "aria-label": t(open ? "close" : "open", name), "data-folder": f,
+      role: "button", tabindex: -1, "aria-expanded": String(open), "data-folder": f,
     });
     if (!open && folder.blocks > 1) {
       for (const d of [8, 4]) g.append(svg("rect", { class: "shadow", x: d, y: d, width: place.w, height: place.h, rx: 10 }));
@@ -166,6 +167,21 @@ export class Picture {
     this.changed?.();
   }
 
+  // Opens folders from the outside in, while no more than so many boxes are to be seen.
+  openSome(most) {
+    const boxes = (f) => this.tree.inside.get(f).length;
+    let seen = boxes(-1);
+    for (const waiting = [-1]; waiting.length; ) {
+      for (const item of this.tree.inside.get(waiting.shift())) {
+        const f = item[0] === "f" ? Number(item.slice(1)) : -1;
+        if (f < 0 || seen + boxes(f) - 1 > most) continue;
+        seen += boxes(f) - 1;
+        this.layout.toggle(f, true);
+        waiting.push(f);
+      }
+    }
+  }
+
   toggleAll(open) {
     this.view.folders.forEach((_, f) => this.layout.toggle(f, open));
     this.draw();
@@ -180,6 +196,8 @@ export class Picture {
       this.draw();
       this.changed?.();
     }
+    const { width, height } = this.room ?? this.measure();
+    if (this.camera.k < 0.8) this.zoom(0.9 / this.camera.k, width / 2, height / 2);
     this.show(`n${n}`);
   }
 
@@ -197,8 +215,14 @@ export class Picture {
     this.world.setAttribute("transform", `translate(${x.toFixed(2)},${y.toFixed(2)}) scale(${k.toFixed(4)})`);
   }
 
-  fit() {
+  // The room there is; asking for it at each step would lay out the page each time.
+  measure() {
     const { width, height } = this.root.getBoundingClientRect();
+    return (this.room = { width, height });
+  }
+
+  fit() {
+    const { width, height } = this.measure();
     const whole = Math.min((width - 16) / this.extent.w, (height - 16) / this.extent.h);
     const k = whole < 0.5 ? 0.62 : Math.min(1.5, Math.max(whole, Math.min(0.72, (width - 16) / this.extent.w)));
     const [w, h] = [this.extent.w * k, this.extent.h * k];
@@ -211,7 +235,7 @@ export class Picture {
   show(item, margin = 70) {
     const place = this.places.get(item);
     if (!place) return;
-    const { width, height } = this.root.getBoundingClientRect();
+    const { width, height } = this.room ?? this.measure();
     if (!width) return;
     const c = this.camera;
     const near = (low, high, room) => {

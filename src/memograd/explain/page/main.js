@@ -13,6 +13,7 @@ import { brief, num } from "./tensors.js";
 import { countsPanel } from "./trees.js";
 import { speak, spoken, t } from "./words.js";
 
+const BOXES = 40; // to be seen at first
 const SPEEDS = [0.5, 1, 2, 4, 8, 16, 32];
 const at = (id) => document.getElementById(id);
 
@@ -32,10 +33,8 @@ class Page {
     if (data.theme) document.documentElement.dataset.theme = data.theme;
     this.texts();
     const choose = (n) => this.choose(n);
-    const few = data.folders.length <= 12 && data.nodes.length <= 80;
     this.pictures = [new Picture(at("graph"), { nodes: data.nodes, folders: data.folders, places: data.places }, choose)];
-    if (few) data.folders.forEach((_, f) => this.pictures[0].layout.toggle(f, true));
-    else openSingle(this.pictures[0]);
+    this.pictures[0].openSome(BOXES);
     movable(at("graph"), () => this.picture);
     this.picture.changed = () => this.paint(false);
     this.picture.draw();
@@ -111,8 +110,7 @@ class Page {
     this.whole = whole;
     if (whole && !this.pictures[1]) {
       this.pictures[1] = new Picture(at("graph"), this.data.whole, (n) => this.choose(n), { two: false });
-      openSingle(this.pictures[1]);
-      if (this.data.whole.nodes.length <= 80) this.data.whole.folders.forEach((_, f) => this.pictures[1].layout.toggle(f, true));
+      this.pictures[1].openSome(2 * BOXES);
       this.pictures[1].changed = () => this.paint(false);
     }
     at("graph").replaceChildren(...[at("graph").querySelector("defs"), this.picture.world].filter(Boolean));
@@ -207,7 +205,7 @@ class Page {
     if (kind === "ask") return by < 0 ? t("now.askFirst", name) : t("now.ask", name, this.name(by));
     if (kind === "answer" && node === loss) return t("now.seed", name);
     if (kind === "answer") {
-      const shares = nodes[node].contributions.length, value = nodes[node].adjoint ? brief(nodes[node].adjoint, 48) : "…";
+      const shares = nodes[node].contributions.length, value = nodes[node].adjoint ? brief(nodes[node].adjoint, 48) : "( … )";
       return shares > 1 ? t("now.answerSum", name, shares, value) : t("now.answer", name, value);
     }
     if (kind === "pass") return t("now.pass", name, [...new Set(nodes[node].reads.filter((v) => nodes[v].contributions?.some((c) => c.from === node)))].map((v) => this.name(v)).join(", "));
@@ -261,7 +259,10 @@ class Page {
 
   paintFolder(f, box, now, open) {
     const { known, step, picture } = this;
-    this.members ??= this.data.folders.map((_, k) => this.data.nodes.flatMap((node, n) => (node.contributions && picture.tree.ways[n].includes(k) ? [n] : [])));
+    if (!this.members) {
+      this.members = this.data.folders.map(() => []);
+      this.data.nodes.forEach((node, n) => node.contributions && picture.tree.ways[n].forEach((k) => this.members[k].push(n)));
+    }
     const members = this.members[f];
     const inside = now.node >= 0 && picture.tree.ways[now.node].includes(f);
     let asked = false;
@@ -321,16 +322,6 @@ class Page {
   zoom(factor) {
     const { width, height } = at("graph").getBoundingClientRect();
     this.picture.zoom(factor, width / 2, height / 2);
-  }
-}
-
-// Opens folders from the top down while only one of them is there to be opened.
-function openSingle(picture) {
-  for (let f = -1; ; ) {
-    const folders = picture.tree.inside.get(f).filter((item) => item[0] === "f");
-    if (folders.length !== 1) return;
-    f = Number(folders[0].slice(1));
-    picture.layout.toggle(f, true);
   }
 }
 

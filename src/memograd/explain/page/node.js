@@ -53,7 +53,7 @@ function contributions(data, n, go) {
   if (n === data.loss) return el("p", { class: "hint" }, t("seed"));
   const rows = node.contributions.map((c, k) =>
     el("li", {}, k ? "+ " : "", el("button", { type: "button", onclick: () => go(c.from) }, data.nodes[c.from].label),
-      node.contributions.length > 1 || !node.adjoint ? tensorView(c.value, "adjoint small") : null));
+      c.value ? tensorView(c.value, "adjoint small") : null));
   return section(t("contributions"), el("ul", { class: "contributions" }, rows),
     node.contributions.length > 1 && node.adjoint ? el("p", { class: "sum" }, `${t("sum")}: `, el("b", {}, brief(node.adjoint, 40))) : null);
 }
@@ -97,7 +97,7 @@ function swapped(data, n) {
     else {
       tensors.set(letter, data.nodes[what.node].value);
       const shares = (data.nodes[what.node].contributions ?? []).filter((c) => c.from === n);
-      if (shares.length === 1) tensors.set(`${letter}\u0304`, shares[0].value);
+      if (shares.length === 1) tensors.set(`${letter}\u0304`, shares[0].value ?? data.nodes[what.node].adjoint);
     }
   }
   const swap = (tree) => {

@@ -5,7 +5,7 @@ import { openQuestions } from "./steps.js";
 import { brief } from "./tensors.js";
 import { t } from "./words.js";
 
-const ROWS = 60, STACK = 24;
+const ROWS = 40, STACK = 16;
 
 export function recursionPanel(panel, data, steps, known, at, order, go) {
   const step = steps[at];
@@ -25,7 +25,7 @@ export function recursionPanel(panel, data, steps, known, at, order, go) {
     const adjoint = data.nodes[node].adjoint;
     return el("tr", { class: looked ? "looked" : fresh ? "fresh" : null, "data-node": node },
       el("th", { scope: "row" }, el("button", { type: "button", onclick: () => go(node) }, data.nodes[node].label)),
-      el("td", {}, adjoint ? brief(adjoint, 30) : data.nodes[node].adjoints ? `(${data.nodes[node].adjoints.length})` : "0"));
+      el("td", { title: adjoint?.numbers?.join(" ") }, adjoint ? brief(adjoint, 30) : data.nodes[node].adjoints ? `(${data.nodes[node].adjoints.length})` : "0"));
   })));
   clear(panel,
     el("div", { class: "tally" }, el("span", {}, t("products", step.formed)), el("span", { class: "hits" }, t("hits", step.hits))),

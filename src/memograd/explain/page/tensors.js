@@ -60,7 +60,7 @@ function table(tensor, kind, choose, chosen) {
     const line = el("tr");
     for (const x of row) {
       const index = at++;
-      const cell = el("td", { class: index === chosen ? "chosen" : null });
+      const cell = el("td", { class: index === chosen ? "chosen" : null, title: String(x) });
       cell.style.setProperty("--much", typeof x === "number" ? Math.min(1, Math.abs(x) / limit).toFixed(3) : 0);
       if (choose) {
         const name = t("element", index);

@@ -8,12 +8,12 @@ const PLACES = 640; // leaves of a tree that can still be seen
 
 export function countsPanel(panel, data) {
   const { naive, memoized } = data.summary;
-  const factor = Number(naive) / memoized;
+  const factor = BigInt(naive) / BigInt(Math.max(1, memoized));
   const big = (kind, number, hint) =>
-    el("div", { class: `count ${kind}` }, el("h3", {}, t(kind)), el("p", { class: "number" }, grouped(number)), el("p", { class: "hint" }, t("productsUnit", ""), " · ", hint));
+    el("div", { class: `count ${kind}` }, el("h3", {}, t(kind)), el("p", { class: "number" }, number.length > 30 ? power(number) : grouped(number)), el("p", { class: "hint" }, t("productsUnit", ""), " · ", hint));
   const parts = [
     el("div", { class: "counts" }, big("naive", naive, t("naiveHint")), big("memoized", String(memoized), t("memoizedHint"))),
-    factor > 1 ? el("p", { class: "saved" }, t("saved", power(factor))) : null,
+    el("p", { class: "saved" }, t("saved", factor > 999n ? power(factor) : (Number(naive) / Math.max(1, memoized)).toFixed(1))),
   ];
   if (data.naive && data.order === "asked") parts.push(trees(data));
   else parts.push(el("p", { class: "hint" }, t("treeTooLarge")));
@@ -57,7 +57,7 @@ function drawn(data, root, kind) {
   const body = svg("g");
   for (const p of places) {
     const piece = svg("g");
-    if (p.parent) piece.append(svg("path", { d: `M${x(p.parent)},${y(p.parent)}L${x(p)},${y(p)}`, class: "line" }));
+    if (p.parent) piece.append(svg("path", { d: `M${x(p.parent)},${y(p.parent) + r}L${x(p)},${y(p) - r}`, class: "line" }));
     piece.append(svg("circle", { cx: x(p), cy: y(p), r, class: p.call.hit ? "hit" : "asked" }, svg("title", {}, `adjoint(${data.nodes[p.call.node].label})`)));
     dots.push({ at: p.call.at, element: piece });
     lines.push(piece);
@@ -68,11 +68,11 @@ function drawn(data, root, kind) {
   return { picture: el("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": t(kind) }, picture), dots };
 }
 
-// 6.9 · 10¹⁷
-function power(factor) {
-  if (factor < 1000) return factor.toFixed(1);
-  const [digits, exponent] = factor.toExponential(1).split("e+");
-  return `${digits} · 10${[...exponent].map((d) => "⁰¹²³⁴⁵⁶⁷⁸⁹"[d]).join("")}`;
+// 6.9 · 10¹⁷, of a number that may be too large for the machine's own.
+function power(number) {
+  const digits = String(number).split(".")[0];
+  const exponent = String(digits.length - 1);
+  return `${digits[0]}.${digits[1]} · 10${[...exponent].map((d) => "⁰¹²³⁴⁵⁶⁷⁸⁹"[d]).join("")}`;
 }
 
 function grouped(number) {

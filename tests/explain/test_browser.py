@@ -1,0 +1,245 @@
+"""The page in a real browser: Chromium without a window, driven by Playwright.
+
+`make browser` installs what this needs where it can: the browser is the system's package, axe-core comes from npm.
+Without them these tests are skipped, and say so.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+import memograd as mg
+from memograd.explain.examples import example
+
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+AXE = Path(os.environ.get("MEMOGRAD_AXE", Path(__file__).parents[2] / ".venv/axe/node_modules/axe-core/axe.min.js"))
+EVIL = "<img src=x onerror=hacked=1></script><script>hacked = true</script>"
+
+
+class Block(nn.Module):
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        self.add_module(name, nn.Linear(3, 3))
+        self.name = name
+
+    def forward(self, x):
+        return torch.tanh(self._modules[self.name](x))
+
+
+class Blocks(nn.Module):
+    def __init__(self, name: str = "linear", count: int = 12) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(Block(name) for _ in range(count))
+
+    def forward(self, x):
+        for layer in self.layers:
+            x = layer(x)
+        return x
+
+
+@pytest.fixture(scope="module")
+def chromium():
+    playwright = pytest.importorskip("playwright.sync_api", reason="no browser tests: pip install playwright")
+    path = next((found for name in BROWSERS if (found := shutil.which(name))), None)
+    if path is None:
+        pytest.skip("no browser tests: no Chromium is installed (make browser, or apt-get install chromium)")
+    with playwright.sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=path, args=["--no-sandbox"] if os.geteuid() == 0 else [])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="module")
+def pages(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("pages")
+    model, loss, args = example("xor")
+    mg.explain(model, *args, loss=loss, memory_budget="100%").save(folder / "xor.html")
+    batch = torch.randn(2, 3), torch.randn(2, 3)
+    mg.explain(Blocks(), *batch, loss=nn.MSELoss(), lang="zh").save(folder / "blocks.html")
+    mg.explain(Blocks(EVIL, 3), *batch, loss=nn.MSELoss()).save(folder / "evil.html")
+    return folder
+
+
+@pytest.fixture
+def show(chromium, pages):
+    """Opens a page; afterwards nothing may have been fetched, and nothing complained of."""
+    contexts, complaints = [], []
+
+    def opened(name: str, width: int = 1280, height: int = 800, **options):
+        contexts.append(chromium.new_context(viewport={"width": width, "height": height}, **options))
+        contexts[-1].set_default_timeout(10_000)
+        page = contexts[-1].new_page()
+        page.on("console", lambda message: complaints.append(message.text) if message.type == "error" else None)
+        page.on("pageerror", lambda error: complaints.append(str(error)))
+        page.on("request", lambda r: None if r.url.startswith("file://") else complaints.append(f"fetched {r.url}"))
+        page.goto((pages / name).as_uri())
+        page.locator("#now:not(:empty)").wait_for()
+        return page
+
+    yield opened
+    for context in contexts:
+        context.close()
+    assert not complaints
+
+
+def test_stepping_through_xor_gives_the_table_of_differentiate(show):
+    page = show("xor.html")
+    steps = int(page.locator("#position").get_attribute("max"))
+    table: dict[str, list[float]] = {}
+    for _ in range(steps):
+        page.keyboard.press("ArrowRight")
+        for row in page.locator("tr.fresh").all():
+            numbers = row.locator("td").get_attribute("title").split()
+            assert table.setdefault(row.locator("th").inner_text(), [float(x) for x in numbers])
+    assert page.locator("#now").inner_text().startswith("All questions are answered")
+    model, loss, args = example("xor")
+    forward = mg.capture(lambda x, target: loss(model(x), target), *args)
+    _, gradients = mg.differentiate(forward)(*args)
+    for name, gradient in gradients.items():
+        assert table[name.removeprefix("model.")] == gradient.reshape(-1).tolist()
+    theirs = torch.autograd.grad(loss(model(args[0]), args[1]), list(model.parameters()))
+    for (name, _), gradient in zip(model.named_parameters(), theirs, strict=True):
+        assert table[name] == pytest.approx(gradient.reshape(-1).tolist(), abs=1e-14)
+    assert set(table) >= {"relu", "addmm", "addmm_1", "sigmoid", "binary_cross_entropy"}
+
+
+def test_table_hits_light_up_and_questions_stack(show):
+    page = show("xor.html")
+    page.locator('#acts [data-act="2"]').click()
+    depth, hits = 0, 0
+    for _ in range(60):
+        depth = max(depth, page.locator(".stack li").count())
+        if page.locator("#now.pulled").count():
+            hits += 1
+            assert page.locator("g.node.now.pulled").count() == 1
+        page.keyboard.press("ArrowRight")
+    assert depth == 7 and hits == 3
+    assert "table hits: 3" in page.locator(".hits").inner_text()
+
+
+def test_keys_step_play_and_go_to_both_ends(show):
+    page = show("xor.html")
+    at = page.locator("#position")
+    page.keyboard.press("ArrowRight")
+    page.keyboard.press("ArrowRight")
+    page.keyboard.press("ArrowLeft")
+    assert at.input_value() == "1"
+    page.keyboard.press("End")
+    assert at.input_value() == at.get_attribute("max")
+    page.keyboard.press("Home")
+    page.locator("#speed").select_option("32")
+    page.locator("h1").click()
+    page.keyboard.press(" ")
+    page.locator("#position").evaluate("p => new Promise(done => setTimeout(done, 300))")
+    page.keyboard.press(" ")
+    stopped = int(at.input_value())
+    assert stopped > 2
+    page.locator("#position").evaluate("p => new Promise(done => setTimeout(done, 120))")
+    assert int(at.input_value()) == stopped
+
+
+def test_blocks_are_folded_and_open(show):
+    page = show("blocks.html")
+    nodes = page.locator("g.node")
+    page.keyboard.press("o")
+    opened = nodes.count()
+    page.keyboard.press("o")
+    group = page.locator("g.folder.closed", has_text="layers ×12")
+    assert group.count() == 1 and nodes.count() < opened and group.get_attribute("aria-expanded") == "false"
+    group.click()
+    assert page.locator("g.folder.closed").count() == 12
+    operators = nodes.count()
+    page.locator("g.folder.closed").first.dispatch_event("click")
+    assert nodes.count() > operators and page.locator('g.folder[aria-expanded="true"]').count() == 2
+
+
+def test_search_finds_what_is_folded(show):
+    page = show("blocks.html")
+    page.keyboard.press("o")
+    page.keyboard.press("o")
+    page.keyboard.press("/")
+    page.keyboard.type("layers.7.linear.bias")
+    page.keyboard.press("Enter")
+    assert "layers.7.linear.bias" in page.locator("#panel h2").inner_text()
+    assert "layers.7.linear.bias" in page.locator("g.node.chosen").text_content()
+
+
+def test_an_element_is_the_sum_of_its_paths(show):
+    page = show("xor.html")
+    page.keyboard.press("End")
+    page.keyboard.press("/")
+    page.keyboard.type("fc2.weight")
+    page.keyboard.press("Enter")
+    page.locator("table.numbers button").first.click()
+    model, loss, args = example("xor")
+    (gradient,) = torch.autograd.grad(loss(model(args[0]), args[1]), [model.fc2.weight])
+    shown = page.locator(".paths .sum b").inner_text().replace("−", "-")
+    assert float(shown) == pytest.approx(gradient[0, 0].item(), abs=5e-5)
+    page.locator(".links button", has_text="t_1").first.click()
+    assert "X" in page.locator("math").first.text_content()
+
+
+def test_both_languages(show):
+    page = show("blocks.html")
+    assert page.locator("html").get_attribute("lang") == "zh-CN" and "反向传播" in page.locator("h1").inner_text()
+    page.locator("#language").click()
+    assert page.locator("html").get_attribute("lang") == "en"
+    assert page.locator("#tabs").inner_text().split() == ["Recursion", "Node", "Counts"]
+
+
+@pytest.mark.parametrize("width, height", [(360, 740), (1280, 800), (2560, 1440)])
+def test_nothing_is_cut_off_at_any_width(show, width, height):
+    page = show("xor.html", width, height, has_touch=True)
+    page.locator("#forward").tap()
+    for tab in ("recursion", "node", "counts", "memory"):
+        page.locator(f"#tab-{tab}").tap()
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+    assert page.locator("#position").input_value() == "1"
+
+
+def test_budgets_can_be_looked_into(show):
+    page = show("xor.html")
+    page.locator("#tab-memory").click()
+    page.locator(".bytes .layer").first.click(force=True)
+    assert page.locator(".about h3").count() == 1
+
+
+def test_the_whole_step_is_a_second_picture(show):
+    page = show("xor.html")
+    page.locator("#views button").nth(1).click()
+    assert page.locator("g.node.backward").count() > 5
+    page.locator("g.node.backward").first.dispatch_event("click")
+    assert "adjoint of" in page.locator("#panel").inner_text()
+    page.locator("#views button").first.click()
+    assert page.locator("g.node.backward").count() == 0
+
+
+def test_hostile_names_are_only_text(show):
+    page = show("evil.html")
+    page.keyboard.press("End")
+    for tab in ("recursion", "node", "counts"):
+        page.locator(f"#tab-{tab}").click()
+    page.keyboard.press("/")
+    page.keyboard.type("<img")
+    assert page.locator(".results button").count() > 0
+    assert page.evaluate("typeof hacked") == "undefined" and page.locator("img").count() == 0
+
+
+@pytest.mark.parametrize("width, scheme", [(360, "light"), (1280, "dark")])
+def test_axe_finds_nothing_serious(show, width, scheme):
+    if not AXE.exists():
+        pytest.skip("no accessibility check: axe-core is not installed (make browser, which needs npm)")
+    page = show("xor.html", width, 900, color_scheme=scheme, bypass_csp=True)
+    page.evaluate(AXE.read_text(encoding="utf-8"))
+    page.keyboard.press("End")
+    for tab in ("recursion", "node", "counts", "memory"):
+        page.locator(f"#tab-{tab}").click()
+        found = page.evaluate("axe.run()")["violations"]
+        serious = [v for v in found if v["impact"] in ("serious", "critical")]
+        assert not serious, [(v["id"], v["nodes"][0]["html"][:200], v["nodes"][0]["failureSummary"]) for v in serious]
