@@ -634,6 +634,18 @@ def test_the_engine_says_which_gradients_are_asked_for():
         torch.autograd.grad(y.sum(), b)
 
 
+def test_generators_are_known_and_stand_where_they_are_put() -> None:
+    generator = torch.Generator().manual_seed(1)
+    state = adapter.state_of(generator)
+    drawn = torch.rand(2, generator=generator)
+    with adapter.FAKE:
+        adapter.put_state(generator, state)
+        assert adapter.state_of(generator) == state, WHY + "DisableTorchFunction, _disable_current_modes"
+    assert torch.equal(torch.rand(2, generator=generator), drawn)
+    assert adapter.is_default_generator(torch.default_generator), WHY + "Generator._cdata"
+    assert not adapter.is_default_generator(generator)
+
+
 def test_batched_cotangents_are_known():
     seen: list[bool] = []
     x = torch.ones(2, requires_grad=True)

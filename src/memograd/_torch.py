@@ -15,6 +15,9 @@ Everything here is private API of PyTorch that has no public counterpart. Each e
 - ``elementwise_strides``: how a result of several operands lies, in the order of theirs.
 - ``is_lent``: asks a tensor for its storage while a program is captured, without the capture seeing the question
   (``DisableTorchFunction``).
+- ``unseen``: function modes are switched off by ``DisableTorchFunction`` only.
+- ``state_of`` / ``put_state``: where a ``torch.Generator`` stands, which is a tensor, is asked while a program is
+  captured. ``is_default_generator``: C++ hands out several objects for one generator.
 - ``SingleLevelFunction``: where ``Function.apply`` goes on, of every custom ``autograd.Function``; a class's own
   ``apply`` may have been taken before we could put another one in its place.
 - ``register_hook``: what all hooks on nodes of autograd's graph go by.
@@ -66,7 +69,7 @@ try:
     from torch.nn.modules import module as _module
     from torch.utils import _pytree as pytree  # noqa: F401  (for the rest of the library)
     from torch.utils._python_dispatch import TorchDispatchMode as DispatchMode
-    from torch.utils._python_dispatch import _disable_current_modes as without_modes  # noqa: F401
+    from torch.utils._python_dispatch import _disable_current_modes as without_modes
     from torch.utils._python_dispatch import _get_current_dispatch_mode_stack as dispatch_modes  # noqa: F401
 except ImportError as error:
     raise ImportError(
@@ -217,6 +220,31 @@ def is_fake(value: Any) -> bool:
 def has_data(tensor: torch.Tensor) -> bool:
     """False for a tensor that has a shape and no numbers, whosever it is: no two results of it can be compared."""
     return not (isinstance(tensor, FakeTensor) or tensor.is_meta)
+
+
+@contextmanager
+def unseen() -> Iterator[None]:
+    """No mode sees what runs inside, neither as a function nor as an operator."""
+    with torch._C.DisableTorchFunction(), without_modes():
+        yield
+
+
+def state_of(generator: torch.Generator) -> bytes:
+    """Where a generator stands, also while a program is captured: the tensor of its state is no business of a trace."""
+    with unseen():
+        return bytes(generator.get_state().numpy())
+
+
+def is_default_generator(generator: torch.Generator) -> bool:
+    """Whether it is the one that operators draw from which are given none; C++ hands out other objects for the same."""
+    defaults = (torch.default_generator, *torch.cuda.default_generators)
+    return any(generator._cdata == g._cdata for g in defaults)  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def put_state(generator: torch.Generator, state: bytes) -> None:
+    """Let ``generator`` draw from there."""
+    with unseen():
+        generator.set_state(torch.frombuffer(bytearray(state), dtype=torch.uint8))
 
 
 def is_lent(tensor: torch.Tensor) -> bool:

@@ -378,3 +378,52 @@ def test_a_tensor_that_only_the_backward_reads_is_an_input_of_the_graph():
     joint = mg.differentiate(mg.capture(lambda x: Global.apply(x).sum(), torch.ones(3)))
     assert joint(torch.ones(3))[1]["x"].tolist() == [0, 1, 2]
     assert [i.tensor is MASK for i in joint.inputs if i.kind == "constant"] == [True]
+
+
+class Counting(torch.autograd.Function):
+    """Its backward writes to a tensor that it did not make."""
+
+    @staticmethod
+    def forward(ctx, x, total, way):
+        ctx.way, ctx.total = way, total
+        ctx.save_for_backward(total)
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx, g):
+        with torch.no_grad():
+            {"saved": ctx.saved_tensors[0], "on ctx": ctx.total, "elsewhere": TOTAL}[ctx.way].add_(1)
+        return g, None, None
+
+
+TOTAL = torch.zeros(2, dtype=torch.float64)
+
+
+@pytest.mark.parametrize("way", ["saved", "on ctx", "elsewhere"])
+def test_a_backward_that_writes_to_what_is_not_its_own_is_refused(way):
+    """pytorch#154820: the update of a buffer in a backward must not get lost, or happen in the forward pass."""
+    total = torch.zeros(3, dtype=torch.float64)
+    with pytest.raises(mg.OpaqueBackwardError, match=r"Counting \(test_backward\.py:\d+\) writes to a tensor"):
+        mg.grad(lambda x: Counting.apply(x, total[:2], way).sum())(torch.ones(2, dtype=torch.float64))
+    assert not total.any() and not TOTAL.any()
+
+
+class WritesToItsAdjoint(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        y = x.sin()
+        ctx.save_for_backward(y)
+        return y.clone()
+
+    @staticmethod
+    def backward(ctx, g):
+        (y,) = ctx.saved_tensors
+        g += 1
+        return y.mul_(g)
+
+
+def test_a_backward_may_write_to_its_adjoint_and_to_what_forward_made():
+    """pytorch#81417"""
+    x = torch.linspace(-1, 1, 4, dtype=torch.float64, requires_grad=True)
+    expected = torch.autograd.grad((WritesToItsAdjoint.apply(x) * x.cos()).sum(), x)[0]
+    torch.testing.assert_close(mg.grad(lambda x: (WritesToItsAdjoint.apply(x) * x.cos()).sum())(x.detach()), expected)

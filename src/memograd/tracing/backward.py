@@ -41,10 +41,12 @@ class Ref(NamedTuple):
 
 
 class Place(NamedTuple):
-    """How the program saw an operand: whether it required a gradient, and was a leaf."""
+    """How the program saw an operand: whether it required a gradient, and was a leaf, and whether its memory was
+    given to the program (a parameter, a buffer, an argument)."""
 
     requires_grad: bool
     is_leaf: bool
+    given: bool = False
 
 
 class Hidden(NamedTuple):
@@ -150,6 +152,7 @@ class _Run:
         self.differentiable = differentiable
         self.made: dict[Ref, torch.Tensor] = {}
         self.lifted: list[torch.Tensor] = []
+        self.adopted: list[torch.Tensor] = []  # constants of the user's
         self.own = {id(t): ref for t, ref, *_ in (*call.foreign, *call.hidden)}
 
     def adjoints(self) -> tuple[list[Any], list[Any]]:
@@ -167,6 +170,7 @@ class _Run:
                     if leaf is not None and leaf.is_leaf and leaf.grad is not None:
                         parts[one.ref] = parts[one.ref] + leaf.grad if one.ref in parts else leaf.grad
                 nodes = {ref: tracer.node_of(t) for ref, t in parts.items()}
+                self._refuse_writes()
         finally:
             for tensor in self.lifted:
                 tracer.forget(tensor)
@@ -202,6 +206,17 @@ class _Run:
             self.made[ref] = self._stand_in(self.operands.of(ref), place)
         return self.made[ref]
 
+    def _refuse_writes(self) -> None:
+        """A backward may write to what ``forward`` has computed, but not to a buffer: no graph would write there."""
+        places = self.call.places
+        given = [t for ref, t in self.made.items() if ref.where in places and places[ref.where][ref.at].given]
+        for tensor in (*given, *self.adopted):
+            if self.tracer.written(tensor):
+                raise OpaqueBackwardError(
+                    f"the backward of {self.call.name} ({self.call.source}) writes to a tensor "
+                    f"{tuple(tensor.shape)} that it did not make, a buffer or an argument; write to it in forward"
+                )
+
     def _adjoint(self, adjoint: Any) -> Any:
         return None if adjoint is None else self._stand_in(adjoint, Place(self.differentiable, False))
 
@@ -223,7 +238,9 @@ class _Run:
                 f"the backward of {self.call.name} ({self.call.source}) uses a tensor {tuple(tensor.shape)} that it "
                 "does not reach through ctx, objects on it, or variables; put it on ctx"
             )
-        return self.tracer.adopt(tensor)
+        adopted = self.tracer.adopt(tensor)
+        self.adopted.append(adopted)
+        return adopted
 
     def _checked(self, position: int, part: Any) -> torch.Tensor:
         shape = self.operands.inputs[position].shape

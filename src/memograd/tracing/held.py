@@ -52,7 +52,7 @@ class Held:
             else:
                 self.refs[id(tensor)] = Ref("saved", len(self.nodes))
                 self.nodes.append(node)
-                self.places.append(Place(tensor.requires_grad, tensor.is_leaf))
+                self.places.append(Place(tensor.requires_grad, tensor.is_leaf, self.tracer.is_given(stand_in)))
         return self.refs[id(tensor)]
 
     def keep_history(self, since: fx.Node | None, seen: int, roots: list[Any]) -> None:
@@ -100,5 +100,8 @@ class Held:
 
     def operands(self, inputs: list[torch.Tensor]) -> dict[str, Any]:
         """What a call is told."""
-        places = {"inputs": [Place(x.requires_grad, x.is_leaf) for x in inputs], "saved": self.places}
+        places = {
+            "inputs": [Place(x.requires_grad, x.is_leaf, self.tracer.is_given(x)) for x in inputs],
+            "saved": self.places,
+        }
         return {"places": places, "hidden": self.hidden, "foreign": self.foreign}

@@ -21,6 +21,7 @@ from torch import fx
 
 from memograd import ops
 from memograd.errors import CaptureError
+from memograd.tracing.repeating import repeats, scattered, written_once
 
 aten = torch.ops.aten
 Emit = Callable[[Any, Any, Any, Any], fx.Node]
@@ -212,6 +213,10 @@ def write_back(alias: Alias, value: fx.Node, hidden: Any, emit: Emit) -> None:
         hidden: the mark of a write that autograd does not see (``ops.overwrite``, ``ops.written``), or None.
     """
     storage = alias.storage
+    if repeats(alias.chain) and written_once(storage.tensor, alias.chain):
+        new = scattered(storage.tensor, alias.chain, storage.value(emit), value, emit)
+        storage.assign(new, hidden, emit)
+        return
     befores = [storage.value(emit)]  # the value in front of each view of the chain
     fakes = [storage.tensor]
     for step, fake in alias.chain[:-1]:

@@ -32,6 +32,7 @@ from typing import Any
 
 import torch
 
+from memograd._torch import put_state, state_of
 from memograd.tracing.names import is_machinery
 
 _LARGEST = 1 << 28  # bytes that are compared at each call; with more, capture is cheaper
@@ -145,6 +146,7 @@ def _draw_again(generator: Any, state: bytes) -> None:
 
 
 GENERATOR = Kind(_drawn, _draw_again, guarded=False)
+TORCH_GENERATOR = Kind(state_of, put_state, guarded=False)
 UNKNOWN = Kind(lambda _: None)
 TAKEN = Kind(lambda _: None, taken=True)  # an iterator, a file
 ANSWER = Kind(lambda function: repr(function()))  # of a function without arguments
@@ -268,6 +270,7 @@ _KINDS: list[tuple[Any, Kind]] = [
     ((ctypes._SimpleCData, ctypes.Array, ctypes.Structure, ctypes.Union), Kind(_bytes, _fill_memory)),
     ((io.StringIO, io.BytesIO), Kind(_text, _write_text)),
     (contextvars.ContextVar, Kind(_variable, _set_variable)),
+    (torch.Generator, TORCH_GENERATOR),
     (threading.local, Kind(_own_thread, _own_thread_again)),
     (weakref.ref, Kind(lambda ref: (ref() is None,))),
     ((ctypes._Pointer, torch.UntypedStorage, torch.TypedStorage), UNKNOWN),

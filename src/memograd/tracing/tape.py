@@ -183,6 +183,14 @@ class Tape:
         """Whether ``tensor`` stands for the value of a node."""
         return id(tensor) in self._known
 
+    def is_given(self, tensor: torch.Tensor) -> bool:
+        """Whether ``tensor`` looks at memory that the program was given, and did not make itself."""
+        return id(tensor) in self._known and self._known[id(tensor)].storage.memory.origin.op == "placeholder"
+
+    def written(self, tensor: torch.Tensor) -> bool:
+        """Whether the memory of ``tensor`` has been written to."""
+        return self._known[id(tensor)].storage.memory.version > 0
+
     def storages(self) -> Iterator[Storage]:
         """Every storage seen, each once."""
         return iter(dict.fromkeys(alias.storage.memory for alias in self._known.values()))

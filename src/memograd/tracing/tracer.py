@@ -26,11 +26,11 @@ import torch
 from torch import fx
 
 from memograd import autocast, ops
-from memograd._torch import DATA_DEPENDENT, FAKE, TorchDispatchMode, pytree, quiet, without_modes
+from memograd._torch import DATA_DEPENDENT, FAKE, TorchDispatchMode, is_default_generator, pytree, quiet, without_modes
 from memograd.errors import CaptureError, DataDependentError
 from memograd.looks import look, what_is_seen
 from memograd.rules.registry import is_constant_result, own_results_of
-from memograd.tracing import cudnn, shapes  # noqa: F401  (shapes enters what it knows)
+from memograd.tracing import cudnn, generators, shapes  # noqa: F401  (shapes enters what it knows)
 from memograd.tracing.constants import constant
 from memograd.tracing.layouts import as_kernel
 from memograd.tracing.mutation import arguments_for, functional_twin, is_view, options_of, write_back
@@ -101,12 +101,12 @@ class Tracer(Tape, TorchDispatchMode):
                 "as_strided with an explicit offset, and an argument is a view into a larger tensor: "
                 "offsets count from the start of that one; pass a copy (x.clone())"
             )
-        if kwargs.get("generator") is not None:
-            source, line = caller()
-            raise CaptureError(
-                f"{func} at {source} ({line.strip()}) draws from a torch.Generator, and a graph holds no objects: draw "
-                "outside and pass the numbers in, or draw from the global generator"
-            )
+        if (generator := generators.given(args, kwargs)) is not None:
+            if not is_default_generator(generator):
+                numbers, into = generators.drawn(func, args, kwargs, self.concrete)
+                copy, operands = (aten.clone, (numbers,)) if into is None else (aten.copy_, (into, numbers))
+                return self.__torch_dispatch__(copy.default, types, operands, {})
+            args, kwargs = generators.without(args, kwargs)
         if func in cudnn.CHOICES:
             return False
         if func in cudnn.BATCH_NORMS:
