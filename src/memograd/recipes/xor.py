@@ -33,6 +33,9 @@ def train(settings: Settings) -> dict[str, Any]:
     assert s.epochs is not None and s.lr is not None and s.seed is not None
     if s.batch_size not in (None, 4):
         raise DataError("xor trains on its four samples at once: leave --batch-size out")
+    if s.refinements:
+        flags = ", ".join("--" + name.replace("_", "-") for name in s.refinements)
+        raise DataError(f"xor trains as the lecture does: leave {flags} out")
     if s.epochs < 1:
         raise DataError(f"epochs must be at least 1, got {s.epochs}")
     torch.manual_seed(s.seed)
