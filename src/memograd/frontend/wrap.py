@@ -16,6 +16,7 @@ from typing import Any, Literal, TypeVar
 
 import torch
 from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 
 from memograd._torch import (
     in_forward_mode,
@@ -26,8 +27,9 @@ from memograd._torch import (
     without_saved_tensor_hooks,
 )
 from memograd.draws import undone_on_error
-from memograd.errors import BackendError, DataDependentError, GraphError, MemogradError
+from memograd.errors import BackendError, CaptureError, DataDependentError, GraphError, MemogradError
 from memograd.frontend.check import Witness
+from memograd.frontend.distributed import Elsewhere, parts_of
 from memograd.frontend.program import Program, Settings, only_tensors
 from memograd.looks import DecisionChangedError, comparing
 from memograd.memory.plan import Plan
@@ -102,6 +104,8 @@ def unwrap(model: Model) -> Model:
     wrapped = model.__dict__.get("forward")
     if isinstance(wrapped, Wrapped):
         del model.__dict__["forward"]
+        for part in wrapped.parts:
+            unwrap(part)
         if wrapped.own is not None:
             model.forward = wrapped.own
     return model
@@ -114,6 +118,7 @@ class Wrapped:
         own: the one that the instance had of its own; None: that of its class.
         captures: why the model was captured, each time.
         check_reason: how the last comparison with ``torch.autograd`` came out, or why there was none.
+        parts: those that it has let be wrapped in its place.
     """
 
     def __init__(self, model: nn.Module, own: Callable[..., Any] | None, settings: Settings, check: str) -> None:
@@ -121,13 +126,14 @@ class Wrapped:
         self.own = own
         self.settings = settings
         self.check = check
+        self.parts: list[nn.Module] = []
         self._begin()
 
     def _begin(self) -> None:
         self.captures: list[str] = []
         self._last: Program | None = None
         self.check_reason = "not compared: check='never'" if self.check == "never" else "no backward pass was run yet"
-        self._programs: dict[Any, list[Program]] = Recent()
+        self._programs: dict[Any, list[Any]] = Recent()
         self._hooks: list[dict[int, Any]] | None = None  # the tables of the modules that there were at the last capture
 
     @property
@@ -145,6 +151,7 @@ class Wrapped:
             "own": self.own,
             "settings": self.settings,
             "check": self.check,
+            "parts": self.parts,
         }  # programs are made anew
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -231,14 +238,32 @@ class Wrapped:
         say = functools.partial(setattr, self, "check_reason")
         return Witness.of(program, self.model, self.original, args, kwargs, say)
 
-    def _captured(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Program:
+    def _captured(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """A program for these arguments."""
         self._hooks = None
+        if parts := parts_of(self.model):
+            self._hand_over(parts)
+            return Elsewhere()
         with without_saved_tensor_hooks():
             try:
                 return Program(self.original, args, kwargs, concrete=False, settings=self.settings)
             except DataDependentError:
                 return Program(self.original, args, kwargs, concrete=True, settings=self.settings)
+
+    def _hand_over(self, parts: list[nn.Module]) -> None:
+        """Let these parts of the model run graphs of their own, and the rest of it PyTorch's."""
+        if self.settings.memory_budget is not None and not isinstance(self.model, DistributedDataParallel):
+            raise CaptureError(
+                f"{type(self.model).__name__} holds parts that talk to other processes between our graphs "
+                "(fully_shard, DistributedDataParallel), and one memory budget does not cover that: wrap each part "
+                "with a budget of its own"
+            )
+        for part in parts:
+            own = part.__dict__.get("forward")
+            if not isinstance(own, Wrapped):
+                part.forward = Wrapped(part, own, self.settings, self.check)
+                self.parts.append(part)
+        self.check_reason = "not compared here: its parts are, each for itself"
 
     def _key(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if self._hooks is None:

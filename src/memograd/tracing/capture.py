@@ -44,6 +44,7 @@ from memograd.tracing.effects import Change, Templates, effects_of, take_back
 from memograd.tracing.guards import Guards, taken_twice
 from memograd.tracing.histories import Histories, histories
 from memograd.tracing.plainly import raised_by_pytorch
+from memograd.tracing.processes import refuse_spread
 from memograd.tracing.provenance import raised_at
 from memograd.tracing.reads import Reads
 from memograd.tracing.substitute import Substitute, with_history
@@ -128,7 +129,7 @@ class _Capture:
         self.stood_for: dict[fx.Node, torch.Tensor] = {}
         self.users: set[int] = set()  # ids of the user's tensors that the program has used
         self.roots: list[tuple[str, Any]] = [("", f)]
-        self.reads: Reads
+        self.reads = Reads([])
         self.changes: list[Change] = []
 
     def run(self, args: tuple[Any, ...], kwargs: dict[str, Any], wrt: Collection[int] | None) -> Graph:
@@ -263,6 +264,7 @@ class _Capture:
                 entry = self.inputs[at]
                 self.inputs[at] = Input(entry.kind, entry.name, tensor, (*entry.aliases, name))
             else:
+                refuse_spread(tensor, f"the {kind} {name!r}")
                 position[id(tensor)] = len(self.inputs)
                 stand_in = self.stand_in(tensor.detach())
                 if kind == "parameter":
@@ -275,6 +277,7 @@ class _Capture:
             message = f"argument {name!r} has layout {tensor.layout}, which cannot be captured"
             raise CaptureError(f"{message}; use x.to_dense()")
         self._check_ours(tensor, f"argument {name!r}")
+        refuse_spread(tensor, f"argument {name!r}")
         self.tracer.offset_inputs |= tensor.storage_offset() != 0
         stand_in = self.stand_in(tensor.detach())
         if differentiable or tensor.requires_grad:
@@ -301,6 +304,7 @@ class _Capture:
         own = self.closure.tensors.get(id(tensor))
         name = own or f"constant_{sum(i.kind == 'constant' for i in self.inputs)}"
         self._check_ours(tensor, f"the tensor {name!r}, which the program uses,")
+        refuse_spread(tensor, f"the tensor {name!r}, which the program uses,")
         self.users.add(id(tensor))
         stand_in = self.stand_in(tensor.detach())
         if tensor.requires_grad:

@@ -34,6 +34,7 @@ from memograd.tracing import cudnn, generators, shapes  # noqa: F401  (shapes en
 from memograd.tracing.constants import constant
 from memograd.tracing.layouts import as_kernel
 from memograd.tracing.mutation import arguments_for, functional_twin, is_view, options_of, write_back
+from memograd.tracing.processes import COLLECTIVE, refuse_collective
 from memograd.tracing.provenance import caller, in_graph
 from memograd.tracing.tape import Tape, map_tensors
 
@@ -96,6 +97,8 @@ class Tracer(Tape, TorchDispatchMode):
         kwargs = kwargs or {}
         if self.paused or func in _QUERIES:
             return func(*args, **kwargs)
+        if func.namespace in COLLECTIVE:
+            refuse_collective(func, *caller())
         if self.offset_inputs and func is aten.as_strided.default and (len(args) > 3 or "storage_offset" in kwargs):
             raise CaptureError(
                 "as_strided with an explicit offset, and an argument is a view into a larger tensor: "

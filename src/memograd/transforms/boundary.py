@@ -16,7 +16,8 @@ from typing import Any
 
 import torch
 
-from memograd._torch import inside_torch_func
+from memograd._torch import inside_torch_func, is_wrapped
+from memograd.errors import GraphError
 from memograd.graph.entries import Input, Output
 from memograd.graph.graph import Graph
 from memograd.graph.signature import run
@@ -68,6 +69,7 @@ class Step:
         self, flat: Sequence[Any], cotangents: Sequence[Any], wanted: Sequence[bool], around: Around
     ) -> list[Any]:
         """Gradients of the inputs that are ``wanted``; None where there are none."""
+        _refuse_freed(flat)
         key = tuple(k for k, w in enumerate(wanted) if w)
         if key not in self._derivatives:
             with apart():
@@ -106,6 +108,17 @@ class _Function(torch.autograd.Function):
     def backward(ctx: Any, *cotangents: Any) -> Any:
         laid = [None if c is None else c.contiguous() for c in cotangents]
         return (None, None, *ctx.step.pulled(ctx.saved_tensors, laid, ctx.needs_input_grad[2:], ctx.around))
+
+
+def _refuse_freed(flat: Sequence[Any]) -> None:
+    """Raises GraphError where the memory of an input was given back since."""
+    for tensor in flat:
+        if tensor.numel() and not is_wrapped(tensor) and not tensor.untyped_storage().nbytes():
+            raise GraphError(
+                f"a derivative of higher order reads a tensor of shape {list(tensor.shape)} whose memory was freed "
+                "behind the first derivative. fully_shard does so with parameters, in plain PyTorch too: compute the "
+                "inner derivative in the model's forward (torch.autograd.grad there), or use DistributedDataParallel"
+            )
 
 
 def only(graph: Graph, positions: Sequence[int]) -> Graph:
