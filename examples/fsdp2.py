@@ -29,7 +29,7 @@ def network(sharded: bool = True) -> nn.Sequential:
     torch.manual_seed(0)  # the same weights in each process
     model = nn.Sequential(nn.Linear(16, 32), *[Block(32) for _ in range(4)], nn.Linear(32, 4))
     if sharded:
-        for block in model[1:-1]:
+        for block in list(model)[1:-1]:
             fully_shard(mg.wrap(block))  # our graphs lie inside each unit, below its hooks
         fully_shard(model)
     return model
