@@ -405,7 +405,12 @@ def needed_inputs(ctx: Any) -> tuple[int, ...]:
     ``ctx.needs_input_grad`` says which required one at the call; only the engine knows which of them this backward
     pass was asked for (``autograd.grad(y, x)`` leaves the parameters out), and has no public way to say so.
     """
-    return tuple([k for k, (node, _) in enumerate(ctx.next_functions) if node is not None and _will_run(node)])
+    return needed_inputs_of(ctx)
+
+
+def needed_inputs_of(node: Any) -> tuple[int, ...]:
+    """The same of a node that will run in this backward pass."""
+    return tuple([k for k, (to, _) in enumerate(node.next_functions) if to is not None and _will_run(to)])
 
 
 def _will_run(node: Any) -> bool:

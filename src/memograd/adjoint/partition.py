@@ -53,13 +53,13 @@ def cut(joint: Graph) -> tuple[Graph, Graph]:
     saved = [n for n in read if n not in views and isinstance(n.meta["val"], torch.Tensor)]
     early = [*(n for n, i in pairs if i.kind != "cotangent"), *(n for n in joint.nodes if n not in late)]
     forward = joint.with_fx(
-        _part([], early, [*(joint.results[k] for k in others), *saved]),
+        part([], early, [*(joint.results[k] for k in others), *saved]),
         inputs=tuple(i for _, i in pairs if i.kind != "cotangent"),
         outputs=(*(joint.outputs[k] for k in others), *(Output("output", f"saved {k}") for k in range(len(saved)))),
     )
     cotangents = [(n, i) for n, i in pairs if i.kind == "cotangent"]
     backward = joint.with_fx(
-        _part(
+        part(
             [*saved, *(n for n, _ in cotangents)],
             [n for n in joint.nodes if n in late or n in views],
             [joint.results[k] for k in gradients],
@@ -70,7 +70,7 @@ def cut(joint: Graph) -> tuple[Graph, Graph]:
     return forward, backward
 
 
-def _part(given: list[fx.Node], nodes: list[fx.Node], results: list[fx.Node]) -> fx.Graph:
+def part(given: list[fx.Node], nodes: list[fx.Node], results: list[fx.Node]) -> fx.Graph:
     """A graph of ``nodes``; ``given`` are placeholders there, whatever they are here."""
     new, where = fx.Graph(), {}
     for node in given:

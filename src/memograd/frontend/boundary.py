@@ -16,6 +16,7 @@ import torch
 
 from memograd._torch import free_saved, needed_inputs
 from memograd.draws import drawing_from, rng_state
+from memograd.frontend.chain import UnderWay, wanted_of
 
 Tensor = torch.Tensor
 
@@ -28,6 +29,7 @@ class Call:
         flat: the program's flat inputs, where it writes to one a copy of what that was.
         written: what the forward pass writes back.
         witness: PyTorch's own run of the call, where it is compared.
+        groups: the flat inputs that autograd knows of, those first that the first node of the chain has.
         running: the plan that waits for cotangents.
         handed: the results that it waits with, while it holds them, and at which version.
     """
@@ -36,6 +38,7 @@ class Call:
     flat: list[Any]
     versions: list[int]
     drawn: list[tuple[Tensor, str]]
+    groups: Sequence[list[int]] = ()
     written: Sequence[Tensor] | None = None
     witness: Any = None
     running: Any = None
@@ -81,7 +84,7 @@ class Call:
 
 
 class Boundary(torch.autograd.Function):
-    """What a program, or its derivative, is to autograd."""
+    """What a program, or its derivative, is to autograd: of a program the first node of its chain."""
 
     @staticmethod
     def forward(ctx: Any, call: Call, running: Any, *inputs: Any) -> Any:
@@ -89,7 +92,7 @@ class Boundary(torch.autograd.Function):
         given = call.flat if own else inputs
         handed, rest, saved = running.start(call, given)
         if own:
-            call.written = rest
+            call.written, ctx.device = rest, inputs[-1].device  # that of the edge to the next node, if there is one
             if call.witness is not None:
                 call.witness.look(handed)
         ctx.set_materialize_grads(False)
@@ -101,13 +104,20 @@ class Boundary(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *cotangents: Any) -> Any:
         saved = list(ctx.saved_tensors)  # raises where autograd has freed them already
-        wanted = needed_inputs(ctx)
+        call, own = ctx.call, ctx.given is ctx.call.flat
+        wanted = wanted_of(ctx, call.groups) if own else needed_inputs(ctx)
         free_saved(ctx)
         used = [k for k, c in enumerate(cotangents) if c is not None]
         question, arriving = (tuple(used), wanted), [cotangents[k].contiguous() for k in used]
-        gradients = [None] * len(ctx.given)
+        del cotangents
+        if not own:
+            answer: dict[int, Any] = {}
+            if used and wanted:
+                answer = call.program.pulled(call, ctx.running, question, ctx.given, saved, arriving)
+            return (None, None, *[answer.get(k) for k in range(len(ctx.given))])
+        under_way = UnderWay(())
         if used and wanted:
-            answer = ctx.call.program.pulled(ctx.call, ctx.running, question, ctx.given, saved, arriving)
-            for place, gradient in answer.items():
-                gradients[place] = gradient
-        return (None, None, *gradients)
+            under_way = call.program.under_way(call, ctx.running, question, saved, arriving)
+        group, *others = call.groups
+        gradients = under_way.take(group, last=not others)
+        return (None, None, *gradients, *([under_way.token(ctx.device)] if others else []))

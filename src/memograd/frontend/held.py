@@ -3,22 +3,27 @@
 The whole derivative is planned as one graph in which the cotangents are the results of one operator, ``receive``, that
 reads the results of the model: so whatever the schedule, these come first. The plan's text becomes a generator, which
 hands the results out at that line and waits there for the cotangents; its frame holds what the plan says, no more and
-no longer.
+no longer. Behind the cotangents it pauses where gradients are there, and hands them out.
 """
 
 from __future__ import annotations
 
+import functools
 import operator
 import re
 import weakref
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import suppress
 from typing import Any
 
 import torch
 from torch import fx
 
 from memograd.frontend.boundary import Call
+from memograd.frontend.chain import placed
+from memograd.frontend.own_memory import own_memory
 from memograd.frontend.passes import Question, apart
+from memograd.frontend.segments import bytes_of, paused
 from memograd.graph.entries import Output
 from memograd.graph.graph import Graph
 from memograd.graph.printing import load
@@ -31,7 +36,7 @@ from memograd.memory.plan import Plan
 from memograd.ops import receive
 from memograd.pipeline import differentiate
 
-Running = Generator[list[torch.Tensor], Sequence[torch.Tensor], tuple[torch.Tensor, ...]]
+Running = Generator[Any, Any, Any]
 _LINE = re.compile(r"^(\s+\w+) = torch\.ops\.memograd\.receive\.default\((\[.*\]), \[[\d, ]*\]\)", re.MULTILINE)
 
 
@@ -76,20 +81,24 @@ def read_late(joint: Graph) -> list[int]:
     return [k for k, n in enumerate(results) if owner(n) in read]
 
 
-def held_open(plan: Plan) -> Callable[..., Running]:
-    """What runs ``plan``: ``next`` gives the results, ``send`` takes the cotangents and ends with the gradients."""
+def held_open(plan: Plan, sizes: Sequence[int]) -> tuple[Callable[..., Running], list[list[int]]]:
+    """What runs ``plan``, whose gradients have these sizes: ``next`` gives the results; what follows takes the
+    cotangents and gives the gradients, by position. Also which of them come together."""
     text, count = _LINE.subn(r"\1 = yield \2", plan.code)
     assert count == 1, f"a plan of a wrapped model has one place to wait at, this one {count}"
-    return load(text, "step")
+    text, together = paused(text, sizes)
+    return load(text, "step"), together
 
 
-def finish(running: Running, cotangents: Sequence[torch.Tensor]) -> tuple[torch.Tensor, ...]:
-    """The gradients."""
-    try:
-        running.send(cotangents)
-    except StopIteration as stop:
-        return stop.value
-    raise AssertionError("a plan of a wrapped model waits once")
+def resumed(running: Running, cotangents: Sequence[torch.Tensor]) -> Iterator[dict[int, torch.Tensor]]:
+    """The gradients, by position, some at a time."""
+    resume = functools.partial(running.send, cotangents)
+    with suppress(StopIteration):
+        while True:
+            with trusting():
+                handed = run(resume, [])
+            resume = functools.partial(next, running)
+            yield handed
 
 
 class HeldOpen:
@@ -105,12 +114,13 @@ class HeldOpen:
         used, wanted = question
         names = [i.name for i in graph.inputs]
         among = [graph.outputs[k].name for k in used]
-        joint = differentiate(graph, [names[k] for k in wanted], cotangents="output", among=among)
+        joint = own_memory(differentiate(graph, [names[k] for k in wanted], cotangents="output", among=among))
         self.plan = plan(receiving(joint))
         self.places = [names.index(joint.outputs[k].name) for k in joint.positions("gradient")]
         self.constants = [i.tensor for i in joint.inputs if i.tensor is not None and i.name not in names]
         self.constant = [k for k in range(count) if not graph.outputs[k].tracked]
-        self._open = held_open(self.plan)
+        sizes = [bytes_of(joint.results[k]) for k in joint.positions("gradient")]
+        self._open, self._together = held_open(self.plan, sizes)
         self._needed = read_late(lower(joint))
         self._count = count
 
@@ -124,6 +134,10 @@ class HeldOpen:
         call.handed = [(weakref.ref(r), r._version) for r in handed[: self._count]]
         return apart(_twins(handed[: self._count]), inputs), handed[self._count :], saved
 
+    def together(self, question: Question) -> list[list[int]]:
+        """The inputs whose gradients come together, those that come first first."""
+        return [[self.places[k] for k in group] for group in self._together]
+
     def answer(
         self, call: Call, question: Question, saved: list[Any], arriving: Sequence[Any], further: bool
     ) -> dict[int, Any] | None:
@@ -132,15 +146,20 @@ class HeldOpen:
         Raises:
             RuntimeError: what the plan needs was written to since.
         """
+        parts = None if further else self.in_segments(call, question, saved, arriving)
+        return None if parts is None else {k: v for part in parts for k, v in part.items() if k in question[1]}
+
+    def in_segments(
+        self, call: Call, question: Question, saved: list[Any], arriving: Sequence[Any]
+    ) -> Iterator[dict[int, torch.Tensor]] | None:
+        """The same, some gradients at a time."""
         (used, wanted), (own, all_of_them) = question, self.question
-        if further or call.running is None or used != own or not {*wanted} <= {*all_of_them}:
+        if call.running is None or used != own or not {*wanted} <= {*all_of_them}:
             return None
         call.primals()
         call.refuse_written_results(self._needed)
         running, call.running = call.running, None
-        with trusting():
-            values = run(finish, [running, arriving])
-        return {k: v for k, v in zip(self.places, values, strict=True) if k in wanted}
+        return placed(resumed(running, arriving), self.places)
 
 
 def _twins(results: Sequence[torch.Tensor]) -> list[torch.Tensor]:

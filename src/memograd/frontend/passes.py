@@ -9,7 +9,7 @@ the pass before it, so that cotangents of second order meet those of first order
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -19,6 +19,9 @@ import torch
 from memograd.adjoint.activity import active_nodes
 from memograd.adjoint.partition import cut
 from memograd.frontend.boundary import Boundary, Call
+from memograd.frontend.chain import placed
+from memograd.frontend.own_memory import own_memory
+from memograd.frontend.segments import Segments
 from memograd.graph.entries import Input, Output
 from memograd.graph.graph import Graph
 from memograd.graph.printing import boxed_function, load
@@ -97,7 +100,7 @@ class Pass:
             return self._running
 
     def _answer(self, question: Question) -> Answer:
-        joint = derived(self.graph, self, question)
+        joint = own_memory(derived(self.graph, self, question))
         names = [self.graph.inputs[k].name for k in question[1]]
         early, late = cut(joint)
         slots = self._remember(early)
@@ -203,6 +206,31 @@ class Running:
                 values = run(behind._alone, [given])
         return {k: v for k, v in zip(answer.places, values, strict=False) if k in question[1]}
 
+    @cached_property
+    def segments(self) -> Segments:
+        """The same in segments, as gradients are done."""
+        alone = only(self.graph, range(self.of.own)) if self.slots else self.graph
+        return Segments(lower(alone), lambda graph: _loaded(graph, self.of.build))
+
+    def together(self, question: Question) -> list[list[int]]:
+        """The inputs whose gradients come together, those that come first first."""
+        answer = self.answers.get(question)
+        if answer is None:
+            return [[*question[1]]]
+        return [[answer.places[k] for k in group] for group in answer.gradients.running().segments.groups]
+
+    def in_segments(
+        self, call: Call, question: Question, saved: list[Any], arriving: Sequence[Any]
+    ) -> Iterator[dict[int, Tensor]] | None:
+        """What ``answer`` gives, some gradients at a time."""
+        answer = self._wide(question, further=False)
+        if answer is None:
+            return None
+        behind = answer.gradients.running()
+        given = [*(saved[k] for k in answer.reads), *arriving, *behind.constants]
+        saved.clear()
+        return placed(behind.segments.run(given), answer.places)
+
     def _wide(self, question: Question, further: bool) -> Answer | None:
         """The answer to a question, or to a wider one where nobody goes on from it."""
         if question in self.answers:
@@ -230,7 +258,10 @@ class Running:
 
 def _built(graph: Graph, build: Build | None) -> Callable[[list[Any]], tuple[Tensor, ...]]:
     """What runs a graph, as a function of the list of its inputs, which it may empty."""
-    lowered = lower(graph)
+    return _loaded(lower(graph), build)
+
+
+def _loaded(lowered: Graph, build: Build | None) -> Callable[[list[Any]], tuple[Tensor, ...]]:
     if build is None:
         return load(boxed_function("step", list(lowered.placeholders), lowered.nodes, list(lowered.results)), "step")
     function = build(lowered.function)

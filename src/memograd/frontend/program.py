@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import fx
@@ -13,10 +14,13 @@ from torch import fx
 from memograd._torch import inside_torch_func, is_batched, pytree
 from memograd.adjoint.activity import active_nodes
 from memograd.errors import CaptureError
+from memograd.frontend import segments
 from memograd.frontend.boundary import Boundary, Call
+from memograd.frontend.chain import UnderWay, early_gradients_matter, linked
 from memograd.frontend.expected import Expected
 from memograd.frontend.held import HeldOpen
 from memograd.frontend.passes import Pass, Question, Running
+from memograd.frontend.segments import bytes_of
 from memograd.graph.entries import Input, Output
 from memograd.graph.graph import Graph
 from memograd.graph.signature import may_share, refuse_shared
@@ -91,6 +95,7 @@ class Program:
         self._begin()
         self.first.see(self.expected.last, further=False)
         self._reach: dict[frozenset[int], frozenset[int]] = {}
+        self._chains: WeakKeyDictionary[Any, list[list[int]]] = WeakKeyDictionary()
         self._bound: list[Any] | None = None  # the flat inputs that are no arguments, and where they lie
         self._addresses: list[int] = []
 
@@ -154,7 +159,11 @@ class Program:
         flat = self._flat(args, kwargs)
         call = Call.of(self, flat)
         call.witness = witness
-        handed: Any = Boundary.apply(call, self.running(), *flat)
+        running = self.running()
+        call.groups = self._groups(running, flat)
+        first, *others = call.groups
+        device = self.nodes[0].meta["val"].device
+        handed: Any = Boundary.apply(call, running, *[flat[k] for k in first], *linked(others, flat, device))
         if self.mutations and call.written is not None:
             with torch.no_grad():
                 for k, value in zip(self.mutations, call.written, strict=True):
@@ -232,6 +241,44 @@ class Program:
         sources = [k for k, i in enumerate(self.early) if i.name in self.wrt]
         self.first = Pass(self.forward, len(self.results), sources, self.settings.build)
 
+    def _groups(self, running: Running | HeldOpen, flat: Sequence[Any]) -> list[list[int]]:
+        """The flat inputs that autograd knows of, by the node of the chain that hands out their gradients. What is no
+        parameter waits for the last one: who is there may take the backward pass of this model for over."""
+        if not (self._large and early_gradients_matter(flat)):
+            return [self._known]
+        if running not in self._chains:
+            own = {k for k in self._known if self.early[k].kind == "parameter"}
+            together = running.together(self.expected.last)
+            groups = [group for group in ([k for k in group if k in own] for group in together) if group] or [[]]
+            listed = {k for group in groups for k in group}
+            groups[-1] += [k for k in self._known if k not in listed]
+            self._chains[running] = groups
+        return self._chains[running]
+
+    @cached_property
+    def _known(self) -> list[int]:
+        """The inputs that some result depends on: autograd knows of no others, nor does who looks for parameters that
+        have no part in a call."""
+        reached = self._reached(frozenset(k for k, o in enumerate(self.results) if o.tracked))
+        return sorted(reached) or [k for k, i in enumerate(self.early) if i.name in self.wrt]
+
+    @cached_property
+    def _large(self) -> bool:
+        """Whether there is more than one segment to the backward pass."""
+        return sum(bytes_of(self.graph.placeholders[k]) for k in self._known) > segments.LEAST_BYTES
+
+    def under_way(
+        self, call: Call, running: Any, question: Question, saved: list[Any], arriving: Sequence[Any]
+    ) -> UnderWay:
+        """What a pass of this program is to answer, for autograd to take as it is computed where several nodes do."""
+        further = torch.is_grad_enabled() or inside_torch_func() or any(map(is_batched, arriving))
+        if len(call.groups) > 1 and call.witness is None and not further:
+            self._see(running, question, further, own=True)
+            parts = running.in_segments(call, question, saved, arriving)
+            if parts is not None:
+                return UnderWay(parts, partial(self._one_as_autograd, call, question))
+        return UnderWay([self.pulled(call, running, question, call.flat, saved, arriving)])
+
     def pulled(
         self,
         call: Call,
@@ -301,18 +348,19 @@ class Program:
 
     def _as_autograd(self, call: Call, question: Question, gradients: dict[int, Any]) -> None:
         """Zeros, or none, where PyTorch has these."""
-        if max(question[0]) >= len(self.results):
-            return
-        reached = self._reached(frozenset(question[0]))
         for k in question[1]:
-            if k not in reached:
-                gradients.pop(k, None)
-            elif gradients.get(k) is None:
-                gradients[k] = torch.zeros_like(call.flat[k])
+            gradients[k] = self._one_as_autograd(call, question, k, gradients.get(k))
 
-    def _reached(self, used: frozenset[int]) -> frozenset[int]:
+    def _one_as_autograd(self, call: Call, question: Question, k: int, gradient: Any) -> Any:
+        used, wanted = question
+        if k not in wanted or max(used) >= len(self.results) or (gradient is None) == (k not in self._reached(used)):
+            return gradient
+        return torch.zeros_like(call.flat[k]) if gradient is None else None
+
+    def _reached(self, used: Collection[int]) -> frozenset[int]:
         """The flat inputs that get a gradient, be it zero, where these results are used; the others get none, which
         an optimizer takes for something else."""
+        used = frozenset(used)
         if used not in self._reach:
             nodes = self.graph.placeholders
             sources = [n for n, i in zip(nodes, self.early, strict=True) if i.name in self.wrt]

@@ -43,14 +43,19 @@ class Emitter:
         self.runs: dict[int, int] = {}
         self.lines: list[Line] = []
         self.again: set[int] = set()
+        self.left: Counter[int] = Counter()  # how often each operator is still to run
+        self.returned: dict[fx.Node, list[fx.Node]] = {}  # by whose memory they look at
 
     def source(self, schedule: Sequence[int], name: str = "step") -> str:
         """A function of the graph's flat inputs: it writes mutations into them, and returns the other results."""
         graph = self.storages.graph
-        self.again = {k for k, runs in Counter(schedule).items() if runs > 1}
+        self.left = Counter(schedule)
+        self.again = {k for k, runs in self.left.items() if runs > 1}
+        kept = [n for n, o in zip(graph.results, graph.outputs, strict=True) if o.kind != "mutation"]
+        for node in kept:
+            self.returned.setdefault(self._origin(node), []).append(node)
         for number in schedule:
             self._run(number)
-        kept = [n for n, o in zip(graph.results, graph.outputs, strict=True) if o.kind != "mutation"]
         results = [self._name(n) for n in kept]
         parameters = [n.name for n in graph.placeholders]
         text = [_HEADER, *definitions(graph.nodes), f"def {name}({', '.join(parameters)}):"]
@@ -66,6 +71,7 @@ class Emitter:
 
     def _run(self, number: int) -> None:
         what = self.storages.operators[number]
+        self.left[number] -= 1
         if what.into is not None:
             old, new = what.into.name, self._name(what.node)
             self.lines.append(Line("", f"{old}.copy_({new})", (new,)))
@@ -86,6 +92,9 @@ class Emitter:
         if isinstance(what.node.meta["val"], (tuple, list)):
             for part in parts:  # at once, so that the results nobody needs die here
                 self._line(part, suffix)
+        if not self.left[number]:
+            for result in self.returned.get(what.node, ()):
+                self._name(result)  # a result is there as soon as it is computed
 
     def _line(self, node: fx.Node, suffix: str = "", comment: str = "", state: str = "") -> None:
         inputs = {n: self._name(n) for n in node.all_input_nodes}
@@ -107,11 +116,14 @@ class Emitter:
 
     def _suffix(self, node: fx.Node) -> str:
         """A view is called after the copy it looks at."""
-        origin = node
-        while origin not in self.storages.index and (base := viewed(origin)) is not None:
-            origin = base
-        again = self.runs.get(self.storages.index.get(origin, -1), 1) - 1
+        again = self.runs.get(self.storages.index.get(self._origin(node), -1), 1) - 1
         return f"_again{again}" if again else ""
+
+    def _origin(self, node: fx.Node) -> fx.Node:
+        """The operator whose memory ``node`` looks at."""
+        while node not in self.storages.index and (base := viewed(node)) is not None:
+            node = base
+        return node
 
     def _forget(self, node: fx.Node) -> None:
         """A new copy makes views of the old one, and its parts, stale."""
