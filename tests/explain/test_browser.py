@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import time
 from pathlib import Path
 
 import pytest
@@ -220,6 +221,19 @@ def test_the_whole_step_is_a_second_picture(show):
     assert page.locator("g.node.backward").count() == 0
 
 
+def test_all_of_it_is_printed(show):
+    page = show("xor.html")
+    page.evaluate("dispatchEvent(new Event('beforeprint'))")
+    page.emulate_media(media="print")
+    boxes = [node.bounding_box() for node in page.locator("g.node").all()]
+    picture = page.locator("#graph").bounding_box()
+    assert all(picture["y"] <= b["y"] and b["y"] + b["height"] <= picture["y"] + picture["height"] for b in boxes)
+    assert page.locator("#paper tbody tr").count() == len(boxes) == 13
+    assert not page.locator("#controls").is_visible()
+    page.evaluate("dispatchEvent(new Event('afterprint'))")
+    assert page.locator("#graph").get_attribute("viewBox") is None
+
+
 def test_hostile_names_are_only_text(show):
     page = show("evil.html")
     page.keyboard.press("End")
@@ -243,3 +257,50 @@ def test_axe_finds_nothing_serious(show, width, scheme):
         found = page.evaluate("axe.run()")["violations"]
         serious = [v for v in found if v["impact"] in ("serious", "critical")]
         assert not serious, [(v["id"], v["nodes"][0]["html"][:200], v["nodes"][0]["failureSummary"]) for v in serious]
+
+
+class Long(nn.Module):
+    """20,000 operators, and no module around any of them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.w = nn.Parameter(torch.randn(8))
+
+    def forward(self, x):
+        for _ in range(6667):
+            x = (x * self.w).sin() + x
+        return x.sum()
+
+
+def gpt2():
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    tokens = torch.randint(0, 1000, (1, 32))
+    return GPT2LMHeadModel(GPT2Config(n_layer=12, vocab_size=1000)), {"input_ids": tokens, "labels": tokens}
+
+
+def resnet18():
+    from transformers import ResNetConfig, ResNetForImageClassification
+
+    config = ResNetConfig(layer_type="basic", depths=[2, 2, 2, 2], hidden_sizes=[64, 128, 256, 512], num_labels=1000)
+    images = {"pixel_values": torch.randn(2, 3, 224, 224), "labels": torch.tensor([1, 2])}
+    return ResNetForImageClassification(config), images
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "make, megabytes, seconds", [(gpt2, 10, 2), (resnet18, 10, 2), (lambda: (Long(), {"x": torch.randn(8)}), 30, 10)]
+)
+def test_large_models_open_folded_and_step_quickly(show, pages, make, megabytes, seconds):
+    model, options = make()
+    path = mg.explain(model, **options).save(pages / "large.html")
+    assert path.stat().st_size <= megabytes * 1e6
+    start = time.perf_counter()
+    page = show("large.html")
+    assert time.perf_counter() - start < seconds
+    assert 1 < page.locator("g.node, g.folder").count() < 120
+    steps = "for (let i = 1; i <= 200; i++) page.go(i)"
+    millis = page.evaluate(
+        f"(() => {{ const t = performance.now(); {steps}; return (performance.now() - t) / 200; }})()"
+    )
+    assert millis < 16

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import fx, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 import memograd as mg
 from memograd.explain.data import collect, subject
@@ -179,3 +180,57 @@ def test_a_program_that_looks_at_values_is_shown_for_these():
     data, *_ = collect(subject(f, (torch.ones(2, requires_grad=True),), {}, None))
     assert data["nodes"][0]["adjoint"]["numbers"] == [2.0, 2.0]
     assert not math.isnan(data["nodes"][data["loss"]]["value"]["numbers"][0])
+
+
+class Square(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        ctx.save_for_backward(x)
+        return x * x
+
+    @staticmethod
+    def backward(ctx, gradient):
+        (x,) = ctx.saved_tensors
+        return 2 * x * gradient
+
+
+class Odd(nn.Module):
+    """What graphs have that are no chains of plain operators."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__()
+        self.what = what
+        self.a, self.b = nn.Linear(3, 3), nn.Linear(3, 3)
+        self.lstm = nn.LSTM(3, 3)
+        if what == "tied":
+            self.b.weight = self.a.weight
+        if what == "frozen":
+            self.a.requires_grad_(False)
+
+    def forward(self, x):
+        h = self.a(x)
+        if self.what == "function":
+            h = Square.apply(h)
+        elif self.what == "lstm":
+            h = self.lstm(h)[0]
+        elif self.what == "checkpoint":
+            h = checkpoint(torch.tanh, h, use_reentrant=False)
+        elif self.what == "in place":
+            h = h.clone()
+            h[:, 0] = h[:, 1] * 2
+        elif self.what == "several results":
+            h = h.topk(2, 1)[0] @ torch.linalg.qr(h[:2] @ h.T)[1][:, :3]
+        return self.b(h)
+
+
+@pytest.mark.parametrize("what", ["function", "lstm", "checkpoint", "in place", "several results", "tied", "frozen"])
+def test_gradients_of_models_that_are_no_chain_are_those_of_autograd(what):
+    torch.manual_seed(0)
+    model, batch = Odd(what).double(), (torch.randn(4, 3).double(), torch.randn(4, 3).double())
+    data, *_ = collect(subject(model, batch, {}, F.mse_loss))
+    by_label = {n["label"]: n for n in data["nodes"]}
+    F.mse_loss(model(batch[0]), batch[1]).backward()
+    theirs = {n: p.grad.reshape(-1).tolist() for n, p in model.named_parameters() if p.grad is not None}
+    for name, gradient in theirs.items():
+        assert by_label[name]["adjoint"]["numbers"] == pytest.approx(gradient, rel=1e-9, abs=1e-12), name
+    assert {data["nodes"][k]["label"] for k in data["wrt"]} >= set(theirs)

@@ -231,6 +231,17 @@ export class Picture {
     this.look();
   }
 
+  // For paper: all of it, whatever the camera shows.
+  whole(printing) {
+    if (printing) {
+      this.root.setAttribute("viewBox", `0 0 ${Math.ceil(this.extent.w)} ${Math.ceil(this.extent.h)}`);
+      this.world.removeAttribute("transform");
+    } else {
+      this.root.removeAttribute("viewBox");
+      this.look();
+    }
+  }
+
   // Moves only as far as it must, so that the box of an item is seen.
   show(item, margin = 70) {
     const place = this.places.get(item);

@@ -42,7 +42,11 @@ class Page {
     this.go(0);
     document.addEventListener("keydown", (event) => this.key(event));
     addEventListener("resize", () => this.picture.fit());
-    addEventListener("beforeprint", () => paper(at("paper"), this.data));
+    addEventListener("beforeprint", () => {
+      this.picture.whole(true);
+      paper(at("paper"), this.data);
+    });
+    addEventListener("afterprint", () => this.picture.whole(false));
   }
 
   get picture() {
