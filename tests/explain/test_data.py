@@ -234,3 +234,16 @@ def test_gradients_of_models_that_are_no_chain_are_those_of_autograd(what):
     for name, gradient in theirs.items():
         assert by_label[name]["adjoint"]["numbers"] == pytest.approx(gradient, rel=1e-9, abs=1e-12), name
     assert {data["nodes"][k]["label"] for k in data["wrt"]} >= set(theirs)
+
+
+def test_what_formulas_leave_out_is_said():
+    """A mean divides, a bias that is added to every row is summed back: numbers in the formula are right with that."""
+    torch.manual_seed(0)
+    model, batch = nn.Linear(3, 2).double(), (torch.randn(4, 3).double(), torch.randn(4, 2).double())
+    data, *_ = collect(subject(model, batch, {}, nn.MSELoss()))
+    by_label = {n["label"]: n for n in data["nodes"]}
+    assert by_label["mse_loss"]["mean"] == 8 and by_label["addmm"]["stretched"]
+    difference = (model(batch[0]) - batch[1]).detach().reshape(-1).tolist()
+    assert by_label["addmm"]["adjoint"]["numbers"] == pytest.approx([2 * (1 / 8) * d for d in difference])
+    classes, *_ = collect(subject(model, (batch[0], torch.tensor([0, 1, 1, 0])), {}, nn.CrossEntropyLoss()))
+    assert next(n for n in classes["nodes"] if n["label"] == "nll_loss_forward")["mean"] == 0

@@ -20,6 +20,10 @@ from memograd.tracing.provenance import file_called
 
 _AROUND = 4  # lines of the source before and behind the one that is shown
 _GREEK = {"alpha": "α", "beta": "β", "gamma": "γ", "delta": "δ", "eps": "ε", "target": "t", "weight": "w", "bias": "b"}
+_MEAN = 1  # the reduction of a loss, as ATen numbers them
+_BY_ELEMENT = {"mse_loss", "binary_cross_entropy", "binary_cross_entropy_with_logits", "huber_loss", "smooth_l1_loss"}
+_BY_ELEMENT |= {"soft_margin_loss"}  # losses of which there is one for each element
+_STRETCH = {torch.ops.aten.addmm.default, torch.ops.aten.baddbmm.default}  # their first operand may be broadcast
 _LONG = 240  # characters of an expression
 
 
@@ -88,6 +92,7 @@ class Describer:
             complex_ = any(isinstance(v, torch.Tensor) and v.is_complex() for v in _values(node))
             described["rule"] = self._rule(rule, complex_)
             described["symbols"] = self._symbols(node, rule)
+            described |= _liberties(node, rule)
         return described
 
     def input(self, entry: Input) -> str:
@@ -155,6 +160,24 @@ class Describer:
             near = {k for n in lines for k in range(n - _AROUND, n + _AROUND + 1) if 0 < k <= len(text)}
             found[name] = {str(k): text[k - 1].rstrip("\n") for k in sorted(near)}
         return found
+
+
+def _liberties(node: fx.Node, rule: Entry) -> dict[str, Any]:
+    """What the table's formula leaves out, and its numbers must not: ``mean``, the number of losses that an average is
+    over (0: it is not known here), and ``stretched``, operands of another shape, whose adjoints are summed."""
+    found: dict[str, Any] = {}
+    names = list(inspect.signature(rule.function).parameters)[2:] if rule.function is not None else []
+    if "reduction" in names:
+        position = names.index("reduction")
+        reduction = node.args[position] if position < len(node.args) else node.kwargs.get("reduction", _MEAN)
+        if reduction == _MEAN:
+            losses: Any = node.args[0]
+            found["mean"] = losses.meta["val"].numel() if short(node) in _BY_ELEMENT else 0
+    operators = node.target in _STRETCH or torch.Tag.pointwise in getattr(node.target, "tags", ())
+    shapes = {v.meta["val"].shape for v in node.all_input_nodes if isinstance(v.meta["val"], torch.Tensor)}
+    if operators and isinstance(node.meta["val"], torch.Tensor) and shapes - {node.meta["val"].shape}:
+        found["stretched"] = True
+    return found
 
 
 def joint_operators(joint: Graph, describer: Describer) -> dict[str, Any]:

@@ -22,21 +22,8 @@ from memograd.errors import OptionError
 from memograd.memory.plan import Plan
 
 LANGUAGES = ("en", "zh")
-_MODULES = (
-    "words",
-    "dom",
-    "icons",
-    "tensors",
-    "steps",
-    "layout",
-    "graph",
-    "node",
-    "trees",
-    "recursion",
-    "memory",
-    "search",
-)
-_SCRIPTS = (*_MODULES, "paper", "main")
+_SCRIPTS = ("words", "dom", "icons", "tensors", "steps", "layout", "graph", "gestures", "node", "trees", "recursion")
+_SCRIPTS += ("memory", "search", "paint", "paper", "main")  # each behind those it imports
 _IMPORT = re.compile(r"^import (\{[^}]*\}) from \"\./(\w+)\.js\";\n", re.MULTILINE)
 _EXPORT = re.compile(r"^export (?=(?:async )?(?:function|class|const|let) (\w+))", re.MULTILINE)
 

@@ -53,7 +53,7 @@ export function mathMatrix(rows, kind) {
   const cells = (row) => row.map((text) => make("mtd", make("mn", text)));
   const whole =
     rows.length === 1 && rows[0].length === 1
-      ? make("mn", rows[0][0])
+      ? make("mrow", make("mo", "("), make("mn", rows[0][0]), make("mo", ")")) // 2 x is not to become 20.5
       : make("mrow", make("mo", "["), make("mtable", ...rows.map((r) => make("mtr", ...cells(r)))), make("mo", "]"));
   whole.setAttribute("class", kind);
   return whole;

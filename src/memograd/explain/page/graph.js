@@ -224,7 +224,7 @@ export class Picture {
   fit() {
     const { width, height } = this.measure();
     const whole = Math.min((width - 16) / this.extent.w, (height - 16) / this.extent.h);
-    const k = whole < 0.5 ? 0.62 : Math.min(1.5, Math.max(whole, Math.min(0.72, (width - 16) / this.extent.w)));
+    const k = whole < 0.5 ? 0.62 : Math.min(1.3, Math.max(whole, Math.min(0.72, (width - 16) / this.extent.w)));
     const [w, h] = [this.extent.w * k, this.extent.h * k];
     this.camera = { k, x: (width - w) / 2, y: Math.max(8, (height - h) / 2) };
     if (this.layout.sideways) this.camera = { k, x: Math.max(8, (width - w) / 2), y: (height - h) / 2 };
@@ -277,44 +277,4 @@ function arrows() {
     svg("marker", { id, viewBox: "0 0 8 8", refX: 7, refY: 4, markerWidth: 9, markerHeight: 9, markerUnits: "userSpaceOnUse", orient: "auto-start-reverse" },
       svg("path", { d: "M0,0.8 L8,4 L0,7.2 z" }));
   return svg("defs", {}, head("arrow"));
-}
-
-// Drag with a mouse or one finger, two fingers or the wheel to zoom.
-export function movable(root, picture) {
-  const fingers = new Map();
-  const place = (event) => {
-    const box = root.getBoundingClientRect();
-    return { x: event.clientX - box.left, y: event.clientY - box.top };
-  };
-  let start = null;
-  root.addEventListener("pointerdown", (event) => {
-    fingers.set(event.pointerId, place(event));
-    start = place(event);
-    picture().moved = false;
-  });
-  root.addEventListener("pointermove", (event) => {
-    if (!fingers.has(event.pointerId)) return;
-    const before = fingers.get(event.pointerId), now = place(event), shown = picture();
-    if (!shown.moved && Math.hypot(now.x - start.x, now.y - start.y) < 5) return;
-    if (!shown.moved) root.setPointerCapture(event.pointerId);
-    shown.moved = true;
-    if (fingers.size === 2) {
-      const [other] = [...fingers].filter(([id]) => id !== event.pointerId).map(([, p]) => p);
-      const factor = Math.hypot(now.x - other.x, now.y - other.y) / (Math.hypot(before.x - other.x, before.y - other.y) || 1);
-      shown.zoom(factor, (now.x + other.x) / 2, (now.y + other.y) / 2);
-    } else {
-      shown.camera.x += now.x - before.x;
-      shown.camera.y += now.y - before.y;
-      shown.look();
-    }
-    fingers.set(event.pointerId, now);
-  });
-  for (const name of ["pointerup", "pointercancel", "pointerleave"]) {
-    root.addEventListener(name, (event) => fingers.delete(event.pointerId));
-  }
-  root.addEventListener("wheel", (event) => {
-    event.preventDefault();
-    const { x, y } = place(event);
-    picture().zoom(Math.exp(-event.deltaY * (event.ctrlKey ? 0.01 : 0.0015)), x, y);
-  }, { passive: false });
 }

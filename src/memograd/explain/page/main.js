@@ -1,14 +1,16 @@
 // The page: acts and controls below, the picture, the panels beside it; keys, search, languages.
 
 import { clear, el } from "./dom.js";
-import { Picture, isOperator, movable } from "./graph.js";
+import { movable } from "./gestures.js";
+import { Picture } from "./graph.js";
 import { icon } from "./icons.js";
 import { memoryPanel } from "./memory.js";
 import { nodePanel, wholePanel } from "./node.js";
+import { Painter } from "./paint.js";
 import { paper } from "./paper.js";
 import { recursionPanel } from "./recursion.js";
 import { openSearch } from "./search.js";
-import { knownFrom, openQuestions, stepsOf } from "./steps.js";
+import { knownFrom, stepsOf } from "./steps.js";
 import { brief, num } from "./tensors.js";
 import { countsPanel } from "./trees.js";
 import { speak, spoken, t } from "./words.js";
@@ -33,6 +35,7 @@ class Page {
     if (data.theme) document.documentElement.dataset.theme = data.theme;
     this.texts();
     const choose = (n) => this.choose(n);
+    this.painter = new Painter(data, this.steps, this.known);
     this.pictures = [new Picture(at("graph"), { nodes: data.nodes, folders: data.folders, places: data.places }, choose)];
     this.pictures[0].openSome(BOXES);
     movable(at("graph"), () => this.picture);
@@ -217,64 +220,10 @@ class Page {
     return t(`now.${kind}`, name, by >= 0 ? this.name(by) : "");
   }
 
-  // Writes onto the boxes what is known at this step, and lights up where something happens.
   paint(follow) {
-    const { picture, data } = this;
-    const now = this.steps[this.step];
-    if (!this.whole) {
-      const open = new Set(openQuestions(now));
-      for (const [n, box] of picture.boxes) this.paintBox(n, box, open, now);
-      for (const [f, box] of picture.folders) this.paintFolder(f, box, now, open);
-      for (const element of picture.lit ?? []) element.classList.remove("up", "down");
-      picture.lit = [];
-      const light = (source, kind, until) => {
-        for (const { line, to } of picture.lines.get(source) ?? []) {
-          if (until !== null && to !== picture.itemOf(until) && !to.startsWith("f")) continue;
-          line.classList.add(kind);
-          picture.lit.push(line);
-        }
-      };
-      if (now.kind === "ask" && now.by >= 0) light(now.by, "down", now.node);
-      if (now.kind === "pass") for (const v of data.nodes[now.node].reads) if (data.nodes[v].contributions) light(v, "up", now.node);
-      if (now.kind === "pulled" || (now.kind === "hit" && now.by >= 0)) light(now.by, "up", now.node);
-      if (now.kind === "value" || now.kind === "loss") for (const v of data.nodes[now.node].reads) light(v, "down", now.node);
-      if (follow && now.node >= 0) picture.show(picture.itemOf(now.node));
-    } else {
-      for (const [n, box] of picture.boxes) box.g.classList.toggle("chosen", n === this.other);
-    }
+    if (this.whole) for (const [n, box] of this.picture.boxes) box.g.classList.toggle("chosen", n === this.other);
+    else this.painter.paint(this.picture, this.step, this.chosen, follow);
     this.panel();
-  }
-
-  paintBox(n, box, open, now) {
-    const { known, step, data } = this, node = data.nodes[n];
-    const valued = known.value[n] <= step, answered = known.answered[n] <= step, updated = known.updated[n] <= step;
-    const state = [
-      "node", isOperator(node) ? "operator" : "given", node.kind, valued ? "valued" : "", node.contributions ? "" : "apart",
-      open.has(n) ? "asked" : "", answered ? "answered" : "", updated ? "updated" : "",
-      now.node === n ? `now ${now.kind}` : "", n === this.chosen ? "chosen" : "",
-    ].filter(Boolean).join(" ");
-    const shown = updated ? data.update.of.find((u) => u.node === n).value : node.value;
-    const value = valued ? (shown ? brief(shown, 17) : "( … )") : "";
-    const adjoint = answered ? (node.adjoint ? `∂ ${brief(node.adjoint, 16)}` : node.adjoints ? "∂ ( … )" : "∂ 0") : open.has(n) ? "∂ ?" : "";
-    if (box.state !== state) box.g.setAttribute("class", (box.state = state));
-    if (box.shown !== value) box.value.textContent = box.shown = value;
-    if (box.adjoint && box.answer !== adjoint) box.adjoint.textContent = box.answer = adjoint;
-  }
-
-  paintFolder(f, box, now, open) {
-    const { known, step, picture } = this;
-    if (!this.members) {
-      this.members = this.data.folders.map(() => []);
-      this.data.nodes.forEach((node, n) => node.contributions && picture.tree.ways[n].forEach((k) => this.members[k].push(n)));
-    }
-    const members = this.members[f];
-    const inside = now.node >= 0 && picture.tree.ways[now.node].includes(f);
-    let asked = false;
-    for (const n of open) if (picture.tree.ways[n].includes(f)) asked = true;
-    const done = members.length ? members.filter((n) => known.answered[n] <= step).length / members.length : 0;
-    const state = ["folder", "closed", this.data.folders[f].kind, inside ? "now" : "", asked ? "asked" : ""].filter(Boolean).join(" ");
-    if (box.state !== state) box.g.setAttribute("class", (box.state = state));
-    box.bar.setAttribute("width", (done * box.width).toFixed(1));
   }
 
   play() {

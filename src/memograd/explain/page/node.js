@@ -63,10 +63,11 @@ function contributions(data, n, go) {
 function rule(data, n, known, step) {
   const node = data.nodes[n], entry = data.rules[node.rule];
   const parts = equations(entry.tree).map((equation) => el("p", { class: "formula" }, math(equation)));
-  if (known.answered[n] <= step && node.adjoint) {
+  if (known.answered[n] <= step && node.adjoint && node.mean !== 0) {
     const swap = swapped(data, n);
     const lines = equations(entry.tree).map((equation) => el("p", { class: "formula scroll", tabindex: 0 }, math(equation, swap)));
-    if (swap.count) parts.push(el("h4", {}, t("numbers")), lines);
+    const hints = [node.mean > 1 ? t("meanOf", node.mean) : null, node.stretched ? t("stretched") : null, entry.formula.includes("·") ? t("byElement") : null];
+    if (swap.count) parts.push(el("h4", {}, t("numbers")), lines, el("p", { class: "hint" }, hints.filter(Boolean).join(" ")));
   }
   parts.push(el("p", { class: "file" }, t("inTable", entry.file)));
   return section(t("rule"), parts);
@@ -91,7 +92,9 @@ function equations([tag, parts]) {
 // Puts small tensors in the place of the letters that stand for them: y and its adjoint, operands, their contributions.
 function swapped(data, n) {
   const node = data.nodes[n];
-  const tensors = new Map([["y", node.value], ["ȳ", node.adjoint]]);
+  const given = node.adjoint;
+  const each = node.mean > 1 && given.numbers ? { ...given, numbers: given.numbers.map((x) => (typeof x === "number" ? x / node.mean : x)) } : given;
+  const tensors = new Map([["y", node.value], ["ȳ", each]]);
   for (const [letter, what] of Object.entries(node.symbols ?? {})) {
     if (what.node === undefined) tensors.set(letter, { shape: [], numbers: [what.number] });
     else {
