@@ -646,6 +646,12 @@ def test_generators_are_known_and_stand_where_they_are_put() -> None:
     assert not adapter.is_default_generator(generator)
 
 
+def test_the_default_device_is_known() -> None:
+    assert adapter.default_device() is None, WHY + "_len_torch_function_stack"
+    with torch.device("meta"):
+        assert adapter.default_device() == torch.device("meta"), WHY + "_len_torch_function_stack"
+
+
 def test_batched_cotangents_are_known():
     seen: list[bool] = []
     x = torch.ones(2, requires_grad=True)

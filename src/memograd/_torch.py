@@ -15,6 +15,8 @@ Everything here is private API of PyTorch that has no public counterpart. Each e
 - ``elementwise_strides``: how a result of several operands lies, in the order of theirs.
 - ``is_lent``: asks a tensor for its storage while a program is captured, without the capture seeing the question
   (``DisableTorchFunction``).
+- ``default_device``: ``torch.get_default_device`` looks for a function mode and takes 20 µs; whether there is any mode
+  (``_len_torch_function_stack``) takes none.
 - ``unseen``: function modes are switched off by ``DisableTorchFunction`` only.
 - ``state_of`` / ``put_state``: where a ``torch.Generator`` stands, which is a tensor, is asked while a program is
   captured. ``is_default_generator``: C++ hands out several objects for one generator.
@@ -227,6 +229,11 @@ def unseen() -> Iterator[None]:
     """No mode sees what runs inside, neither as a function nor as an operator."""
     with torch._C.DisableTorchFunction(), without_modes():
         yield
+
+
+def default_device() -> torch.device | None:
+    """What factories make tensors on; None where nobody has said anything, which costs less to find out."""
+    return torch.get_default_device() if torch._C._len_torch_function_stack() else None
 
 
 def state_of(generator: torch.Generator) -> bytes:

@@ -515,3 +515,76 @@ def test_files_that_pytorch_or_an_import_opens_are_not_the_programs() -> None:
 def test_modules_are_as_they_were_after_a_capture() -> None:
     mg.grad(module(lambda m: lambda: m.k)()[0])(X)
     assert type(MODULE) is types.ModuleType
+
+
+@functools.cache
+def table(n: int, device: torch.device) -> torch.Tensor:
+    return torch.arange(1.0, n + 1, dtype=F64, device=device)
+
+
+@functools.lru_cache(maxsize=4)
+def nested_table(n: int) -> dict[str, list[torch.Tensor]]:
+    return {"tables": [torch.arange(1.0, n + 1, dtype=F64)]}
+
+
+class Remembering:
+    @functools.lru_cache  # noqa: B019
+    def table(self) -> torch.Tensor:
+        return torch.full((3,), 2.0, dtype=F64)
+
+
+REMEMBERING = Remembering()
+CACHED: dict[str, Callable[[], torch.Tensor]] = {
+    "a mask": lambda: table(3, X.device),
+    "tables in a dict": lambda: nested_table(3)["tables"][0],
+    "a method": lambda: REMEMBERING.table(),
+}
+
+
+@pytest.mark.parametrize("name", CACHED)
+def test_a_cached_function_keeps_no_tensor_of_a_capture(name: str) -> None:
+    def f(x: torch.Tensor) -> torch.Tensor:
+        return (x**2 * CACHED[name]()).sum()
+
+    gradient = mg.grad(f)
+    for _ in range(3):
+        torch.testing.assert_close(gradient(X), plain(f)(X))
+        assert type(CACHED[name]()) is torch.Tensor
+    other = mg.grad(lambda x: f(x) * 2)  # meets what PyTorch has cached by now
+    torch.testing.assert_close(other(X), 2 * plain(f)(X))
+
+
+def test_a_cached_number_stays_cached() -> None:
+    @functools.cache
+    def number(k: int) -> float:
+        return 2.0 * k
+
+    mg.grad(lambda x: (x**2 * number(3)).sum())(X)
+    assert number.cache_info().currsize == 1
+
+
+def test_the_gradient_of_a_tensor_that_is_not_given() -> None:
+    weight = nn.Parameter(torch.ones(3, dtype=F64))
+    gradient = mg.grad(lambda x: (x**2 * (3 if weight.grad is None else 5)).sum())
+    for _ in range(2):
+        torch.testing.assert_close(gradient(X), 6 * X)
+    weight.grad = torch.ones(3, dtype=F64)
+    with pytest.raises(mg.CaptureError, match=r"reads the gradient of a tensor \(3,\).*test_states\.py:\d+"):
+        gradient(X)
+    weight.grad = None
+    torch.testing.assert_close(gradient(X), 6 * X)
+
+
+def test_another_default_device() -> None:
+    gradient = mg.grad(lambda x: (x**2 * (2 if torch.get_default_device().index is None else 3)).sum())
+    torch.testing.assert_close(gradient(X), 4 * X)
+    with torch.device("cpu:0"):
+        torch.testing.assert_close(gradient(X), 6 * X)
+    torch.testing.assert_close(gradient(X), 4 * X)
+
+
+def test_a_sobol_sequence_is_refused() -> None:
+    engine = torch.quasirandom.SobolEngine(3)
+    engine.draw(1)
+    with pytest.raises(mg.CaptureError, match="Sobol sequence"):
+        mg.grad(lambda x: (x * engine.draw(1, dtype=F64)).sum())(X)

@@ -31,6 +31,7 @@ from memograd._torch import (
     outside_torch_func,
     pytree,
     quiet,
+    unseen,
 )
 from memograd.draws import same_draws
 from memograd.errors import CaptureError, DataDependentError, MemogradError, add_note
@@ -45,7 +46,7 @@ from memograd.tracing.guards import Guards, taken_twice
 from memograd.tracing.histories import Histories, histories
 from memograd.tracing.plainly import raised_by_pytorch
 from memograd.tracing.processes import refuse_spread
-from memograd.tracing.provenance import raised_at
+from memograd.tracing.provenance import caller, raised_at
 from memograd.tracing.reads import Reads
 from memograd.tracing.substitute import Substitute, with_history
 from memograd.tracing.tracer import Tracer
@@ -217,7 +218,7 @@ class _Capture:
         yield Histories(self.tracer)
         yield self.tracer.modules.follow(self.root)
         yield plain_recurrence()
-        yield Substitute(self.tracer)
+        yield Substitute(self.tracer, grad_asked=self._grad_asked)
         yield self.reads.recording()
 
     @contextmanager
@@ -314,6 +315,21 @@ class _Capture:
         if own is None:
             self.tracer.lent(stand_in, tensor)
         return stand_in
+
+    def _grad_asked(self, tensor: torch.Tensor) -> None:
+        """The program reads ``tensor.grad``: of its own tensors, what it has put there; of the user's, nothing."""
+        if self.tracer.is_own(tensor):
+            return
+        with unseen():
+            there, own = tensor.grad, self.tracer.stand_in(tensor).grad
+        if own is None and there is not None:
+            source, line = caller()
+            raise CaptureError(
+                f"the program reads the gradient of a tensor {tuple(tensor.shape)} that it was not given, at {source} "
+                f"({line}): pass it in as an argument, or set it to None before"
+            )
+        if own is None:
+            self.reads.place(tensor, "grad", None, "a gradient", attribute=True)
 
     def _is_captured(self, tensor: torch.Tensor) -> bool:
         """Whether the program has computed ``tensor``."""

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import collections
 import copy
+import gc
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -21,6 +22,7 @@ from torch import nn
 
 from memograd.tracing.counters import Counted, Counter, look
 from memograd.tracing.holders import MISSING, Holder, Keyed, dict_of
+from memograd.tracing.reachable import reachable
 from memograd.tracing.reads import Reads
 
 Change = tuple[Holder, Any, Any, str]  # what was changed, the key (None: all of it), the new value, its name
@@ -41,7 +43,15 @@ def take_back(reads: Reads) -> list[Change]:
             changes += [(holder, None, now, name)] * altered
         if altered:
             holder.put_back(before)
+    for function, misses in reads.remembering:
+        _forget(function, misses)
     return changes
+
+
+def _forget(function: Any, misses: int) -> None:
+    """A ``functools.cache`` that has got a tensor of a capture, or of a run that nobody shall notice, forgets it."""
+    if function.cache_info().misses != misses and reachable(*gc.get_referents(function)):
+        function.cache_clear()
 
 
 def _differ(before: Any, now: Any) -> bool:

@@ -117,6 +117,11 @@ class Meetings(Objects):
         for attribute in ("__func__", "fget", "fset", "func", "__wrapped__"):
             self.meet(getattr(value, attribute, None), name)
 
+    def _remembering(self, value: Any, name: str) -> None:
+        """``@functools.cache``: what it returned once it returns again, to whoever asks."""
+        self.remembering.append((value, value.cache_info().misses))
+        self.meet(value.__wrapped__, name)
+
     def _function(self, function: types.FunctionType, name: str) -> None:
         self._asks(question(function), function, name)
         code = function.__code__
@@ -213,10 +218,8 @@ _MEETINGS: list[tuple[Any, _Meeting]] = [
     (types.MethodType, Meetings._method),
     ((types.BuiltinFunctionType, types.MethodWrapperType), Meetings._builtin),
     (functools.partial, Meetings._partial),
-    (
-        (staticmethod, classmethod, property, functools.cached_property, functools._lru_cache_wrapper),
-        Meetings._descriptor,
-    ),
+    (functools._lru_cache_wrapper, Meetings._remembering),
+    ((staticmethod, classmethod, property, functools.cached_property), Meetings._descriptor),
     (weakref.ProxyTypes, Meetings._inside),
     ((types.MappingProxyType, type({}.keys()), type({}.values()), type({}.items())), Meetings._inside),
     (types.ModuleType, Meetings._module),

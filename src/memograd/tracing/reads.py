@@ -96,6 +96,7 @@ class Reads(Meetings):
         self._seen: set[tuple[int, str]] = set()
         self.states = States()
         self.again = ""
+        self.remembering = []
         self.counters = Counters()
         self.counts = counts
         self._owners: dict[tuple[int, str], Any] = {}  # of whole numbers, by id of their ``__dict__`` and name

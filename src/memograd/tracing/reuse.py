@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from memograd import autocast
-from memograd._torch import pytree
+from memograd._torch import default_device, pytree
 from memograd.errors import CaptureError, DataDependentError
 from memograd.tracing.guards import SIMPLE, Guards
 from memograd.tracing.under_way import capturing, needs_values
@@ -24,8 +24,8 @@ def signature(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, ...]:
 
 
 def ambient() -> tuple[Any, ...]:
-    """Autocast, default dtype and grad mode: they decide which operators run."""
-    return (autocast.state(), torch.get_default_dtype(), torch.is_grad_enabled())
+    """Autocast, default dtype and device, grad mode: they decide which operators run, and on what."""
+    return (autocast.state(), torch.get_default_dtype(), default_device(), torch.is_grad_enabled())
 
 
 def _leaf(value: Any) -> Any:

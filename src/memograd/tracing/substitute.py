@@ -7,6 +7,7 @@ written to or given a history, and other threads, for which this mode is not on,
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -26,6 +27,7 @@ _QUERIES = frozenset(
         *(_T.__repr__, _T.__hash__, _T.is_contiguous, _T.storage_offset, torch.is_floating_point, torch.is_tensor),
     }
 )
+_GRAD = _T.grad.__get__  # pyright: ignore[reportAttributeAccessIssue, reportOptionalMemberAccess]
 _OWNED = (torch.Tensor, nn.Parameter, nn.Buffer)
 
 
@@ -34,16 +36,22 @@ class Substitute(TorchFunctionMode):
 
     Args:
         but: ids of tensors that are left, since autograd knows them for what they are.
+        grad_asked: told of tensors whose ``grad`` the program reads.
     """
 
-    def __init__(self, tape: Tape, but: frozenset[int] = frozenset()) -> None:
+    def __init__(
+        self, tape: Tape, but: frozenset[int] = frozenset(), grad_asked: Callable[[Any], None] | None = None
+    ) -> None:
         super().__init__()
         self.tape = tape
         self.but = but
+        self.grad_asked = grad_asked
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if self.tape.paused or func in _QUERIES:
             return func(*args, **(kwargs or {}))
+        if self.grad_asked is not None and func == _GRAD and type(args[0]) in _OWNED:
+            self.grad_asked(args[0])
         args = [self._own(a) for a in args]
         return func(*args, **{k: self._own(v) for k, v in kwargs.items()}) if kwargs else func(*args)
 

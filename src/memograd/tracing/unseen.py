@@ -1,6 +1,7 @@
 """What a program does to tensors without any operator, so that the dispatcher never sees it.
 
 * ``x.data = y`` gives a tensor other memory.
+* ``SobolEngine.draw`` writes numbers to memory: refused.
 * ``x.tolist()``, ``x.numpy()`` and ``x.tensor_split(indices)`` read values. (On tensors without data they raise.)
 """
 
@@ -11,11 +12,16 @@ from typing import Any
 import torch
 from torch.overrides import TorchFunctionMode
 
+from memograd.errors import CaptureError
+from memograd.tracing.provenance import caller
 from memograd.tracing.tracer import Tracer
 
 _SET_DATA = torch.Tensor.data.__set__  # pyright: ignore[reportAttributeAccessIssue]
 _SPLITS = frozenset({torch.tensor_split, torch.Tensor.tensor_split})
 _READS = frozenset({torch.Tensor.tolist, torch.Tensor.numpy, torch.Tensor.__array__, torch.Tensor.__dlpack__})
+
+
+_SOBOL = frozenset(getattr(torch, name) for name in dir(torch) if name.startswith("_sobol_engine"))
 
 
 class Unseen(TorchFunctionMode):
@@ -29,6 +35,12 @@ class Unseen(TorchFunctionMode):
         kwargs = kwargs or {}
         if self.tracer.paused:
             return func(*args, **kwargs)
+        if func in _SOBOL:
+            source, line = caller()
+            raise CaptureError(
+                f"{source} ({line}) draws from a Sobol sequence, which PyTorch computes past its dispatcher; draw "
+                "outside and pass the numbers in"
+            )
         if func == _SET_DATA:
             tensor, new = args
             self.tracer.assign(tensor, new)
