@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 SRC = Path(__file__).parent.parent / "src" / "memograd"
 
@@ -200,6 +201,58 @@ def test_only_one_file_touches_the_internals_of_torch(path: Path) -> None:
         return
     found = private_torch(path)
     assert not found, f"{path.name} uses {found}: private to PyTorch; go through memograd._torch"
+
+
+# Public in fact: how often a tensor was written to (PyTorch's manual explains it), the chain of ``torch._ops``.
+TOLERATED_ATTRIBUTES = {"_version", "_ops", "_foreach_copy_"}
+
+
+def torchs_names() -> set[str]:
+    """Private attributes of the kinds of objects that PyTorch hands out."""
+    parameter = torch.nn.Parameter(torch.ones(1))
+    objects = [
+        parameter,
+        parameter.exp().grad_fn,
+        parameter.untyped_storage(),
+        torch.Generator(),
+        torch.nn.Linear(1, 1),
+        torch.optim.SGD([parameter]),
+        torch.optim.lr_scheduler.LRScheduler,
+        torch.autograd.Function,
+        torch.ops.aten.add,
+        torch.ops.aten.add.Tensor,
+        torch.fx.Graph(),
+    ]
+    names = {name for o in objects for name in dir(o)}
+    names |= {"_opt_called", "_wrapped_by_lr_sched"}  # put on optimizers by schedulers
+    return {name for name in names if name.startswith("_") and not name.startswith("__")}
+
+
+def own_names() -> set[str]:
+    """What our files define: functions, classes, attributes, variables."""
+    names: set[str] = set()
+    for path in FILES:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
+                names.add(node.name)
+            elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+                names.add(node.id)
+            elif isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store) and dotted(node.value) == "self":
+                names.add(node.attr)
+    return names
+
+
+def test_no_private_attribute_of_objects_of_torch() -> None:
+    """``optimizer._opt_called`` is as private as ``torch._C``: what is named so and not ours goes through _torch."""
+    private = torchs_names() - own_names() - TOLERATED_ATTRIBUTES
+    assert {"_schema", "_backward_hooks", "_backward_cls", "_optimizer_step_pre_hooks"} <= private
+    for path in FILES:
+        if path.name == "_torch.py":
+            continue
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Attribute) and node.attr in private:
+                operator = "aten" in (dotted(node) or "").split(".")
+                assert operator, f"{path.name}:{node.lineno}: {ast.unparse(node)} is private to PyTorch"
 
 
 def test_importing_loads_no_solver() -> None:

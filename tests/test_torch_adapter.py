@@ -662,6 +662,17 @@ def test_batched_cotangents_are_known():
     assert seen == [True, False], WHY + "is_grads_batched uses the tensors of the old vmap"
 
 
+def test_a_schema_says_what_an_operator_takes_returns_and_writes() -> None:
+    schema = adapter.schema_of(torch.ops.aten.add_.Tensor)
+    assert [(a.name, a.kwarg_only) for a in schema.arguments] == [("self", False), ("other", False), ("alpha", True)]
+    assert schema.name == "aten::add_" and schema.is_mutable, WHY + "an overload's _schema says whether it writes"
+    assert schema.arguments[0].alias_info.is_write and schema.arguments[2].default_value == 1
+    assert adapter.schema_of(torch.ops.aten.t.default).returns[0].alias_info is not None, (
+        WHY + "views say what they are"
+    )
+    assert adapter.schema_of(getattr) is None
+
+
 def test_hooks_of_an_optimizer_are_seen() -> None:
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.ones(1))], 0.1)
     for register in (optimizer.register_step_pre_hook, optimizer.register_step_post_hook):
@@ -680,3 +691,38 @@ def test_schedulers_are_told_of_steps(recwarn: pytest.WarningsRecorder) -> None:
         scheduler.step()
         said = "before `optimizer.step()`" in " ".join(str(w.message) for w in recwarn)
         assert said != noted, WHY + "a scheduler warns of an optimizer without _opt_called"
+
+
+def test_hooks_of_a_tensor_lie_in_one_table() -> None:
+    leaf = torch.ones(1, requires_grad=True)
+    assert adapter.hooks_of(leaf) is None
+    handle = leaf.register_hook(lambda g: g)
+    table = adapter.hooks_of(leaf)
+    leaf.register_hook(lambda g: -g)
+    assert len(table) == 2 and adapter.hooks_of(leaf) is table, WHY + "all hooks of a tensor lie in _backward_hooks"
+    handle.remove()
+    assert len(table) == 1
+
+
+def test_a_function_may_put_other_nodes_into_the_graph() -> None:
+    class Double(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, x: Any) -> Any:
+            return x * 2
+
+        @staticmethod
+        def backward(ctx: Any, *adjoints: Any) -> Any:
+            return adjoints[0] * 2
+
+    other = type("Other", (adapter.backward_class(Double),), {})
+    assert adapter.backward_class(Double, other) is not other and adapter.backward_class(Double) is other
+    y = Double.apply(torch.ones(1, requires_grad=True))
+    assert isinstance(y.grad_fn, other), WHY + "the node of a Function is one of its _backward_cls"  # pyright: ignore
+
+
+def test_a_module_keeps_what_it_holds_in_four_tables() -> None:
+    module = torch.nn.Module()
+    module.a, module.b, module.d = 1, torch.nn.Parameter(torch.ones(1)), torch.nn.Linear(1, 1)
+    module.register_buffer("c", torch.ones(1))
+    held = [next(k for k, table in enumerate(adapter.tables_of(module)) if name in table) for name in "abcd"]
+    assert held == [0, 1, 2, 3], WHY + "a module keeps parameters, buffers and submodules in dicts of its __dict__"

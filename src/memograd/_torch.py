@@ -29,16 +29,21 @@ Everything here is private API of PyTorch that has no public counterpart. Each e
 - ``is_composite``: no public function tells operators that autograd takes apart from those it differentiates.
 - ``inductor_function``: one small graph through Inductor. The public ``torch.compile`` guards every call (50 µs, more
   than a small kernel takes).
+- ``schema_of``: what an operator takes, returns and writes to. PyTorch's own code reads ``_schema``; there is no public
+  name for it.
+- ``backward_class``: the class of the node that an ``autograd.Function`` puts into autograd's graph; a subclass that is
+  made while a program runs needs one of its own.
 - ``has_step_hooks`` / ``note_step``: nothing public says whether an optimizer has hooks, or tells schedulers that it
   has stepped.
-- ``has_hooks`` / ``without_hooks`` / ``module_hooks`` / ``forward_hooks``: what users registered on a parameter or a
-  module. PyTorch has functions to register a hook and none to ask for one.
+- ``hooks_of`` / ``has_hooks`` / ``without_hooks`` / ``module_hooks`` / ``forward_hooks``: what users registered on a
+  parameter or a module. PyTorch has functions to register a hook and none to ask for one.
 - ``forget_shapes``: the cache of ``FakeTensorMode`` is for ever.
 - ``without_saved_tensor_hooks``: the public way to keep them out (``disable_saved_tensors_hooks``) raises an error.
 - ``is_wrapped``, ``wrapped_value``, ``level_of``, ``inside_torch_func``, ``outside_torch_func``: ``torch.func``'s own
   transforms hand out wrapped tensors (a whole batch that looks like one sample). A program inside ``vmap`` has to be
   captured as if there were none; no public function tells a wrapped tensor, or leaves the transforms for a while.
 - ``has_batching_rule``: whether ``vmap`` runs an operator once for a whole batch. Public ``vmap`` only warns.
+- ``tables_of``: what a module holds is public one by one (``named_buffers``), where it holds it is not.
 - ``put_generator``: ``torch.manual_seed`` and its like go past every mode to the generator that ``torch.random`` holds.
 - ``pytree``: flattening of nested containers, with the registrations other libraries (transformers) made.
 """
@@ -391,6 +396,19 @@ def inductor_function(function: Any, operands: Any) -> Any:
         return inductor.compile(graph, list(operands), options={"emulate_precision_casts": True})
 
 
+def schema_of(operator: Any) -> Any:
+    """What an operator takes and returns; None for what is none of PyTorch's (a fused kernel, ``getitem``)."""
+    return getattr(operator, "_schema", None)
+
+
+def backward_class(function: Any, other: Any = None) -> Any:
+    """The class of the nodes of an ``autograd.Function``, which is ``other`` from now on (None: as it is)."""
+    before = function._backward_cls
+    if other is not None:
+        function._backward_cls = other
+    return before
+
+
 def has_step_hooks(optimizer: optim.Optimizer) -> bool:
     """Whether hooks of the user's wait for ``optimizer.step()``."""
     return bool(optimizer._optimizer_step_pre_hooks or optimizer._optimizer_step_post_hooks)
@@ -399,6 +417,11 @@ def has_step_hooks(optimizer: optim.Optimizer) -> bool:
 def note_step(optimizer: optim.Optimizer) -> None:
     """The optimizer has stepped, as far as schedulers are concerned: they warn of those that have not."""
     optimizer._opt_called = True  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def hooks_of(tensor: torch.Tensor) -> Any:
+    """The table of the hooks on ``tensor``'s gradient; None where there was never one."""
+    return tensor._backward_hooks
 
 
 def has_hooks(leaf: torch.Tensor) -> bool:
@@ -489,6 +512,12 @@ def hooks_by_kind(module: nn.Module | None) -> list[tuple[str, Any]]:
         for kind in _HOOKS
     }
     return [(kind, hook) for kind, table in tables.items() for hook in table.values()]
+
+
+def tables_of(module: nn.Module) -> list[dict[str, Any]]:
+    """The dicts in which a module keeps its attributes, parameters, buffers and submodules."""
+    own = vars(module)
+    return [own, *(own[table] for table in ("_parameters", "_buffers", "_modules") if table in own)]
 
 
 def put_generator(generator: Any) -> Any:

@@ -9,7 +9,8 @@ from torch import nn
 
 from memograd import NotDifferentiableError, capture
 from memograd.explain.explain import explain, explain_xor
-from memograd.explain.watch import evaluate, jacobian
+from memograd.explain.watch import jacobian
+from memograd.graph.interpreter import evaluate
 
 
 @pytest.mark.parametrize("sample", range(4))

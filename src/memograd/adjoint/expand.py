@@ -52,15 +52,11 @@ def _inline(graph: Graph, expanded: set[fx.Node]) -> Graph:
 def _trace(tracer: Tracer, node: fx.Node, where: dict[fx.Node, fx.Node]) -> list[Any]:
     entry = lookup(node.target)
     assert entry is not None and entry.function is not None
-    keep = {k: v for k, v in node.meta.items() if k != "val"}
-    with tracer.rules():
+    with tracer.rules(), tracer.labelled(node.meta):
         args, kwargs = fx.map_arg((node.args, node.kwargs), lambda n: tracer.input(where[n]))
-        before, tracer.meta = tracer.meta, keep
         out = entry.function(*args, **kwargs)
         pairs = zip(pytree.tree_leaves(out), pytree.tree_leaves(node.meta["val"]), strict=False)
-        nodes = [tracer.node_of(_laid_out(o, like)) if isinstance(o, torch.Tensor) else None for o, like in pairs]
-        tracer.meta = before
-    return nodes
+        return [tracer.node_of(_laid_out(o, like)) if isinstance(o, torch.Tensor) else None for o, like in pairs]
 
 
 def _laid_out(out: torch.Tensor, like: Any) -> torch.Tensor:

@@ -10,8 +10,10 @@ from torch import fx, nn
 
 from memograd.adjoint.activity import active_nodes, operands
 from memograd.adjoint.products import Products, count_products
-from memograd.explain.watch import Event, Paths, Watched, entry_of, evaluate, jacobian, label
+from memograd.adjoint.recursion import entry_of
+from memograd.explain.watch import Event, Paths, Watched, jacobian, label
 from memograd.graph.graph import Graph
+from memograd.graph.interpreter import evaluate
 from memograd.graph.printing import target_name
 from memograd.pipeline import capture, differentiate
 from memograd.recipes import data
@@ -104,11 +106,11 @@ def explain(title: str, model: nn.Module, criterion: nn.Module, x: torch.Tensor,
         return criterion(model(x), target)
 
     graph = capture(loss, x, target)
-    values = evaluate(graph, [t.detach() for t in graph.bind((x, target), {})])
     sources = {i.name: graph.placeholder(i.name) for i in graph.inputs if i.kind == "parameter"}
     order = active_nodes(list(sources.values()), [graph.results[0]])
-    recursion = Watched(values, graph.results[0], set(order))
     with torch.no_grad():
+        values = evaluate(graph, graph.bind((x, target), {}))
+        recursion = Watched(values, graph.results[0], set(order))
         for node in sources.values():
             recursion.adjoint(node)
         gradients = _gradients(graph, loss, (x, target), Paths(values, graph.results[0], set(order)))

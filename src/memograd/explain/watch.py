@@ -11,7 +11,6 @@ import torch
 from torch import fx
 
 from memograd.adjoint.recursion import Recursion, entry_of, known, sum_of
-from memograd.graph.graph import Graph
 from memograd.rules.registry import pull_back
 
 Element = tuple[fx.Node, int]  # one number of a node's value, by its flat position
@@ -63,17 +62,6 @@ class Watched(Recursion):
             if share is not None and v in self.active:
                 contributions.setdefault(v, []).append(known(u, share))
         return contributions
-
-
-def evaluate(graph: Graph, flat: list[Any]) -> dict[fx.Node, Any]:
-    """The value of every node."""
-    values: dict[fx.Node, Any] = dict(zip(graph.placeholders, flat, strict=True))
-    with torch.no_grad():
-        for node in graph.nodes:
-            args, kwargs = fx.map_arg((node.args, node.kwargs), values.__getitem__)
-            function: Any = node.target
-            values[node] = function(*args, **kwargs)
-    return values
 
 
 def label(node: fx.Node) -> str:

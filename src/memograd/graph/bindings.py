@@ -22,7 +22,7 @@ from typing import Any, Literal
 import torch
 from torch import fx
 
-from memograd._torch import FAKE, TorchDispatchMode, pytree
+from memograd._torch import FAKE, TorchDispatchMode, pytree, schema_of
 from memograd.ops import is_random
 
 Form = Literal["function", "method"]
@@ -51,7 +51,7 @@ def name_of(target: Any) -> str:
     """``mul`` of ``aten::mul.Tensor``."""
     if target in _RESHAPES:
         return "reshape"
-    return target._schema.name.removeprefix("aten::")
+    return schema_of(target).name.removeprefix("aten::")
 
 
 def callable_of(node: fx.Node) -> Any:
@@ -128,9 +128,10 @@ class _Watch(TorchDispatchMode):
 
 def _arguments(func: Any, args: Any, kwargs: Any) -> Any:
     """(overload, {argument: value}) without what is left at its default; tensors by identity."""
-    names = [a.name for a in func._schema.arguments]
+    arguments = schema_of(func).arguments
+    names = [a.name for a in arguments]
     given = dict(zip(names, args, strict=False)) | dict(kwargs)
-    defaults = {a.name: a.default_value for a in func._schema.arguments if a.has_default_value()}
+    defaults = {a.name: a.default_value for a in arguments if a.has_default_value()}
     found = {name: _comparable(value) for name, value in given.items()}
     return func, {name: v for name, v in found.items() if name not in defaults or v != _comparable(defaults[name])}
 

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import fx
 
+from memograd._torch import schema_of
 from memograd.errors import CaptureError, GraphError
 from memograd.graph.entries import Calling, Input, InputKind, Output, OutputKind
 from memograd.graph.printing import annotated, flat_function, load
@@ -189,7 +190,7 @@ class Graph:
                 raise GraphError(f"unexpected node {node.format_node()}")
             if node.op != "output" and "val" not in node.meta:
                 raise GraphError(f"node {node.name} ({node.target}) has no value metadata")
-            schema = getattr(node.target, "_schema", None)
+            schema = schema_of(node.target)
             if schema is not None and schema.is_mutable:
                 raise GraphError(f"node {node.name} calls {node.target}, which writes in place")
         return self

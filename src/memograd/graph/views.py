@@ -7,6 +7,8 @@ import operator
 import torch
 from torch import fx
 
+from memograd._torch import schema_of
+
 # Views whose schema does not say so: PyTorch trusts that nobody writes into them.
 _SILENT_VIEWS = (
     torch.ops.aten._unsafe_view.default,
@@ -32,7 +34,7 @@ def viewed(node: fx.Node) -> fx.Node | None:
         return node.args[0]  # pyright: ignore[reportReturnType]
     if node.target in _SILENT_VIEWS:
         return node.args[0]  # pyright: ignore[reportReturnType]
-    schema = getattr(node.target, "_schema", None)
+    schema = schema_of(node.target)
     if schema is None or not any(r.alias_info is not None for r in schema.returns):
         return None
     for argument, given in zip(schema.arguments, node.args, strict=False):

@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import fx
 
+from memograd._torch import tables_of
 from memograd.inspection.parameters import modules_of
 from memograd.inspection.program import Inspected
 from memograd.inspection.report import Finding
@@ -78,7 +79,7 @@ def baked(inspected: Inspected) -> list[Finding]:
             for module in modules_of(inspected.program).values()
             for m in module.modules()
             if type(m).__module__.startswith(("torch.", "memograd."))
-            for held in (m.__dict__, m._parameters, m._buffers, m._modules)
+            for held in tables_of(m)
         }
         for place, value in inspected.graph.guards.values():
             theirs = id(place.holder) in library or place.key == "training"

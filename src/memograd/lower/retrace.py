@@ -63,14 +63,20 @@ def retrace(graph: Graph, replaced: Mapping[Any, Replacement]) -> Graph:
                 source, index = node.args
                 values[node] = values[source][index]  # pyright: ignore[reportArgumentType]
             else:
-                tracer.meta = {k: v for k, v in node.meta.items() if k != "val"}
-                values[node] = _again(node, values, replaced)
-        results = [tracer.node_of(_laid_out(values[n], n.meta["val"])) for n in graph.results]
+                with tracer.labelled(node.meta):
+                    values[node] = _recorded(node, values, replaced)
+        results = [_returned(tracer, n, values[n]) for n in graph.results]
     new.output(tuple(results))
     return graph.with_fx(new).verify()
 
 
-def _again(node: fx.Node, values: Mapping[fx.Node, Any], replaced: Mapping[Any, Replacement]) -> Any:
+def _returned(tracer: Tracer, node: fx.Node, value: Any) -> fx.Node:
+    """What stands for the result ``node``, with its strides."""
+    with tracer.labelled(node.meta):
+        return tracer.node_of(_laid_out(value, node.meta["val"]))
+
+
+def _recorded(node: fx.Node, values: Mapping[fx.Node, Any], replaced: Mapping[Any, Replacement]) -> Any:
     value = node.meta["val"]
     if node.target is aten.empty_like.default:
         return torch.empty_strided(value.shape, value.stride(), dtype=value.dtype, device=value.device)

@@ -20,6 +20,7 @@ from torch import fx
 
 from memograd._torch import (
     SingleLevelFunction,
+    backward_class,
     generated_function,
     inside_torch_func,
     registered_backward,
@@ -90,7 +91,7 @@ class Applied:
             methods = {"forward": staticmethod(cls.forward), "setup_context": staticmethod(second)}
         names = {"__module__": cls.__module__, "__qualname__": cls.__qualname__}
         recording = type(cls)(cls.__name__, (cls,), methods | names)
-        recording._backward_cls = _node_class(self.notes, cls._backward_cls)
+        backward_class(recording, _node_class(self.notes, backward_class(cls)))
         return recording
 
     def _ran(self, ctx: Any, arguments: tuple[Any, ...], output: Any) -> None:

@@ -12,6 +12,7 @@ import torch
 from torch import fx
 
 from memograd._torch import pytree, without_modes
+from memograd.graph.interpreter import interpret
 from memograd.ops import MARKS, WRITES, is_random
 
 aten = torch.ops.aten
@@ -39,11 +40,8 @@ def constant(node: fx.Node) -> bool | int | float | complex | None:
             stack += read
     values: dict[fx.Node, Any] = {}
     with without_modes(), torch.no_grad():
-        for current in node.graph.nodes:
-            if current in needed:
-                target: Any = current.target
-                args, kwargs = fx.map_arg((current.args, current.kwargs), lambda n: values[_seen(n)])
-                values[current] = target(*args, **kwargs)
+        for _ in interpret((n for n in node.graph.nodes if n in needed), values, behind=_seen):
+            pass
         return values[node].item()
 
 

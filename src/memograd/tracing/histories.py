@@ -19,7 +19,7 @@ from torch import fx
 from torch.overrides import TorchFunctionMode
 
 from memograd import ops
-from memograd._torch import register_hook
+from memograd._torch import hooks_of, register_hook
 from memograd.errors import CaptureError
 from memograd.tracing.applications import APPLY
 from memograd.tracing.backward import Ref
@@ -88,7 +88,7 @@ class Histories(TorchFunctionMode):
             raise CaptureError(
                 f"{_here()} registers one more hook on a parameter each time the program runs; do that once, outside"
             )
-        table: Any = tensor._backward_hooks
+        table = hooks_of(tensor)
         source: Any = node.args[0] if node.target is operator.getitem else None
         if source is not None and isinstance(source.target, Hook) and source.target.table is table:
             node = source.args[0][0]  # the adjoint comes to the hooks in the order in which they were registered

@@ -20,6 +20,7 @@ import torch
 from torch import fx
 
 from memograd import ops
+from memograd._torch import schema_of
 from memograd.errors import CaptureError
 from memograd.tracing.repeating import repeats, scattered, written_once
 
@@ -49,10 +50,10 @@ def functional_twin(func: Any) -> Any:
     """The operator that returns what ``func`` would write, or None when ``func`` writes nothing."""
     if func in _RENAMED:
         return _RENAMED[func]
-    schema = func._schema
+    schema = schema_of(func)
     if not schema.is_mutable:
         return None
-    namespace, name = func._schema.name.split("::")
+    namespace, name = schema.name.split("::")
     if name in _REFUSED:
         raise CaptureError(f"{func} changes the memory of a tensor; write the result to a new tensor instead")
     outs = {a.name for a in schema.arguments if a.kwarg_only and a.alias_info is not None and a.alias_info.is_write}
@@ -61,17 +62,18 @@ def functional_twin(func: Any) -> Any:
     packet = getattr(getattr(torch.ops, namespace), pure, None)
     for overload in packet.overloads() if packet is not None else ():
         twin = getattr(packet, overload)
+        pure_schema = schema_of(twin)
         others = [
-            a for a in twin._schema.arguments if not outs or a.name not in _OPTIONS or (a.name, str(a.type)) in wanted
+            a for a in pure_schema.arguments if not outs or a.name not in _OPTIONS or (a.name, str(a.type)) in wanted
         ]
-        if not twin._schema.is_mutable and [(a.name, str(a.type)) for a in others] == wanted:
+        if not pure_schema.is_mutable and [(a.name, str(a.type)) for a in others] == wanted:
             return twin
     raise CaptureError(f"{func} writes in place and has no functional twin; use an operator that returns its result")
 
 
 def arguments_for(functional: Any, func: Any, args: tuple[Any, ...]) -> tuple[Any, ...]:
     """The arguments of ``func`` in the order of its twin (``x.polygamma_(n)`` and ``polygamma(n, x)``)."""
-    names, order = ([a.name for a in f._schema.arguments[: len(args)]] for f in (func, functional))
+    names, order = ([a.name for a in schema_of(f).arguments[: len(args)]] for f in (func, functional))
     if names == order or set(names) != set(order):
         return args
     given = dict(zip(names, args, strict=True))
@@ -80,15 +82,16 @@ def arguments_for(functional: Any, func: Any, args: tuple[Any, ...]) -> tuple[An
 
 def options_of(func: Any, twin: Any, out: Any) -> dict[str, Any]:
     """What ``twin`` must be told to make what ``func`` writes into ``out``."""
-    given = {a.name for a in func._schema.arguments}
-    wanted = {a.name for a in twin._schema.arguments} - given
+    given = {a.name for a in schema_of(func).arguments}
+    wanted = {a.name for a in schema_of(twin).arguments} - given
     return {name: getattr(out, name) for name in ("dtype", "device") if name in wanted}
 
 
 @functools.cache
 def is_view(func: Any) -> bool:
     """True when the operator's result shares memory with its first argument."""
-    arguments, returns = func._schema.arguments, func._schema.returns
+    schema = schema_of(func)
+    arguments, returns = schema.arguments, schema.returns
     if not arguments or not returns or arguments[0].alias_info is None:  # ``overwrite`` shares that of its second
         return False
     return returns[0].alias_info is not None and not returns[0].alias_info.is_write

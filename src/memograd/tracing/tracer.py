@@ -26,7 +26,16 @@ import torch
 from torch import fx
 
 from memograd import autocast, ops
-from memograd._torch import DATA_DEPENDENT, FAKE, TorchDispatchMode, is_default_generator, pytree, quiet, without_modes
+from memograd._torch import (
+    DATA_DEPENDENT,
+    FAKE,
+    TorchDispatchMode,
+    is_default_generator,
+    pytree,
+    quiet,
+    schema_of,
+    without_modes,
+)
 from memograd.errors import CaptureError, DataDependentError
 from memograd.looks import look, what_is_seen
 from memograd.rules.registry import is_constant_result, own_results_of
@@ -222,14 +231,15 @@ class Tracer(Tape, TorchDispatchMode):
 
     def _record_write(self, func: Any, functional: Any, args: Any, kwargs: Any) -> Any:
         """An in-place or ``out=`` call: record the functional twin, then write its results back."""
-        missing = [a for a in func._schema.arguments[len(args) :] if not a.kwarg_only and a.name not in kwargs]
+        schema = schema_of(func)
+        missing = [a for a in schema.arguments[len(args) :] if not a.kwarg_only and a.name not in kwargs]
         args = (*args, *(a.default_value for a in missing))  # the twin may have other defaults
         written = [
             kwargs[a.name] if a.name in kwargs else args[i] if i < len(args) else None
-            for i, a in enumerate(func._schema.arguments)
+            for i, a in enumerate(schema.arguments)
             if a.alias_info is not None and a.alias_info.is_write
         ]
-        outs = {a.name for a in func._schema.arguments if a.kwarg_only and a.alias_info is not None}
+        outs = {a.name for a in schema.arguments if a.kwarg_only and a.alias_info is not None}
         pure_kwargs = {k: v for k, v in kwargs.items() if k not in outs}
         if outs:
             pure_kwargs |= options_of(func, functional, written[0])
@@ -243,7 +253,7 @@ class Tracer(Tape, TorchDispatchMode):
             [node] if spec.is_leaf() else [self._emit(operator.getitem, (node, i), {}, n) for i, n in enumerate(news)]
         )
         olds = [t for w in written if w is not None for t in (w if isinstance(w, (list, tuple)) else [w])]
-        fresh = sum(r.alias_info is None for r in func._schema.returns)  # results besides what is written
+        fresh = sum(r.alias_info is None for r in schema.returns)  # results besides what is written
         if self.concrete and torch.Tag.nondeterministic_seeded in func.tags:  # must not draw again
             for old, drawn in zip(olds, news[fresh:], strict=True):
                 self.stand_in(old).copy_(drawn)
@@ -319,5 +329,5 @@ def _of_numbers(func: Any, args: Any) -> bool:
     """``torch.div(length, 2, rounding_mode="trunc")``: numbers only, which PyTorch takes in a tensor's place."""
     if not args or not isinstance(args[0], int | float | complex):
         return False
-    parameters = func._schema.arguments
+    parameters = schema_of(func).arguments
     return isinstance(parameters[0].type, torch.TensorType) and not any(isinstance(a, torch.Tensor) for a in args)

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from memograd._torch import is_composite
+from memograd._torch import is_composite, schema_of
 from memograd.errors import CaptureError, MemogradError
 from memograd.rules.registry import lookup
 from memograd.tracing.mutation import functional_twin
@@ -129,7 +129,7 @@ def differentiable(target: Any, line: dict[str, Any]) -> list[bool]:
     stated = line.get("output_differentiability")
     if stated is not None:
         return [bool(s) for s in stated]  # a condition (of ``_to_copy``, on the dtype) is true where it matters
-    count = len(target._schema.returns)
+    count = len(schema_of(target).returns)
     single = any(re.search(r"(?<!\w)grad(?!\w)", formula) for formula in formulas(line))
     return [k == 0 or not single for k in range(count)]
 

@@ -11,6 +11,7 @@ from torch import fx
 
 from memograd import ops
 from memograd.errors import MemogradError
+from memograd.graph.interpreter import interpret
 from memograd.pipeline import capture_for
 from memograd.rules.registry import lookup
 from memograd.transforms.vjp import vjp
@@ -25,10 +26,9 @@ def first_wrong_operator(f: Flat, points: Sequence[Tensor], eps: float, agree: A
     """The operator, its rule and its place in the program, as text; None when every operator is right by itself."""
     graph = capture_for(f, tuple(points), {}, concrete=True)
     values: dict[fx.Node, Any] = dict(zip(graph.placeholders, graph.bind(tuple(points), {}), strict=True))
-    for node in graph.nodes:
-        args, kwargs = fx.map_arg((node.args, node.kwargs), values.__getitem__)
-        values[node] = node.target(*args, **kwargs)  # pyright: ignore[reportCallIssue]
-        if _has_rule(node) and not _agrees(node.target, args, kwargs, eps, agree):
+    for ran in interpret(graph.nodes, values):
+        node = ran.node
+        if _has_rule(node) and not _agrees(node.target, ran.args, ran.kwargs, eps, agree):
             entry = lookup(node.target)
             rule = f"rule at {entry.file}" if entry is not None else "no rule"
             return f"{node.target} ({rule}), called at {node.meta.get('source', '?')} ({node.meta.get('line', '')})"

@@ -18,6 +18,7 @@ from torch import fx
 from memograd._torch import copy_of
 from memograd.errors import DataDependentError, MemogradError
 from memograd.graph.graph import Graph
+from memograd.graph.interpreter import called, interpret
 from memograd.pipeline import capture_for, differentiate
 from memograd.transforms.vjp import vjp
 from memograd.verify.sweep import TOLERANCE, Tally, closer, compare, flat_function, plain_random, pulled_back
@@ -195,19 +196,22 @@ def unlike(graph: Graph, flat: Sequence[Any]) -> Iterator[str]:
     """Run ``graph`` on ``flat``, operator by operator: each result that lies otherwise than the trace said. Behind one
     it goes on as if it did not, so that none hides another."""
     values: dict[fx.Node, Any] = dict(zip(graph.placeholders, flat, strict=True))
-    for node in graph.nodes:
-        args, kwargs = fx.map_arg((node.args, node.kwargs), values.__getitem__)
-        target: Any = node.target
+
+    def call(node: fx.Node, args: Any, kwargs: Any) -> Any:
         with torch.no_grad():
-            out = target(*args, **kwargs)
-        results = list(out) if isinstance(out, (tuple, list)) else [out]
+            return called(node, args, kwargs)
+
+    for ran in interpret(graph.nodes, values, call):
+        node = ran.node
+        several = isinstance(ran.value, (tuple, list))
+        results = list(ran.value) if several else [ran.value]
         traced = node.meta["val"] if isinstance(node.meta["val"], (tuple, list)) else [node.meta["val"]]
         for k, (real, said) in enumerate(zip(results, traced, strict=True)):
             if isinstance(real, Tensor) and not lies_alike(real, said):
                 if node.target not in UNKNOWN:
                     yield f"STRIDES {node.target}[{k}]: {tuple(real.shape)} in {real.stride()}, traced {said.stride()}"
                 results[k] = torch.empty_strided(real.shape, said.stride(), dtype=real.dtype).copy_(real)
-        values[node] = results if isinstance(out, (tuple, list)) else results[0]
+        values[node] = results if several else results[0]
 
 
 def lies_alike(a: Tensor, b: Tensor) -> bool:

@@ -23,6 +23,7 @@ from memograd import ops
 from memograd._torch import TorchDispatchMode, pytree
 from memograd.errors import MemogradError
 from memograd.graph.graph import Graph
+from memograd.graph.interpreter import called, evaluate
 from memograd.pipeline import capture_for, differentiate
 from memograd.rules.registry import lookup
 from memograd.tracing.provenance import caller
@@ -211,14 +212,9 @@ def run_by_autograd(
 ) -> dict[fx.Node, Any]:
     """Every value of ``forward``; those that depend on ``wrt`` have autograd's history, which ends at the graph's
     stops but those in ``without``."""
-    values: dict[fx.Node, Any] = {}
-    for node, entry, value in zip(forward.placeholders, forward.inputs, flat, strict=True):
-        values[node] = value.detach().requires_grad_(entry.name in wrt)
+    inputs = [v.detach().requires_grad_(i.name in wrt) for i, v in zip(forward.inputs, flat, strict=True)]
     with torch.enable_grad(), torch.autocast("cpu", enabled=False), torch.autocast("cuda", enabled=False):
-        for node in forward.nodes:
-            args, kwargs = fx.map_arg((node.args, node.kwargs), values.__getitem__)
-            values[node] = _run(node, args, kwargs, node in without)
-    return values
+        return evaluate(forward, inputs, lambda node, args, kwargs: _run(node, args, kwargs, node in without))
 
 
 def _run(node: fx.Node, args: Any, kwargs: Any, flows: bool) -> Any:
@@ -228,7 +224,7 @@ def _run(node: fx.Node, args: Any, kwargs: Any, flows: bool) -> Any:
         return args[0]
     if node.target is ops.overwrite:
         return _Overwrite.apply(*args)
-    return node.target(*args, **kwargs)  # pyright: ignore[reportCallIssue]
+    return called(node, args, kwargs)
 
 
 class _Overwrite(torch.autograd.Function):

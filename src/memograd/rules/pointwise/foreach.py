@@ -5,6 +5,7 @@ Each is stated as that operator, tensor by tensor. A list argument is taken elem
 
 import torch
 
+from memograd._torch import schema_of
 from memograd.rules.registry import expand
 
 aten = torch.ops.aten
@@ -32,7 +33,7 @@ _ONE = {
 def _enter(packet, one):
     overloads = [getattr(packet, name) for name in packet.overloads() if not name.endswith("out")]
     # addcmul and addcdiv with one tensor of all the factors: only optimizers call these
-    overloads = [o for o in overloads if [a.name for a in o._schema.arguments][-1] != "scalars" or "List" in str(o)]
+    overloads = [o for o in overloads if [a.name for a in schema_of(o).arguments][-1] != "scalars" or "List" in str(o)]
 
     @expand(*overloads, formula=f"{packet.__name__.removeprefix('_foreach_')} of each tensor of the list")
     def each(*args, **kwargs):

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import fx
 
+from memograd._torch import schema_of
 from memograd.errors import BackendError
 from memograd.run.native.emit import Builder, kernel
 from memograd.run.native.values import FLOATS, Const, Lazy, Value, cast, formula
@@ -77,7 +78,7 @@ LOGICAL = {"logical_and": "({a} != 0) && ({b} != 0)", "logical_or": "({a} != 0) 
 def overloads(name: str) -> list[Any]:
     """The functional overloads of an operator."""
     packet = getattr(aten, name)
-    return [op for o in packet.overloads() if not (op := getattr(packet, o))._schema.is_mutable]
+    return [op for o in packet.overloads() if not schema_of(op := getattr(packet, o)).is_mutable]
 
 
 def operand(value: Any, dtype: torch.dtype) -> Value:
@@ -113,7 +114,7 @@ def _enter_tables() -> None:
             kernel(getattr(aten, name).default)(_unary(text, names in FLOAT_ONLY))
     for names, text in BINARY.items():
         for name in names.split():
-            kernel(*(op for op in overloads(name) if len(op._schema.arguments) == 2))(_binary(text))
+            kernel(*(op for op in overloads(name) if len(schema_of(op).arguments) == 2))(_binary(text))
     for name, sign in COMPARE.items():
         kernel(*overloads(name))(_compare(sign))
     for name, text in LOGICAL.items():
@@ -147,7 +148,7 @@ _enter_tables()
 @kernel(aten.add.Tensor, aten.add.Scalar, aten.sub.Tensor, aten.sub.Scalar, aten.rsub.Scalar, aten.rsub.Tensor)
 def add(b: Builder, node: fx.Node, x: Any, y: Any, alpha: Any = 1) -> Lazy:
     target: Any = node.target
-    name = target._schema.name
+    name = schema_of(target).name
     if name == "aten::rsub":
         x, y = y, x
     sign = "+" if name == "aten::add" else "-"
