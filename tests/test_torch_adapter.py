@@ -726,3 +726,16 @@ def test_a_module_keeps_what_it_holds_in_four_tables() -> None:
     module.register_buffer("c", torch.ones(1))
     held = [next(k for k, table in enumerate(adapter.tables_of(module)) if name in table) for name in "abcd"]
     assert held == [0, 1, 2, 3], WHY + "a module keeps parameters, buffers and submodules in dicts of its __dict__"
+
+
+def test_who_else_traces_is_seen() -> None:
+    from torch.fx.experimental.proxy_tensor import make_fx
+
+    seen: list[bool] = []
+
+    def traced(x: torch.Tensor) -> torch.Tensor:
+        seen.append(adapter.inside_make_fx())
+        return x.sin()
+
+    make_fx(traced)(torch.ones(2))
+    assert seen == [True] and not adapter.inside_make_fx(), WHY + "a mode of that name is in force while it traces"

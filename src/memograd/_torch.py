@@ -25,6 +25,7 @@ Everything here is private API of PyTorch that has no public counterpart. Each e
 - ``register_hook``: what all hooks on nodes of autograd's graph go by.
 - ``run_backward``: what ``torch.autograd.grad`` and ``backward`` call, which has a say in what becomes of the graph.
 - ``dispatch_modes``: nothing public says which modes this thread is in.
+- ``inside_make_fx``: nothing public says that somebody else traces.
 - ``registered_backward``: nothing public says whether ``register_autograd`` was called for a custom operator.
 - ``is_composite``: no public function tells operators that autograd takes apart from those it differentiates.
 - ``inductor_function``: one small graph through Inductor. The public ``torch.compile`` guards every call (50 µs, more
@@ -35,8 +36,8 @@ Everything here is private API of PyTorch that has no public counterpart. Each e
   made while a program runs needs one of its own.
 - ``has_step_hooks`` / ``note_step``: nothing public says whether an optimizer has hooks, or tells schedulers that it
   has stepped.
-- ``hooks_of`` / ``has_hooks`` / ``without_hooks`` / ``module_hooks`` / ``forward_hooks``: what users registered on a
-  parameter or a module. PyTorch has functions to register a hook and none to ask for one.
+- ``hooks_of`` / ``has_hooks`` / ``without_hooks`` / ``module_hooks`` / ``hooks_by_kind`` / ``forward_hooks``: what
+  users registered on a parameter or a module. PyTorch has functions to register a hook and none to ask for one.
 - ``forget_shapes``: the cache of ``FakeTensorMode`` is for ever.
 - ``without_saved_tensor_hooks``: the public way to keep them out (``disable_saved_tensors_hooks``) raises an error.
 - ``is_wrapped``, ``wrapped_value``, ``level_of``, ``inside_torch_func``, ``outside_torch_func``: ``torch.func``'s own
@@ -77,7 +78,7 @@ try:
     from torch.utils import _pytree as pytree  # noqa: F401  (for the rest of the library)
     from torch.utils._python_dispatch import TorchDispatchMode as DispatchMode
     from torch.utils._python_dispatch import _disable_current_modes as without_modes
-    from torch.utils._python_dispatch import _get_current_dispatch_mode_stack as dispatch_modes  # noqa: F401
+    from torch.utils._python_dispatch import _get_current_dispatch_mode_stack as dispatch_modes
 except ImportError as error:
     raise ImportError(
         f"memograd reads internals of PyTorch 2.11 to 2.13, and PyTorch {torch.__version__} lacks one: {error}. "
@@ -281,6 +282,12 @@ def generated_function(node: Any) -> str:
 def inside_torch_func() -> bool:
     """True inside a function that ``torch.func``'s ``vmap``, ``grad``, ``jvp`` or ``functionalize`` transforms."""
     return _functorch.peek_interpreter_stack() is not None
+
+
+def inside_make_fx() -> bool:
+    """True where somebody else traces what runs (``make_fx``, ``torch.export``): their modes are found by name, since
+    importing them takes long."""
+    return any(type(mode).__name__ == "ProxyTorchDispatchMode" for mode in dispatch_modes())
 
 
 def levels() -> int:

@@ -12,22 +12,26 @@ import inspect
 import sys
 import types
 from collections.abc import Callable
+from functools import cached_property
 from typing import Any, Literal, TypeVar
 
 import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
+from torch.nn.parameter import is_lazy
 
 from memograd._torch import (
+    has_data,
     in_forward_mode,
+    inside_make_fx,
     inside_torch_func,
-    is_fake,
     module_hooks,
     pytree,
     without_saved_tensor_hooks,
 )
 from memograd.draws import undone_on_error
 from memograd.errors import BackendError, CaptureError, DataDependentError, GraphError, MemogradError
+from memograd.frontend.binding import function_of, within
 from memograd.frontend.check import Witness
 from memograd.frontend.distributed import Elsewhere, parts_of
 from memograd.frontend.program import Program, Settings, only_tensors
@@ -40,6 +44,7 @@ from memograd.transforms.surroundings import untraced
 Model = TypeVar("Model", bound=nn.Module)
 _MOST = 64  # programs of one signature
 _BACKENDS = ("auto", "eager", "inductor")
+_OF_FUNCTIONS = frozenset({"__code__", "__globals__", "__closure__", "__defaults__", "__kwdefaults__"})
 _WHENS = ("first", "never", "always")
 
 
@@ -101,13 +106,17 @@ def unwrap(model: Model) -> Model:
     Returns:
         ``model``.
     """
-    wrapped = model.__dict__.get("forward")
-    if isinstance(wrapped, Wrapped):
+    forward = model.__dict__.get("forward")
+    if isinstance(forward, Wrapped):
         del model.__dict__["forward"]
+        for part in forward.parts:
+            unwrap(part)
+        if forward.own is not None:
+            model.forward = forward.own
+    elif (wrapped := within(forward, model)) is not None:  # somebody has put functions of theirs around it
+        wrapped.off = True
         for part in wrapped.parts:
             unwrap(part)
-        if wrapped.own is not None:
-            model.forward = wrapped.own
     return model
 
 
@@ -126,6 +135,7 @@ class Wrapped:
         self.own = own
         self.settings = settings
         self.check = check
+        self.off = False  # PyTorch's own forward runs
         self.parts: list[nn.Module] = []
         self._begin()
 
@@ -139,31 +149,58 @@ class Wrapped:
     @property
     def original(self) -> Callable[..., Any]:
         """PyTorch's own forward."""
-        return self.own if self.own is not None else types.MethodType(type(self.model).forward, self.model)
+        return self.original_of(self.model)
+
+    def original_of(self, module: nn.Module) -> Callable[..., Any]:
+        """The same for a copy of the model."""
+        if self.own is None:
+            return types.MethodType(type(module).forward, module)
+        return types.MethodType(self.own.__func__, module) if isinstance(self.own, types.MethodType) else self.own
 
     @property
     def __signature__(self) -> inspect.Signature:  # who asks which arguments the model takes
         return inspect.signature(self.original)
 
+    def __getattr__(self, name: str) -> Any:
+        if name in _OF_FUNCTIONS and "model" in vars(self):  # who reads the code of a forward means PyTorch's own
+            return getattr(self.original, name)
+        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+
     def __getstate__(self) -> dict[str, Any]:
-        return {
-            "model": self.model,
-            "own": self.own,
-            "settings": self.settings,
-            "check": self.check,
-            "parts": self.parts,
-        }  # programs are made anew
+        kept = ("model", "own", "settings", "check", "off", "parts")  # programs are made anew
+        return {name: getattr(self, name) for name in kept}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
         self._begin()
 
+    __name__ = "forward"
+
+    @cached_property
+    def __func__(self) -> Callable[..., Any]:  # of which this is the method, for who binds it anew
+        return function_of(self)
+
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        if args and isinstance(args[0], nn.Module) and self._is_bound_to(args[0]):
+            return self.__func__(*args, **kwargs)
         module = self._called()
         if module is self.model:
             return _call(self, args, kwargs)
-        module.forward = Wrapped(module, self.own, self.settings, self.check)
+        module.forward = self.twin(module)
         return module.forward(*args, **kwargs)
+
+    def call(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """What its model returns."""
+        return _call(self, args, kwargs)
+
+    def twin(self, module: nn.Module) -> Wrapped:
+        """The same for ``module``, a copy of the model."""
+        own = self.original_of(module) if self.own is not None else None
+        return Wrapped(module, own, self.settings, self.check)
+
+    def _is_bound_to(self, module: nn.Module) -> bool:
+        """Whether somebody has made a method of ``module`` of this, and so hands it over as the first argument."""
+        return module is self.model or getattr(module.__dict__.get("forward"), "__func__", None) is self
 
     def _called(self) -> nn.Module:
         """The module whose forward this is. A shallow copy (``copy.copy``, a replica of ``DataParallel``) has the same
@@ -209,6 +246,8 @@ class Wrapped:
                 programs.remove(program)
                 programs.insert(0, program)
             return out
+        if any(is_lazy(t) for t in (*self.model.parameters(), *self.model.buffers())):
+            return self.original(*args, **kwargs)  # which makes them
         program = self._captured(args, kwargs)
         self.captures.append(why)
         programs.insert(0, program)
@@ -281,14 +320,15 @@ def _plain(args: Any, kwargs: Any) -> bool:
     if not torch.is_grad_enabled() or torch.is_inference_mode_enabled():
         return True
     traced = torch.jit.is_tracing()  # pyright: ignore[reportPrivateImportUsage]
-    if ACTIVE.plain or capturing() or inside_torch_func() or in_forward_mode() or traced:
+    if ACTIVE.plain or capturing() or inside_torch_func() or traced or in_forward_mode() or inside_make_fx():
         return True
-    plain = not kwargs and only_tensors(args)
-    return not plain and any(is_fake(x) for x in pytree.tree_leaves((args, kwargs)))
+    if not kwargs and only_tensors(args):
+        return any([x.is_meta for x in args])
+    return any(not has_data(x) for x in pytree.tree_leaves((args, kwargs)) if isinstance(x, torch.Tensor))
 
 
 @untraced
 def _call(wrapped: Wrapped, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    if _plain(args, kwargs):
+    if wrapped.off or _plain(args, kwargs):
         return wrapped.original(*args, **kwargs)
     return wrapped.run(args, kwargs)

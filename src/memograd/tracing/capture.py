@@ -12,6 +12,7 @@ the tensors themselves; the graph is then right for these values only.
 from __future__ import annotations
 
 import inspect
+import sys
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import replace
@@ -207,6 +208,7 @@ class _Capture:
         """What is in force while the program runs; what comes last sees its calls first."""
         yield TURN
         yield self._isolated()
+        yield nothing_compiled()
         yield no_seeds(self.tracer)
         yield torch.set_grad_enabled(torch.is_grad_enabled())  # put back if the program fails or forgets to
         yield quiet()
@@ -351,6 +353,13 @@ class _Capture:
             if (storage.version or moved) and origin in of:
                 outputs.append(Output("mutation", of[origin].name, self.stood_for[origin].requires_grad))
                 results.append(self.tracer.node_of(moved.tensor) if moved else storage.node)
+
+
+def nothing_compiled() -> AbstractContextManager[Any]:
+    """Inside, what ``torch.compile`` has made of a part of the program runs as the part itself."""
+    if "torch._dynamo" not in sys.modules:
+        return nullcontext()
+    return torch.compiler.set_stance("force_eager")
 
 
 def _differentiable(leaves: list[Any]) -> set[int]:
