@@ -105,10 +105,11 @@ class Boundary(torch.autograd.Function):
     def backward(ctx: Any, *cotangents: Any) -> Any:
         saved = list(ctx.saved_tensors)  # raises where autograd has freed them already
         call, own = ctx.call, ctx.given is ctx.call.flat
-        wanted = wanted_of(ctx, call.groups) if own else needed_inputs(ctx)
+        used = tuple([k for k, c in enumerate(cotangents) if c is not None])
+        surely = ctx.running.surely(used)
+        wanted = wanted_of(ctx, call.groups, surely) if own else needed_inputs(ctx, surely)
         free_saved(ctx)
-        used = [k for k, c in enumerate(cotangents) if c is not None]
-        question, arriving = (tuple(used), wanted), [cotangents[k].contiguous() for k in used]
+        question, arriving = (used, wanted), [cotangents[k].contiguous() for k in used]
         del cotangents
         if not own:
             answer: dict[int, Any] = {}

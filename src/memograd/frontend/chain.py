@@ -11,13 +11,13 @@ lives as long as the pass, each pass has its own, and where nobody asks for the 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import distributed
 
-from memograd._torch import has_hooks, needed_inputs_of
+from memograd._torch import has_hooks, needed_inputs
 
 Tensor = torch.Tensor
 
@@ -89,11 +89,12 @@ def linked(groups: Sequence[list[int]], flat: Sequence[Any], device: torch.devic
     return links
 
 
-def wanted_of(node: Any, groups: Sequence[list[int]]) -> tuple[int, ...]:
-    """Inside the backward of the first node: the inputs, by position, whose gradients somebody wants from the chain."""
+def wanted_of(node: Any, groups: Sequence[list[int]], surely: Collection[int]) -> tuple[int, ...]:
+    """Inside the backward of the first node: the inputs, by position, whose gradients somebody wants from the chain;
+    ``surely`` are taken to be among them."""
     wanted: list[int] = []
     for group in groups:
-        asked = needed_inputs_of(node)
+        asked = needed_inputs(node, [k for k, at in enumerate(group) if at in surely])
         wanted += [group[k] for k in asked if k < len(group)]
         if len(group) not in asked:
             break

@@ -138,6 +138,10 @@ class HeldOpen:
         """The inputs whose gradients come together, those that come first first."""
         return [[self.places[k] for k in group] for group in self._together]
 
+    def surely(self, used: tuple[int, ...]) -> frozenset[int]:
+        """The inputs whose gradients are wanted in any case: nobody knows."""
+        return frozenset()
+
     def answer(
         self, call: Call, question: Question, saved: list[Any], arriving: Sequence[Any], further: bool
     ) -> dict[int, Any] | None:

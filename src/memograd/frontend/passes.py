@@ -38,6 +38,7 @@ Build = Callable[[Callable[..., Any]], Callable[..., Any]]
 Question = tuple[tuple[int, ...], tuple[int, ...]]
 """(positions among the results, positions among the inputs)"""
 _MOST = 8  # questions of one pass; for each it may remember more
+_AGAIN = 50  # calls, until what is taken for granted is looked at again
 
 
 @dataclass(frozen=True)
@@ -76,18 +77,32 @@ class Pass:
         self.smooth: list[bool] = []  # which of these have a gradient
         self.answers: dict[Question, Answer] = {}
         self._asked: list[Question] = []
+        self._wanted: dict[tuple[int, ...], frozenset[int]] = {}
+        self._times = 0
         self._running: Running | None = None
         self._turn = threading.Lock()
 
     def see(self, question: Question, further: bool) -> None:
         """Somebody asked this, and goes on ``further`` from the answer, or not."""
+        used, wanted = question
+        self._wanted[used] = self._wanted.get(used, frozenset(wanted)).intersection(wanted)
+        if further and not self.followed:
+            self.followed, self._running = True, None
+        self.expect(question)
+
+    def expect(self, question: Question) -> None:
+        """Be ready for this, from the next call on."""
         with self._turn:
-            if further and not self.followed:
-                self.followed, self._running = True, None
             known = question in self.answers or question in self._asked
             if not known and len(self.answers) + len(self._asked) < _MOST:
                 self._asked.append(question)
                 self._running = None
+
+    def surely(self, used: tuple[int, ...]) -> frozenset[int]:
+        """The inputs whose gradients were wanted whenever these results were used; now and then none, to see whether
+        that still holds. (One too many is computed in vain, and no more.)"""
+        self._times += 1
+        return self._wanted.get(used, frozenset()) if self._times % _AGAIN else frozenset()
 
     def running(self) -> Running:
         """As it runs now, ready for all that was asked before."""
@@ -163,6 +178,7 @@ class Running:
         self.slots = tuple(of.slots)
         outputs = range(of.own, len(self.graph.outputs)) if self.followed else ()
         self.handed = (*range(of.count), *outputs)
+        self.surely = of.surely
         smooth = {at for (is_input, at), s in zip(of.slots, of.smooth, strict=True) if s and not is_input}
         tracked = {k for k in range(of.count) if self.graph.outputs[k].tracked}
         self.constant = [at for at, k in enumerate(self.handed) if k not in (tracked if k < of.count else smooth)]

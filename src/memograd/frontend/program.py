@@ -93,7 +93,7 @@ class Program:
         self.expected = Expected((tracked, tuple(k for k, i in enumerate(self.early) if i.name in self.wrt)))
         self._plans: dict[Question, HeldOpen] = {}
         self._begin()
-        self.first.see(self.expected.last, further=False)
+        self.first.expect(self.expected.last)
         self._reach: dict[frozenset[int], frozenset[int]] = {}
         self._chains: WeakKeyDictionary[Any, list[list[int]]] = WeakKeyDictionary()
         self._bound: list[Any] | None = None  # the flat inputs that are no arguments, and where they lie
