@@ -37,6 +37,7 @@ from memograd.tracing.capture import _Capture
 from memograd.train.appended import Update
 from memograd.train.objective import Objective
 from memograd.train.rates import Rates
+from memograd.train.refinements import Clip
 from memograd.train.update import _counter
 
 Tensor = torch.Tensor
@@ -106,7 +107,7 @@ def step(make: Callable[[], nn.Module], data: Callable[[], Tensor], optimizer: A
     objective = Objective(model, lambda out, _: out.square().mean())
     joint = differentiate(capture_for(objective, (x, x), {}, wrt=()))
     made = optimizer([*model.parameters()])
-    return simplify(Update(joint, made, Rates(made), share=True).append())
+    return simplify(Update(joint, made, Rates(made), clip=Clip(norm=1.0, value=0.5)).append())
 
 
 def on_the_cpu(graph: Graph) -> list[str]:

@@ -62,6 +62,7 @@ def test_a_step_lies_on_its_device(steps: dict[str, Any], name: str) -> None:
     assert "error" not in step, step["error"]
     others = [n for n in step["cpu"] if not n.endswith(" update") and not n.startswith(("learning_rate", "step_of"))]
     assert all(n.startswith(("constant", "lift_fresh")) for n in others) and bool(others) == name.startswith("idioms")
+    assert not any("norm.default" in n or "stack" in n for n in step["cpu"]), "gradients are clipped where they are"
     assert step["odd sizes"] == 0, "CUDA's allocator hands out blocks"
 
 

@@ -24,7 +24,7 @@ def small() -> nn.Module:
 
 def with_everything() -> nn.Module:
     torch.manual_seed(0)
-    layers = [nn.Linear(6, 8), nn.BatchNorm1d(8), nn.Tanh(), nn.Dropout(0.2), nn.Linear(8, 3)]
+    layers = [nn.Linear(6, 8, bias=False), nn.BatchNorm1d(8), nn.Tanh(), nn.Dropout(0.2), nn.Linear(8, 3)]
     return nn.Sequential(*layers).double()
 
 

@@ -59,10 +59,9 @@ class Training:
         """Make whatever state the parameters will have, as far as it is ours to make."""
         self.carried.cover(self.trained)
         if self.gathers and why_not(self.optimizer) is None:
-            own = set(self.objective.parameters())
             for group in self.optimizer.param_groups:
                 for p in group["params"]:
-                    if p.requires_grad and p in own:
+                    if p.requires_grad and p in self.carried.names:
                         prepare(self.optimizer, group, p)
 
     def beside(self, graph: Graph, also: int = 0) -> Graph:
@@ -97,6 +96,7 @@ def build(
     forward, joint = differentiated(objective, optimizer, batch, options, concrete)
     outside = _hooked(joint) or (not training.gathers and why_not(optimizer) is not None)
     try:
+        carried.name(joint)
         training.prepare()
         stage: Gather | Update | None = None
         if not outside and training.gathers:

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from memograd.errors import DataError, GraphError
+from memograd.graph.graph import Graph
 from memograd.train.refinements import Refinements
 
 Tensor = torch.Tensor
@@ -25,6 +26,7 @@ class Carried:
         averaged: how often they were updated.
         sums: of the gradients, by parameter; zero between two groups of batches.
         gathered: the parameters that had a gradient in this group, in order, and ``batches``: how many it has so far.
+        names: of parameters, in a step's graph.
         norm: of all gradients before the last update, before they were clipped by it.
         swapped: whether the averages stand in the model now, and the model's weights here.
     """
@@ -40,12 +42,12 @@ class Carried:
         self.batches = 0
         self.norm: Tensor | None = None
         self.swapped = False
+        self.names: dict[Tensor, str] = {p: name for name, p in objective.named_parameters()}
         self._norms: dict[Any, Tensor] = {}
 
-    @property
-    def names(self) -> dict[Tensor, str]:
-        """Each parameter's name in a step's graph."""
-        return {p: name for name, p in self.objective.named_parameters()}
+    def name(self, joint: Graph) -> None:
+        """Know the parameters by what a step's graph calls them: they need not be a module's."""
+        self.names |= {i.tensor: i.name for i in joint.inputs if i.kind == "parameter" and i.tensor is not None}
 
     def cover(self, parameters: Iterable[Tensor]) -> None:
         """Average these too, as far as they are the model's: one that was constant so far has itself as its average."""
@@ -134,7 +136,7 @@ class Carried:
     @torch.no_grad()
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Raises DataError, and changes nothing, where ``state`` is of another model."""
-        parameters = dict(self.objective.named_parameters())
+        parameters = {name: p for p, name in self.names.items()}
         for kind in ("averages", "sums"):
             for name, tensor in state[kind].items():
                 p = parameters.get(name)

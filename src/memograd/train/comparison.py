@@ -118,7 +118,7 @@ class Comparison:
         if self.program.gathers:
             wrong += _others_have_gradients(ours, theirs)
             return wrong + unexpected(mine, sums(self.training, held, ours, theirs, precision, noise))
-        return wrong + unexpected(mine, updates(self.training, held, ours, theirs, precision, rates, noise))
+        return wrong + unexpected(mine, updates(self.training, graph, held, ours, theirs, precision, rates, noise))
 
     def _rates(self, ours: Results, theirs: Results) -> dict[str, float]:
         """For each group the learning rate at which one step is as large as the parameters."""
@@ -179,7 +179,7 @@ def compared_update(graph: Graph, choice: Choice, flat: Sequence[Any], training:
     given = Results(torch.zeros(()), {name: held[sum_name(name)] for name in graph.wrt}, held)
     results = choice.backend.compute(flat)
     mine = held | {graph.outputs[i].name: results[i] for i in graph.positions("mutation")}
-    if wrong := unexpected(mine, updates(training, held, given, given, precision_of(graph), {}, {})):
+    if wrong := unexpected(mine, updates(training, graph, held, given, given, precision_of(graph), {}, {})):
         blamed = _BLAMED.format("The update of several batches: it", choice.backend.name)
         raise mismatch(wrong, blamed, "No parameter was overwritten. Please report it")
     return results

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
+from memograd.graph.graph import Graph
 from memograd.train.appended import average_name
 from memograd.train.build import Training
 from memograd.train.gather import sum_name
@@ -39,6 +40,7 @@ class Expected:
 
 def updates(
     training: Training,
+    graph: Graph,
     held: Mapping[str, Tensor],
     ours: Results,
     theirs: Results,
@@ -50,12 +52,12 @@ def updates(
     and of its average.
 
     Args:
-        held: what the inputs of the step's graph hold, by name.
+        held: what the inputs of the step's ``graph`` hold, by name.
         ours: the gradients to update with; ``theirs`` says which parameters have none.
         rates: learning rates by group, where they are not the optimizer's own.
         noise: how much of a gradient is known to be rounding.
     """
-    names = {id(p): name for p, name in training.carried.names.items()}
+    names = {id(i.tensor): i.name for i in graph.inputs if i.tensor is not None}
     groups = training.optimizer.param_groups
     taking_part = [n for g in groups for p in g["params"] if (n := names.get(id(p), "")) in theirs.gradients]
     gradients, norm = clipped(training.refinements.clip, ours, theirs, taking_part)
@@ -77,7 +79,7 @@ def updates(
                 if (average := held.get(average_name(name))) is not None:
                     yield _average(training, name, average, new)
     for p in training.carried.averages:
-        name = names[id(p)]
+        name = names.get(id(p), "")
         if name not in taking_part and (average := held.get(average_name(name))) is not None:
             value = ours.written.get(name, held[name])
             same = Expected({name: value}, {name: value}, lambda: {})

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
-from memograd._torch import note_step
+from memograd._torch import note_step, pytree
 from memograd.graph.graph import Graph
 from memograd.pipeline import simplify
 from memograd.run.choose import Choice
@@ -16,7 +17,7 @@ from memograd.train.appended import Update
 from memograd.train.build import Choose, Training, owners_of, state_of
 from memograd.train.check import Check
 from memograd.train.gather import collected
-from memograd.train.program import Updates, detached, elsewhere, settings
+from memograd.train.program import Program, Updates, detached, elsewhere, settings
 from memograd.train.update import why_not
 
 
@@ -43,14 +44,26 @@ class Finish:
         self.check = check
         self.updates = updates
         self._all: list[Final] = []  # the one used last first
+        self._batch_bytes = 0  # of the batch last gathered, which is alive beside the update
 
-    def __call__(self, choose: Choose, batch_bytes: int) -> None:
-        """One update; ``batch_bytes`` are alive beside it."""
+    def gather(self, program: Program, results: Sequence[torch.Tensor], batch: Any) -> None:
+        """One more batch of a group was run."""
+        carried = self.training.carried
+        if program.gradients:
+            outside.gather(self.training, program, results)
+        else:
+            carried.gathered.update(dict.fromkeys(program.updated))
+        carried.batches += 1
+        tensors = [t for t in pytree.tree_leaves(batch) if isinstance(t, torch.Tensor)]
+        self._batch_bytes = sum(t.numel() * t.element_size() for t in tensors)
+
+    def __call__(self, choose: Choose) -> None:
+        """One update."""
         training, carried = self.training, self.training.carried
         if why_not(training.optimizer) is not None:
             outside.update_with_sums(training)
         elif carried.gathered:
-            final = self._ready(choose, batch_bytes)
+            final = self._ready(choose)
             backend = final.choice.backend
             results = None
             if not final.compared or self.check.when == "always":
@@ -64,7 +77,7 @@ class Finish:
             carried.updated()
         carried.forget_sums()
 
-    def _ready(self, choose: Choose, batch_bytes: int) -> Final:
+    def _ready(self, choose: Choose) -> Final:
         training, carried = self.training, self.training.carried
         training.prepare()
         alike = self.updates.note(carried.gathered)
@@ -77,7 +90,7 @@ class Finish:
         clip = training.refinements.clip
         stage = Update(collected(carried.gathered, carried), optimizer, training.rates, alike, clip, carried)
         buffers = {b.untyped_storage().data_ptr(): b.untyped_storage().nbytes() for b in training.objective.buffers()}
-        graph = training.beside(simplify(stage.append()), sum(buffers.values()) + batch_bytes)
+        graph = training.beside(simplify(stage.append()), sum(buffers.values()) + self._batch_bytes)
         flat = detached([i.tensor for i in graph.inputs])
         final = Final(key, graph, choose(graph, flat), flat, owners_of(graph), state_of(optimizer), alike, stage.norm)
         self._all = [final, *self._all[:15]]

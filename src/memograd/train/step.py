@@ -10,7 +10,7 @@ from typing import Any, Literal
 import torch
 from torch import nn, optim
 
-from memograd._torch import has_hooks, module_hooks, pytree
+from memograd._torch import has_hooks, module_hooks
 from memograd.errors import GradientMismatchError, GraphError
 from memograd.graph.graph import Graph
 from memograd.memory.plan import Plan
@@ -115,7 +115,6 @@ class TrainStep:
         self._programs: dict[Any, Programs] = Recent()
         self._updates = Updates.of(optimizer)
         self._update = Finish(self._training, self._check, self._updates)
-        self._batch_bytes = 0  # of the batch last gathered
         self.captures: list[str] = []  # why the model was captured, each time
         self._last: Program | None = None
         self._turn = threading.RLock()  # a step is one update, whoever else calls it
@@ -138,7 +137,9 @@ class TrainStep:
             )
         self._last = program
         if self._training.gathers:
-            self._gather(program, kept, batch, options)
+            self._update.gather(program, kept, (batch, options))
+            if self._carried.batches >= self._refinements.accumulate:
+                self.finish()
         elif program.gradients:
             outside.update(self._training, program, kept)
         else:
@@ -172,7 +173,7 @@ class TrainStep:
         with self._turn:
             if self._carried.batches:
                 self._rates.follow()
-                self._update(self._choose_update, self._batch_bytes)
+                self._update(self._choose_update)
 
     @property
     def averages(self) -> bool:
@@ -328,16 +329,3 @@ class TrainStep:
             made = plan(graph, given.budget, fused=self.backend == "inductor")
             return choose_planned(graph, made, self.backend)
         return self._choose(graph, flat)
-
-    def _gather(self, program: Program, kept: list[torch.Tensor], batch: Any, options: Any) -> None:
-        """One more batch of a group; the last one is followed by the update."""
-        carried = self._carried
-        if program.gradients:
-            outside.gather(self._training, program, kept)
-        else:
-            carried.gathered.update(dict.fromkeys(program.updated))
-        carried.batches += 1
-        if carried.batches >= self._refinements.accumulate:
-            tensors = [t for t in pytree.tree_leaves((batch, options)) if isinstance(t, torch.Tensor)]
-            self._batch_bytes = sum(t.numel() * t.element_size() for t in tensors)
-            self.finish()

@@ -38,7 +38,12 @@ def of_the_loss(out: Any, sources: Mapping[str, Tensor]) -> Derived:
     (a reversible block) may leave gradients there, and nowhere else."""
     loss = next(x for x in pytree.tree_leaves(out) if isinstance(x, Tensor))
     torch.autograd.backward(loss, inputs=list(sources.values()))
-    return loss, {name: source.grad for name, source in sources.items()}, {}
+    return loss, {name: _dense(source.grad) for name, source in sources.items()}, {}
+
+
+def _dense(gradient: Tensor | None) -> Tensor | None:
+    """As ours are (``nn.Embedding(sparse=True)``)."""
+    return gradient if gradient is None or gradient.layout is torch.strided else gradient.to_dense()
 
 
 def by_autograd(
