@@ -160,6 +160,28 @@ def test_blocks_are_folded_and_open(show):
     assert nodes.count() > operators and page.locator('g.folder[aria-expanded="true"]').count() == 2
 
 
+def test_folders_open_by_keys_too(show):
+    page = show("blocks.html")
+    page.keyboard.press("o")
+    page.keyboard.press("o")
+    page.locator("g.folder.closed").first.focus()
+    name = page.locator("g:focus").get_attribute("data-folder")
+    page.keyboard.press("Enter")
+    assert page.locator("g:focus").get_attribute("data-folder") == name
+    assert page.locator("g:focus").get_attribute("aria-expanded") == "true"
+    page.keyboard.press("Enter")
+    assert page.locator("g:focus").get_attribute("aria-expanded") == "false"
+
+
+def test_a_notebook_shows_the_page_in_a_frame(show, pages):
+    model, loss, args = example("xor")
+    shown = mg.explain(model, *args, loss=loss)._repr_html_()
+    (pages / "notebook.html").write_text(f"<!DOCTYPE html><p id='now'>.</p>{shown}", encoding="utf-8")
+    frame = show("notebook.html").frame_locator("iframe")
+    frame.locator("#forward").click()
+    assert frame.locator("#position").input_value() == "1" and frame.locator("g.node").count() == 13
+
+
 def test_search_finds_what_is_folded(show):
     page = show("blocks.html")
     page.keyboard.press("o")

@@ -30,7 +30,8 @@ export class Picture {
   size(item) {
     if (!this.widths.has(item)) {
       const i = Number(item.slice(1));
-      if (item[0] === "f") this.widths.set(item, { w: Math.max(104, 46 + 7.6 * this.folderName(i).length), h: FOLDER_H });
+      if (item[0] === "i") this.widths.set(item, { w: 14 + 6.7 * this.view.nodes[i].label.length, h: 20 });
+      else if (item[0] === "f") this.widths.set(item, { w: Math.max(104, 46 + 7.6 * this.folderName(i).length), h: FOLDER_H });
       else {
         const node = this.view.nodes[i];
         const given = !isOperator(node);
@@ -71,6 +72,7 @@ export class Picture {
       this.places.set(item, place);
       const i = Number(item.slice(1));
       if (item[0] === "n") this.drawNode(i, place);
+      else if (item[0] === "i") this.drawStub(i, place);
       else this.drawBox(i, place, this.layout.open.has(i));
       if (item[0] === "f" && this.layout.open.has(i)) this.drawFolder(i, place.x, place.y);
     }
@@ -126,11 +128,19 @@ export class Picture {
     this.boxes.set(n, box);
   }
 
+  // What a folder with many inputs reads from outside: its name, which leads there.
+  drawStub(n, place) {
+    const g = svg("g", { class: "stub", transform: `translate(${place.x},${place.y})`, role: "button", tabindex: -1 },
+      svg("rect", { width: place.w, height: place.h, rx: 10 }), svg("text", { x: place.w / 2, y: 14 }, this.view.nodes[n].label));
+    g.addEventListener("click", () => this.moved || (this.reveal(n), this.chosen(n)));
+    this.front.append(g);
+  }
+
   drawBox(f, place, open) {
     const folder = this.view.folders[f], name = this.folderName(f);
     const g = svg("g", {
       class: `folder ${open ? "open" : "closed"} ${folder.kind}`, transform: `translate(${place.x},${place.y})`,
-      role: "button", tabindex: -1, "aria-expanded": String(open), "data-folder": f,
+      role: "button", tabindex: 0, "aria-expanded": String(open), "data-folder": f,
     });
     if (!open && folder.blocks > 1) {
       for (const d of [8, 4]) g.append(svg("rect", { class: "shadow", x: d, y: d, width: place.w, height: place.h, rx: 10 }));
@@ -155,7 +165,7 @@ export class Picture {
   }
 
   toggle(f, open = !this.layout.open.has(f)) {
-    const before = this.places.get(`f${f}`);
+    const before = this.places.get(`f${f}`), focused = document.activeElement?.getAttribute("data-folder") === String(f);
     this.layout.toggle(f, open);
     this.draw();
     const after = this.places.get(`f${f}`);
@@ -164,6 +174,7 @@ export class Picture {
       this.camera.y += (before.y - after.y) * this.camera.k;
       this.look();
     }
+    if (focused) this.world.querySelector(`[data-folder="${f}"]`)?.focus();
     this.changed?.();
   }
 

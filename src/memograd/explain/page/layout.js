@@ -1,6 +1,8 @@
 // Where everything lies. Each open folder is laid out as a graph of its own (by dagre), and is one large box in the
-// graph around it. An edge that crosses a folder's border passes a port there, so that the pieces meet.
+// graph around it. An edge that crosses a folder's border passes a port there, so that the pieces meet. Where many do,
+// the folder shows by name what it reads (a stub beside each reader), and what is given to many is drawn to the first.
 
+const PORTS = 8, READERS = 6; // up to which lines are drawn
 const GAP = 14, RANK = 22, PAD = 12, HEAD = 22;
 
 // The folder tree of a view {nodes: [{reads}], folders: [{parent}], places}: items and edges of each folder.
@@ -11,9 +13,6 @@ export function hierarchy(view) {
   const edges = new Map([[-1, new Map()]]);
   view.folders.forEach((_, f) => (inside.set(f, []), edges.set(f, new Map())));
   view.nodes.forEach((_, n) => inside.get(view.places[n] ?? -1).push(`n${n}`));
-  const first = view.folders.map(() => Infinity);
-  view.places.forEach((f, n) => { if (f !== null && f !== undefined) first[f] = Math.min(first[f], n); });
-  for (let f = view.folders.length - 1; f >= 0; f--) if (parent(f) >= 0) first[parent(f)] = Math.min(first[parent(f)], first[f]);
   view.folders.forEach((_, f) => inside.get(parent(f)).push(`f${f}`));
   const way = (n) => {
     const chain = [];
@@ -38,7 +37,8 @@ export function hierarchy(view) {
       for (let j = k; j < wb.length; j++) connect(wb[j], `i${a}`, item(wb, j + 1, b), a);
     }
   });
-  return { inside, edges, parent, ways, first };
+  const given = new Set(view.nodes.flatMap((node, n) => (node.reads.length ? [] : [n])));
+  return { inside, edges, parent, ways, given };
 }
 
 // Lays out what is open. `size(item)` is the box of a node or of a closed folder; results are kept per folder until
@@ -71,9 +71,9 @@ export class Layout {
     return this.known.get(folder);
   }
 
-  box(item) {
+  box(item, stubs = false) {
     if (item[0] === "f" && this.open.has(Number(item.slice(1)))) return this.of(Number(item.slice(1)));
-    if (item[0] === "i" || item[0] === "o") return { w: 2, h: 2 };
+    if (item[0] === "o" || (item[0] === "i" && !stubs)) return { w: 2, h: 2 };
     return this.size(item);
   }
 
@@ -81,9 +81,10 @@ export class Layout {
     const graph = new dagre.graphlib.Graph();
     graph.setGraph({ rankdir: "TB", nodesep: GAP, ranksep: RANK, edgesep: 8 });
     const items = this.tree.inside.get(folder);
-    const edges = [...this.tree.edges.get(folder).values()];
+    const edges = this.drawn(folder);
+    const stubs = new Set(edges.map((e) => e.from).filter((item) => item[0] === "i")).size > PORTS;
     const add = (item) => {
-      const { w, h } = this.box(item);
+      const { w, h } = this.box(item, stubs);
       graph.setNode(item, this.sideways ? { width: h, height: w } : { width: w, height: h });
     };
     items.forEach(add);
@@ -92,9 +93,10 @@ export class Layout {
     const ports = new Set();
     for (const { from, to, sources } of edges) {
       for (const item of [from, to]) {
-        if ((item[0] === "i" || item[0] === "o") && !ports.has(item)) {
-          ports.add(item);
+        if ((item[0] === "i" || item[0] === "o") && !graph.hasNode(item)) {
+          if (!stubs || item[0] === "o") ports.add(item);
           add(item);
+          if (item[0] === "i" && stubs) continue;
           if (item[0] === "i") graph.setEdge("top", item, { weight: 20, minlen: 1 });
           else graph.setEdge(item, "bottom", { weight: 20, minlen: 1 });
         }
@@ -103,10 +105,24 @@ export class Layout {
     }
     if (!ports.size) ["top", "bottom"].forEach((n) => graph.removeNode(n));
     dagre.layout(graph);
-    return this.read(graph, folder, ports, edges);
+    return this.read(graph, folder, ports, edges, stubs);
   }
 
-  read(graph, folder, ports, edges) {
+  // The edges of a folder; of what is given (parameters, ports) to many, the first one.
+  drawn(folder) {
+    const all = [...this.tree.edges.get(folder).values()];
+    const readers = new Map();
+    for (const { from } of all) readers.set(from, (readers.get(from) ?? 0) + 1);
+    const seen = new Set();
+    return all.filter(({ from }) => {
+      const given = from[0] === "i" || (from[0] === "n" && this.tree.given.has(Number(from.slice(1))));
+      if (!given || readers.get(from) <= READERS) return true;
+      if (seen.has(from)) return false;
+      return seen.add(from);
+    });
+  }
+
+  read(graph, folder, ports, edges, stubs) {
     const turn = ({ x, y }) => (this.sideways ? { x: y, y: x } : { x, y });
     const boxes = new Map(), at = new Map();
     let left = Infinity, top = Infinity, right = -Infinity, bottom = -Infinity;
@@ -121,7 +137,7 @@ export class Layout {
         continue; // it is moved to the border: only how far along matters
 
       }
-      const { w, h } = this.box(item);
+      const { w, h } = this.box(item, stubs);
       boxes.set(item, { x: centre.x - w / 2, y: centre.y - h / 2, w, h });
       reach(centre.x - w / 2, centre.y - h / 2);
       reach(centre.x + w / 2, centre.y + h / 2);
