@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from math import inf
 from typing import Any
 
+from memograd.adjoint.derivation import differentiate as derive
 from memograd.adjoint.expand import expand
-from memograd.adjoint.recursion import differentiate as recursion
 from memograd.adjoint.selection import default_wrt, targets_of
 from memograd.errors import BackendError, BudgetInfeasibleError, MemogradError, PlanViolationError
 from memograd.fuse.fuse import fuse
@@ -83,7 +83,7 @@ def differentiate(
     among: Collection[str] | None = None,
     limit: int = 100_000,
 ) -> Graph:
-    """The graph that computes ``graph``'s results and its gradients; arguments: see ``memograd.adjoint.recursion``.
+    """The graph that computes ``graph``'s results and its gradients; arguments: see ``memograd.adjoint.derivation``.
 
     With ``memoize=False`` nothing is simplified, so that the repeated work stays to be seen.
     """
@@ -93,7 +93,7 @@ def differentiate(
         expanded = _staged("expand", lambda: expand(graph, names, targets), len(graph.nodes))
         joint = _staged(
             "differentiate",
-            lambda: recursion(expanded, names, memoize, of, cotangents, among, limit),
+            lambda: derive(expanded, names, memoize, of, cotangents, among, limit),
             len(expanded.nodes),
         )
         return simplify(joint) if memoize else joint

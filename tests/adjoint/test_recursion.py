@@ -1,125 +1,84 @@
-"""The recursion: memoized and naive, deep, repeated."""
+"""The recursion by itself, on numbers: what it computes, and what who watches it is told."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from contextlib import nullcontext
+from typing import Any
 
 import pytest
 import torch
-from torch import nn
 
 import memograd as mg
+from memograd.adjoint.activity import active_nodes
+from memograd.adjoint.recursion import Recursion
+from memograd.graph.interpreter import evaluate
 
 
-def ladder(n):
-    def f(x):
-        for _ in range(n):
-            x = x.sin() + x.cos()
-        return x.sum()
-
-    return f
+class Numbers:
+    def __init__(self, values: dict[Any, Any]) -> None:
+        self.input = values.__getitem__
+        self.item = lambda node, index: values[node][index]
+        self.about = lambda node: nullcontext()
 
 
-def test_naive_and_memoized_agree():
-    x = torch.randn(3, dtype=torch.float64)
-    graph = mg.capture(ladder(4), x)
-    remembered, naive = mg.differentiate(graph), mg.differentiate(graph, memoize=False)
-    torch.testing.assert_close(remembered(x)[1]["x"], naive(x)[1]["x"], rtol=1e-12, atol=1e-12)
-    torch.testing.assert_close(remembered(x)[1]["x"], torch.func.grad(ladder(4))(x), rtol=1e-12, atol=1e-12)
-    assert len(naive.nodes) > 2 * len(remembered.nodes)
+def recursion_at(f: Callable[..., Any], x: torch.Tensor, **options: Any) -> tuple[Recursion, Any]:
+    graph = mg.capture(f, x)
+    active = active_nodes(graph.placeholders, graph.results)
+    values = evaluate(graph, [x])
+    seeds = {graph.results[0]: torch.ones((), dtype=x.dtype)}
+    return Recursion(Numbers(values), seeds, set(active), **options), graph
 
 
-@pytest.mark.parametrize("n", [1, 2, 5, 60])
-def test_products_of_a_ladder(n):
-    """Each diamond doubles the paths: edge by edge, paths(k) = 2 paths(k - 1), four edges a diamond and one for sum."""
-    counts = mg.count_products(mg.capture(ladder(n), torch.randn(3)))
-    assert counts.memoized == 4 * n + 1
-    naive = 1
-    for _ in range(n):
-        naive = 2 * (naive + 1 + 1)  # two branches, each: the walk so far, the sum's edge, the branch's own edge
-    assert counts.naive == naive
+def diamond(x: torch.Tensor) -> torch.Tensor:
+    y = x.exp()
+    return (y.sin() * y).sum()
 
 
-def test_naive_recursion_is_guarded():
-    graph = mg.capture(ladder(60), torch.randn(3))
-    with pytest.raises(mg.ProductLimitError, match="limit"):
-        mg.differentiate(graph, memoize=False)
+def parts(x: torch.Tensor) -> torch.Tensor:
+    first, _, third = x.split(2)
+    return (first * third).sum() + first.exp().sum()
 
 
-def chain(n):
-    def f(x):
-        for _ in range(n):
-            x = x * 0.9999
-        return x.sum()
-
-    return f
+def of_eigenvalues(x: torch.Tensor) -> torch.Tensor:
+    values, vectors = torch.linalg.eigh(x.reshape(3, 2) @ x.reshape(3, 2).T)
+    return (values**2).sum() + vectors.abs().sum()
 
 
-@pytest.mark.parametrize("n", [3000, pytest.param(100_000, marks=pytest.mark.slow)])
-def test_depth_does_not_matter(n):
+@pytest.mark.parametrize("memoize", [True, False])
+@pytest.mark.parametrize("f", [diamond, parts, of_eigenvalues])
+def test_on_numbers_it_computes_the_gradient(f: Any, memoize: bool) -> None:
+    x = torch.linspace(0.1, 1, 6, dtype=torch.float64)
+    recursion, graph = recursion_at(f, x, memoize=memoize)
+    ours = recursion.adjoint(graph.placeholders[0])
+    leaf = x.clone().requires_grad_()
+    (theirs,) = torch.autograd.grad(f(leaf), leaf)
+    torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-9)
+
+
+def test_the_adjoint_of_a_node_with_several_results_is_the_list_of_theirs() -> None:
+    x = torch.arange(6.0, dtype=torch.float64)
+    recursion, graph = recursion_at(parts, x)
+    (split,) = [n for n in graph.nodes if n.target is torch.ops.aten.split.Tensor]
+    first, second, third = recursion.adjoint(split)
+    torch.testing.assert_close(first, x[4:] + x[:2].exp())
+    torch.testing.assert_close(third, x[:2])
+    assert second is None, "nothing reads it"
+
+
+@pytest.mark.parametrize("memoize", [True, False])
+def test_who_watches_is_told_of_every_question_and_answer(memoize: bool) -> None:
+    told: list[tuple[Any, ...]] = []
     x = torch.ones(2, dtype=torch.float64)
-    joint = mg.differentiate(mg.capture(chain(n), x))
-    torch.testing.assert_close(joint(x)[1]["x"], torch.full((2,), 0.9999**n, dtype=torch.float64), rtol=1e-9, atol=0)
-
-
-def test_work_is_linear_in_depth():
-    small, large = (len(mg.differentiate(mg.capture(chain(n), torch.ones(2))).nodes) for n in (100, 200))
-    assert large - small == 200, "one operator forward and one backward for each link"
-
-
-def test_differentiate_again():
-    x = torch.tensor(0.3, dtype=torch.float64)
-    once = mg.differentiate(mg.capture(lambda x: x.sin() * x, x))
-    twice = mg.differentiate(once, of="x")
-    torch.testing.assert_close(twice(x)[1]["x"], 2 * x.cos() - x * x.sin())
-
-
-def test_no_gradient_for_frozen_parameters_is_computed():
-    model = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 1))
-    model[0].requires_grad_(False)
-    x = torch.randn(2, 3)
-    joint = mg.differentiate(mg.capture(lambda x: model(x).sum(), x))
-    assert list(joint(x)[1]) == ["model.2.weight", "model.2.bias"]
-    assert not any("tanh_backward" in str(n.target) for n in joint.nodes)
-
-
-@pytest.mark.parametrize(
-    ("f", "x", "message"),
-    [
-        (lambda x: x * 2, torch.randn(3), "one real number"),
-        (lambda x: x.sum(), torch.arange(3), "nothing to differentiate"),
-        (lambda x: x.argmax(), torch.randn(3), "one real number"),
-    ],
-)
-def test_bad_losses(f, x, message):
-    with pytest.raises(mg.GraphError, match=message):
-        mg.differentiate(mg.capture(f, x))
-
-
-def test_missing_rule_says_how_to_register_one():
-    library = torch.library.Library("memograd_test", "DEF")
-    library.define("cube(Tensor x) -> Tensor")
-    torch.library.impl(library, "cube", "CompositeExplicitAutograd")(lambda x: x * x * x)
-    graph = mg.capture(lambda x: torch.ops.memograd_test.cube(x).sum(), torch.randn(3))
-    with pytest.raises(mg.MissingRuleError, match=r"memograd_test\.cube.*test_recursion\.py.*@memograd\.rule"):
-        mg.differentiate(graph)
-
-    @mg.rule(torch.ops.memograd_test.cube.default, formula="x̄ = 3 ȳ x²")
-    def cube(adjoint, y, x):
-        return adjoint * 3 * x * x
-
-    x = torch.randn(3)
-    torch.testing.assert_close(mg.differentiate(graph)(x)[1]["x"], 3 * x * x)
-
-
-def test_gradients_come_in_the_order_asked_for():
-    graph = mg.capture(lambda x, unused, y: (x * y).sum(), *torch.ones(3, 2))
-    gradients = mg.differentiate(graph, ["y", "unused", "x"])(*torch.ones(3, 2))[1]
-    assert list(gradients) == ["y", "unused", "x"] and gradients["unused"] is None
-
-
-def test_arguments_in_another_memory_layout():
-    """The rule of group norm calls ``contiguous()``, which was no operator when the graph was made."""
-    x, z = torch.randn(2, 6, 5, 3, dtype=torch.float64), torch.randn(2, 6, 5, 3, dtype=torch.float64)
-    joint = mg.differentiate(mg.capture(lambda x, z: (torch.nn.functional.group_norm(x, 2) * z).sum(), x, z))
-    other = z.to(memory_format=torch.channels_last)
-    torch.testing.assert_close(joint(x, other)[1]["x"], joint(x, z)[1]["x"])
-    writing = mg.capture(lambda x: x.mul_(2), x.clone())
-    with pytest.raises(mg.CaptureError, match="strides"):
-        writing(other)
+    recursion, graph = recursion_at(diamond, x, memoize=memoize, observer=lambda *seen: told.append(seen))
+    gradient = recursion.adjoint(graph.placeholders[0])
+    assert told[0][:3] == ("asked", "adjoint", graph.placeholders[0])
+    assert told[-1][:3] == ("answered", "adjoint", graph.placeholders[0]) and told[-1][3] is gradient
+    moments = Counter((moment, question) for moment, question, _, _ in told)
+    for question in ("adjoint", "vjp"):
+        assert moments["asked", question] == moments["answered", question]
+    # y = exp x is read by sin and by the product, which the sine leads to, too
+    assert moments["remembered", "vjp"] == (1 if memoize else 0)
+    products = sum(1 for moment, question, *_ in told if (moment, question) == ("asked", "vjp"))
+    assert products == (4 if memoize else 6)

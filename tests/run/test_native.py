@@ -11,7 +11,7 @@ import torch.nn as nn
 import torch.nn.functional as F
 
 from memograd import rules  # noqa: F401  enters the derivative table
-from memograd.adjoint.recursion import differentiate
+from memograd.adjoint.derivation import differentiate
 from memograd.errors import BackendError
 from memograd.graph.entries import Calling, Input, Output
 from memograd.graph.graph import Graph

@@ -16,7 +16,7 @@ from memograd._torch import pytree
 from memograd.adjoint.activity import active_nodes
 from memograd.graph.graph import Graph
 from memograd.graph.rewriting import Rewriting
-from memograd.rules.registry import lookup
+from memograd.rules.registry import lookup, stated
 from memograd.tracing.tracer import Tracer
 
 
@@ -30,10 +30,10 @@ def expand(graph: Graph, sources: Sequence[str], results: Sequence[fx.Node]) -> 
     while True:
         places = [graph.placeholder(name) for name in sources]
         active = active_nodes(places, [graph.results[i] for i in positions])
-        stated = {n for n in active if n.op == "call_function" and (e := lookup(n.target)) and e.kind == "expansion"}
-        if not stated:
+        expanded = {n for n in active if n.op == "call_function" and (e := lookup(n.target)) and e.kind == "expansion"}
+        if not expanded:
             return graph
-        graph = _inline(graph, stated)
+        graph = _inline(graph, expanded)
 
 
 def _inline(graph: Graph, expanded: set[fx.Node]) -> Graph:
@@ -51,10 +51,10 @@ def _inline(graph: Graph, expanded: set[fx.Node]) -> Graph:
 
 def _trace(tracer: Tracer, node: fx.Node, where: dict[fx.Node, fx.Node]) -> list[Any]:
     entry = lookup(node.target)
-    assert entry is not None and entry.function is not None
+    assert entry is not None
     with tracer.rules(), tracer.labelled(node.meta):
         args, kwargs = fx.map_arg((node.args, node.kwargs), lambda n: tracer.input(where[n]))
-        out = entry.function(*args, **kwargs)
+        out = stated(entry, args, kwargs)
         pairs = zip(pytree.tree_leaves(out), pytree.tree_leaves(node.meta["val"]), strict=False)
         return [tracer.node_of(_laid_out(o, like)) if isinstance(o, torch.Tensor) else None for o, like in pairs]
 

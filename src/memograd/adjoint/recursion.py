@@ -12,51 +12,72 @@ That is the whole algorithm (Goodfellow, Bengio & Courville, Deep Learning, algo
 - *Order.* With the nodes visited from the loss backwards, every recursive call finds its answer in the table already,
   so a graph of 100,000 operators in a row needs no deep Python stack.
 
-The rules run on symbolic tensors, so what the recursion computes is again a graph.
+The rules run on symbolic tensors, so what the recursion computes is again a graph (``derivation.py``). On numbers it
+computes numbers: which it is, is a matter of the ``Arithmetic`` that it is given.
 """
 
 from __future__ import annotations
 
-import itertools
 import operator
-from collections.abc import Collection, Sequence
-from typing import Any
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import fx
 
-from memograd.adjoint.activity import active_nodes
-from memograd.adjoint.products import count_products
-from memograd.adjoint.selection import inputs_of, targets_of
-from memograd.errors import (
-    MemogradError,
-    MissingRuleError,
-    NotDifferentiableError,
-    ProductLimitError,
-    RuleError,
-)
-from memograd.graph.entries import Input, Output, OutputKind
-from memograd.graph.graph import Graph
+from memograd.errors import MemogradError, MissingRuleError, NotDifferentiableError, RuleError
 from memograd.rules.registry import Entry, Refused, lookup, pull_back
 from memograd.tracing.functions import Call
-from memograd.tracing.tracer import Tracer
+
+Question = Literal["adjoint", "vjp"]
+Moment = Literal["asked", "remembered", "answered"]
+Observer = Callable[[Moment, Question, fx.Node, Any], None]
+
+
+class Arithmetic(Protocol):
+    """What the recursion computes with: symbols, which a ``Tracer`` writes down, or numbers."""
+
+    def input(self, node: fx.Node) -> Any:
+        """The value of ``node``, for a rule to use."""
+
+    def item(self, node: fx.Node, index: int) -> Any:
+        """One of the values of a node with several."""
+
+    def about(self, node: fx.Node) -> AbstractContextManager[Any]:
+        """What is computed inside is about the adjoint of ``node``."""
+        ...
+
+
+def _unwatched(moment: Moment, question: Question, node: fx.Node, answer: Any) -> None:
+    """Makes nothing of it."""
 
 
 class Recursion:
     """The chain rule on one graph: ``adjoint(v)`` is the derivative of the seeded results with respect to ``v``."""
 
-    def __init__(self, tracer: Tracer, seeds: dict[fx.Node, torch.Tensor], active: set[fx.Node], memoize: bool) -> None:
-        self.tracer = tracer
+    def __init__(
+        self,
+        arithmetic: Arithmetic,
+        seeds: dict[fx.Node, torch.Tensor],
+        active: set[fx.Node],
+        memoize: bool = True,
+        observer: Observer = _unwatched,
+    ) -> None:
+        self.arithmetic = arithmetic
         self.seeds = seeds  # adjoints of the results: 1 for a loss
         self.active = active  # nodes on a path from an input of interest to a result
         self.memoize = memoize
+        self.observer = observer  # is told of every question and of every answer
         self.table: dict[fx.Node, Any] = {}  # v -> adjoint(v)
         self.pulled: dict[fx.Node, dict[fx.Node, list[Any]]] = {}  # u -> {v: contributions of u to adjoint(v)}
 
     def adjoint(self, v: fx.Node) -> Any:
         """adjoint(v) = sum over the consumers u of v: vjp_u(adjoint(u)) with respect to v."""
         if v in self.table:
+            self.observer("remembered", "adjoint", v, self.table[v])
             return self.table[v]
+        self.observer("asked", "adjoint", v, None)
         contributions = [self.seeds[v]] if v in self.seeds else []
         for u in reversed(list(v.users)):  # the last consumer's share is computed first; rules add consumers meanwhile
             if u in self.active:
@@ -64,40 +85,43 @@ class Recursion:
         total = self.add(v, contributions)
         if self.memoize:
             self.table[v] = total
+        self.observer("answered", "adjoint", v, total)
         return total
 
     def vjp(self, u: fx.Node) -> dict[fx.Node, list[Any]]:
         """What ``u`` passes back to each of its operands, given adjoint(u)."""
         if u in self.pulled:
+            self.observer("remembered", "vjp", u, self.pulled[u])
             return self.pulled[u]
+        self.observer("asked", "vjp", u, None)
         adjoint = self.adjoint(u)
         contributions = self.apply_rule(u, adjoint) if adjoint is not None else {}
         if self.memoize:
             self.pulled[u] = contributions
+        self.observer("answered", "vjp", u, contributions)
         return contributions
 
     def add(self, v: fx.Node, contributions: list[Any]) -> Any:
-        """Sum of the contributions; for a node with several outputs, a list with one sum for each."""
-        if isinstance(v.meta["val"], torch.Tensor):
-            with self.tracer.about(v):
-                return sum_of([c for c in contributions if c is not None])
-        parts: list[Any] = [None] * len(v.meta["val"])
-        for index, part in contributions:
-            parts[index] = part if parts[index] is None else parts[index] + part
-        return parts if any(p is not None for p in parts) else None
+        """Sum of the contributions. The adjoint of a node with several results is the list of theirs, and so is what is
+        contributed to it."""
+        with self.arithmetic.about(v):
+            if isinstance(v.meta["val"], torch.Tensor):
+                return sum_of(contributions)
+            parts = [sum_of(list(summands)) for summands in zip(*contributions, strict=True)]
+            return parts if any(p is not None for p in parts) else None
 
     def apply_rule(self, u: fx.Node, adjoint: Any) -> dict[fx.Node, list[Any]]:
         """The table's rule for the operator of ``u``, on symbolic tensors."""
         operands: Any = u.args
-        if u.target is operator.getitem:  # one output of a node with several
+        if u.target is operator.getitem:  # one result of a node with several
             source, index = operands
-            return {source: [(index, adjoint)]}
+            return {source: [[adjoint if k == index else None for k in range(len(source.meta["val"]))]]}
         entry = entry_of(u)
         if isinstance(u.target, Call):
             entry = u.target.entry_for([v in self.active for v in operands[0]])
-        args, kwargs = fx.map_arg((u.args, u.kwargs), self.tracer.input)
-        y = fx.map_arg(u, self.tracer.input) if isinstance(u.meta["val"], torch.Tensor) else self.outputs(u)
-        with self.tracer.about(u):
+        args, kwargs = fx.map_arg((u.args, u.kwargs), self.arithmetic.input)
+        y = fx.map_arg(u, self.arithmetic.input) if isinstance(u.meta["val"], torch.Tensor) else self.outputs(u)
+        with self.arithmetic.about(u):
             try:
                 parts = pull_back(entry, adjoint, y, args, kwargs)
             except MemogradError:
@@ -110,78 +134,15 @@ class Recursion:
             pairs = zip(argument, part, strict=True) if isinstance(part, list) else [(argument, part)]
             for v, share in pairs:
                 if share is not None and v in self.active:
-                    contributions.setdefault(v, []).append(known(u, share))
+                    contributions.setdefault(v, []).append(not_refused(u, share))
         return contributions
 
     def outputs(self, u: fx.Node) -> tuple[Any, ...]:
         """The results of a node with several outputs, for its rule to use."""
-        with self.tracer.about(u):
+        with self.arithmetic.about(u):
             return tuple(
-                self.tracer.item(u, i) if isinstance(v, torch.Tensor) else None for i, v in enumerate(u.meta["val"])
+                self.arithmetic.item(u, i) if isinstance(v, torch.Tensor) else None for i, v in enumerate(u.meta["val"])
             )
-
-
-def differentiate(
-    graph: Graph,
-    wrt: Sequence[str] | None = None,
-    memoize: bool = True,
-    of: str | None = None,
-    cotangents: OutputKind | None = None,
-    among: Collection[str] | None = None,
-    limit: int = 100_000,
-) -> Graph:
-    """The graph that computes ``graph``'s results and the gradients of its loss.
-
-    Args:
-        wrt: names of inputs (parameters, arguments); default: all parameters that require gradients, else all
-            floating-point arguments.
-        memoize: remember adjoints. False runs the naive recursion, once for every path.
-        of: name of the result to differentiate; default the first, which must be a scalar (a loss).
-        cotangents: instead of 1 for a scalar loss, take the adjoints of all results of this kind as further
-            arguments.
-        among: those of them with these names only.
-        limit: most products the naive recursion may form.
-
-    Returns:
-        A graph with outputs of kind ``gradient``; ``graph.unused`` names the inputs the loss does not depend on.
-
-    Raises:
-        GraphError: the loss is not a scalar, or a name is unknown.
-        MissingRuleError, NotDifferentiableError, OpaqueBackwardError: no derivative is known on the path.
-        ProductLimitError: the naive recursion would exceed ``limit``.
-    """
-    names = inputs_of(graph, wrt)
-    if not memoize and (naive := count_products(graph, names, of, cotangents, among).naive) > limit:
-        raise ProductLimitError(
-            f"the naive recursion would form {naive} products, more than limit={limit}; use memoize=True"
-        )
-    fresh, where = graph.copy()
-    sources = {name: where[graph.placeholder(name)] for name in names}
-    results = [where[n] for n in graph.results]
-    targets = targets_of(graph, of, cotangents, among)
-    inputs = list(graph.inputs)
-    tracer = Tracer(fresh)
-    tracer.adopt = lambda tensor: _constant(tracer, inputs, tensor)
-    with tracer.rules():
-        seeds: dict[fx.Node, Any] = {}
-        for i in targets:
-            seed = (
-                _cotangent(tracer, inputs, graph.outputs[i].name, results[i])
-                if cotangents
-                else _one(tracer, results[i])
-            )
-            seeds[results[i]] = seed if results[i] not in seeds else seeds[results[i]] + seed
-        order = active_nodes(list(sources.values()), [results[i] for i in targets])
-        recursion = Recursion(tracer, seeds, set(order), memoize)
-        if memoize:
-            for v in reversed(order):
-                recursion.adjoint(v)
-        gradients = {name: recursion.adjoint(node) for name, node in sources.items() if node in recursion.active}
-        nodes = {name: tracer.node_of(g) for name, g in gradients.items() if g is not None}
-    fresh.output(tuple([*results, *nodes.values()]))
-    outputs = (*graph.outputs, *(Output("gradient", name) for name in nodes))
-    new = graph.with_fx(fresh, inputs=tuple(inputs), outputs=outputs, wrt=tuple(names))
-    return new.verify()
 
 
 def entry_of(u: fx.Node) -> Entry:
@@ -194,44 +155,20 @@ def entry_of(u: fx.Node) -> Entry:
     return entry
 
 
-def known(u: fx.Node, share: Any) -> Any:
+def not_refused(u: fx.Node, share: Any) -> Any:
     """What the rule of ``u`` passes back to an operand; an error where it says that it cannot."""
     if isinstance(share, Refused):
         raise NotDifferentiableError(f"{_at(u)} cannot be differentiated: {share.why}")
     return share
 
 
-def sum_of(tensors: list[torch.Tensor]) -> Any:
-    """Left-to-right sum; None for no summand."""
+def sum_of(summands: list[Any]) -> Any:
+    """Left-to-right sum of those that are not None; None where there is none."""
     total = None
-    for tensor in tensors:
-        total = tensor if total is None else total + tensor
+    for summand in summands:
+        if summand is not None:
+            total = summand if total is None else total + summand
     return total
-
-
-def _one(tracer: Tracer, result: fx.Node) -> torch.Tensor:
-    with tracer.about(result):
-        return torch.ones_like(tracer.input(result))
-
-
-def _cotangent(tracer: Tracer, inputs: list[Input], name: str, result: fx.Node) -> torch.Tensor:
-    """A further input for the adjoint of ``result``: contiguous, whatever the strides of the result itself."""
-    inputs.append(Input("cotangent", f"cotangent of {name}", of=name))
-    value = result.meta["val"]
-    with tracer.pause():
-        like = torch.empty(value.shape, dtype=value.dtype, device=value.device)
-    return tracer.placeholder(f"cotangent_{name}", like)
-
-
-def _constant(tracer: Tracer, inputs: list[Input], tensor: torch.Tensor) -> torch.Tensor:
-    """A tensor of the user's that somebody's own backward reads: perhaps an input already, or one more."""
-    for entry, node in zip(inputs, tracer.graph.find_nodes(op="placeholder"), strict=True):
-        if entry.tensor is tensor:
-            return tracer.input(node)
-    names = {i.name for i in inputs}
-    name = next(name for k in itertools.count() if (name := f"constant_{k}") not in names)
-    inputs.append(Input("constant", name, tensor))
-    return tracer.placeholder(name, tensor)
 
 
 def _at(u: fx.Node) -> str:

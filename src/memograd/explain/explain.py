@@ -11,7 +11,7 @@ from torch import fx, nn
 from memograd.adjoint.activity import active_nodes, operands
 from memograd.adjoint.products import Products, count_products
 from memograd.adjoint.recursion import entry_of
-from memograd.explain.watch import Event, Paths, Watched, jacobian, label
+from memograd.explain.watch import Event, Paths, jacobian, label, watched
 from memograd.graph.graph import Graph
 from memograd.graph.interpreter import evaluate
 from memograd.graph.printing import target_name
@@ -110,7 +110,7 @@ def explain(title: str, model: nn.Module, criterion: nn.Module, x: torch.Tensor,
     order = active_nodes(list(sources.values()), [graph.results[0]])
     with torch.no_grad():
         values = evaluate(graph, graph.bind((x, target), {}))
-        recursion = Watched(values, graph.results[0], set(order))
+        recursion, transcript = watched(values, graph.results[0], set(order))
         for node in sources.values():
             recursion.adjoint(node)
         gradients = _gradients(graph, loss, (x, target), Paths(values, graph.results[0], set(order)))
@@ -128,7 +128,7 @@ def explain(title: str, model: nn.Module, criterion: nn.Module, x: torch.Tensor,
     operators = [
         (label(n), target_name(n.target), [label(v) for v in n.all_input_nodes], values[n]) for n in graph.nodes
     ]
-    return Explanation(title, names, operators, edges, recursion.events, gradients, count_products(graph))
+    return Explanation(title, names, operators, edges, transcript.events, gradients, count_products(graph))
 
 
 def _gradients(graph: Graph, loss: Any, batch: tuple[torch.Tensor, ...], paths: Paths) -> list[Gradient]:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import fx
 
-from memograd.adjoint.recursion import entry_of, known
+from memograd.adjoint.recursion import entry_of, not_refused
 from memograd.explain.numbers import number
 from memograd.rules.registry import pull_back
 from memograd.tracing.functions import Call
@@ -64,7 +64,7 @@ def _matrices(u: fx.Node, active: set[fx.Node], values: Mapping[fx.Node, Any]) -
                 pairs: Any = zip(argument, part, strict=True) if isinstance(part, list) else [(argument, part)]  # pyright: ignore[reportArgumentType]
                 for v, share in pairs:
                     if share is not None and v in active:
-                        share = known(u, share).reshape(-1)
+                        share = not_refused(u, share).reshape(-1)
                         row[v] = row[v] + share if v in row else share
             for v, share in row.items():
                 rows.setdefault(v, []).append(share)

@@ -12,14 +12,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import torch
 from torch import fx
 
 from memograd.adjoint.activity import active_nodes
+from memograd.adjoint.derivation import Derivation
 from memograd.adjoint.products import count_products
-from memograd.adjoint.recursion import Recursion, _constant
+from memograd.adjoint.recursion import Moment, Question, Recursion, sum_of
 from memograd.adjoint.selection import targets_of
-from memograd.graph.entries import Output
 from memograd.graph.graph import Graph
 from memograd.tracing.tracer import Tracer
 
@@ -30,6 +29,14 @@ _TREE = 400  # products of which the naive recursion is written down
 # local derivatives are asked for, are found remembered, are formed.
 Kind = Literal["ask", "hit", "answer", "pull", "pulled", "pass"]
 Event = tuple[Kind, str]
+_KINDS: dict[tuple[Question, Moment], Kind] = {
+    ("adjoint", "asked"): "ask",
+    ("adjoint", "remembered"): "hit",
+    ("adjoint", "answered"): "answer",
+    ("vjp", "asked"): "pull",
+    ("vjp", "remembered"): "pulled",
+    ("vjp", "answered"): "pass",
+}
 
 
 @dataclass(frozen=True)
@@ -55,36 +62,10 @@ class Record:
     naive: list[Event] | None
 
 
-class Recorded(Recursion):
-    """The recursion, writing down what it does."""
-
-    def __init__(self, *args: Any) -> None:
-        super().__init__(*args)
-        self.events: list[Event] = []
-
-    def adjoint(self, v: fx.Node) -> Any:
-        if v in self.table:
-            self.events.append(("hit", v.name))
-            return self.table[v]
-        self.events.append(("ask", v.name))
-        total = super().adjoint(v)
-        self.events.append(("answer", v.name))
-        return total
-
-    def vjp(self, u: fx.Node) -> dict[fx.Node, list[Any]]:
-        if u in self.pulled:
-            self.events.append(("pulled", u.name))
-            return self.pulled[u]
-        self.events.append(("pull", u.name))
-        contributions = super().vjp(u)
-        self.events.append(("pass", u.name))
-        return contributions
-
-
 def record(forward: Graph, names: list[str]) -> Record:
     """Differentiate the first result of ``forward``, which must be a scalar, with respect to the inputs ``names``."""
     asked = len(active_nodes([forward.placeholder(n) for n in names], [forward.results[0]])) <= _DEEP
-    joint, recursion, tracer = _run(forward, names, memoize=True, asked=asked)
+    joint, recursion, tracer, events = _run(forward, names, memoize=True, asked=asked)
     adjoints: dict[str, Any] = {}
     for v, total in recursion.table.items():
         adjoints[v.name] = _nodes(tracer, total)
@@ -92,39 +73,30 @@ def record(forward: Graph, names: list[str]) -> Record:
     for v in recursion.table:
         for u in reversed(list(v.users)):
             for share in recursion.pulled.get(u, {}).get(v, []):
-                part = share[1] if isinstance(share, tuple) else share
+                part = sum_of(share) if isinstance(share, list) else share  # of several results one is picked
                 if part is not None:
                     contributions[v.name].append((u.name, tracer.node_of(part)))
     naive = None
     if count_products(forward, names).naive <= _TREE:
-        naive = _run(forward, names, memoize=False, asked=True)[1].events
-    return Record(forward, joint, adjoints, contributions, recursion.events, asked, naive)
+        naive = _run(forward, names, memoize=False, asked=True)[-1]
+    return Record(forward, joint, adjoints, contributions, events, asked, naive)
 
 
-def _run(forward: Graph, names: list[str], memoize: bool, asked: bool) -> tuple[Graph, Recorded, Tracer]:
-    fresh, where = forward.copy()
-    sources = {name: where[forward.placeholder(name)] for name in names}
-    results = [where[n] for n in forward.results]
-    (target,) = targets_of(forward, None, None)
-    inputs = list(forward.inputs)
-    tracer = Tracer(fresh)
-    tracer.adopt = lambda tensor: _constant(tracer, inputs, tensor)
-    with tracer.rules(), _deep_stack(len(fresh.nodes) if asked else 0):
-        with tracer.about(results[target]):
-            seed = torch.ones_like(tracer.input(results[target]))
-        order = active_nodes(list(sources.values()), [results[target]])
-        recursion = Recorded(tracer, {results[target]: seed}, set(order), memoize)
-        for v in [s for s in sources.values() if s in recursion.active] if asked else reversed(order):
+def _run(forward: Graph, names: list[str], memoize: bool, asked: bool) -> tuple[Graph, Recursion, Tracer, list[Event]]:
+    derivation = Derivation(forward, names, targets_of(forward, None, None))
+    tracer, sources = derivation.tracer, derivation.sources
+    events: list[Event] = []
+
+    def observer(moment: Moment, question: Question, node: fx.Node, answer: Any) -> None:
+        events.append((_KINDS[question, moment], node.name))
+
+    with tracer.rules(), _deep_stack(len(derivation.fx.nodes) if asked else 0):
+        recursion = Recursion(tracer, derivation.seeds(), set(derivation.active), memoize, observer)
+        active = [s for s in sources.values() if s in recursion.active]
+        for v in active if asked else reversed(derivation.active):
             recursion.adjoint(v)
-        if memoize:
-            gradients = {n: recursion.table[s] for n, s in sources.items() if s in recursion.active}
-            nodes = {name: tracer.node_of(g) for name, g in gradients.items() if g is not None}
-        else:
-            nodes = {}
-    fresh.output(tuple([*results, *nodes.values()]))
-    outputs = (*forward.outputs, *(Output("gradient", name) for name in nodes))
-    joint = forward.with_fx(fresh, inputs=tuple(inputs), outputs=outputs, wrt=tuple(names))
-    return joint.verify(), recursion, tracer
+        gradients = {n: recursion.table[s] for n, s in sources.items() if s in active} if memoize else {}
+        return derivation.finished(gradients), recursion, tracer, events
 
 
 def _nodes(tracer: Tracer, total: Any) -> Any:

@@ -1,19 +1,23 @@
-"""The recursion of ``differentiate.py`` on numbers, with a protocol of what it does."""
+"""The recursion of ``adjoint/recursion.py`` on numbers, with a protocol of what it does."""
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import fx
 
-from memograd.adjoint.recursion import Recursion, entry_of, known, sum_of
+from memograd.adjoint.recursion import Moment, Question, Recursion, entry_of, not_refused
 from memograd.rules.registry import pull_back
 
 Element = tuple[fx.Node, int]  # one number of a node's value, by its flat position
+
+
+_KINDS: dict[Moment, str] = {"asked": "ask", "remembered": "hit", "answered": "done"}
 
 
 @dataclass(frozen=True)
@@ -26,42 +30,41 @@ class Event:
     value: torch.Tensor | None
 
 
-class Watched(Recursion):
-    """The recursion itself; only the arithmetic is on numbers instead of symbols, and every visit is written down."""
+class Numbers:
+    """The recursion's arithmetic on numbers: ``values`` of every node."""
 
-    def __init__(self, values: dict[fx.Node, Any], loss: fx.Node, active: set[fx.Node]) -> None:
-        super().__init__(None, {loss: torch.ones_like(values[loss])}, active, memoize=True)  # pyright: ignore[reportArgumentType]
+    def __init__(self, values: dict[fx.Node, Any]) -> None:
         self.values = values
+
+    def input(self, node: fx.Node) -> Any:
+        return self.values[node]
+
+    def item(self, node: fx.Node, index: int) -> Any:
+        return self.values[node][index]
+
+    def about(self, node: fx.Node) -> AbstractContextManager[Any]:
+        return nullcontext()
+
+
+class Transcript:
+    """Writes down what it sees of the recursion."""
+
+    def __init__(self) -> None:
         self.events: list[Event] = []
         self.depth = 0
 
-    def adjoint(self, v: fx.Node) -> Any:
-        return self.watched(f"adjoint({label(v)})", v in self.table, lambda: super(Watched, self).adjoint(v))
+    def __call__(self, moment: Moment, question: Question, node: fx.Node, answer: Any) -> None:
+        value = answer if isinstance(answer, torch.Tensor) else None
+        self.depth -= moment == "answered"
+        if moment != "answered" or value is not None:
+            self.events.append(Event(self.depth, _KINDS[moment], f"{question}({label(node)})", value))
+        self.depth += moment == "asked"
 
-    def vjp(self, u: fx.Node) -> dict[fx.Node, list[Any]]:
-        return self.watched(f"vjp({label(u)})", u in self.pulled, lambda: super(Watched, self).vjp(u))
 
-    def watched(self, what: str, hit: bool, compute: Any) -> Any:
-        if not hit:
-            self.events.append(Event(self.depth, "ask", what, None))
-        self.depth += 1
-        result = compute()
-        self.depth -= 1
-        value = result if isinstance(result, torch.Tensor) else None
-        if hit or value is not None:
-            self.events.append(Event(self.depth, "hit" if hit else "done", what, value))
-        return result
-
-    def add(self, v: fx.Node, contributions: list[Any]) -> Any:
-        return sum_of(contributions)
-
-    def apply_rule(self, u: fx.Node, adjoint: Any) -> dict[fx.Node, list[Any]]:
-        contributions: dict[fx.Node, list[Any]] = {}
-        operands: Any = u.args
-        for v, share in zip(operands, pulled(u, adjoint, self.values), strict=False):
-            if share is not None and v in self.active:
-                contributions.setdefault(v, []).append(known(u, share))
-        return contributions
+def watched(values: dict[fx.Node, Any], loss: fx.Node, active: set[fx.Node]) -> tuple[Recursion, Transcript]:
+    """The recursion on these numbers, and who writes down what it does."""
+    transcript = Transcript()
+    return Recursion(Numbers(values), {loss: torch.ones_like(values[loss])}, active, observer=transcript), transcript
 
 
 def label(node: fx.Node) -> str:
@@ -83,7 +86,7 @@ def jacobian(u: fx.Node, v: fx.Node, values: dict[fx.Node, Any]) -> torch.Tensor
         one = torch.zeros_like(values[u]).reshape(-1)
         one[i] = 1
         parts = pulled(u, one.reshape(values[u].shape), values)
-        given = [known(u, p) for arg, p in zip(u.args, parts, strict=False) if arg is v and p is not None]
+        given = [not_refused(u, p) for arg, p in zip(u.args, parts, strict=False) if arg is v and p is not None]
         shares = [p.reshape(-1) for p in given]
         rows.append(sum(shares, torch.zeros(values[v].numel(), dtype=values[v].dtype)))
     return torch.stack(rows)

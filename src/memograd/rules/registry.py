@@ -29,6 +29,7 @@ from __future__ import annotations
 import inspect
 import os
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType
 from typing import Any, Literal
@@ -72,6 +73,7 @@ class Refused:
 _TABLE: dict[Any, Entry] = {}
 _CONSTANT_RESULTS: dict[Any, frozenset[int]] = {}
 _OWN_RESULTS: dict[Any, frozenset[int]] = {}
+_OBSERVERS: list[Callable[[Entry, Any], None]] = []
 
 
 def rule(*targets: Any, formula: str = "", latex: str = "") -> Callable[[Rule], Rule]:
@@ -154,6 +156,7 @@ def pull_back(entry: Entry, adjoint: Any, y: Any, args: Sequence[Any], kwargs: d
 
     Runs on real tensors and on traced ones. Broadcasting, type promotion and real parts are undone here.
     """
+    _tell(entry, (adjoint, args))
     if entry.kind == "constant":
         return [None] * len(args)
     if entry.kind == "zero":
@@ -163,6 +166,29 @@ def pull_back(entry: Entry, adjoint: Any, y: Any, args: Sequence[Any], kwargs: d
     parts = list(out) if isinstance(out, tuple) else [out]
     parts += [None] * (len(args) - len(parts))
     return [_fit(part, arg) for part, arg in zip(parts, args, strict=False)]
+
+
+def stated(entry: Entry, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
+    """What an expansion makes of its operator: the same value, by others."""
+    _tell(entry, ())
+    assert entry.function is not None
+    return entry.function(*args, **kwargs)
+
+
+@contextmanager
+def observed(see: Callable[[Entry, Any], None]) -> Iterator[None]:
+    """Inside, ``see`` is told of each entry that is applied: a rule with the adjoint and the arguments it is applied
+    to, an expansion with none."""
+    _OBSERVERS.append(see)
+    try:
+        yield
+    finally:
+        _OBSERVERS.remove(see)
+
+
+def _tell(entry: Entry, values: Any) -> None:
+    for see in _OBSERVERS:
+        see(entry, values)
 
 
 def _fit(adjoint: Any, argument: Any) -> Any:

@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
@@ -14,11 +13,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-from unittest.mock import patch
 
 import torch
 
 from memograd._torch import pytree
+from memograd.rules.registry import observed
 
 FILE = Path(__file__).with_suffix(".json")
 
@@ -61,20 +60,7 @@ class Watch:
 def watch() -> Iterator[Watch]:
     """Note the rules that are applied inside."""
     noted = Watch()
-    recursion, expansion = (importlib.import_module(f"memograd.adjoint.{name}") for name in ("recursion", "expand"))
-    pull_back, lookup = recursion.pull_back, expansion.lookup
-
-    def pull(entry: Any, adjoint: Any, y: Any, args: Any, kwargs: Any) -> Any:
-        noted.note(entry.target, (adjoint, args))
-        return pull_back(entry, adjoint, y, args, kwargs)
-
-    def look(target: Any) -> Any:  # asked for the active operators only: what has an expansion is expanded
-        entry = lookup(target)
-        if entry is not None and entry.kind == "expansion":
-            noted.note(entry.target, ())
-        return entry
-
-    with patch.object(recursion, "pull_back", pull), patch.object(expansion, "lookup", look):
+    with observed(lambda entry, values: noted.note(entry.target, values)):
         yield noted
 
 
