@@ -25,10 +25,12 @@ def overlapping(tensors: Sequence[Any]) -> Iterator[tuple[int, int]]:
 
 
 def _has_memory(tensor: Any) -> bool:
-    """No stand-in, no batch of ``vmap``, not empty."""
+    """No stand-in, nor a module's tensor that has one's memory while it is captured; no batch of ``vmap``; not empty."""
     if not isinstance(tensor, Tensor) or is_wrapped(tensor) or not has_data(tensor):
         return False
-    return tensor.layout is torch.strided and tensor.numel() > 0
+    if tensor.layout is not torch.strided or tensor.numel() == 0:
+        return False
+    return tensor.untyped_storage().device.type != "meta"
 
 
 def _share(a: Tensor, b: Tensor) -> bool:
