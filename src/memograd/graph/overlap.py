@@ -25,7 +25,7 @@ def overlapping(tensors: Sequence[Any]) -> Iterator[tuple[int, int]]:
 
 
 def _has_memory(tensor: Any) -> bool:
-    """No stand-in, nor a module's tensor in whose place one is while it is captured; no batch of ``vmap``; not empty."""
+    """No stand-in, nor what one stands in for while it is captured; no batch of ``vmap``; not empty."""
     if not isinstance(tensor, Tensor) or is_wrapped(tensor) or not has_data(tensor):
         return False
     if tensor.layout is not torch.strided or tensor.numel() == 0:
