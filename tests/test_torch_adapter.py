@@ -739,3 +739,15 @@ def test_who_else_traces_is_seen() -> None:
 
     make_fx(traced)(torch.ones(2))
     assert seen == [True] and not adapter.inside_make_fx(), WHY + "a mode of that name is in force while it traces"
+
+
+def test_nothing_is_cut_for_the_buckets_of_ddp() -> None:
+    from torch import distributed
+
+    distributed.init_process_group("gloo", store=distributed.HashStore(), rank=0, world_size=1)
+    try:
+        before = torch._dynamo.config.optimize_ddp  # pyright: ignore[reportAttributeAccessIssue]
+        with adapter.one_graph():
+            assert before and not torch._dynamo.config.optimize_ddp, WHY + "optimize_ddp makes Dynamo cut graphs"  # pyright: ignore[reportAttributeAccessIssue]
+    finally:
+        distributed.destroy_process_group()

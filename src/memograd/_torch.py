@@ -36,6 +36,8 @@ Everything here is private API of PyTorch that has no public counterpart. Each e
   made while a program runs needs one of its own.
 - ``has_step_hooks`` / ``note_step``: nothing public says whether an optimizer has hooks, or tells schedulers that it
   has stepped.
+- ``one_graph``: inside a call of ``DistributedDataParallel``, Dynamo cuts what ``torch.compile`` is given at the bounds
+  of that one's buckets, as if it were the model. A setting of Dynamo's keeps it from that.
 - ``hooks_of`` / ``has_hooks`` / ``without_hooks`` / ``module_hooks`` / ``hooks_by_kind`` / ``forward_hooks``: what
   users registered on a parameter or a module. PyTorch has functions to register a hook and none to ask for one.
 - ``forget_shapes``: the cache of ``FakeTensorMode`` is for ever.
@@ -434,6 +436,16 @@ def hooks_of(tensor: torch.Tensor) -> Any:
 def has_hooks(leaf: torch.Tensor) -> bool:
     """Whether a ``register_hook`` or ``register_post_accumulate_grad_hook`` of the user's waits for its gradient."""
     return bool(leaf._backward_hooks) or bool(leaf._post_accumulate_grad_hooks)  # pyright: ignore[reportAttributeAccessIssue]
+
+
+@contextmanager
+def one_graph() -> Iterator[None]:
+    """What ``torch.compile`` compiles inside is not cut for ``DistributedDataParallel``."""
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        yield
+        return
+    with torch._dynamo.config.patch(optimize_ddp=False):  # pyright: ignore[reportAttributeAccessIssue]
+        yield
 
 
 def needed_inputs(node: Any, surely: Collection[int] = ()) -> tuple[int, ...]:

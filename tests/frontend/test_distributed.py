@@ -1,6 +1,7 @@
 """Wrapped models over several processes. Witness: one process in plain PyTorch on the joined batch."""
 
 import contextlib
+from functools import partial
 
 import pytest
 import torch
@@ -8,7 +9,7 @@ from processes import together
 from torch import distributed, nn
 from torch.distributed.algorithms.join import Join
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import FullyShardedDataParallel, fully_shard
+from torch.distributed.fsdp import FullyShardedDataParallel, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 from torch.distributed.tensor.parallel import ColwiseParallel, parallelize_module
 from torch.nn.parallel import DistributedDataParallel
@@ -200,6 +201,24 @@ def test_the_first_all_reduce_starts_before_the_backward_pass_has_ended(budget):
         assert behind >= names.count("aten::mm") / 2, names
 
 
+def fused():
+    segments.LEAST_BYTES = 0
+    answers = []
+    for change in (partial(mg.wrap, backend="inductor"), lambda model: model):
+        torch.manual_seed(0)
+        model = DistributedDataParallel(change(nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 2)).double()))
+        for x, _ in batches(2):
+            model(mine(x)).square().sum().backward()
+        answers.append({name: p.grad for name, p in model.named_parameters()})
+    return answers
+
+
+@pytest.mark.slow
+def test_fused_kernels_are_not_cut_at_buckets():
+    for ours, theirs in together(fused, timeout=200):
+        agree(ours, theirs)
+
+
 # -- second derivatives --------------------------------------------------------------------------------------------
 
 
@@ -280,6 +299,33 @@ def test_fully_shard():
     for answers in results:
         for way, answer in answers.items():
             agree(answer, plain if way[0] == "blocks" else sometimes)
+
+
+def as_fully_shard():
+    """Accumulation, a frozen parameter, and gathered parameters of another precision: with our graphs and without."""
+    answers = []
+    mixed = MixedPrecisionPolicy(param_dtype=torch.float32, output_dtype=F64)
+    for change in (mg.wrap, lambda model: model):
+        model = net()
+        model.blocks[0].up.weight.requires_grad_(False)
+        for block, policy in zip(model.blocks, (MixedPrecisionPolicy(), mixed), strict=True):
+            fully_shard(change(block), mp_policy=policy)
+        fully_shard(model)
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        for x, y in batches():
+            for k in range(2):
+                model.set_requires_gradient_sync(k == 1)
+                nn.functional.mse_loss(model(mine(x)[k::2]), mine(y)[k::2]).backward()
+            optimizer.step()
+            optimizer.zero_grad()
+        answers.append({name: whole(t).detach().clone() for name, t in model.state_dict().items()})
+    return answers
+
+
+def test_accumulation_frozen_parameters_and_precisions_as_with_plain_fully_shard():
+    for ours, theirs in together(as_fully_shard):
+        for name in theirs:
+            torch.testing.assert_close(ours[name], theirs[name], rtol=0, atol=1e-6)
 
 
 # -- what is refused -----------------------------------------------------------------------------------------------

@@ -11,13 +11,15 @@ lives as long as the pass, each pass has its own, and where nobody asks for the 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import distributed
 
 from memograd._torch import has_hooks, needed_inputs
+from memograd.frontend import segments
 
 Tensor = torch.Tensor
 
@@ -74,7 +76,35 @@ class _Link(torch.autograd.Function):
         return (None, None, *gradients, *([] if ctx.last else [under_way.token(token.device)]))
 
 
-def early_gradients_matter(flat: Iterable[Any]) -> bool:
+class Ends:
+    """The flat inputs that autograd knows of, by the node of the chain that hands out their gradients.
+
+    Args:
+        sizes: of each of them, by position, the bytes.
+        parameters: which of them are parameters.
+    """
+
+    def __init__(self, sizes: Mapping[int, int], parameters: Collection[int]) -> None:
+        self.known = list(sizes)
+        self.parameters = parameters
+        self._large = sum(sizes.values()) > segments.LEAST_BYTES
+        self._chains: WeakKeyDictionary[Any, list[list[int]]] = WeakKeyDictionary()
+
+    def groups(self, running: Any, question: Any, flat: Sequence[Any]) -> list[list[int]]:
+        """Those of each node, where ``running`` is expected to be asked this. What is no parameter waits for the last
+        node: who is there may take the backward pass of this model for over."""
+        if not (self._large and _early_gradients_matter(flat)):
+            return [self.known]
+        if running not in self._chains:
+            together = [[k for k in group if k in self.parameters] for group in running.together(question)]
+            groups = [group for group in together if group] or [[]]
+            listed = {k for group in groups for k in group}
+            groups[-1] += [k for k in self.known if k not in listed]
+            self._chains[running] = groups
+        return self._chains[running]
+
+
+def _early_gradients_matter(flat: Iterable[Any]) -> bool:
     """Whether somebody may have a use for the first gradients before the last ones are there: other processes, or
     hooks, which may step the optimizer and free them. Each further node takes the time of some small operators."""
     return (distributed.is_available() and distributed.is_initialized()) or any(has_hooks(t) for t in flat)

@@ -6,7 +6,6 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import torch
 from torch import fx
@@ -14,9 +13,8 @@ from torch import fx
 from memograd._torch import inside_torch_func, is_batched, pytree
 from memograd.adjoint.activity import active_nodes
 from memograd.errors import CaptureError
-from memograd.frontend import segments
 from memograd.frontend.boundary import Boundary, Call
-from memograd.frontend.chain import UnderWay, early_gradients_matter, linked
+from memograd.frontend.chain import Ends, UnderWay, linked
 from memograd.frontend.expected import Expected
 from memograd.frontend.held import HeldOpen
 from memograd.frontend.passes import Pass, Question, Running
@@ -95,7 +93,6 @@ class Program:
         self._begin()
         self.first.expect(self.expected.last)
         self._reach: dict[frozenset[int], frozenset[int]] = {}
-        self._chains: WeakKeyDictionary[Any, list[list[int]]] = WeakKeyDictionary()
         self._bound: list[Any] | None = None  # the flat inputs that are no arguments, and where they lie
         self._addresses: list[int] = []
 
@@ -160,7 +157,7 @@ class Program:
         call = Call.of(self, flat)
         call.witness = witness
         running = self.running()
-        call.groups = self._groups(running, flat)
+        call.groups = self._ends.groups(running, self.expected.last, flat)
         first, *others = call.groups
         device = self.nodes[0].meta["val"].device
         handed: Any = Boundary.apply(call, running, *[flat[k] for k in first], *linked(others, flat, device))
@@ -241,31 +238,14 @@ class Program:
         sources = [k for k, i in enumerate(self.early) if i.name in self.wrt]
         self.first = Pass(self.forward, len(self.results), sources, self.settings.build)
 
-    def _groups(self, running: Running | HeldOpen, flat: Sequence[Any]) -> list[list[int]]:
-        """The flat inputs that autograd knows of, by the node of the chain that hands out their gradients. What is no
-        parameter waits for the last one: who is there may take the backward pass of this model for over."""
-        if not (self._large and early_gradients_matter(flat)):
-            return [self._known]
-        if running not in self._chains:
-            own = {k for k in self._known if self.early[k].kind == "parameter"}
-            together = running.together(self.expected.last)
-            groups = [group for group in ([k for k in group if k in own] for group in together) if group] or [[]]
-            listed = {k for group in groups for k in group}
-            groups[-1] += [k for k in self._known if k not in listed]
-            self._chains[running] = groups
-        return self._chains[running]
-
     @cached_property
-    def _known(self) -> list[int]:
+    def _ends(self) -> Ends:
         """The inputs that some result depends on: autograd knows of no others, nor does who looks for parameters that
         have no part in a call."""
-        reached = self._reached(frozenset(k for k, o in enumerate(self.results) if o.tracked))
-        return sorted(reached) or [k for k, i in enumerate(self.early) if i.name in self.wrt]
-
-    @cached_property
-    def _large(self) -> bool:
-        """Whether there is more than one segment to the backward pass."""
-        return sum(bytes_of(self.graph.placeholders[k]) for k in self._known) > segments.LEAST_BYTES
+        reached = self._reached([k for k, o in enumerate(self.results) if o.tracked])
+        known = sorted(reached) or [k for k, i in enumerate(self.early) if i.name in self.wrt]
+        sizes = {k: bytes_of(self.graph.placeholders[k]) for k in known}
+        return Ends(sizes, {k for k in known if self.early[k].kind == "parameter"})
 
     def under_way(
         self, call: Call, running: Any, question: Question, saved: list[Any], arriving: Sequence[Any]

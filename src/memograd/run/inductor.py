@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from memograd._torch import one_graph
 from memograd.errors import BackendError
 from memograd.graph.graph import Graph
 from memograd.run.eager import Eager
@@ -33,7 +34,8 @@ def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
 
     def call(*flat: Any) -> Any:
         try:
-            return fused(*flat)
+            with one_graph():
+                return fused(*flat)
         except TorchDynamoException as error:
             raise BackendError(f"Inductor cannot compile this step: {str(error).splitlines()[0]}") from error
 
