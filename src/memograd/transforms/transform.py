@@ -193,7 +193,7 @@ def kept_for(f: Any, purpose: Any) -> Recent:
     entry = _KEPT.get(key)
     if entry is None or entry[0]() is not f:
         try:
-            reference = weakref.ref(f, lambda _: _KEPT.pop(key, None))
+            reference = weakref.ref(f, lambda _, forget=_KEPT.pop: forget(key, None))  # also when Python is leaving
         except TypeError:  # it cannot be watched
             return _Few()
         entry = _KEPT[key] = (reference, {})
