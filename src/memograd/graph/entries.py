@@ -47,7 +47,8 @@ class Output:
     Attributes:
         kind: ``output`` (the user's), ``gradient`` (of the input ``name``), ``mutation`` (the new value of the input
             ``name``), or ``left`` (what the program leaves behind in some object).
-        tracked: whether it required a gradient when PyTorch ran the program.
+        tracked: whether it required a gradient when PyTorch ran the program; of a mutation, whether the tensor that
+            was written to has a history from then on (a parameter that is set under ``no_grad`` has none).
     """
 
     kind: OutputKind

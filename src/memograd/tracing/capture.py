@@ -351,7 +351,7 @@ class _Capture:
             origin = storage.origin
             moved = self.tracer.moved.get(storage)
             if (storage.version or moved) and origin in of:
-                outputs.append(Output("mutation", of[origin].name, self.stood_for[origin].requires_grad))
+                outputs.append(Output("mutation", of[origin].name, self.stood_for[origin].grad_fn is not None))
                 results.append(self.tracer.node_of(moved.tensor) if moved else storage.node)
 
 

@@ -11,6 +11,12 @@ WHERE = torch.tensor([[0, 1, 2, 0], [2, 2, 0, 1]])
 MASK = torch.tensor([[True, False, True, False], [False, False, True, True], [True, False, False, False]])
 
 
+def assigned(x, where, value):
+    y = x * 1.0
+    y[where] = value
+    return y
+
+
 READS = {
     "integer": lambda x: x[INDEX],
     "two": lambda x: x[INDEX, INDEX],
@@ -31,6 +37,12 @@ WRITES = {
     "index_put_accumulate": lambda x, z: torch.index_put(x, (INDEX,), z[0], True),
     "index_put_mask": lambda x, z: torch.index_put(x, (MASK,), z[0, 0]),
     "index_put_row_mask": lambda x, z: torch.index_put(x, (MASK[:, 0],), z[0]),
+    "index_put_counted_mask": lambda x, z: torch.index_put(x, (MASK,), z.reshape(-1)[:5]),
+    "index_put_counted_rows": lambda x, z: torch.index_put(x, (torch.tensor([True, False, True]),), z[1:], True),
+    "inner_mask": lambda x, z: assigned(x, (slice(None), MASK[0]), z[:, :2]),
+    "inner_mask_in_one_row": lambda x, z: assigned(x, (slice(None), MASK[0]), z[0, :2]),
+    "inner_mask_by_one_column": lambda x, z: assigned(x, (slice(None), MASK[0]), z[:, :1]),
+    "inner_mask_of_two_dims": lambda x, z: assigned(x[None].expand(2, 3, 4), (..., MASK), z[:2].repeat(1, 2)[:, :5]),
     "index_add": lambda x, z: x.index_add(0, INDEX[:3], z, alpha=2),
     "index_copy": lambda x, z: x.index_copy(0, torch.tensor([2, 0, 1]), z),
     "index_fill": lambda x, z: x.index_fill(0, INDEX[1:], z[0, 0]),

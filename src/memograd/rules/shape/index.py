@@ -21,12 +21,21 @@ def unsafe_index(adjoint, y, x, indices):
 @rule(aten.index_put.default, formula="x̄ = ȳ, with 0 at the indices unless accumulating; v̄ = ȳ at the indices")
 def index_put(adjoint, y, x, indices, values, accumulate=False):
     kept = adjoint if accumulate else aten.index_put(adjoint, indices, torch.zeros_like(values), False)
-    mask = indices[0]
-    if len(indices) == 1 and mask.dtype in (torch.bool, torch.uint8) and values.dim() <= x.dim() - mask.dim():
-        # how many places a mask selects is unknown; what is written there is the same everywhere, so sum
-        selected = adjoint * mask.bool().reshape([*mask.shape, *[1] * (x.dim() - mask.dim())])
-        return kept, None, selected.sum(list(range(mask.dim()))) if mask.dim() else selected
+    given = [(at, index) for at, index in enumerate(indices) if index is not None]
+    if len(given) == 1 and given[0][1].dtype in (torch.bool, torch.uint8):
+        return kept, None, _where_selected(adjoint, *given[0], values)
     return kept, None, aten.index(adjoint, indices)
+
+
+def _where_selected(adjoint, at, mask, values):
+    """``adjoint`` where ``mask`` of the dims from ``at`` on is true. How many places that is, the values tell; or what
+    is written there is the same everywhere, so sum."""
+    behind = adjoint.dim() - at - mask.dim()
+    if mask.dim() and values.dim() > behind and values.shape[-1 - behind] != 1:
+        places = aten.nonzero_static(mask, size=values.shape[-1 - behind]).unbind(1)
+        return aten.index(adjoint, [*[None] * at, *places])
+    selected = adjoint * mask.bool().reshape([*[1] * at, *mask.shape, *[1] * behind])
+    return selected.sum(list(range(at, at + mask.dim()))).unsqueeze(at) if mask.dim() else selected
 
 
 @rule(aten._unsafe_index_put.default, formula="as index_put")

@@ -1,0 +1,75 @@
+"""What a wrapped model may write to. Witness: the same model, not wrapped, in the same loop."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn, optim
+
+import memograd as mg
+
+
+def by_data(parameter, value):
+    parameter.data.copy_(value)
+
+
+def by_detaching(parameter, value):
+    parameter.detach().copy_(value)
+
+
+def without_gradients(parameter, value):
+    with torch.no_grad():
+        parameter.copy_(value)
+
+
+def by_assignment(parameter, value):
+    parameter.data = value
+
+
+class Sets(nn.Module):
+    """The first parameter is set from the second whenever the model runs (peft's CPT), or once (gpytorch)."""
+
+    def __init__(self, write, once):
+        super().__init__()
+        self.v, self.w = nn.Parameter(torch.zeros(3)), nn.Parameter(torch.randn(3))
+        self.write, self.once, self.started = write, once, False
+
+    def forward(self, x):
+        if not (self.once and self.started):
+            self.write(self.v, self.w.exp())
+            self.started = True
+        return ((self.v.sin() + self.w) * x).sum()
+
+
+@pytest.mark.parametrize("once", [True, False])
+@pytest.mark.parametrize("write", [by_data, by_detaching, without_gradients, by_assignment])
+def test_a_parameter_may_be_set_out_of_autograds_sight(write, once):
+    torch.manual_seed(0)
+    plain = Sets(write, once).double()
+    wrapped = mg.wrap(copy.deepcopy(plain), backend="eager")
+    optimizers = [optim.SGD(model.parameters(), lr=0.1) for model in (plain, wrapped)]
+    x = torch.randn(3, dtype=torch.float64)
+    for _ in range(3):
+        for model, optimizer in zip((plain, wrapped), optimizers, strict=True):
+            optimizer.zero_grad()
+            model(x).backward()
+            optimizer.step()
+        for ours, theirs in zip(wrapped.parameters(), plain.parameters(), strict=True):
+            torch.testing.assert_close(ours, theirs)
+            torch.testing.assert_close(ours.grad, theirs.grad)
+            assert ours.is_leaf
+
+
+def test_a_buffer_that_gets_a_history_is_refused():
+    class Sums(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.register_buffer("total", torch.zeros(3))
+            self.w = nn.Parameter(torch.ones(3))
+
+        def forward(self, x):
+            self.total.add_(self.w * x)
+            return self.total.sum()
+
+    with pytest.raises(mg.CaptureError, match=r"writes to 'self.total' what depends on its parameters"):
+        mg.wrap(Sums())(torch.ones(3))
