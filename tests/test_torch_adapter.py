@@ -25,6 +25,14 @@ from memograd import _torch as adapter
 WHY = f"PyTorch {torch.__version__} changed something memograd/_torch.py relies on: "
 
 
+def test_a_sparse_tensor_has_indices_and_values() -> None:
+    real = torch.tensor([[0.0, 2.0], [3.0, 0.0]]).to_sparse()
+    fake = adapter.fake_like(real)
+    assert fake.is_sparse and fake.is_coalesced() and fake._nnz() == 2, WHY + "sparse fake tensors"
+    assert adapter.address(real) == real._values().data_ptr(), WHY + "where a sparse tensor has its values"
+    assert torch.equal(adapter.copy_of(real).to_dense(), real.to_dense()), WHY + "copies of sparse tensors"
+
+
 def test_a_fake_tensor_has_a_geometry() -> None:
     real = torch.empty(2, 3, 4, dtype=torch.float64).transpose(0, 2)
     fake = adapter.fake_like(real)

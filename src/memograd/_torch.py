@@ -169,14 +169,38 @@ run_backward = torch.autograd._engine_run_backward  # pyright: ignore[reportPriv
 
 def fake_like(tensor: torch.Tensor) -> torch.Tensor:
     """A fresh fake tensor with the geometry of ``tensor`` (never a memoized one: traces must not share state)."""
+    if tensor.layout is torch.sparse_coo:
+        return _sparse_fake_like(tensor)
     with FAKE:
         return torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device=tensor.device)
+
+
+def address(tensor: torch.Tensor) -> int:
+    """Where the elements of ``tensor`` begin, of a sparse one its values."""
+    return (tensor._values() if tensor.layout is torch.sparse_coo else tensor).data_ptr()
+
+
+def entries_of(tensor: torch.Tensor) -> int:
+    """How many entries a sparse tensor has, those that are given twice counted twice."""
+    return tensor._nnz()
+
+
+def memory_of(tensor: torch.Tensor) -> int:
+    """Which memory ``tensor`` looks at, of a sparse one its values."""
+    return (tensor._values() if tensor.layout is torch.sparse_coo else tensor).untyped_storage().data_ptr()
+
+
+def _sparse_fake_like(tensor: torch.Tensor) -> torch.Tensor:
+    indices, values = fake_like(tensor._indices()), fake_like(tensor._values())
+    with FAKE:
+        made = torch.sparse_coo_tensor(indices, values, tensor.shape, check_invariants=False)
+        return made._coalesced_(tensor.is_coalesced())
 
 
 def copy_of(tensor: torch.Tensor) -> torch.Tensor:
     """A copy with the very strides of ``tensor``, also where its elements overlap; nobody's view."""
     tensor = tensor.detach()
-    if keeps_its_numbers_elsewhere(tensor):
+    if keeps_its_numbers_elsewhere(tensor) or tensor.layout is torch.sparse_coo:
         return tensor.clone()
     copy = torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device=tensor.device)
     memory = tensor.as_strided((copy.untyped_storage().nbytes() // copy.element_size(),), (1,))

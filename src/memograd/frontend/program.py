@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import fx
 
-from memograd._torch import inside_torch_func, is_batched, pytree
+from memograd._torch import address, inside_torch_func, is_batched, pytree
 from memograd.adjoint.activity import active_nodes
 from memograd.errors import CaptureError
 from memograd.frontend.boundary import Boundary, Call
@@ -184,11 +184,11 @@ class Program:
             return self.graph.bind(args, kwargs)
         self.graph.check_offsets(args)
         bound = self._bound
-        if bound is None or self.guards.moved or [t.data_ptr() for t in bound if t is not None] != self._addresses:
+        if bound is None or self.guards.moved or [address(t) for t in bound if t is not None] != self._addresses:
             flat = self.graph.bind(args, kwargs)
             held = [(i.bound, t) for i, t in zip(self.early, flat, strict=True)]
             self._bound = [b for b, _ in held] if all(b is None or b is t for b, t in held) else None
-            self._addresses = [b.data_ptr() for b, _ in held if b is not None]
+            self._addresses = [address(b) for b, _ in held if b is not None]
             self.guards.moved = False
             return flat
         flat = bound.copy()

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from memograd import autocast
-from memograd._torch import is_wrapped, pytree
+from memograd._torch import is_wrapped, memory_of, pytree
 from memograd.errors import CaptureError
 from memograd.graph.entries import Calling, Input, Output
 from memograd.graph.overlap import overlapping
@@ -87,8 +87,8 @@ def may_share(inputs: Sequence[Input], outputs: Sequence[Output], flat: Sequence
     pairs = list(zip(inputs, flat, strict=True))
     if any(i.tensor is None and i.name in written for i, _ in pairs):
         return True
-    memory = {t.untyped_storage().data_ptr() for i, t in pairs if i.name in written}
-    return any(i.tensor is None and t.untyped_storage().data_ptr() in memory for i, t in pairs)
+    memory = {memory_of(t) for i, t in pairs if i.name in written}
+    return any(i.tensor is None and memory_of(t) in memory for i, t in pairs)
 
 
 def output_tree(calling: Calling, values: Sequence[torch.Tensor]) -> Any:

@@ -105,6 +105,8 @@ def trace(
         with looking_away(), same_draws() if concrete else nullcontext():
             return one.run(args, kwargs, wrt)
     except CaptureError as error:
+        if not hasattr(one, "reads"):
+            raise  # an argument is refused: nothing has run
         taken = one.reads.states.taken
         if one.reads.counters.handed and not taken and not isinstance(error, DataDependentError):
             one.reads.counters.forget()  # something may want a number that is one
@@ -276,12 +278,13 @@ class _Capture:
                 self.tracer.alias(tensor, self._placeholder(Input(kind, name, tensor), stand_in))
 
     def _input(self, tensor: torch.Tensor, name: str, differentiable: bool) -> torch.Tensor:
-        if tensor.layout is not torch.strided:
+        sparse = tensor.layout is torch.sparse_coo and not tensor.requires_grad and not differentiable
+        if tensor.layout is not torch.strided and not sparse:
             message = f"argument {name!r} has layout {tensor.layout}, which cannot be captured"
             raise CaptureError(f"{message}; use x.to_dense()")
         self._check_ours(tensor, f"argument {name!r}")
         refuse_spread(tensor, f"argument {name!r}")
-        self.tracer.offset_inputs |= tensor.storage_offset() != 0
+        self.tracer.offset_inputs |= not sparse and tensor.storage_offset() != 0
         stand_in = self.stand_in(tensor.detach())
         if differentiable or tensor.requires_grad:
             stand_in = with_history(stand_in)
@@ -306,6 +309,9 @@ class _Capture:
         kind = "parameter" if tensor.requires_grad and tensor.is_leaf else "constant"
         own = self.closure.tensors.get(id(tensor))
         name = own or f"constant_{sum(i.kind == 'constant' for i in self.inputs)}"
+        if tensor.layout not in (torch.strided, torch.sparse_coo):
+            message = f"the tensor {name!r}, which the program uses, has layout {tensor.layout}"
+            raise CaptureError(f"{message}, which cannot be captured; use x.to_dense() or x.to_sparse()")
         self._check_ours(tensor, f"the tensor {name!r}, which the program uses,")
         refuse_spread(tensor, f"the tensor {name!r}, which the program uses,")
         self.users.add(id(tensor))

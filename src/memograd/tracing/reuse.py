@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from memograd import autocast
-from memograd._torch import default_device, pytree
+from memograd._torch import default_device, entries_of, pytree
 from memograd.errors import CaptureError, DataDependentError
 from memograd.tracing.guards import SIMPLE, Guards
 from memograd.tracing.under_way import capturing, needs_values
@@ -30,6 +30,8 @@ def ambient() -> tuple[Any, ...]:
 
 def _leaf(value: Any) -> Any:
     if isinstance(value, torch.Tensor):
+        if value.layout is torch.sparse_coo and not value.requires_grad:
+            return (value.shape, entries_of(value), value.is_coalesced(), value.sparse_dim(), value.dtype, value.device)
         if value.layout is not torch.strided:
             raise CaptureError(f"an argument of layout {value.layout} cannot be captured; pass x.to_dense()")
         return (value.shape, value.stride(), value.storage_offset() != 0, value.dtype, value.device)

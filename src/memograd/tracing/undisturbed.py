@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from memograd._torch import copy_of
+from memograd._torch import address, copy_of
 from memograd.tracing.effects import Change, take_back
 from memograd.tracing.reads import Reads
 from memograd.tracing.states import GENERATOR, States, is_generator
@@ -83,11 +83,14 @@ class Contents:
 
 
 def _memory(tensor: torch.Tensor) -> Any:
-    return tensor.data_ptr(), tensor.dtype, tensor.shape, tensor.stride()
+    strides = tensor.stride() if tensor.layout is torch.strided else ()
+    return address(tensor), tensor.dtype, tensor.shape, strides
 
 
 def _equal(a: torch.Tensor, b: torch.Tensor) -> bool:
     if a.shape != b.shape or a.dtype != b.dtype:
         return False
     a = a.detach()
+    if a.layout is torch.sparse_coo:
+        a, b = a.to_dense(), b.to_dense()
     return torch.equal(a, b) or bool(((a == b) | ((a != a) & (b != b))).all())  # NaN is what it was

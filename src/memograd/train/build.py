@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn, optim
 
-from memograd._torch import has_hooks, note_step
+from memograd._torch import address, has_hooks, memory_of, note_step
 from memograd.errors import DataDependentError, GraphError
 from memograd.graph.graph import Graph
 from memograd.graph.views import tensors_of
@@ -66,7 +66,7 @@ class Training:
 
     def beside(self, graph: Graph, also: int = 0) -> Graph:
         """``graph``, knowing how many bytes of what is carried and of the optimizer's state it does not read."""
-        read = {i.tensor.untyped_storage().data_ptr() for i in graph.inputs if i.tensor is not None}
+        read = {memory_of(i.tensor) for i in graph.inputs if i.tensor is not None}
         states = (t for held in self.optimizer.state.values() for t in held.values() if isinstance(t, torch.Tensor))
         carried = chain(self.carried.averages.values(), self.carried.sums.values())
         others = [t.untyped_storage() for t in chain(states, carried)]
@@ -186,4 +186,4 @@ def state_of(optimizer: optim.Optimizer) -> list[tuple[torch.Tensor, str, torch.
 
 def owners_of(graph: Graph) -> list[tuple[torch.Tensor, int]]:
     """What the graph is bound to, and where that lies."""
-    return [(i.tensor, i.tensor.data_ptr()) for i in graph.inputs if i.tensor is not None]
+    return [(i.tensor, address(i.tensor)) for i in graph.inputs if i.tensor is not None]

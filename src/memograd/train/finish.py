@@ -89,7 +89,11 @@ class Finish:
                 return final
         clip = training.refinements.clip
         stage = Update(collected(carried.gathered, carried), optimizer, training.rates, alike, clip, carried)
-        buffers = {b.untyped_storage().data_ptr(): b.untyped_storage().nbytes() for b in training.objective.buffers()}
+        buffers = {
+            b.untyped_storage().data_ptr(): b.untyped_storage().nbytes()
+            for b in training.objective.buffers()
+            if b.layout is torch.strided
+        }
         graph = training.beside(simplify(stage.append()), sum(buffers.values()) + self._batch_bytes)
         flat = detached([i.tensor for i in graph.inputs])
         final = Final(key, graph, choose(graph, flat), flat, owners_of(graph), state_of(optimizer), alike, stage.norm)

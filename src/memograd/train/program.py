@@ -17,7 +17,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import nn, optim
 
-from memograd._torch import has_step_hooks
+from memograd._torch import address, has_step_hooks, memory_of
 from memograd.graph.entries import OutputKind
 from memograd.graph.graph import Graph
 from memograd.graph.signature import refuse_shared
@@ -118,7 +118,7 @@ class Program:
         flat = self.bound.copy()
         for slot, tensor in zip(self.slots, batch, strict=True):
             flat[slot] = tensor.detach() if tensor.requires_grad else tensor
-        if self.writes_batch or not self.memory.isdisjoint([t.untyped_storage().data_ptr() for t in batch]):
+        if self.writes_batch or not self.memory.isdisjoint([memory_of(t) for t in batch]):
             refuse_shared(self.graph.inputs, self.graph.outputs, flat)
         return flat
 
@@ -133,7 +133,7 @@ class Program:
         """Where what the step writes to lies: a batch must not lie there."""
         written = {o.name for o in self.graph.outputs if o.kind == "mutation"}
         pairs = zip(self.graph.inputs, self.bound, strict=True)
-        return frozenset(t.untyped_storage().data_ptr() for i, t in pairs if t is not None and i.name in written)
+        return frozenset(memory_of(t) for i, t in pairs if t is not None and i.name in written)
 
 
 class Updates:
@@ -184,7 +184,7 @@ def elsewhere(
     if any(p not in held or held[p].get(k) is not t for p, k, t in state):
         return True  # load_state_dict put new tensors in place
     # the model was moved, or a parameter's .data replaced
-    return any(owner.data_ptr() != address for owner, address in owners)
+    return any(address(owner) != at for owner, at in owners)
 
 
 def put_back(optimizer: optim.Optimizer, state: dict[Any, dict[str, Any]]) -> None:

@@ -20,7 +20,7 @@ from memograd.errors import CaptureError, MemogradError
 from memograd.rules.registry import lookup
 from memograd.tracing.mutation import functional_twin
 
-SPARSE = "graphs hold dense (strided) tensors: sparse arguments are refused at capture, use x.to_dense()"
+SPARSE = "of sparse tensors graphs hold COO ones, made of indices and values or given: use x.to_dense() here"
 NESTED = "graphs hold dense (strided) tensors: nested ones are refused at capture, pad them"
 MKLDNN = "works on oneDNN's opaque memory layout, which capture refuses"
 BELOW = "a kernel that PyTorch picks below the operator in the graph, which has a rule (convolution, index_put, ...)"
@@ -34,8 +34,7 @@ INTERNAL = "for PyTorch's own tests"
 # Operators with a derivative in PyTorch and none here.
 MISSING: dict[str, str] = {
     SPARSE: """
-        _sparse_addmm _coalesce _to_dense _to_sparse.sparse_dim _to_sparse _to_sparse_csr _to_sparse_csc _to_sparse_bsr
-        _to_sparse_bsc sparse_mask _sparse_coo_tensor_with_dims_and_tensors
+        _to_sparse.sparse_dim _to_sparse _to_sparse_csr _to_sparse_csc _to_sparse_bsr _to_sparse_bsc sparse_mask
         sparse_compressed_tensor.comp_plain_value_size _sparse_sum.dim values _sparse_log_softmax _sparse_softmax
         _sparse_sparse_matmul sparse_sampled_addmm _sparse_mm_reduce_impl""",
     NESTED: """

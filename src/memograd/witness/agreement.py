@@ -166,6 +166,7 @@ def difference(
     what: str, name: str, ours: Tensor, theirs: Tensor, share: float, noise: float | Tensor
 ) -> Difference | None:
     """The largest difference of two tensors, if it is beyond ``share`` of the largest element and ``noise``."""
+    ours, theirs = (t.to_dense() if t.layout is torch.sparse_coo else t for t in (ours, theirs))
     if ours.shape == theirs.shape and ours.dtype == theirs.dtype and torch.equal(ours, theirs):
         return None  # mostly; the rest costs many passes over memory
     beyond = _distance(ours, theirs).sub_(noise)
