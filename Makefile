@@ -3,7 +3,8 @@
 # make bench    timings against PyTorch and JAX             make clean     remove what these made
 # make gpu      all that a GPU could make different, with the python3 that has PyTorch with CUDA (8 minutes, no network)
 # make witness  random programs by the thousand, PyTorch's operator samples and small models, all against torch.autograd
-# make models   models of transformers, as they are, for two steps each against plain PyTorch; writes docs/models.md
+# make models   models of transformers and other packages, as they are, for two steps each against plain PyTorch; writes
+#               docs/models.md, and docs/packages.md for those that are installed (pip install -e '.[models]')
 # make browser  Chromium and axe-core for the tests of the page that mg.explain writes, where they can be installed
 # make page-libraries  fetches the layout engine inside the page again and checks that it is the pinned one
 # make sweep    all of PyTorch's operator samples against the derivative table; writes measured.json and docs/table.md
@@ -65,6 +66,7 @@ witness: $(VENV)/.dev
 
 models: $(VENV)/.dev
 	$(BIN)/python tests/sweeps/models.py --record
+	$(BIN)/python tests/sweeps/foreign.py --record
 
 sweep: $(VENV)/.dev
 	$(BIN)/memograd check --opinfo --all --record

@@ -138,3 +138,28 @@ def test_compressed_matrices_are_refused_by_name(given: bool) -> None:
 def test_gradients_for_a_sparse_argument_are_refused_by_name() -> None:
     with pytest.raises(mg.CaptureError, match=r"layout torch\.sparse_coo"):
         mg.grad(lambda a: (a @ a.t()).to_dense().sum())(graph(1))
+
+
+@pytest.mark.parametrize("start", ["step", "wrap", "grad"])
+def test_compressed_arguments_are_refused_by_name(start: str) -> None:
+    model = nn.Linear(3, 2)
+    rows = torch.eye(3).to_sparse_csr()
+    calls: dict[str, Callable[[], object]] = {
+        "step": lambda: mg.TrainStep(model, lambda out: out.sum(), optim.SGD(model.parameters(), 0.1))(rows),
+        "wrap": lambda: mg.wrap(nn.Linear(3, 2))(rows),
+        "grad": lambda: mg.grad(lambda w, a: (a @ w).sum())(torch.ones(3, 2), rows),
+    }
+    with pytest.raises(mg.CaptureError, match=r"layout torch\.sparse_csr"):
+        calls[start]()
+
+
+def test_values_of_a_program_may_be_compressed() -> None:
+    layer = nn.Linear(2, 2)
+    matrix = torch.eye(3).to_sparse()
+
+    def program(x: T) -> T:
+        return (matrix.to_sparse_csr() @ layer(x)).square().sum()
+
+    x = torch.ones(3, 2, requires_grad=True)
+    program(x).backward()
+    torch.testing.assert_close(mg.grad(program)(torch.ones(3, 2)), x.grad)

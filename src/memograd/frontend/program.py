@@ -350,5 +350,5 @@ class Program:
 
 
 def only_tensors(args: Sequence[Any]) -> bool:
-    """Whether there is nothing to look through for tensors."""
-    return all([type(x) is Tensor for x in args])
+    """Whether there is nothing to look through for tensors, and these are dense."""
+    return all([type(x) is Tensor and x.layout is torch.strided for x in args])

@@ -53,7 +53,7 @@ def _copy(new: Rewriting, node: fx.Node) -> fx.Node:
 
 
 def _strides(node: fx.Node) -> list[tuple[int, ...]]:
-    return [t.stride() for t in tensors_of(node)]
+    return [t.stride() if t.layout is torch.strided else () for t in tensors_of(node)]
 
 
 def _pick(new: Rewriting, node: fx.Node) -> None:

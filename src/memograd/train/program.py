@@ -208,4 +208,4 @@ def detached(flat: list[Any]) -> list[Any]:
 
 
 def _only_tensors(batch: tuple[Any, ...]) -> bool:
-    return all(type(b) is torch.Tensor for b in batch)
+    return all(type(b) is torch.Tensor and b.layout is torch.strided for b in batch)

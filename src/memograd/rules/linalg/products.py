@@ -81,7 +81,7 @@ def trilinear(adjoint, y, a, b, c, expand_a, expand_b, expand_c, sumdim, unroll_
 def product(a, b, like):
     """a b, laid out in memory as ``like`` if that is a transposed matrix: (a b)ᵀ = bᵀ aᵀ. So the gradient of a weight,
     which is multiplied transposed, lies as the weight does, and whoever keeps it need not copy it."""
-    if like.dim() == 2 and like.is_contiguous() < like.mT.is_contiguous():
+    if like.dim() == 2 and like.layout is torch.strided and like.is_contiguous() < like.mT.is_contiguous():
         return (b.mT @ a.mT).mT
     return a @ b
 
