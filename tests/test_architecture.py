@@ -45,14 +45,19 @@ ALLOWED: dict[str, set[str]] = {
     "pipeline": PIPELINE,
     "witness": PIPELINE,
     "transforms": PIPELINE | {"witness"},
-    "frontend": PIPELINE | {"transforms", "witness"},
-    "train": PIPELINE | {"witness"},
+    "frontend": PIPELINE | {"transforms", "witness", "doctor.nan", "doctor.report"},
+    "train": PIPELINE | {"witness", "doctor.nan", "doctor.report"},
     "verify": PIPELINE | {"transforms", "witness"},
+    "doctor.report": GROUND,
+    "doctor.probes": PIPELINE,
+    "doctor.nan": PIPELINE | {"doctor.report", "doctor.probes"},
     "inspection": PIPELINE | {"train", "verify", "witness"},
+    "doctor": PIPELINE
+    | {"doctor.report", "doctor.probes", "doctor.nan", "inspection", "train", "transforms", "verify", "witness"},
     "testing": PIPELINE | {"transforms", "verify", "witness"},
     "recipes": GROUND | {"train", "memory"},
     "explain": PIPELINE | {"rules", "recipes", "transforms", "train"},
-    "cli": GROUND | {"train", "recipes", "explain", "verify", "memory", "inspection"},
+    "cli": GROUND | {"train", "recipes", "explain", "verify", "memory", "inspection", "doctor", "doctor.report"},
     "__main__": {"cli"},
 }
 
@@ -64,7 +69,9 @@ def module_name(path: Path) -> str:
 
 def room_of(module: str) -> str:
     """``rules.conv`` lives in the room ``rules``, ``rules.registry`` in one of its own."""
-    return module if module in ALLOWED else module.split(".")[0]
+    parts = module.split(".")
+    inner = [".".join(parts[:n]) for n in range(len(parts), 1, -1)]
+    return next((name for name in inner if name in ALLOWED), parts[0])
 
 
 def imported(path: Path) -> list[tuple[int, str]]:
