@@ -116,6 +116,8 @@ def trace(
         if error.raised is None or ACTIVE.tracers:  # who captures around it will run both
             raise
         refused, raised = error, error.raised
+    finally:
+        one.tracer.lift = None  # no circle: what the program has met is let go at once, weak references to it end
     raise one.raised_by_pytorch(args, kwargs, wrt, raised) or refused
 
 
