@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 import inspect
 import sys
+import warnings
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -133,6 +134,35 @@ def test_the_fake_mode_is_entered_by_thread() -> None:
     assert state <= known | {"old_without_ignore_compile_internals_dispatch_mode_flags"}, (
         WHY + f"FakeTensorMode has {state - known}, which threads may have to have of their own"
     )
+
+
+def test_the_fake_mode_is_made_ready_by_its_first_use_in_whichever_thread() -> None:
+    """Importing makes none of its attributes; all threads that come first at once see all of them."""
+    mode = adapter._FakeMode.__new__(adapter._FakeMode)
+    assert not vars(mode)
+    with ThreadPoolExecutor(8) as pool:
+        stacks = list(pool.map(lambda _: mode.enter_stack, range(8)))
+    adapter.FAKE.prepare()
+    assert stacks == [[]] * 8 and vars(mode).keys() == vars(adapter.FAKE).keys(), WHY + "attributes of FakeTensorMode"
+    with mode:
+        assert torch.ones(2).fake_mode is mode, WHY + "FakeTensorMode.__enter__"  # pyright: ignore
+    with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
+        _ = mode.nonsense
+
+
+def test_the_fake_mode_is_made_ready_out_of_sight(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it loads may warn and make tensors: no matter to modes and filters of who captures first."""
+
+    def init(self: Any) -> None:
+        warnings.warn("old", DeprecationWarning, stacklevel=1)
+        vars(self).update(own=torch.ones(1).device)
+
+    monkeypatch.setattr(adapter._FakeMode, "__init__", init)
+    mode = adapter._FakeMode.__new__(adapter._FakeMode)
+    with warnings.catch_warnings(), Recorder() as recorder, torch.device("meta"):
+        warnings.simplefilter("error")
+        mode.prepare()
+    assert recorder.seen == [] and mode.own == torch.device("cpu")
 
 
 def test_modes_of_two_threads_leave_no_trace() -> None:

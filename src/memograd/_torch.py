@@ -55,6 +55,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import warnings
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -65,7 +66,7 @@ import torch
 from torch import nn, optim
 
 try:
-    from torch._functorch.pyfunctorch import temporarily_clear_interpreter_stack as outside_torch_func  # noqa: F401
+    from torch._functorch.pyfunctorch import temporarily_clear_interpreter_stack as outside_torch_func
     from torch._prims_common import compute_elementwise_output_strides, suggest_memory_format
     from torch._subclasses.fake_impls import register_op_impl
     from torch._subclasses.fake_tensor import (
@@ -158,9 +159,28 @@ class _FakeMode(FakeTensorMode):
     def __deepcopy__(self, memo: Any) -> _FakeMode:
         return self  # a program that copies one of its tensors gets one of the same mode
 
+    def __getattr__(self, name: str) -> Any:
+        """Whoever uses the mode for the first time makes it ready."""
+        if "own" in vars(self):
+            raise AttributeError(f"the mode of tensors without data has no attribute {name!r}")
+        self.prepare()
+        return getattr(self, name)
 
-# One mode for the process: nested captures and derivatives of graphs share their fake tensors, also across threads.
-FAKE = _FakeMode()
+    def prepare(self) -> None:
+        """Load what PyTorch's fake tensors need (Dynamo and sympy: more than a second), out of sight of modes, filters
+        of warnings and transforms that are on where the first program is captured."""
+        if "own" in vars(self):
+            return
+        with _PREPARING, outside_torch_func(), unseen(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            if "own" not in vars(self):
+                vars(self).update(vars(_FakeMode()))  # at once: another thread sees all of it or nothing
+
+
+_PREPARING = threading.Lock()
+# One mode for the process: nested captures and derivatives of graphs share their fake tensors, also across threads. It
+# is made without its attributes, which its first use adds, so that importing memograd waits for no compiler.
+FAKE = _FakeMode.__new__(_FakeMode)
 
 
 register_hook = torch.autograd.Function._register_hook  # pyright: ignore[reportAttributeAccessIssue]

@@ -70,6 +70,7 @@ class Refused:
     why: str
 
 
+_FOLDER = os.path.dirname(os.path.abspath(__file__)) + os.sep  # asked for once: a thousand entries are made at import
 _TABLE: dict[Any, Entry] = {}
 _CONSTANT_RESULTS: dict[Any, frozenset[int]] = {}
 _OWN_RESULTS: dict[Any, frozenset[int]] = {}
@@ -243,9 +244,8 @@ def _enter(target: Any, kind: Kind, function: Rule | None, formula: str, latex: 
 
 def _place(path: str, line: int) -> tuple[str, bool]:
     """``file:line``, and whether that is a file of ours: then it is named from ``rules/`` on."""
-    folder = os.path.dirname(os.path.abspath(__file__)) + os.sep
-    if path.startswith(folder):
-        return f"{path.removeprefix(folder).replace(os.sep, '/')}:{line}", True
+    if path.startswith(_FOLDER):
+        return f"{path.removeprefix(_FOLDER).replace(os.sep, '/')}:{line}", True
     return f"{os.path.basename(path)}:{line}", False
 
 

@@ -98,6 +98,7 @@ def trace(
         CaptureError: an operator cannot be traced, or the program raised though PyTorch can run it.
         Exception: what the program raises in plain PyTorch too, with a note that says where.
     """
+    FAKE.prepare()  # ahead of everything that watches what the program does and reads
     forget_shapes(_SHAPES)
     closure = Closure({"": f}, {}) if isinstance(f, nn.Module) else closure_of(f)
     one = _Capture(f, closure, concrete)
