@@ -67,6 +67,7 @@ witness: $(VENV)/.dev
 models: $(VENV)/.dev
 	$(BIN)/python tests/sweeps/models.py --record
 	$(BIN)/python tests/sweeps/foreign.py --record
+	$(BIN)/python tests/sweeps/pretrained.py
 
 sweep: $(VENV)/.dev
 	$(BIN)/memograd check --opinfo --all --record

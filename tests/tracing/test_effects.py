@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import builtins
 import collections
 import copy
 import dataclasses
 import functools
+import importlib
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -352,6 +356,24 @@ def test_variables_that_a_function_assigns_to() -> None:
         assert torch.equal(mg.grad(f)(X), torch.full_like(X, k))
         assert calls == k == len(log) == f.seen  # pyright: ignore[reportFunctionMemberAccess]
         assert torch.equal(last, X * k) and last is log[-1] and not is_fake(last)
+
+
+def test_what_a_program_imports_stays_imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "imported_on_the_way.py").write_text("import builtins\nscales = [3.0]\nbuiltins.times_imported += 1\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr("builtins.times_imported", 0, raising=False)
+
+    def f(x: torch.Tensor) -> torch.Tensor:
+        return (x * importlib.import_module("imported_on_the_way").scales[0]).sum()
+
+    try:
+        for _ in range(2):
+            assert torch.equal(mg.grad(f)(X), torch.full_like(X, 3))
+        sys.modules["imported_on_the_way"].scales[0] = 5.0
+        assert torch.equal(mg.grad(f)(X), torch.full_like(X, 5))
+        assert vars(builtins)["times_imported"] == 1
+    finally:
+        del sys.modules["imported_on_the_way"]
 
 
 _COUNT, _SUM = 0, None

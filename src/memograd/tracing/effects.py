@@ -13,6 +13,8 @@ from __future__ import annotations
 import collections
 import copy
 import gc
+import sys
+import types
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -32,6 +34,8 @@ def take_back(reads: Reads) -> list[Change]:
     """Put back everything that the program has changed; returns what that was."""
     changes: list[Change] = []
     for holder, before in reads.before.values():
+        if holder.holder is sys.modules:  # what was imported on the way stays so: nothing is to be imported twice
+            continue
         now: Any = holder.contents()
         name = reads.names.get(id(holder.holder), "")
         if isinstance(holder, Keyed):
@@ -157,7 +161,9 @@ class Templates:
         if isinstance(value, (list, tuple, set, frozenset, collections.deque)):
             return self._items(value)
         own = dict_of(value)
-        if own is None or isinstance(value, type) or (callable(value) and not isinstance(value, nn.Module)):
+        if own is None or isinstance(value, type | types.ModuleType):
+            return None
+        if callable(value) and not isinstance(value, nn.Module):
             return None
         builds = {k: self.own(v) for k, v in own.items()}
         if not any(builds.values()):
