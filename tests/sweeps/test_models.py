@@ -1,10 +1,14 @@
 """A few small models of transformers for two steps each; ``make models`` does all of them, in every way."""
 
 import random
+import time
 
 import pytest
+import torch
 from sweeps.architectures import catalog
 from sweeps.models import WAYS, Verdict, page, verdict
+
+import memograd as mg
 
 SAMPLE = random.Random(12).sample(sorted(catalog()), 4)
 
@@ -20,6 +24,17 @@ def test_a_sample_of_architectures(name, way):
     pytest.importorskip("transformers", reason="transformers is not installed: no models to train")
     attention, dropout = way
     assert str(verdict(name, dropout, attention)) == "pass"
+
+
+@pytest.mark.slow
+def test_gpt2_small_is_captured_and_differentiated_in_ten_seconds():
+    transformers = pytest.importorskip("transformers", reason="transformers is not installed: no models to capture")
+    model = transformers.GPT2LMHeadModel(transformers.GPT2Config(n_layer=12, n_head=12, n_embd=768))
+    ids = torch.zeros(2, 128, dtype=torch.long)
+    start = time.process_time()  # of the processor: the machine may be busy
+    graph = mg.differentiate(mg.capture(lambda ids: model(input_ids=ids, labels=ids).loss, ids))
+    assert time.process_time() - start < 10
+    assert len(graph.nodes) > 1500
 
 
 def test_the_page_gives_the_reason_for_what_does_not_pass():
