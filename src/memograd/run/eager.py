@@ -10,13 +10,14 @@ import torch
 from memograd.graph.graph import Graph
 from memograd.graph.signature import run
 from memograd.lower.lower import lower
+from memograd.run.pool.places import ANYWHERE, Places
 
 
 class Eager:
     """Runs a training graph on tensors that require no gradient (detached ones), so that nothing is taped.
 
     ``compute(flat)`` is pure: results from inputs. ``commit(flat, results)`` writes mutations back into the inputs and
-    returns the results that are no mutations. ``step(flat)`` does both.
+    returns the results that are no mutations. ``step(flat)`` does both, in memory that it uses again.
     """
 
     name = "eager"
@@ -27,6 +28,7 @@ class Eager:
 
     def route(self, graph: Graph) -> None:
         """Which result is written into which input, and which are returned."""
+        self.places = Places()
         names = [i.name for i in graph.inputs]
         self.count = len(graph.outputs)
         self.feedback = {i: names.index(o.name) for i, o in enumerate(graph.outputs) if o.kind == "mutation"}
@@ -47,9 +49,14 @@ class Eager:
         return list(groups.values())
 
     def compute(self, flat: Sequence[Any]) -> tuple[torch.Tensor, ...]:
-        return run(self.function, flat)
+        with ANYWHERE:
+            return run(self.function, flat)
 
     def step(self, flat: Sequence[Any]) -> list[torch.Tensor]:
+        with self.places:
+            return self._step(flat)
+
+    def _step(self, flat: Sequence[Any]) -> list[torch.Tensor]:
         return self.commit(flat, run(self.function, flat))
 
     def commit(self, flat: Sequence[Any], results: Sequence[torch.Tensor]) -> list[torch.Tensor]:

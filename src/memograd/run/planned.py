@@ -13,6 +13,7 @@ from memograd.graph.printing import load
 from memograd.graph.signature import run
 from memograd.memory.plan import Plan
 from memograd.run.eager import Eager
+from memograd.run.pool.places import ANYWHERE
 
 
 class Planned(Eager):
@@ -29,10 +30,11 @@ class Planned(Eager):
         own = list(flat)
         for i in self.feedback.values():
             own[i] = flat[i].clone()
-        kept = iter(self.step(own))
+        with ANYWHERE:
+            kept = iter(self._step(own))
         return tuple(own[self.feedback[o]] if o in self.feedback else next(kept) for o in range(self.count))
 
-    def step(self, flat: Sequence[Any]) -> list[torch.Tensor]:
+    def _step(self, flat: Sequence[Any]) -> list[torch.Tensor]:
         try:
             return list(run(self.function, flat))
         except AssertionError as error:  # Inductor's check of operands

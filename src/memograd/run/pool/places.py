@@ -1,0 +1,70 @@
+"""What a backend holds of the pool: ``with places: ...`` around each run of its step."""
+
+from __future__ import annotations
+
+import weakref
+from typing import Any
+
+from memograd.run.pool.library import POOL
+
+_FIRST = 2  # the run that is written down: the one before fills caches, and its allocations are not those of the others
+
+
+class Places:
+    """Tensors that are made inside, in this thread, come from memory that is used again.
+
+    The second run is written down and gives each allocation its place; ``extent``: the bytes they need together.
+    """
+
+    def __init__(self) -> None:
+        self.extent: int | None = None
+        self._runs = 0
+        self._recording = False
+        self._handle: Any = None
+        self._finalizer: Any = None
+
+    def __reduce__(self) -> Any:
+        return Places, ()  # a copy is another backend's
+
+    def __enter__(self) -> None:
+        library = POOL.look()
+        if library is None:
+            return
+        if self.extent is None:
+            self._runs += 1
+            if self._runs >= _FIRST:
+                self._record(library)
+                return
+        library.pool_enter(self._handle, 0)
+
+    def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
+        library = POOL.library
+        if library is None:
+            return
+        library.pool_leave()
+        if self._recording:
+            self._recording = False
+            if error is None:
+                self.extent = library.pool_pack(self._handle)
+
+    def _record(self, library: Any) -> None:
+        if self._handle is None:
+            self._handle = library.pool_places()
+            self._finalizer = weakref.finalize(self, library.pool_forget, self._handle)
+            self._finalizer.atexit = False
+        self._recording = bool(library.pool_enter(self._handle, 1))
+
+
+class Anywhere:
+    """The same for what has no places."""
+
+    def __enter__(self) -> None:
+        if (library := POOL.look()) is not None:
+            library.pool_enter(None, 0)
+
+    def __exit__(self, *_: Any) -> None:
+        if POOL.library is not None:
+            POOL.library.pool_leave()
+
+
+ANYWHERE = Anywhere()
