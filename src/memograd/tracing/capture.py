@@ -11,7 +11,6 @@ the tensors themselves; the graph is then right for these values only.
 
 from __future__ import annotations
 
-import inspect
 import sys
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
@@ -24,19 +23,15 @@ from torch import fx, nn
 from memograd._torch import (
     FAKE,
     UNSUPPORTED,
-    copy_of,
-    fake_like,
     forget_shapes,
-    is_fake,
     needs_data,
-    outside_torch_func,
     pytree,
     quiet,
     unseen,
 )
 from memograd.draws import same_draws
 from memograd.errors import CaptureError, DataDependentError, MemogradError, add_note
-from memograd.graph.entries import Calling, Input, InputKind, Output
+from memograd.graph.entries import Calling, Output
 from memograd.graph.graph import Graph
 from memograd.tracing.chance import no_seeds
 from memograd.tracing.closures import Closure, closure_of
@@ -45,11 +40,12 @@ from memograd.tracing.cudnn import plain_recurrence
 from memograd.tracing.effects import Change, Templates, effects_of, take_back
 from memograd.tracing.guards import Guards, taken_twice
 from memograd.tracing.histories import Histories, histories
+from memograd.tracing.inputs import Inputs
+from memograd.tracing.leaves import differentiable, leaf_names
 from memograd.tracing.plainly import raised_by_pytorch
-from memograd.tracing.processes import refuse_spread
 from memograd.tracing.provenance import caller, raised_at
 from memograd.tracing.reads import Reads
-from memograd.tracing.substitute import Substitute, with_history
+from memograd.tracing.substitute import Substitute
 from memograd.tracing.tracer import Tracer
 from memograd.tracing.under_way import ACTIVE, TURN, looking_away
 from memograd.tracing.unseen import Unseen
@@ -125,16 +121,11 @@ def trace(
 class _Capture:
     def __init__(self, f: Callable[..., Any], closure: Closure, concrete: bool) -> None:
         self.f = f
-        self.closure = closure
         self.root = f if isinstance(f, nn.Module) else _Program(f, closure.modules)
         self.graph = fx.Graph()
-        self.inputs: list[Input] = []
-        self.first_operator: fx.Node | None = None
-        self.tracer = Tracer(self.graph, lift=self._lift, stops=True, concrete=concrete)
-        self.stand_in = copy_of if concrete else fake_like
-        self.stand_ins: dict[int, str] = {}  # names of inputs by id of what stands for them
-        self.stood_for: dict[fx.Node, torch.Tensor] = {}
-        self.users: set[int] = set()  # ids of the user's tensors that the program has used
+        self.tracer = Tracer(self.graph, stops=True, concrete=concrete)
+        self.inputs = Inputs(self.tracer, closure)
+        self.tracer.lift = self.inputs.lift
         self.roots: list[tuple[str, Any]] = [("", f)]
         self.reads = Reads([])
         self.changes: list[Change] = []
@@ -142,10 +133,10 @@ class _Capture:
     def run(self, args: tuple[Any, ...], kwargs: dict[str, Any], wrt: Collection[int] | None) -> Graph:
         leaves, in_spec = pytree.tree_flatten((args, kwargs))
         names = leaf_names(self.f, args, kwargs)
-        wrt = _differentiable(leaves) if wrt is None else wrt
-        self._parameters()
+        wrt = differentiable(leaves) if wrt is None else wrt
+        self.inputs.parameters(self.root)
         flat = [
-            self._input(leaf, name, position in wrt) if isinstance(leaf, torch.Tensor) else leaf
+            self.inputs.argument(leaf, name, position in wrt) if isinstance(leaf, torch.Tensor) else leaf
             for position, (leaf, name) in enumerate(zip(leaves, names, strict=True))
         ]
         self.roots += [(name, x) for x, name in zip(leaves, names, strict=True) if not isinstance(x, torch.Tensor)]
@@ -162,7 +153,7 @@ class _Capture:
                 tensor_out.append(i)
         self._mutations(outputs, results)
         self.reads.counted_up(self.changes)
-        templates = Templates(self.reads, self.stand_ins, self._is_captured)
+        templates = Templates(self.reads, self.inputs.names, self._is_captured)
         effects = effects_of(self.changes, templates, out_leaves)
         for k, tensor in enumerate(templates.left):
             outputs.append(Output("left", f"left {k}", tensor.requires_grad))
@@ -177,7 +168,7 @@ class _Capture:
             tensor_in=tuple(i for i, x in enumerate(leaves) if isinstance(x, torch.Tensor)),
             tensor_out=tuple(tensor_out),
         )
-        inputs = tuple(replace(i, place=self.reads.tensors.get(id(i.tensor))) for i in self.inputs)
+        inputs = tuple(replace(i, place=self.reads.tensors.get(id(i.tensor))) for i in self.inputs.entries)
         guards = Guards(self.reads)
         return Graph(self.graph, inputs, tuple(outputs), calling, guards=guards, effects=effects).verify()
 
@@ -244,8 +235,8 @@ class _Capture:
         self, args: tuple[Any, ...], kwargs: dict[str, Any], wrt: Collection[int] | None, raised: Exception
     ) -> Exception | None:
         """What PyTorch raises of the kind that was ``raised`` here, with a note that says where; None if nothing."""
-        used = [i.tensor for i in self.inputs if i.tensor is not None]
-        wrt = _differentiable(pytree.tree_leaves((args, kwargs))) if wrt is None else wrt
+        used = [i.tensor for i in self.inputs.entries if i.tensor is not None]
+        wrt = differentiable(pytree.tree_leaves((args, kwargs))) if wrt is None else wrt
         own = raised_by_pytorch(self.root, args, kwargs, wrt, type(raised), used)
         note = f"memograd was capturing the program{self._where(raised)}; in plain PyTorch it raises this, too"
         if own is not None:
@@ -257,75 +248,6 @@ class _Capture:
         module = self.tracer.modules.failed
         place = f" at {source} ({line})" if line else ""
         return f"{f' in module {module!r}' if module else ''}{place}"
-
-    # -- inputs --------------------------------------------------------------------------------------------------
-
-    def _parameters(self) -> None:
-        """Placeholders for parameters and buffers; tied ones share one."""
-        named: list[tuple[InputKind, str, torch.Tensor]] = []
-        named.extend(("parameter", *p) for p in self.root.named_parameters(remove_duplicate=False))
-        named.extend(("buffer", *b) for b in self.root.named_buffers(remove_duplicate=False))
-        position: dict[int, int] = {}
-        for kind, name, tensor in named:
-            if id(tensor) in position:
-                at = position[id(tensor)]
-                entry = self.inputs[at]
-                self.inputs[at] = Input(entry.kind, entry.name, tensor, (*entry.aliases, name))
-            else:
-                refuse_spread(tensor, f"the {kind} {name!r}")
-                position[id(tensor)] = len(self.inputs)
-                stand_in = self.stand_in(tensor.detach())
-                if kind == "parameter":
-                    stand_in = nn.Parameter(stand_in, requires_grad=tensor.requires_grad)
-                self.users.add(id(tensor))
-                self.tracer.alias(tensor, self._placeholder(Input(kind, name, tensor), stand_in))
-
-    def _input(self, tensor: torch.Tensor, name: str, differentiable: bool) -> torch.Tensor:
-        sparse = tensor.layout is torch.sparse_coo and not tensor.requires_grad and not differentiable
-        if tensor.layout is not torch.strided and not sparse:
-            message = f"argument {name!r} has layout {tensor.layout}, which cannot be captured"
-            raise CaptureError(f"{message}; use x.to_dense()")
-        self._check_ours(tensor, f"argument {name!r}")
-        refuse_spread(tensor, f"argument {name!r}")
-        self.tracer.offset_inputs |= not sparse and tensor.storage_offset() != 0
-        stand_in = self.stand_in(tensor.detach())
-        if differentiable or tensor.requires_grad:
-            stand_in = with_history(stand_in)
-        return self._placeholder(Input("input", name, fixed=not differentiable), stand_in)
-
-    def _placeholder(self, entry: Input, stand_in: torch.Tensor) -> torch.Tensor:
-        if self.first_operator is None:
-            self.first_operator = next((n for n in self.graph.nodes if n.op == "call_function"), None)
-        before = self.first_operator
-        with self.graph.inserting_before(before) if before is not None else nullcontext():
-            node = self.graph.placeholder(_identifier(entry.name))
-        self.tracer.document(node, stand_in)
-        if any(entry.name == i.name or entry.name in i.aliases for i in self.inputs):
-            entry = replace(entry, name=f"{entry.name} ({entry.kind})")  # an argument called like a parameter
-        self.inputs.append(entry)
-        self.stand_ins[id(stand_in)] = entry.name
-        self.stood_for[node] = stand_in
-        return self.tracer.bind(stand_in, node)
-
-    def _lift(self, tensor: torch.Tensor) -> torch.Tensor:
-        """A tensor the program uses without having been given it: a constant, or a parameter if it wants gradients."""
-        kind = "parameter" if tensor.requires_grad and tensor.is_leaf else "constant"
-        own = self.closure.tensors.get(id(tensor))
-        name = own or f"constant_{sum(i.kind == 'constant' for i in self.inputs)}"
-        if tensor.layout not in (torch.strided, torch.sparse_coo):
-            message = f"the tensor {name!r}, which the program uses, has layout {tensor.layout}"
-            raise CaptureError(f"{message}, which cannot be captured; use x.to_dense() or x.to_sparse()")
-        self._check_ours(tensor, f"the tensor {name!r}, which the program uses,")
-        refuse_spread(tensor, f"the tensor {name!r}, which the program uses,")
-        self.users.add(id(tensor))
-        stand_in = self.stand_in(tensor.detach())
-        if tensor.requires_grad:
-            with outside_torch_func():
-                stand_in = stand_in.requires_grad_() if tensor.is_leaf else with_history(stand_in)
-        stand_in = self._placeholder(Input(kind, name, tensor), stand_in)
-        if own is None:
-            self.tracer.lent(stand_in, tensor)
-        return stand_in
 
     def _grad_asked(self, tensor: torch.Tensor) -> None:
         """The program reads ``tensor.grad``: of its own tensors, what it has put there; of the user's, nothing."""
@@ -344,23 +266,19 @@ class _Capture:
 
     def _is_captured(self, tensor: torch.Tensor) -> bool:
         """Whether the program has computed ``tensor``."""
-        return self.tracer.knows(tensor) and id(tensor) not in self.users
-
-    def _check_ours(self, tensor: torch.Tensor, what: str) -> None:
-        if is_fake(tensor) and not any(t is not self.tracer for t in ACTIVE.tracers):
-            raise CaptureError(
-                f"{what} belongs to a capture that is over or runs in another thread; do not keep tensors or start "
-                "threads inside a captured program"
-            )
+        return self.tracer.knows(tensor) and id(tensor) not in self.inputs.users
 
     def _mutations(self, outputs: list[Output], results: list[fx.Node]) -> None:
         """Outputs for the inputs and buffers the program wrote to."""
-        of = {node: entry for node, entry in zip(self.graph.find_nodes(op="placeholder"), self.inputs, strict=True)}
+        of = {
+            node: entry
+            for node, entry in zip(self.graph.find_nodes(op="placeholder"), self.inputs.entries, strict=True)
+        }
         for storage in self.tracer.storages():
             origin = storage.origin
             moved = self.tracer.moved.get(storage)
             if (storage.version or moved) and origin in of:
-                outputs.append(Output("mutation", of[origin].name, self.stood_for[origin].grad_fn is not None))
+                outputs.append(Output("mutation", of[origin].name, self.inputs.stood_for[origin].grad_fn is not None))
                 results.append(self.tracer.node_of(moved.tensor) if moved else storage.node)
 
 
@@ -369,44 +287,6 @@ def nothing_compiled() -> AbstractContextManager[Any]:
     if "torch._dynamo" not in sys.modules:
         return nullcontext()
     return torch.compiler.set_stance("force_eager")
-
-
-def _differentiable(leaves: list[Any]) -> set[int]:
-    """What the caller may want to differentiate: what requires gradients, or else all floating-point tensors."""
-    tensors = {i: x for i, x in enumerate(leaves) if isinstance(x, torch.Tensor)}
-    smooth = {i for i, x in tensors.items() if x.is_floating_point() or x.is_complex()}
-    return {i for i in smooth if tensors[i].requires_grad} or smooth
-
-
-def leaf_names(f: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[str]:
-    """A name for each leaf: the parameter's name, then the keys on the way down (``batch.labels``, ``x.0``)."""
-    target = f.forward if isinstance(f, nn.Module) else f
-    try:
-        bound = [
-            p.name
-            for p in inspect.signature(target).parameters.values()
-            if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)
-        ]
-    except (TypeError, ValueError):
-        bound = []
-    heads = [bound[k] if k < len(bound) else f"arg{k}" for k in range(len(args))]
-    named = [*zip(heads, args, strict=True), *kwargs.items()]
-    return [".".join([str(head), *keys]) for head, value in named for keys in _keys(value)]
-
-
-def _keys(tree: Any) -> list[list[str]]:
-    """The keys on the way down to each leaf; positions in a container whose registration says nothing about keys."""
-    try:
-        paths = [path for path, _ in pytree.tree_flatten_with_path(tree)[0]]
-    except ValueError:
-        return [[str(k)] for k in range(len(pytree.tree_leaves(tree)))]
-    return [[str(getattr(k, "key", getattr(k, "idx", getattr(k, "name", k)))) for k in path] for path in paths]
-
-
-def _identifier(name: str) -> str:
-    """A Python identifier that reads like ``name``."""
-    text = "".join(c if c.isalnum() else "_" for c in name) or "x"
-    return text if not text[0].isdigit() else f"x_{text}"
 
 
 def _first_line(error: BaseException) -> str:

@@ -1,0 +1,123 @@
+"""What a captured program is given: placeholders of the graph, and the tensors that stand for the user's while it runs.
+
+Parameters and buffers come first, then the arguments. A tensor that the program uses without having been given it (a
+constant, a parameter of a module that nobody saw) is an input, too: the tracer asks for it (``lift``) when it meets it.
+"""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from dataclasses import replace
+
+import torch
+from torch import fx, nn
+
+from memograd._torch import copy_of, fake_like, is_fake, outside_torch_func
+from memograd.errors import CaptureError
+from memograd.graph.entries import Input, InputKind
+from memograd.tracing.closures import Closure
+from memograd.tracing.processes import refuse_spread
+from memograd.tracing.substitute import with_history
+from memograd.tracing.tracer import Tracer
+from memograd.tracing.under_way import ACTIVE
+
+
+class Inputs:
+    """The inputs of one capture.
+
+    Attributes:
+        entries: what the graph is given, in the order of its placeholders.
+        names: names of the entries by id of what stands for them.
+        stood_for: what stands for each placeholder.
+        users: ids of the user's tensors that the program has used.
+    """
+
+    def __init__(self, tracer: Tracer, closure: Closure) -> None:
+        self.tracer = tracer
+        self.closure = closure
+        self.entries: list[Input] = []
+        self.names: dict[int, str] = {}
+        self.stood_for: dict[fx.Node, torch.Tensor] = {}
+        self.users: set[int] = set()
+        self._stand_in = copy_of if tracer.concrete else fake_like
+        self._first_operator: fx.Node | None = None
+
+    def parameters(self, root: nn.Module) -> None:
+        """Placeholders for parameters and buffers; tied ones share one."""
+        named: list[tuple[InputKind, str, torch.Tensor]] = []
+        named.extend(("parameter", *p) for p in root.named_parameters(remove_duplicate=False))
+        named.extend(("buffer", *b) for b in root.named_buffers(remove_duplicate=False))
+        position: dict[int, int] = {}
+        for kind, name, tensor in named:
+            if id(tensor) in position:
+                at = position[id(tensor)]
+                entry = self.entries[at]
+                self.entries[at] = Input(entry.kind, entry.name, tensor, (*entry.aliases, name))
+            else:
+                refuse_spread(tensor, f"the {kind} {name!r}")
+                position[id(tensor)] = len(self.entries)
+                stand_in = self._stand_in(tensor.detach())
+                if kind == "parameter":
+                    stand_in = nn.Parameter(stand_in, requires_grad=tensor.requires_grad)
+                self.users.add(id(tensor))
+                self.tracer.alias(tensor, self._placeholder(Input(kind, name, tensor), stand_in))
+
+    def argument(self, tensor: torch.Tensor, name: str, differentiable: bool) -> torch.Tensor:
+        sparse = tensor.layout is torch.sparse_coo and not tensor.requires_grad and not differentiable
+        if tensor.layout is not torch.strided and not sparse:
+            message = f"argument {name!r} has layout {tensor.layout}, which cannot be captured"
+            raise CaptureError(f"{message}; use x.to_dense()")
+        self._check_ours(tensor, f"argument {name!r}")
+        refuse_spread(tensor, f"argument {name!r}")
+        self.tracer.offset_inputs |= not sparse and tensor.storage_offset() != 0
+        stand_in = self._stand_in(tensor.detach())
+        if differentiable or tensor.requires_grad:
+            stand_in = with_history(stand_in)
+        return self._placeholder(Input("input", name, fixed=not differentiable), stand_in)
+
+    def lift(self, tensor: torch.Tensor) -> torch.Tensor:
+        """A tensor the program uses without having been given it: a constant, or a parameter if it wants gradients."""
+        kind = "parameter" if tensor.requires_grad and tensor.is_leaf else "constant"
+        own = self.closure.tensors.get(id(tensor))
+        name = own or f"constant_{sum(i.kind == 'constant' for i in self.entries)}"
+        if tensor.layout not in (torch.strided, torch.sparse_coo):
+            message = f"the tensor {name!r}, which the program uses, has layout {tensor.layout}"
+            raise CaptureError(f"{message}, which cannot be captured; use x.to_dense() or x.to_sparse()")
+        self._check_ours(tensor, f"the tensor {name!r}, which the program uses,")
+        refuse_spread(tensor, f"the tensor {name!r}, which the program uses,")
+        self.users.add(id(tensor))
+        stand_in = self._stand_in(tensor.detach())
+        if tensor.requires_grad:
+            with outside_torch_func():
+                stand_in = stand_in.requires_grad_() if tensor.is_leaf else with_history(stand_in)
+        stand_in = self._placeholder(Input(kind, name, tensor), stand_in)
+        if own is None:
+            self.tracer.lent(stand_in, tensor)
+        return stand_in
+
+    def _placeholder(self, entry: Input, stand_in: torch.Tensor) -> torch.Tensor:
+        if self._first_operator is None:
+            self._first_operator = next((n for n in self.tracer.graph.nodes if n.op == "call_function"), None)
+        before = self._first_operator
+        with self.tracer.graph.inserting_before(before) if before is not None else nullcontext():
+            node = self.tracer.graph.placeholder(_identifier(entry.name))
+        self.tracer.document(node, stand_in)
+        if any(entry.name == i.name or entry.name in i.aliases for i in self.entries):
+            entry = replace(entry, name=f"{entry.name} ({entry.kind})")  # an argument called like a parameter
+        self.entries.append(entry)
+        self.names[id(stand_in)] = entry.name
+        self.stood_for[node] = stand_in
+        return self.tracer.bind(stand_in, node)
+
+    def _check_ours(self, tensor: torch.Tensor, what: str) -> None:
+        if is_fake(tensor) and not any(t is not self.tracer for t in ACTIVE.tracers):
+            raise CaptureError(
+                f"{what} belongs to a capture that is over or runs in another thread; do not keep tensors or start "
+                "threads inside a captured program"
+            )
+
+
+def _identifier(name: str) -> str:
+    """A Python identifier that reads like ``name``."""
+    text = "".join(c if c.isalnum() else "_" for c in name) or "x"
+    return text if not text[0].isdigit() else f"x_{text}"
