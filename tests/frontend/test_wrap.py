@@ -399,6 +399,15 @@ class TestModes:
         ours, theirs = pair(lambda: _Plain())
         torch.testing.assert_close(use(ours), use(theirs))
 
+    def test_torch_func_inside_the_model(self):
+        """Its transforms allow no hooks on saved tensors, which the witness would put there."""
+
+        def use(model):
+            for k in range(2):
+                model(inputs(4, 3, seed=k)).square().sum().backward()
+
+        assert both(use, _Inner).forward.check_reason.startswith("agrees")
+
     def test_transforms_of_ours_and_steps_go_through(self):
         ours, theirs = pair(lambda: nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 1)))
         x, y = inputs(4, 3), inputs(4, 1, seed=1)
@@ -417,6 +426,17 @@ class _Plain(nn.Module):
 
     def forward(self, x):
         return {"out": self.linear(x).tanh()}
+
+
+class _Inner(nn.Module):
+    """A gradient by ``torch.func`` in the forward pass."""
+
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(3, 2)
+
+    def forward(self, x):
+        return self.linear(x) * torch.func.vmap(torch.func.grad(lambda r: self.linear(r).tanh().sum()))(x).sum()
 
 
 class TestNesting:

@@ -113,6 +113,31 @@ class Stateful(Base):
         return h + a * b + state.h
 
 
+class Shifting(Base):
+    """Memories of several steps, which only move some of what is there: a program that is used again moves what is
+    there by then."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.last, self.before, self.early = (torch.full((3,), float(k), dtype=F64) for k in range(3))
+        self.register_buffer("seen", torch.ones(3, dtype=F64))
+        self.register_buffer("seen_before", torch.zeros(3, dtype=F64))
+        self.queue = [torch.zeros(3, dtype=F64), torch.ones(3, dtype=F64)]
+        self.held = {"a": torch.zeros(3, dtype=F64), "b": torch.ones(3, dtype=F64)}
+        self.pair, self.pair_before = ((torch.ones(3, dtype=F64),), torch.zeros(3, dtype=F64)), (None,)
+        self.memory = collections.deque([torch.zeros(3, dtype=F64), torch.ones(3, dtype=F64)], maxlen=2)
+
+    def body(self, x: torch.Tensor) -> torch.Tensor:
+        now = x.detach().mean(0)
+        self.early, self.before, self.last = self.before, self.last, now
+        self.seen_before, self.seen = self.seen, now * 2
+        self.queue.append(now)
+        self.held["a"], self.held["b"] = self.held["b"], now
+        self.pair_before, self.pair = self.pair, ((now.sin(),), self.pair[0][0])
+        self.memory.append(now.exp())
+        return x * self.before + self.seen_before + self.queue.pop(0) + self.held["a"] * self.pair[1] + self.memory[0]
+
+
 class WrittenInPlace(Base):
     def __init__(self) -> None:
         super().__init__()
@@ -198,8 +223,8 @@ class Hooked(Base):
 
 
 KINDS = [
-    *(TwiceRegistered, LazyTable, LazyBuffer, CachedProperty, Logged, Stateful, WrittenInPlace, Counted, Deleting),
-    *(LazyLayer, Holding, Hooked),
+    *(TwiceRegistered, LazyTable, LazyBuffer, CachedProperty, Logged, Stateful, Shifting, WrittenInPlace, Counted),
+    *(Deleting, LazyLayer, Holding, Hooked),
 ]
 
 

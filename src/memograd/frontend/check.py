@@ -52,24 +52,13 @@ class Witness:
         cls, program: Program, model: nn.Module, function: Callable[..., Any], args: Any, kwargs: Any, say: Any
     ) -> Witness:
         """Run one call of ``function``, a forward pass of ``model``."""
-        leaves, spec = pytree.tree_flatten((args, kwargs))
-        leaves = [_copy(x) if isinstance(x, Tensor) else x for x in leaves]
-        own_args, own_kwargs = pytree.tree_unflatten(leaves, spec)
-        given = iter([leaves[k] for k in program.graph.calling.tensor_in])
-        inputs = [i.bound if i.tensor is not None else next(given) for i in program.early]
-        names = [i.name for i in program.early]
-        sources: dict[int, Any] = {names.index(name): inputs[names.index(name)] for name in program.wrt}
-        bound = [i.bound for i in program.early if i.bound is not None]
-        generators, contents = Generators(model), Contents([*bound, *model.parameters(), *model.buffers()])
-        others = [x for x in leaves if not isinstance(x, Tensor)]
         try:
             # a detached tensor has no part in a cycle, and nobody asks for its version: buffers are put back
-            hooks = torch.autograd.graph.saved_tensors_hooks(lambda t: t.detach(), lambda t: t)
-            with TURN, plainly(), taken_back(model, *others), without_hooks(sources.values()), hooks:
-                out = pytree.tree_leaves(function(*own_args, **own_kwargs))
-        finally:
-            contents.put_back()
-            generators.put_back()
+            with torch.autograd.graph.saved_tensors_hooks(lambda t: t.detach(), lambda t: t):
+                sources, out = _ran(program, model, function, args, kwargs)
+        except RuntimeError:  # the transforms of ``torch.func`` forbid such hooks; whatever else it is is raised again
+            sources, out = _ran(program, model, function, args, kwargs)
+        names = [i.name for i in program.early]
         results: dict[int, Tensor] = {}
         for position, k in zip(program.graph.calling.tensor_out, program.graph.positions("output"), strict=True):
             if k in program.places:
@@ -168,6 +157,28 @@ class Witness:
                 wrong.append(difference(f"{what} {name!r}", name, mine.detach(), gradient.detach(), share, noise))
         if any(wrong):
             raise _mismatch([w for w in wrong if w is not None])
+
+
+def _ran(
+    program: Program, model: nn.Module, function: Callable[..., Any], args: Any, kwargs: Any
+) -> tuple[dict[int, Any], list[Any]]:
+    """What can be differentiated by, by position, and what the call returns on copies of the arguments."""
+    leaves, spec = pytree.tree_flatten((args, kwargs))
+    leaves = [_copy(x) if isinstance(x, Tensor) else x for x in leaves]
+    own_args, own_kwargs = pytree.tree_unflatten(leaves, spec)
+    given = iter([leaves[k] for k in program.graph.calling.tensor_in])
+    inputs = {i.name: i.bound if i.tensor is not None else next(given) for i in program.early}
+    places = {name: place for place, name in enumerate(inputs)}
+    sources: dict[int, Any] = {places[name]: inputs[name] for name in program.wrt}
+    bound = [i.bound for i in program.early if i.bound is not None]
+    generators, contents = Generators(model), Contents([*bound, *model.parameters(), *model.buffers()])
+    others = [x for x in leaves if not isinstance(x, Tensor)]
+    try:
+        with TURN, plainly(), taken_back(model, *others), without_hooks(sources.values()):
+            return sources, pytree.tree_leaves(function(*own_args, **own_kwargs))
+    finally:
+        contents.put_back()
+        generators.put_back()
 
 
 def _directions(like: Sequence[Tensor]) -> list[Tensor]:

@@ -106,6 +106,7 @@ class Templates:
 
     def __init__(self, reads: Reads, stand_ins: Mapping[int, str], captured: Callable[[torch.Tensor], bool]) -> None:
         self.users = reads.names
+        self.places = reads.tensors
         self.stand_ins = stand_ins
         self.captured = captured
         self.left: list[torch.Tensor] = []
@@ -123,7 +124,7 @@ class Templates:
             return self._tensor(value)
         if type(value) is Counted:
             return _count(value, self.returning)
-        if id(value) in self.users or value is MISSING:
+        if (id(value) in self.users and not isinstance(value, tuple)) or value is MISSING:
             return None
         if id(value) not in self._builds:
             self._alive.append(value)
@@ -135,7 +136,8 @@ class Templates:
         if (name := self.stand_ins.get(id(tensor))) is not None:
             return lambda run: run.inputs[name]
         if not self.captured(tensor):
-            return None
+            place = self.places.get(id(tensor))  # moved, as ``self.before = self.last`` does: what is there by then
+            return None if place is None else lambda _: place.get()
         at = next((i for i, t in enumerate(self.left) if t is tensor), len(self.left))
         if at == len(self.left):
             self.left.append(tensor)
