@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import sys
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -13,6 +15,7 @@ from torch import nn
 import memograd as mg
 from memograd import pipeline
 from memograd.graph.graph import Graph
+from memograd.lower.lower import lower
 from memograd.memory import planner
 from memograd.pipeline import capture, differentiate
 
@@ -82,3 +85,66 @@ def test_a_step_that_cannot_be_planned_is_not_tried_twice(refusing: Callable[...
     with pytest.raises(mg.PlanViolationError, match="hides a view"):
         pipeline.plan(graph(), "50%", fused=True)
     assert len(tried.asked) == 1
+
+
+def chain(operators: int) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
+    def program(x: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
+        for _ in range(operators // 4):
+            x = (x * w).sin() + x.tanh()
+        return x.sum()
+
+    return program
+
+
+def calls_of(stages: Callable[[], Any]) -> int:
+    """How many functions are called, in Python and in C: the same on every machine, however busy."""
+    count = 0
+
+    def see(_frame: Any, event: str, _function: Any) -> None:
+        nonlocal count
+        count += event in ("call", "c_call")
+
+    before = sys.getprofile()
+    sys.setprofile(see)
+    try:
+        stages()
+    finally:
+        sys.setprofile(before)
+    return count
+
+
+def test_the_work_is_proportional_to_the_number_of_operators() -> None:
+    x, w = torch.randn(3, requires_grad=True), torch.randn(3, requires_grad=True)
+    counts = {}
+    for operators in (8, 40, 120):
+        captured = capture(chain(operators), x, w)
+        counts[operators] = calls_of(lambda g=captured: lower(differentiate(g)).code)
+    ratio = (counts[120] - counts[8]) / (counts[40] - counts[8])
+    assert ratio < 1.1 * (120 - 8) / (40 - 8), f"{counts} calls: more than in proportion"
+
+
+def test_python_collects_garbage_again_after_a_stage() -> None:
+    seen: list[bool] = []
+
+    def look(_g: Graph) -> Graph:
+        seen.append(gc.isenabled())
+        raise mg.GraphError("enough")
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(mg.GraphError):
+        patch.setattr(pipeline, "PASSES", (look,))
+        differentiate(capture(chain(8), torch.randn(3, requires_grad=True), torch.randn(3)))
+    assert seen == [False] and gc.isenabled()
+
+
+def test_who_collects_no_garbage_finds_it_so() -> None:
+    with pipeline.no_collection():
+        with pipeline.no_collection():
+            assert not gc.isenabled()
+        assert not gc.isenabled(), "a stage is still under way, here or in another thread"
+    gc.disable()
+    try:
+        with pipeline.no_collection():
+            pass
+        assert not gc.isenabled()
+    finally:
+        gc.enable()

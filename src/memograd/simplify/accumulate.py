@@ -19,7 +19,8 @@ def accumulate(graph: Graph) -> Graph:
         early = _frees(node) or _is_summand_seen_otherwise(node)
         anchor[node] = max(anchor[n] for n in node.all_input_nodes) if early else position
     place = {node: position for position, node in enumerate(nodes)}
-    return graph.rewritten(nodes=sorted(nodes, key=lambda n: (anchor[n], place[n])))
+    ordered = sorted(nodes, key=lambda n: (anchor[n], place[n]))
+    return graph if ordered == nodes else graph.rewritten(nodes=ordered)
 
 
 def _is_summand_seen_otherwise(node: fx.Node) -> bool:

@@ -13,6 +13,7 @@ from torch import fx
 
 from memograd.graph.graph import Graph
 from memograd.graph.rewriting import drop_unread
+from memograd.ops import has_effect
 
 aten = torch.ops.aten
 
@@ -27,6 +28,8 @@ MASKED = {
 
 def dead(graph: Graph) -> Graph:
     """Drop what no result needs."""
+    if all(n.users or has_effect(n) for n in graph.nodes) and not any(n.target in MASKED for n in graph.nodes):
+        return graph
     new = graph.rewritten()
     drop_unread(new.fx)
     for node in new.nodes:
