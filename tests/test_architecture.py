@@ -53,7 +53,17 @@ ALLOWED: dict[str, set[str]] = {
     "doctor.nan": PIPELINE | {"doctor.report", "doctor.probes"},
     "inspection": PIPELINE | {"train", "verify", "witness"},
     "doctor": PIPELINE
-    | {"doctor.report", "doctor.probes", "doctor.nan", "inspection", "train", "transforms", "verify", "witness"},
+    | {
+        "doctor.report",
+        "doctor.probes",
+        "doctor.nan",
+        "explain",
+        "inspection",
+        "train",
+        "transforms",
+        "verify",
+        "witness",
+    },
     "testing": PIPELINE | {"transforms", "verify", "witness"},
     "recipes": GROUND | {"train", "memory"},
     "explain": PIPELINE | {"rules", "recipes", "transforms", "train"},

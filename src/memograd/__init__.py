@@ -3,6 +3,7 @@
 from memograd import rules as _rules  # noqa: F401  (fills the derivative table)
 from memograd import testing
 from memograd.adjoint.products import count_products
+from memograd.doctor.diagnose import diagnose
 from memograd.errors import (
     BackendError,
     BudgetInfeasibleError,
@@ -57,6 +58,7 @@ __all__ = [
     "TrainStep",
     "capture",
     "count_products",
+    "diagnose",
     "differentiate",
     "explain",
     "grad",

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from memograd.cli import check as cli_check
+from memograd.cli import doctor as cli_doctor
 from memograd.cli import explain as cli_explain
 from memograd.cli import plan as cli_plan
 from memograd.cli.arguments import positive, rate, seed
@@ -182,6 +183,7 @@ COMMANDS: dict[str, tuple[str, Options, Callable[[argparse.Namespace], int]]] = 
     "explain": (cli_explain.SUMMARY, cli_explain.options, cli_explain.run),
     "rules": ("List the derivative table, and what is missing from it.", _rules_options, _rules),
     "check": (cli_check.SUMMARY, cli_check.options, cli_check.run),
+    "doctor": (cli_doctor.SUMMARY, cli_doctor.options, cli_doctor.run),
 }
 
 

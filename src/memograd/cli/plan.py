@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from memograd.errors import DataError, MemogradError
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import nn, optim
 
 SUMMARY = "Plan a model's forward and backward pass within a byte budget."
 
@@ -91,6 +91,7 @@ class Made:
     criterion: Callable[..., Any] | None
     args: tuple[Any, ...]
     options: Mapping[str, Any]
+    optimizer: optim.Optimizer | None = None
 
     def repeated(self, samples: int) -> Any:
         """The arguments for so many samples: tensors as long as the first one are repeated, or cut."""
@@ -145,9 +146,12 @@ def _imported(module: str) -> Any:
 
 
 def _understood(name: str, made: Any) -> Made:
-    from torch import nn
+    from torch import nn, optim
 
     expected = f"{name}() must return (model, args) or (model, criterion, args), with args a tuple (or a dict)"
+    optimizer = None
+    if isinstance(made, tuple) and len(made) == 4 and isinstance(made[2], optim.Optimizer):
+        optimizer, made = made[2], (*made[:2], made[3])
     if not isinstance(made, tuple) or len(made) not in (2, 3):
         size = f" of {len(made)}" if isinstance(made, tuple) else ""
         raise MemogradError(f"{expected}, but it returned a {type(made).__name__}{size}")
@@ -157,7 +161,7 @@ def _understood(name: str, made: Any) -> Made:
     if criterion is not None and not callable(criterion):
         raise MemogradError(f"{expected}; its criterion is a {type(criterion).__name__}, which cannot be called")
     if isinstance(args, Mapping):
-        return Made(model, criterion, (), args)
+        return Made(model, criterion, (), args, optimizer)
     if not isinstance(args, (tuple, list)):
         raise MemogradError(f"{expected}; its args are a {type(args).__name__}")
-    return Made(model, criterion, tuple(args), {})
+    return Made(model, criterion, tuple(args), {}, optimizer)

@@ -13,18 +13,18 @@ from typing import Any
 import torch
 from torch import nn
 
-from memograd._torch import pytree
-from memograd.errors import CaptureError, DataDependentError, MemogradError, with_notes
+from memograd.errors import CaptureError, MemogradError, with_notes
 from memograd.graph.graph import Graph
 from memograd.inspection import operators, stops, values
+from memograd.inspection.capturing import asked, captured, differentiable
 from memograd.inspection.gradients import gradients
 from memograd.inspection.hooks import hooks
 from memograd.inspection.memory import memory
-from memograd.inspection.objective import Loss, loss_of
+from memograd.inspection.objective import loss_of
 from memograd.inspection.parameters import parameters
 from memograd.inspection.program import Inspected
 from memograd.inspection.report import Finding, Gradients, Memory, Report, severest_first
-from memograd.pipeline import capture_for, differentiate
+from memograd.pipeline import differentiate
 from memograd.tracing.undisturbed import Generators
 
 
@@ -85,7 +85,7 @@ class _Preflight:
         joint = self._differentiated(inspected) if inspected is not None else None
         if inspected is not None and joint is not None:
             self.backward = len(joint.nodes) - self.forward
-            self.findings += stops.without(inspected, joint)
+            self.findings += stops.without(inspected, joint.unused)
             self.memory, found = memory(joint, budget)
             self.findings += found
             self.gradients, found = gradients(inspected, joint, self.args, self.kwargs, self.drawn)
@@ -95,11 +95,11 @@ class _Preflight:
         return Report(name, found, self.forward, self.backward, self.memory, self.gradients)
 
     def _captured(self) -> Inspected | None:
-        graph = self._attempted(self._capture)
+        graph = self._attempted(lambda: captured(self.program, self.args, self.kwargs, self.drawn))
         if graph is None:
             return None
         self.forward = len(graph.nodes)
-        wrt = tuple(self._differentiable(graph))
+        wrt = differentiable(graph, asked(self.program, self.args, self.kwargs))
         if not wrt:
             what = "no parameter requires a gradient, and no argument does"
             self._error("nothing to differentiate", what, "Unfreeze a parameter, or pass x.requires_grad_()")
@@ -110,31 +110,6 @@ class _Preflight:
         for look in (values.decisions, values.volatile, values.baked):
             self.findings += look(inspected)
         return inspected
-
-    def _capture(self) -> Graph:
-        wrt = self._asked()
-        try:
-            return capture_for(self.program, self.args, self.kwargs, wrt)
-        except DataDependentError:
-            self.drawn.put_back()
-            return capture_for(self.program, self.args, self.kwargs, wrt, concrete=True)
-
-    def _asked(self) -> list[int] | None:
-        """Which arguments are differentiated: those that ask for it; where nothing else does, all that can be."""
-        leaves = pytree.tree_leaves((self.args, self.kwargs))
-        asking = [k for k, x in enumerate(leaves) if isinstance(x, torch.Tensor) and x.requires_grad]
-        model = isinstance(self.program, Loss)
-        return asking if asking or (model and any(True for _ in self.program.parameters())) else None
-
-    def _differentiable(self, graph: Graph) -> list[str]:
-        trained = [n for n, t in graph.parameters.items() if t.requires_grad]
-        asked = self._asked()
-        smooth = [
-            i.name
-            for i, n in zip(graph.inputs, graph.placeholders, strict=True)
-            if i.kind == "input" and not i.fixed and n.meta["val"].dtype.is_floating_point | n.meta["val"].is_complex()
-        ]
-        return [*trained, *(smooth if asked or not trained else ())]
 
     def _differentiated(self, inspected: Inspected) -> Graph | None:
         missing = operators.missing_rules(inspected)

@@ -7,6 +7,7 @@ is written like that.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +15,6 @@ from torch import fx
 
 from memograd import ops
 from memograd.adjoint.activity import is_smooth
-from memograd.graph.graph import Graph
 from memograd.inspection.program import Inspected, all_of, is_drawn, name_of, read
 from memograd.inspection.report import Finding, listed
 from memograd.rules.registry import lookup
@@ -50,23 +50,23 @@ def stopped(inspected: Inspected) -> list[Finding]:
     return [_finding(inspected, line) for line in lines.values()]
 
 
-def without(inspected: Inspected, joint: Graph) -> list[Finding]:
+def without(inspected: Inspected, unused: Collection[str]) -> list[Finding]:
     """Parameters without a gradient for which no stop is to blame: the loss does not depend on them, or the backward of
-    an ``autograd.Function`` returns none."""
-    unused = inspected.names(~inspected.depends[inspected.loss])
+    an ``autograd.Function`` returns none. ``unused``: the inputs to which no adjoint came."""
+    independent = inspected.names(~inspected.depends[inspected.loss])
     found: list[Finding] = []
-    if unused:
+    if independent:
         found.append(
             Finding(
                 "warning",
                 "unused parameter",
-                f"the loss does not depend on {listed(unused)}: no gradient",
+                f"the loss does not depend on {listed(independent)}: no gradient",
                 "Use it, freeze it (requires_grad_(False)), or give the loss the result that it is for; "
                 "DistributedDataParallel needs find_unused_parameters=True",
-                names=unused,
+                names=independent,
             )
         )
-    missing = _given_nothing(inspected, joint)
+    missing = _given_nothing(inspected, unused)
     for node in inspected.graph.nodes if missing else ():
         bits = inspected.flows[node]
         lost = tuple(n for n in inspected.names(bits) if n in {inspected.named(m) for m in missing})
@@ -77,10 +77,10 @@ def without(inspected: Inspected, joint: Graph) -> list[Finding]:
     return found
 
 
-def _given_nothing(inspected: Inspected, joint: Graph) -> set[str]:
+def _given_nothing(inspected: Inspected, unused: Collection[str]) -> set[str]:
     """Inputs to which an adjoint would flow, and does not."""
     flows = inspected.flows[inspected.loss]
-    return {name for k, name in enumerate(inspected.wrt) if flows >> k & 1} & set(joint.unused)
+    return {name for k, name in enumerate(inspected.wrt) if flows >> k & 1} & set(unused)
 
 
 def _stopped_by(inspected: Inspected, node: fx.Node) -> tuple[str, int]:

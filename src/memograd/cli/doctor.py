@@ -1,0 +1,45 @@
+"""``memograd doctor``: why a user's own model does not learn, and which operator of it does that."""
+
+from __future__ import annotations
+
+import argparse
+
+from memograd.cli.plan import load
+
+SUMMARY = "Find out why a model does not learn: gradients that are missing, vanish, explode, cancel."
+
+
+def options(command: argparse.ArgumentParser) -> None:
+    """The command's own options."""
+    command.add_argument(
+        "factory",
+        metavar="PACKAGE.MODULE:FACTORY",
+        help="a function without arguments that returns (model, args), (model, criterion, args) or "
+        "(model, criterion, optimizer, args)",
+    )
+    dtypes = ["asis", "float16", "bfloat16"]
+    command.add_argument(
+        "--precision",
+        nargs="?",
+        const="asis",
+        choices=dtypes,
+        help="also say which operators lose digits: as the model computes now, or under autocast to a dtype",
+    )
+
+
+def run(a: argparse.Namespace) -> int:
+    """Look into the model and print the report; 1 where something is wrong."""
+    import torch
+
+    from memograd.doctor.diagnose import look_into
+
+    made = load(a.factory)
+    precision = a.precision is not None if a.precision in (None, "asis") else getattr(torch, a.precision)
+    report = look_into(
+        made.model, made.args, dict(made.options), made.criterion, optimizer=made.optimizer, precision=precision
+    )
+    if a.json:
+        print(report.to_json())
+    elif not a.quiet:
+        print(report)
+    return 0 if report.ok else 1

@@ -1,0 +1,220 @@
+"""``mg.diagnose``: why a model does not learn, measured on one batch by the recursion itself.
+
+Every kind of finding is a file of its own; here they are called in order, and what is but a consequence of another
+finding is left out. The program runs a few times and is afterwards as it was.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from contextlib import nullcontext
+from typing import Any
+
+import torch
+from torch import nn, optim
+
+from memograd._torch import pytree
+from memograd.doctor import unreached
+from memograd.doctor.cancelling import cancelling
+from memograd.doctor.gain import gain
+from memograd.doctor.initial import initialisation
+from memograd.doctor.losses import inputs_unused, losses
+from memograd.doctor.noise import noise
+from memograd.doctor.patient import Patient, examine
+from memograd.doctor.precision import precision as digits
+from memograd.doctor.report import Finding, Report, severest_first
+from memograd.doctor.saturation import saturation
+from memograd.doctor.underflow import underflow
+from memograd.doctor.units import dead_units
+from memograd.doctor.updates import held_by, updates
+from memograd.doctor.usage import usage
+from memograd.doctor.wider import widened
+from memograd.doctor.zeros import zero_gradients
+from memograd.inspection.capturing import asked, captured, differentiable
+from memograd.inspection.objective import loss_of
+from memograd.inspection.program import Inspected
+from memograd.looks import look
+from memograd.tracing.undisturbed import Generators
+
+_DETECTORS = (zero_gradients, dead_units, saturation, gain, initialisation, losses, inputs_unused, cancelling)
+# A symptom, and what explains it: with one of the causes named the symptom is not worth a finding of its own.
+_CONSEQUENCES = {
+    "same output for all samples": {
+        "dead units",
+        "saturation",
+        "vanishing gradient",
+        "zero initialisation",
+        "all units the same",
+        "inputs unused",
+        "normalised away",
+        "softmax over one class",
+    },
+    "dead units": {"zero initialisation"},
+    "weights too large": {"exploding gradient"},
+    "bias without effect": {"softmax over the batch"},
+    "unused parameter": {"inputs unused"},
+    "zero gradient": {"underflow", "saturation", "no gradient", "nothing to differentiate"},
+    "zero factor": {"zero initialisation", "normalised away", "dead units"},
+    "loss is zero": {"gradients cancel"},
+}
+
+
+def diagnose(
+    f: Callable[..., Any],
+    *args: Any,
+    loss: Callable[..., Any] | None = None,
+    optimizer: optim.Optimizer | None = None,
+    step: Callable[..., Any] | None = None,
+    precision: bool | torch.dtype = False,
+    **kwargs: Any,
+) -> Report:
+    """Find out why a model does not learn: which gradients are missing, vanish, explode, cancel, and by which factor.
+
+    Args:
+        f: a model, or a function of tensors.
+        args, kwargs: a batch: what it is called with; with a ``loss`` of two arguments the last of ``args`` is its
+            target: ``loss(f(*args[:-1]), args[-1])``.
+        loss: a criterion ``loss(output, target)``, or ``loss(output)``. None: what ``f`` returns is the loss, or has
+            one (``.loss``).
+        optimizer: who is to train it: whether it holds the parameters, and how far a step of it moves them.
+        step: a step of your own loop, ``step(*args)``, watched for two calls: forgotten ``zero_grad`` and the like.
+        precision: also say which operators lose how many digits beside float64; a dtype: under autocast to it.
+
+    Returns:
+        The report: ``print(report)``, ``report.ok`` (no error, no warning), ``report.findings``,
+        ``report.to_json()``, ``report.save("report.html")``.
+
+    Raises:
+        CaptureError, MissingRuleError: the program cannot be captured, or differentiated; ``mg.preflight`` says more.
+    """
+    return look_into(f, args, kwargs, loss, optimizer=optimizer, step=step, precision=precision)
+
+
+def look_into(
+    f: Callable[..., Any],
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    loss: Callable[..., Any] | None = None,
+    optimizer: optim.Optimizer | None = None,
+    step: Callable[..., Any] | None = None,
+    precision: bool | torch.dtype = False,
+) -> Report:
+    """The same with arguments that no name of ours can be taken for."""
+    case = _Case(f, args, kwargs, loss, precision if isinstance(precision, torch.dtype) else None)
+    try:
+        case.look(optimizer)
+        if step is not None and isinstance(f, nn.Module):
+            case.findings += usage(step, f, args, optimizer, case.gradient)
+        if precision and case.patient is not None:
+            findings, case.numbers["precision"] = digits(case.patient, widened(case.patient))
+            case.findings += findings
+    finally:
+        case.drawn.put_back()
+    name = type(f).__name__ if isinstance(f, nn.Module) else getattr(f, "__name__", "the function")
+    return Report(name, severest_first(without_consequences(case.findings)), numbers=case.numbers)
+
+
+class _Case:
+    """One model on one batch, and what was found so far."""
+
+    def __init__(self, f: Any, args: Any, kwargs: Any, loss: Any, dtype: torch.dtype | None) -> None:
+        self.f, self.args, self.kwargs = f, args, kwargs
+        self.program = loss_of(f, loss)
+        self.dtype = dtype
+        self.drawn = Generators(f)
+        self.findings: list[Finding] = []
+        self.numbers: dict[str, Any] = {}
+        self.patient: Patient | None = None
+
+    def look(self, optimizer: optim.Optimizer | None) -> None:
+        """Everything that one batch shows."""
+        inspected = self.inspected(self.args, self.kwargs)
+        asks = bool(asked(self.program, self.args, self.kwargs))
+        nothing = unreached.frozen(self.f, asks)
+        self.findings += nothing
+        if not inspected.wrt:
+            self.findings += [] if nothing and nothing[0].severity == "error" else unreached.unasked(self.f)
+            return
+        if not inspected.flows[inspected.loss]:
+            self.findings += unreached.stopped(inspected, inspected.wrt)
+            return
+        self.patient = patient = self.examined(inspected, self.args, self.kwargs)
+        self.findings += unreached.stopped(inspected, patient.unreached)
+        held = set(held_by(optimizer)) if optimizer is not None else None
+        self.findings += unreached.outsiders(inspected, inspected.graph, held)
+        value = float(patient.values[patient.loss])
+        self.numbers["loss"] = value
+        if not math.isfinite(value):
+            self.findings.append(_not_finite(patient))
+            return
+        for detector in _DETECTORS:
+            self.findings += detector(patient)
+        if _in_half(patient):
+            self.findings += underflow(patient, widened(patient))
+        if optimizer is not None:
+            self.findings += updates(patient, optimizer)
+        if all(f.severity == "note" for f in self.findings):
+            self.findings += self._noise(patient)
+
+    def inspected(self, args: Any, kwargs: Any) -> Inspected:
+        self.drawn.put_back()
+        with torch.enable_grad(), self._autocast(args, kwargs):
+            graph = captured(self.program, args, kwargs, self.drawn)
+        return Inspected(self.program, graph, differentiable(graph, asked(self.program, args, kwargs)))
+
+    def examined(self, inspected: Inspected, args: Any, kwargs: Any) -> Patient:
+        self.drawn.put_back()
+        flat = [t.detach() for t in inspected.graph.bind(args, kwargs)]
+        return examine(inspected, flat, batch_of((args, kwargs)))
+
+    def gradient(self) -> dict[str, torch.Tensor]:
+        """Of every parameter, at what the parameters are now."""
+        patient = self.examined(self.inspected(self.args, self.kwargs), self.args, self.kwargs)
+        found = {patient.named(n): patient.gradient(n) for n in patient.parameters}
+        return {n: g for n, g in found.items() if g is not None}
+
+    def _noise(self, patient: Patient) -> list[Finding]:
+        inspected: list[Inspected] = []
+
+        def part(args: Any, kwargs: Any) -> Patient:
+            if not inspected or any(n.target is look for n in inspected[0].graph.nodes):
+                inspected[:] = [self.inspected(args, kwargs)]
+            return self.examined(inspected[0], args, kwargs)
+
+        return noise(patient, self.args, self.kwargs, part)
+
+    def _autocast(self, args: Any, kwargs: Any) -> Any:
+        if self.dtype is None:
+            return nullcontext()
+        devices = {t.device.type for t in pytree.tree_leaves((args, kwargs)) if isinstance(t, torch.Tensor)}
+        return torch.autocast(next(iter(devices), "cpu"), dtype=self.dtype)
+
+
+def batch_of(given: Any) -> int:
+    """How many samples: what most tensors of the batch have as their first dimension; 0 where there is none."""
+    lengths = [len(t) for t in pytree.tree_leaves(given) if isinstance(t, torch.Tensor) and t.dim()]
+    return max(lengths, key=lengths.count, default=0)
+
+
+def _in_half(patient: Patient) -> bool:
+    adjoints = (t for a in patient.table.values() for t in (a if isinstance(a, list) else [a]))
+    return any(isinstance(t, torch.Tensor) and t.dtype in (torch.float16, torch.bfloat16) for t in adjoints)
+
+
+def _not_finite(patient: Patient) -> Finding:
+    what = f"the loss is {float(patient.values[patient.loss])}: there is no gradient to speak of"
+    fix = "step = mg.TrainStep(..., watch=True), or mg.wrap(model, watch=True): it names the operator that did it"
+    return patient.finding("error", "loss is not finite", what, patient.loss, fix=fix)
+
+
+def without_consequences(findings: Iterable[Finding]) -> list[Finding]:
+    """Without symptoms whose cause is among the findings, and without doublets."""
+    every = list(findings)
+    kinds = {f.kind for f in every if f.severity != "note"}
+    kept: list[Finding] = []
+    for finding in every:
+        explained = _CONSEQUENCES.get(finding.kind, set()) & kinds - {finding.kind}
+        if not explained and not any(f == finding for f in kept):
+            kept.append(finding)
+    return kept

@@ -1,0 +1,166 @@
+"""Parameters that get no gradient, and why: who stopped it, by which line, or that nobody asked for one.
+
+It is read off the graph, before any number is computed: where adjoints end (``inspection/stops.py``), what the loss
+does not depend on, what was turned into a Python number on the way, what requires a gradient and is no parameter.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from typing import Any
+
+from torch import fx, nn
+
+from memograd.doctor.patient import translated
+from memograd.doctor.report import Finding, Where, listed
+from memograd.graph.graph import Graph
+from memograd.inspection import stops
+from memograd.inspection.parameters import parameters
+from memograd.inspection.program import Inspected, all_of, read
+from memograd.inspection.report import Finding as Look
+from memograd.looks import look
+
+NOTHING = "nothing to differentiate"
+
+
+def stopped(inspected: Inspected, unreached: Collection[str]) -> list[Finding]:
+    """Every parameter that gets none, by the place that is to blame. An error where none is left that gets one.
+
+    ``unreached``: the inputs to which no adjoint came.
+    """
+    looks = [*stops.stopped(inspected), *stops.without(inspected, unreached)]
+    findings = [_said(inspected, f) for f in looks if f.severity != "note"]
+    reads = _values_read(inspected)
+    if reads and any(f.kind == "unused parameter" for f in findings):
+        findings = [f for f in findings if f.kind != "unused parameter"] + reads
+    findings += _made_anew(inspected)
+    if not inspected.flows[inspected.loss]:
+        what = "no gradient comes to any parameter: after backward() all of them have .grad None, or it raises"
+        fix = "Mend what is named below" if findings else "Is this the right loss? It depends on no parameter"
+        findings.insert(0, Finding("error", NOTHING, what, _place(inspected, inspected.loss), (), fix))
+        findings = [_as_error(f) for f in findings]
+    return findings
+
+
+def frozen(f: Callable[..., object], asking: bool) -> list[Finding]:
+    """Parameters that are frozen or share memory; ``asking``: whether an argument asks for a gradient."""
+    looks = [translated(x) for x in parameters(f) if x.kind != "tied parameters"]
+    if isinstance(f, nn.Module) and not asking:
+        all_of_it = list(f.parameters())
+        if all_of_it and not any(p.requires_grad for p in all_of_it):
+            what = f"all {len(all_of_it)} parameters are frozen (requires_grad is False): nothing is trained"
+            fix = "model.requires_grad_(True), or unfreeze the layers to be trained before the optimizer is made"
+            names = tuple(n for n, _ in f.named_parameters())
+            return [Finding("error", NOTHING, what, fix=fix, names=names)]
+    return looks
+
+
+def unasked(f: Callable[..., object]) -> list[Finding]:
+    """Nothing asks for a gradient: a function of arguments, or a model without parameters."""
+    what = "no parameter requires a gradient, and no argument does"
+    if isinstance(f, nn.Module):
+        hidden = _hidden_in(f)
+        if hidden:
+            what += f"; {listed(hidden)} holds modules or tensors that the model does not know as its own"
+        fix = "Keep layers in nn.ModuleList and tensors in nn.Parameter" if hidden else "Give it parameters"
+        return [Finding("error", NOTHING, what, fix=fix, names=tuple(hidden))]
+    return [Finding("error", NOTHING, what, fix="x.requires_grad_() for the argument to be differentiated")]
+
+
+def outsiders(inspected: Inspected, graph: Graph, held: set[int] | None) -> list[Finding]:
+    """What requires a gradient and gets one, and is no parameter of the model: layers in a plain list, a tensor that
+    is an attribute. ``model.parameters()`` does not have it, so no optimizer moves it.
+
+    ``held``: ids of what the optimizer holds, if one was given.
+    """
+    program = inspected.program
+    if not isinstance(program, nn.Module):
+        return []
+    own = {id(p) for p in program.parameters()}
+    by_line: dict[tuple[str, str], list[tuple[fx.Node, Any]]] = {}
+    for entry, node in zip(graph.inputs, graph.placeholders, strict=True):
+        tensor = entry.bound
+        unknown = entry.kind == "parameter" and entry.name in inspected.wrt and id(tensor) not in own
+        if unknown and tensor is not None and not (held and id(tensor) in held):
+            user = next((u for u in node.users if u.meta.get("source")), node)
+            place = (user.meta.get("source", ""), user.meta.get("line", ""))
+            by_line.setdefault(place, []).append((user, tensor))
+    findings = []
+    for users in by_line.values():
+        shapes = ", ".join(str(tuple(t.shape)) for _, t in users[:4])
+        one = len(users) == 1
+        what = (
+            f"{len(users)} tensor{'' if one else 's'} of shape {shapes} {'is' if one else 'are'} used here and "
+            f"require{'s' if one else ''} a gradient, but {'is' if one else 'are'} not in model.parameters()"
+        )
+        evidence = "the gradient flows, and no optimizer built with model.parameters() uses it; .to() and "
+        evidence += "state_dict() leave it out too"
+        fix = "nn.ModuleList([...]) for layers in a list, nn.ModuleDict for a dict, nn.Parameter(tensor) for a tensor"
+        where = _place(inspected, users[0][0])
+        findings.append(Finding("error", "not a parameter", what, where, (evidence,), fix))
+    return findings
+
+
+def _hidden_in(f: nn.Module) -> list[str]:
+    """Attributes that are lists or dicts with modules in them."""
+    found = []
+    for path, module in f.named_modules():
+        for name, value in vars(module).items():
+            items = value.values() if isinstance(value, dict) else value if isinstance(value, (list, tuple)) else ()
+            if not name.startswith("_") and any(isinstance(x, nn.Module) for x in items):
+                found.append(f"{path}.{name}".lstrip("."))
+    return found
+
+
+def _place(inspected: Inspected, node: fx.Node) -> Where:
+    meta = node.meta
+    target = str(node.target) if node.op == "call_function" else ""
+    module, source = inspected.named(meta.get("module") or ""), meta.get("source") or ""
+    return Where(module, source, meta.get("line") or "", target)
+
+
+_KINDS = {"stopped gradient": "no gradient", "unused parameter": "unused parameter"}
+
+
+def _said(inspected: Inspected, finding: Look) -> Finding:
+    return translated(finding, kind=_KINDS.get(finding.kind, finding.kind))
+
+
+def _as_error(finding: Finding) -> Finding:
+    return Finding("error", *list(vars(finding).values())[1:])
+
+
+def _values_read(inspected: Inspected) -> list[Finding]:
+    """Where a value that depends on parameters becomes a Python number or an array."""
+    reached = inspected.flows[inspected.loss]
+    lines: dict[Any, Finding] = {}
+    for node in inspected.graph.nodes:
+        if node.target is not look:
+            continue
+        operands: list[fx.Node] = []
+        fx.map_arg(node.args, lambda n, into=operands: into.append(n) or n)
+        names = inspected.names(all_of(inspected.depends, operands) & ~reached)
+        if names:
+            what = f"a value is read here (.item(), float(), .tolist(), an if); {listed(names)} get no gradient"
+            evidence = ("what is computed from a Python number has no history, and the loss has no other way to them",)
+            fix = "Stay with tensors: leave .item(), float(), .tolist(), .numpy() out of what the loss is made of"
+            found = Finding("warning", "no gradient", what, _place(inspected, node), evidence, fix, "", names)
+            lines.setdefault((node.meta.get("source"), node.meta.get("line")), found)
+    return list(lines.values())
+
+
+def _made_anew(inspected: Inspected) -> list[Finding]:
+    """``nn.Parameter(...)`` or ``requires_grad=True`` inside forward: a new leaf at each call, which nobody trains."""
+    lines: dict[Any, Finding] = {}
+    for node in inspected.graph.nodes:
+        text = node.meta.get("line") or ""
+        made = "Parameter(" in text or "requires_grad=True" in text or "requires_grad_(" in text
+        if not made or node not in inspected.needed or read(node) == ():
+            continue
+        if not all_of(inspected.depends, (node,)) and node.target in stops.ops.MARKS:
+            what = "this makes a new tensor that requires a gradient each time it runs: its gradient is thrown away"
+            evidence = ("an optimizer holds the tensors there were when it was made; this one lives for one call",)
+            fix = "Make it once, in __init__: self.weight = nn.Parameter(...)"
+            found = Finding("warning", "made anew in forward", what, _place(inspected, node), evidence, fix)
+            lines.setdefault((node.meta.get("source"), text), found)
+    return list(lines.values())

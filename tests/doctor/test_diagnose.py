@@ -1,0 +1,191 @@
+"""The doctor names the true cause of every sick model of the zoo, and finds nothing wrong with the healthy ones.
+
+The numbers it shows as evidence are PyTorch's own: norms of gradients that hooks see, updates that the optimizer makes.
+"""
+
+import copy
+import json
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+from zoo.healthy import HEALTHY
+from zoo.sick_gradients import SICK
+
+import memograd as mg
+
+X, T = torch.randn(32, 8, generator=torch.Generator().manual_seed(0)), torch.arange(32) % 3
+
+
+def made(name):
+    torch.manual_seed(0)
+    options = dict(SICK[name].make())
+    return options.pop("model"), options.pop("args"), options
+
+
+def diagnosed(name):
+    model, args, options = made(name)
+    return mg.diagnose(model, *args, **options)
+
+
+def only(report, kind):
+    (finding,) = [f for f in report.findings if f.kind == kind]
+    return finding
+
+
+# -- the zoo -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.filterwarnings("ignore")  # PyTorch warns of some of them, too
+@pytest.mark.parametrize("name", SICK)
+def test_a_sick_model_gets_the_finding_of_its_cause(name):
+    report = diagnosed(name)
+    telling = [f for f in report.findings if f.kind == SICK[name].kind and f.severity != "note"]
+    assert telling and any(SICK[name].blame in str(f) for f in telling), report
+    assert not report.ok and all(f.fix for f in telling)
+
+
+@pytest.mark.parametrize("name", HEALTHY)
+def test_a_healthy_model_gets_no_error_and_no_warning(name):
+    torch.manual_seed(1)
+    model, loss, args = HEALTHY[name]()
+    trained = [p for p in model.parameters() if p.requires_grad]
+    report = mg.diagnose(model, *args, loss=loss, optimizer=torch.optim.Adam(trained, lr=1e-3))
+    assert report.ok, report
+
+
+# -- nothing is left behind --------------------------------------------------------------------------------------------
+
+
+def test_everything_is_as_it_was():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(8, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Dropout(0.5), nn.Linear(16, 3))
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.1)
+    F.cross_entropy(model(X), T).backward()
+    optimizer.step()
+    held = copy.deepcopy(model.state_dict()), copy.deepcopy(optimizer.state_dict()["state"])
+    gradients, drawn = [p.grad.clone() for p in model.parameters()], torch.get_rng_state()
+
+    def step(x, t):
+        F.cross_entropy(model(x), t).backward()
+        optimizer.step()
+
+    mg.diagnose(model, X, T, loss=nn.CrossEntropyLoss(), optimizer=optimizer, step=step, precision=True)
+    torch.testing.assert_close((model.state_dict(), optimizer.state_dict()["state"]), held, rtol=0, atol=0)
+    assert all(torch.equal(p.grad, g) for p, g in zip(model.parameters(), gradients, strict=True))
+    assert torch.equal(torch.get_rng_state(), drawn)
+
+
+# -- evidence, beside PyTorch ------------------------------------------------------------------------------------------
+
+
+def test_the_product_of_the_factors_is_the_ratio_of_norms_that_autograd_sees():
+    model, args, options = made("deep_sigmoids")
+    seen = {}
+
+    def look(module, _, y):
+        y.register_hook(lambda g: seen.update({module: g.norm().item()}))
+
+    first, last = model[0], model[-1]
+    for layer in (first, last):
+        layer.register_forward_hook(look)
+    options["loss"](model(args[0]), args[1]).backward()
+    model, args, options = made("deep_sigmoids")
+    finding = only(mg.diagnose(model, *args, **options), "vanishing gradient")
+    assert finding.numbers["product"] == pytest.approx(seen[first] / seen[last], rel=1e-4)
+    products = [f["each"] ** f["calls"] for f in finding.numbers["factors"]]
+    assert math.prod(products) == pytest.approx(finding.numbers["product"], rel=1e-6)
+
+
+def test_dead_units_are_those_whose_output_a_hook_sees_to_be_zero():
+    model, args, options = made("many_dead")
+    finding = only(mg.diagnose(model, *args, **options), "dead units")
+    with torch.no_grad():
+        off = (model[:2](args[0]) == 0).all(0)
+    assert finding.numbers["which"] == off.nonzero().flatten().tolist()
+
+
+def test_ratios_are_those_of_a_real_step():
+    model, args, options = made("learning_rate_too_large")
+    twin = copy.deepcopy(model)
+    finding = only(mg.diagnose(model, *args, **options), "updates too large")
+    optimizer = torch.optim.SGD(twin.parameters(), lr=50.0)
+    options["loss"](twin(args[0]), args[1]).backward()
+    before = twin[0].weight.detach().clone()
+    optimizer.step()
+    moved = (twin[0].weight.detach() - before).norm() / before.norm()
+    assert finding.numbers["ratios"]["0.weight"] == pytest.approx(moved.item(), rel=1e-5)
+
+
+def test_the_share_that_underflows_is_that_of_autograd_in_half_and_in_double():
+    model, args, options = made("float16_without_scaling")
+    finding = only(mg.diagnose(model, *args, **options), "underflow")
+    wide = copy.deepcopy(model).double()
+    options["loss"](model(args[0]), args[1]).backward()
+    options["loss"](wide(args[0].double()), args[1]).backward()
+    half, double = model[0].weight.grad, wide[0].weight.grad
+    assert ((half == 0) & (double != 0)).sum() / (double != 0).sum() > 0.9 and "0.weight" in finding.names
+
+
+def test_the_error_of_the_gradient_is_that_of_autograd_beside_float64():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(8, 16), nn.Tanh(), nn.Linear(16, 3))
+    report = mg.diagnose(model, X, T, loss=nn.CrossEntropyLoss(), precision=torch.bfloat16)
+    wide = copy.deepcopy(model).double()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        loss = F.cross_entropy(model(X), T)
+    loss.backward()
+    F.cross_entropy(wide(X.double()), T).backward()
+    pairs = [(p.grad.double(), q.grad) for p, q in zip(model.parameters(), wide.parameters(), strict=True)]
+    apart = sum((a - b).square().sum() for a, b in pairs).sqrt() / sum(b.square().sum() for _, b in pairs).sqrt()
+    assert report.numbers["precision"]["gradient_error"] == pytest.approx(apart.item(), rel=0.05)
+
+
+def test_cancellation_is_the_operator_that_loses_the_digits():
+    class Differences(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.scale = nn.Parameter(torch.rand(50) + 1)
+
+        def forward(self, x):
+            y = x * self.scale
+            return ((y + 1e4) - 1e4).square().mean()
+
+    report = mg.diagnose(Differences(), torch.rand(50), precision=True)
+    worst = report.numbers["precision"]["operators"][0]
+    assert worst["operator"] == "sub" and worst["phase"] == "forward" and worst["lost"] > 2
+
+
+# -- what it says ------------------------------------------------------------------------------------------------------
+
+
+def test_a_finding_names_the_line_and_the_parameters():
+    finding = only(diagnosed("detached"), "no gradient")
+    assert finding.names == ("encoder.weight", "encoder.bias")
+    assert "detach()" in finding.where.line and "sick_gradients.py" in finding.where.source
+
+
+def test_a_report_is_one_json_object():
+    report = json.loads(diagnosed("softmax_twice").to_json())
+    assert report["findings"][0]["kind"] == "softmax twice" and report["ok"] is False
+
+
+def test_a_loss_that_is_not_finite_is_handed_on():
+    model = nn.Linear(8, 3)
+    report = mg.diagnose(model, X * float("inf"), T, loss=nn.CrossEntropyLoss())
+    assert [f.kind for f in report.of("error")] == ["loss is not finite"] and "watch=True" in str(report)
+
+
+def test_a_function_of_tensors_can_be_diagnosed():
+    x = torch.full((4,), 30.0, requires_grad=True)
+    report = mg.diagnose(lambda x: x.clamp(-1, 1).sum(), x)
+    assert only(report, "clamped everywhere").severity == "error"
+
+
+def test_a_function_of_which_nothing_asks_for_a_gradient_says_so():
+    model = nn.Linear(8, 3).requires_grad_(False)
+    assert [f.kind for f in mg.diagnose(model, X, T, loss=nn.CrossEntropyLoss()).findings] == [
+        "nothing to differentiate"
+    ]
