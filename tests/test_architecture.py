@@ -17,7 +17,7 @@ import torch
 SRC = Path(__file__).parent.parent / "src" / "memograd"
 
 # What may be used from anywhere: errors, our marks and looks, draws, autocast, clocks, the door to PyTorch's internals.
-GROUND = {"errors", "ops", "looks", "draws", "autocast", "clock", "_torch"}
+GROUND = {"errors", "ops", "looks", "finite", "draws", "autocast", "clock", "_torch"}
 FOUNDATIONS = GROUND | {"graph", "rules.registry"}
 STAGES = {"tracing", "adjoint", "simplify", "lower", "fuse", "memory", "run"}
 PIPELINE = FOUNDATIONS | STAGES | {"pipeline"}
@@ -28,7 +28,8 @@ ALLOWED: dict[str, set[str]] = {
     "errors": set(),
     "_torch": set(),
     "looks": set(),
-    "ops": {"looks"},
+    "finite": set(),
+    "ops": {"looks", "finite"},
     "draws": set(),
     "autocast": set(),
     "clock": set(),

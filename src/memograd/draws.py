@@ -19,11 +19,11 @@ def rng_state(device: str) -> torch.Tensor:
 def drawing_from(state: torch.Tensor, device: str) -> Iterator[None]:
     """What runs inside draws what it would have drawn in ``state``; the generator does not move."""
     now = rng_state(device)
-    _set(state, device)
+    set_rng_state(state, device)
     try:
         yield
     finally:
-        _set(now, device)
+        set_rng_state(now, device)
 
 
 @contextmanager
@@ -42,11 +42,12 @@ def undone_on_error(devices: Collection[str]) -> Iterator[None]:
         yield
     except BaseException:
         for state, device in before:
-            _set(state, device)
+            set_rng_state(state, device)
         raise
 
 
-def _set(state: torch.Tensor, device: str) -> None:
+def set_rng_state(state: torch.Tensor, device: str) -> None:
+    """Let operators on ``device`` draw from ``state`` on."""
     if torch.device(device).type == "cpu":
         torch.set_rng_state(state)
     else:

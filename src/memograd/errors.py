@@ -94,6 +94,18 @@ class GradientMismatchError(MemogradError, AssertionError):
         self.error = error
 
 
+class NonFiniteError(MemogradError, FloatingPointError):
+    """A watched step has a loss or a gradient that is NaN or infinite. Nothing of that step was written.
+
+    Attributes:
+        report: which factor did it, why, and what to do (``memograd.doctor.report.Report``).
+    """
+
+    def __init__(self, message: str, report: Any = None) -> None:
+        super().__init__(message)
+        self.report = report
+
+
 class DataError(MemogradError):
     """A data set, checkpoint or setting handed to training is unusable."""
 

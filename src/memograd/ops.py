@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch.library import Library
 
+from memograd.finite import largest
 from memograd.looks import look
 
 _LIBRARY = Library("memograd", "DEF")  # the namespace is ours; one process loads this module once
@@ -153,7 +154,7 @@ CHECKS = (
 
 def may_raise(node: Any) -> bool:
     """True when an fx node may end the run by what it sees: writes come after it."""
-    return node.target is look or node.target in CHECKS
+    return node.target in (look, largest) or node.target in CHECKS
 
 
 def has_effect(node: Any) -> bool:

@@ -69,3 +69,28 @@ def test_step_counters_are_made_as_torch_makes_them(default: torch.dtype, fused:
     for a, b in zip(ours.parameters(), theirs.parameters(), strict=True):
         torch.testing.assert_close(our_optimizer.state[a], their_optimizer.state[b])
     train_by_torch(ours, our_optimizer)  # torch's own kernel goes on from our state
+
+
+@pytest.mark.parametrize("options", [{"ema_decay": 0.5}, {"accumulate": 2}, {}], ids=str)
+def test_a_parameter_of_one_number_is_updated_in_its_own_precision(options) -> None:
+    """Its update has a learning rate in float64 beside it, which no dimension makes the lesser of the two."""
+    results = []
+    for step in (False, True):
+        w = torch.nn.Parameter(torch.tensor(0.7))
+        model = torch.nn.Module()
+        model.w = w
+        model.forward = lambda x, w=w: (w * x).square().sum()
+        optimizer = torch.optim.AdamW([w], lr=0.1)
+        x = torch.ones(3)
+        if step:
+            run = mg.TrainStep(model, None, optimizer, check="never", **options)
+            for _ in range(4 * options.get("accumulate", 1)):
+                run(x)
+        else:
+            for _ in range(4):
+                optimizer.zero_grad()
+                (w * x).square().sum().backward()
+                optimizer.step()
+        results.append(w.detach().clone())
+    torch.testing.assert_close(*results)
+    assert results[1].dtype == torch.float32

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import torch
 
 InputKind = Literal["parameter", "buffer", "constant", "input", "cotangent", "state"]
-OutputKind = Literal["output", "gradient", "mutation", "left"]
+OutputKind = Literal["output", "gradient", "mutation", "left", "flag"]
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,8 @@ class Output:
 
     Attributes:
         kind: ``output`` (the user's), ``gradient`` (of the input ``name``), ``mutation`` (the new value of the input
-            ``name``), or ``left`` (what the program leaves behind in some object).
+            ``name``), ``left`` (what the program leaves behind in some object), or ``flag`` (the largest number of a
+            step: where it is not finite, the step must not write anything)
         tracked: whether it required a gradient when PyTorch ran the program; of a mutation, whether the tensor that
             was written to has a history from then on (a parameter that is set under ``no_grad`` has none).
     """

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from memograd.finite import Guard, TrippedError, refuse
 from memograd.graph.graph import Graph
 from memograd.graph.signature import run
 from memograd.lower.lower import lower
@@ -17,7 +18,8 @@ class Eager:
     """Runs a training graph on tensors that require no gradient (detached ones), so that nothing is taped.
 
     ``compute(flat)`` is pure: results from inputs. ``commit(flat, results)`` writes mutations back into the inputs and
-    returns the results that are no mutations. ``step(flat)`` does both, in memory that it uses again.
+    returns the results that are no mutations. ``step(flat)`` does both, in memory that it uses again. Where the graph
+    has a ``flag``, neither writes anything of a step that is not finite; see ``memograd.finite``.
     """
 
     name = "eager"
@@ -32,7 +34,9 @@ class Eager:
         names = [i.name for i in graph.inputs]
         self.count = len(graph.outputs)
         self.feedback = {i: names.index(o.name) for i, o in enumerate(graph.outputs) if o.kind == "mutation"}
-        self.kept = [i for i in range(self.count) if i not in self.feedback]
+        self.flag = next(iter(graph.positions("flag")), None)
+        self.kept = [i for i in range(self.count) if i not in self.feedback and i != self.flag]
+        self.guard: Guard | None = None  # who writes where an accelerator must not be waited for
         self.writes = self._writes(graph)
 
     def build(self, graph: Graph) -> Any:
@@ -60,16 +64,36 @@ class Eager:
         return self.commit(flat, run(self.function, flat))
 
     def commit(self, flat: Sequence[Any], results: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+        guard = self.guard if self.flag is None else self.guarded(results[self.flag])
         for inputs, outputs in self.writes:
             old, new = [flat[i] for i in inputs], [results[o] for o in outputs]
-            torch._foreach_copy_(old, new)  # pyright: ignore[reportPrivateImportUsage]
+            if guard is not None:
+                guard.write(old, new)
+            else:
+                torch._foreach_copy_(old, new)  # pyright: ignore[reportPrivateImportUsage]
         return [results[i] for i in self.kept]
+
+    def guarded(self, largest: torch.Tensor) -> Guard | None:
+        """Who writes what this step computes, where it takes more than to copy it.
+
+        Raises:
+            TrippedError: the step is not finite.
+        """
+        if largest.device.type == "cpu":
+            refuse(largest)
+            return None
+        if self.guard is None or self.guard.device != largest.device:
+            self.guard = Guard(largest.device)
+        return self.guard.about(largest)
 
     def run(self, flat: Sequence[Any], steps: int) -> torch.Tensor:
         """Many steps on one batch; the first result (the loss) of each."""
         losses = None
         for k in range(steps):
-            loss = self.step(flat)[0]
+            try:
+                loss = self.step(flat)[0]
+            except TrippedError:
+                raise TrippedError(k) from None
             if losses is None:
                 losses = loss.new_empty(steps)
             losses[k] = loss

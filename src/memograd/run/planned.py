@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from memograd.errors import BackendError
+from memograd.finite import tripping
 from memograd.graph.graph import Graph
 from memograd.graph.printing import load
 from memograd.graph.signature import run
@@ -36,7 +37,10 @@ class Planned(Eager):
 
     def _step(self, flat: Sequence[Any]) -> list[torch.Tensor]:
         try:
-            return list(run(self.function, flat))
+            if self.flag is None:
+                return list(run(self.function, flat))
+            with tripping():  # it writes on the way
+                return list(run(self.function, flat))
         except AssertionError as error:  # Inductor's check of operands
             reason = str(error).splitlines()[0]
             raise BackendError(

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import fx, optim
 
+from memograd.finite import largest
 from memograd.graph.entries import Input, InputKind, Output
 from memograd.graph.graph import Graph
 from memograd.tracing.tracer import Tracer
@@ -24,6 +25,18 @@ EVERY = "all parameters"  # whose update an operator belongs to that reads every
 def average_name(name: str) -> str:
     """What the average of the parameter ``name`` is called in a graph."""
     return f"average of {name}"
+
+
+def watched(joint: Graph) -> Graph:
+    """``joint``, which also returns the largest number of its loss and gradients: one that is not finite is a flag."""
+    graph, where = joint.copy()
+    tracer = Tracer(graph)
+    results = [where[n] for n in joint.results]
+    looked_at = [n for n, o in zip(results[1:], joint.outputs[1:], strict=True) if o.kind == "gradient"]
+    with tracer.rules():
+        flag = tracer.node_of(largest([tracer.input(n) for n in dict.fromkeys([results[0], *looked_at])]))
+    graph.output((*results, flag))
+    return joint.with_fx(graph, outputs=(*joint.outputs, Output("flag", "largest"))).verify()
 
 
 class Appended:
@@ -162,7 +175,9 @@ class Update(Appended):
                     self._mutation(f"step of {name}", new_step)
                     state["shared_step"] = shared.setdefault(count, new_step) if self.share else new_step
                 gradient = -gradients[name] if group["maximize"] else gradients[name]
-                value, new = RULES[type(self.optimizer)](self._value(name), gradient, lr, state, group)
+                old = self._value(name)
+                value, new = RULES[type(self.optimizer)](old, gradient, lr, state, group)
+                value = value.to(old.dtype)  # one number and a learning rate are two numbers: the wider dtype wins
                 self.new[name] = value
                 self._mutation(name, value)
                 for key, tensor in new.items():

@@ -20,7 +20,7 @@ from memograd.ops import is_random
 from memograd.pipeline import capture_for, differentiate, simplify
 from memograd.run.choose import Choice
 from memograd.tracing.undisturbed import Generators
-from memograd.train.appended import Update
+from memograd.train.appended import Update, watched
 from memograd.train.carried import Carried
 from memograd.train.gather import Gather
 from memograd.train.program import Decision, Origin, Program, detached, positions, put_back
@@ -37,6 +37,7 @@ class Training:
 
     Attributes:
         rates: what of the optimizer's numbers are inputs.
+        watch: whether programs say if they are finite, and write nothing where they are not.
     """
 
     objective: nn.Module
@@ -44,6 +45,7 @@ class Training:
     rates: Rates
     refinements: Refinements
     carried: Carried
+    watch: bool = False
 
     @property
     def gathers(self) -> bool:
@@ -98,12 +100,13 @@ def build(
     try:
         carried.name(joint)
         training.prepare()
+        base = watched(joint) if training.watch else joint
         stage: Gather | Update | None = None
         if not outside and training.gathers:
-            stage = Gather(joint, carried)
+            stage = Gather(base, carried)
         elif not outside:
-            stage = Update(joint, optimizer, training.rates, share, training.refinements.clip, carried)
-        graph = training.beside(joint if stage is None else simplify(stage.append()))
+            stage = Update(base, optimizer, training.rates, share, training.refinements.clip, carried)
+        graph = training.beside(base if stage is None else simplify(stage.append()))
         choice = choose(graph, detached(graph.bind(batch, options)))
     except BaseException:
         put_back(optimizer, state)
@@ -128,6 +131,8 @@ def build(
         gathers=isinstance(stage, Gather),
         averages=len(carried.averages),
         norm=stage.norm if isinstance(stage, Update) else None,
+        watched=(forward, joint) if training.watch else None,
+        state_before=state,
     )
 
 

@@ -66,11 +66,11 @@ def train_model(
         callback: called with each epoch's record.
         progress: show a bar on stderr; default: if that is a terminal.
         backend, memory_budget, check: see ``TrainStep``.
-        refinements: ``clip_grad_norm``, ``clip_grad_value``, ``norm_type``, ``accumulate``, ``ema_decay``, ``autocast``
-            of ``TrainStep``. The last batches of an epoch are a group of their own if they are fewer than
-            ``accumulate``; their gradients are divided by ``accumulate`` all the same. With ``ema_decay`` validation
-            runs with the averaged weights too (``ema_validation_loss``), and ``ema.safetensors`` in the checkpoint's
-            folder has them.
+        refinements: ``clip_grad_norm``, ``clip_grad_value``, ``norm_type``, ``accumulate``, ``ema_decay``,
+            ``autocast``, ``watch`` of ``TrainStep``. The last batches of an epoch are a group of their own if they are
+            fewer than ``accumulate``; their gradients are divided by ``accumulate`` all the same. With ``ema_decay``
+            validation runs with the averaged weights too (``ema_validation_loss``), and ``ema.safetensors`` in the
+            checkpoint's folder has them.
 
     Returns:
         A record for each epoch; see ``History``.
@@ -78,6 +78,7 @@ def train_model(
     Raises:
         DataError: no batches, batches of another form, a loss that is not finite, a checkpoint that does not fit.
         GradientMismatchError: a first step differs from PyTorch's; see ``TrainStep``.
+        NonFiniteError: with ``watch=True`` a step's loss or a gradient is not finite.
         MemogradError: the model cannot be captured or differentiated.
     """
     if epochs < 1:
@@ -205,6 +206,7 @@ class _Run:
 
     def look(self, epoch: int, losses: list[torch.Tensor], start: int) -> None:
         """Stop at the first loss that is not finite."""
+        self.step.settle()
         for number, loss in enumerate(losses[start:], start + 1):
             if not math.isfinite(loss.item()):
                 kept = f" {self.folder} holds the state after epoch {epoch - 1}." if self.folder and epoch > 1 else ""

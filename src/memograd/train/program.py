@@ -9,6 +9,7 @@ step by ``stale``.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, ClassVar
@@ -18,6 +19,8 @@ import torch
 from torch import nn, optim
 
 from memograd._torch import address, has_step_hooks, memory_of
+from memograd.draws import rng_state, undone_on_error
+from memograd.finite import TrippedError
 from memograd.graph.entries import OutputKind
 from memograd.graph.graph import Graph
 from memograd.graph.signature import refuse_shared
@@ -79,6 +82,9 @@ class Program:
     gathers: bool = False  # it adds gradients up for a later update
     averages: int = 0  # of how many parameters, when it was made
     norm: torch.Tensor | None = None  # where it writes that of its gradients
+    watched: tuple[Graph, Graph] | None = None  # what it differentiates and that with its gradients, if it is watched
+    state_before: dict[Any, dict[str, Any]] | None = None  # of the optimizer, before it was prepared; until it has run
+    begun: tuple[list[Any], list[tuple[torch.Tensor, str]]] | None = None  # its last step: inputs, generators before it
 
     def stale(self, optimizer: optim.Optimizer) -> bool:
         """Whether something the graph is bound to is no longer where it was."""
@@ -102,11 +108,35 @@ class Program:
         """One step, with what the forward leaves behind in the model; returns the results that are no mutations.
         ``compare`` may run it first, without its effects, and hand over what it computed."""
         flat, backend = self.flat(batch, options), self.choice.backend
-        computed = compare(self, flat) if compare is not None else None
-        results = backend.step(flat) if computed is None else backend.commit(flat, computed)
+        if self.watched is None:
+            computed = compare(self, flat) if compare is not None else None
+            results = backend.step(flat) if computed is None else backend.commit(flat, computed)
+        else:
+            results = self._watched(flat, compare)
         if self.graph.effects:
             self.graph.leave([results[i] for i in self.left], flat)
         return results
+
+    def _watched(self, flat: list[Any], compare: Compare | None) -> list[torch.Tensor]:
+        """The same for a step that may turn out not to be finite: nothing has happened then."""
+        backend = self.choice.backend
+        if self.is_read_late:
+            self.begun = (flat, [(rng_state(device), device) for device in self.devices])
+        try:
+            with undone_on_error(self.devices) if self.devices else nullcontext():
+                computed = compare(self, flat) if compare is not None else None
+                results = backend.step(flat) if computed is None else backend.commit(flat, computed)
+        except TrippedError as error:
+            error.program, error.flat = self, flat
+            raise
+        self.state_before = None
+        return results
+
+    @cached_property
+    def is_read_late(self) -> bool:
+        """Whether nobody waits for the flag, since an accelerator computes it."""
+        flags = [self.graph.results[k].meta["val"].device.type for k in self.graph.positions("flag")]
+        return flags not in ([], ["cpu"])
 
     def flat(self, batch: tuple[Any, ...], options: dict[str, Any]) -> list[Any]:
         """The flat inputs of this step, detached."""

@@ -26,6 +26,7 @@ class StepOptions(TypedDict, total=False):
     accumulate: int
     ema_decay: float | None
     autocast: torch.dtype | None
+    watch: bool
 
 
 @dataclass(frozen=True)

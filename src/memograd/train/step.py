@@ -12,6 +12,7 @@ from torch import nn, optim
 
 from memograd._torch import has_hooks, module_hooks
 from memograd.errors import GradientMismatchError, GraphError
+from memograd.finite import TrippedError
 from memograd.graph.graph import Graph
 from memograd.memory.plan import Plan
 from memograd.pipeline import plan
@@ -30,6 +31,7 @@ from memograd.train.program import Program, Updates, geometry, settings
 from memograd.train.rates import Rates
 from memograd.train.refinements import Clip, Refinements
 from memograd.train.update import refuse, why_not
+from memograd.train.watch import Watch
 
 
 class TrainStep:
@@ -60,6 +62,9 @@ class TrainStep:
         ema_decay: average the parameters at each update, as ``AveragedModel`` with ``get_ema_multi_avg_fn`` does; see
             ``ema_state_dict`` and ``averaged``.
         autocast: ``torch.bfloat16`` runs the forward pass under ``torch.autocast``.
+        watch: a step whose loss or gradients are not finite writes nothing and raises ``NonFiniteError``, whose
+            ``report`` says which operator or rule did it, on which line, why, and what helps. On an accelerator nobody
+            waits for that: the next call raises, or ``settle()``.
 
     A model that looks at values (``if loss > 1``, ``x[mask]``, ``.item()``) is captured on those of the batch, and
     again when it sees other ones; ``captures`` says how often and why. A number that differs at each step (a running
@@ -71,6 +76,7 @@ class TrainStep:
         BudgetInfeasibleError: at the first step: no schedule fits the budget.
         GradientMismatchError: at a step that is compared: it differs from PyTorch's by more than rounding. Nothing
             was overwritten then.
+        NonFiniteError: with ``watch=True``: a loss or a gradient is NaN or infinite. Nothing was overwritten.
     """
 
     def __init__(
@@ -88,6 +94,7 @@ class TrainStep:
         accumulate: int = 1,
         ema_decay: float | None = None,
         autocast: torch.dtype | None = None,
+        watch: bool = False,
     ) -> None:
         clip = Clip(clip_grad_norm, norm_type, clip_grad_value)
         self._refinements = Refinements(clip, accumulate, ema_decay, autocast)
@@ -110,13 +117,14 @@ class TrainStep:
         self._parameters = parameters
         self._rates = Rates(optimizer)
         self._carried = Carried(self.objective, model, self._refinements)
-        self._training = Training(self.objective, optimizer, self._rates, self._refinements, self._carried)
+        self._training = Training(self.objective, optimizer, self._rates, self._refinements, self._carried, watch)
         self._check = Check(self._training, check)
         self._programs: dict[Any, Programs] = Recent()
         self._updates = Updates.of(optimizer)
         self._update = Finish(self._training, self._check, self._updates)
         self.captures: list[str] = []  # why the model was captured, each time
         self._last: Program | None = None
+        self._watch = Watch(self._training) if watch else None
         self._turn = threading.RLock()  # a step is one update, whoever else calls it
 
     def __call__(self, *batch: Any, **options: Any) -> torch.Tensor:
@@ -127,15 +135,22 @@ class TrainStep:
             return self._step(programs, fresh, batch, options)
 
     def _step(self, programs: Programs, fresh: bool, batch: tuple[Any, ...], options: dict[str, Any]) -> torch.Tensor:
-        with self.precision():
-            program, kept = programs.step(
-                batch,
-                options,
-                fresh,
-                build=lambda why: self._build(batch, options, why, True),
-                compare=lambda program, flat: self._compare(program, flat, batch, options),
-            )
+        self._settle(1)
+        try:
+            with self.precision():
+                program, kept = programs.step(
+                    batch,
+                    options,
+                    fresh,
+                    build=lambda why: self._build(batch, options, why, True),
+                    compare=lambda program, flat: self._compare(program, flat, batch, options),
+                )
+        except TrippedError as error:
+            assert self._watch is not None
+            self._watch.tripped(error)
         self._last = program
+        if self._watch is not None:
+            self._watch.done(program, kept[0])
         if self._training.gathers:
             self._update.gather(program, kept, (batch, options))
             if self._carried.batches >= self._refinements.accumulate:
@@ -158,6 +173,7 @@ class TrainStep:
             programs, fresh = self._ready(batch, options)
             self._last = program = programs.all[0]
             by_itself = not (program.gradients or program.decisions or program.graph.effects or program.gathers)
+            by_itself &= not (program.watched and (program.devices or program.is_read_late))
             if not by_itself or program.graph.guards.volatile or self._check.when == "always" or self._carried.averages:
                 first = self._step(programs, fresh, batch, options)
                 return torch.stack([first, *(self(*batch, **options) for _ in range(steps - 1))])
@@ -165,13 +181,29 @@ class TrainStep:
             if self._compare(program, flat, batch, options) is not None:
                 generators.put_back()
             self._carried.norm = program.norm
-            return program.choice.backend.run(flat, steps)
+            if self._watch is None:
+                return program.choice.backend.run(flat, steps)
+            return self._watch.run(program, flat, steps)
+
+    def _settle(self, late: int = 0) -> None:
+        if self._watch is not None:
+            self._watch.settle(late)
+
+    def settle(self) -> None:
+        """Wait until it is known whether all steps so far were finite, where that is watched.
+
+        Raises:
+            NonFiniteError: one was not; everything is as it was before it.
+        """
+        with self._turn:
+            self._settle()
 
     def finish(self) -> None:
         """Update now with the batches gathered so far, if there are any: the last ones of an epoch may be fewer than
         ``accumulate``."""
         with self._turn:
             if self._carried.batches:
+                self._settle()
                 self._rates.follow()
                 self._update(self._choose_update)
 

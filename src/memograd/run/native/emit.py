@@ -161,7 +161,8 @@ class Builder:
                 f"the graph needs {len(self.statements)} loops, the native backend stops at {STATEMENT_LIMIT}"
             )
         offsets, arena = _place(self.statements)
-        return Source(_source(self.statements, offsets), arena, self.work)
+        flags = [C_TYPES[self.graph.results[k].meta["val"].dtype] for k in self.graph.positions("flag")]
+        return Source(_source(self.statements, offsets, flags[0] if flags else "float"), arena, self.work)
 
     def emit(self, node: fx.Node) -> Any:
         operands: Any = fx.map_arg((node.args, node.kwargs), self.values.__getitem__)
@@ -264,19 +265,23 @@ struct memograd_plan {
     const long *from, *to, *bytes;
     char *losses;
     long width;  /* bytes of one loss; 0: keep none */
+    long flag;  /* the output that is finite where the step may write; -1: none */
 };
 
-void memograd_loop(const struct memograd_plan *p) {
+/* how many steps it has done */
+long memograd_loop(const struct memograd_plan *p) {
     for (long s = p->first; s < p->first + p->count; ++s) {
         memograd_step(p->in, p->out, p->arena);
+        if (p->flag >= 0 && !__builtin_isfinite(*(const FLAG *)p->out[p->flag])) return s - p->first;
         if (p->width && s % p->every == 0) __builtin_memcpy(p->losses + s / p->every * p->width, p->out[0], p->width);
         for (long f = 0; f < p->fed; ++f) __builtin_memcpy(p->in[p->to[f]], p->out[p->from[f]], p->bytes[f]);
     }
+    return p->count;
 }
 """
 
 
-def _source(statements: list[Statement], offsets: dict[Buffer, int]) -> str:
+def _source(statements: list[Statement], offsets: dict[Buffer, int], flag: str) -> str:
     lines = ["void memograd_step(void **in, void **out, char *arena) {", "(void)in; (void)out; (void)arena;"]
     for statement in statements:
         lines.append("{")
@@ -287,4 +292,4 @@ def _source(statements: list[Statement], offsets: dict[Buffer, int]) -> str:
             # only what is written is promised not to alias: two inputs may be the same tensor
             lines.append(f"{kind} *{'restrict ' if not const else ''}{buffer.name} = ({kind} *){where};")
         lines += [*statement.lines, "}"]
-    return "\n".join([*lines, "}", LOOP])
+    return "\n".join([*lines, "}", LOOP.replace("FLAG", flag)])

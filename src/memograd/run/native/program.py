@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from memograd.errors import BackendError
+from memograd.finite import TrippedError
 from memograd.graph.graph import Graph
 from memograd.run.native import build
 from memograd.run.native.emit import Source
@@ -29,7 +30,7 @@ class Call(ctypes.Structure):
         *((name, ctypes.c_void_p) for name in ("inputs", "outputs", "arena")),
         *((name, ctypes.c_long) for name in ("first", "count", "every", "fed")),
         *((name, ctypes.c_void_p) for name in ("origin", "target", "bytes", "losses")),
-        ("width", ctypes.c_long),
+        *((name, ctypes.c_long) for name in ("width", "flag")),
     ]
 
 
@@ -37,11 +38,16 @@ class Plan:
     """What one ``feedback`` needs: which outputs are returned, and where the others live and go."""
 
     def __init__(
-        self, feedback: Mapping[int, int], prototypes: Sequence[torch.Tensor], inputs: Any, arena: int
+        self,
+        feedback: Mapping[int, int],
+        prototypes: Sequence[torch.Tensor],
+        inputs: Any,
+        arena: int,
+        flag: int | None = None,
     ) -> None:
         self.feedback = dict(feedback)
-        self.kept = [(o, p) for o, p in enumerate(prototypes) if o not in feedback]
-        self.own = {o: torch.empty_like(prototypes[o]) for o in feedback}
+        self.kept = [(o, p) for o, p in enumerate(prototypes) if o not in feedback and o != flag]
+        self.own = {o: torch.empty_like(prototypes[o]) for o in (*feedback, *([] if flag is None else [flag]))}
         self.changed: list[torch.Tensor] | None = None  # the bound inputs it writes
         self.out = (ctypes.c_void_p * max(1, len(prototypes)))()
         for o, tensor in self.own.items():
@@ -52,7 +58,7 @@ class Plan:
         self.arena = ctypes.c_void_p(arena)
         where = [ctypes.addressof(a) for a in (inputs, self.out)]
         lists = [ctypes.addressof(a) for a in self.fed]
-        self.call = Call(*where, arena, 0, 1, 1, len(feedback), *lists, None, 0)
+        self.call = Call(*where, arena, 0, 1, 1, len(feedback), *lists, None, 0, -1 if flag is None else flag)
         self.once = ctypes.byref(self.call)
 
     def many(self, losses: torch.Tensor, every: int) -> Call:
@@ -74,8 +80,9 @@ class Program:
         library = build.load(source.text)
         quick = ctypes.PyDLL(library._name) if source.work < QUICK else library  # PyDLL keeps the GIL
         self._step, self._once, self._many = quick.memograd_step, quick.memograd_loop, library.memograd_loop
-        for function in (self._step, self._once, self._many):
-            function.restype = None
+        self._step.restype = None
+        self._once.restype = self._many.restype = ctypes.c_long
+        self._flag = next(iter(graph.positions("flag")), None)
         self.names = [i.name for i in graph.inputs]
         self.specs = [(n.meta["val"].shape, n.meta["val"].dtype) for n in graph.placeholders]
         self.prototypes = [torch.empty(n.meta["val"].shape, dtype=n.meta["val"].dtype) for n in graph.results]
@@ -101,12 +108,18 @@ class Program:
         return tuple(outputs)
 
     def step(self, flat: Sequence[torch.Tensor], feedback: Mapping[int, int]) -> list[torch.Tensor]:
-        """Run once and write output ``o`` into input ``feedback[o]`` in place; returns the other outputs."""
+        """Run once and write output ``o`` into input ``feedback[o]`` in place; returns the other outputs, without the
+        flag.
+
+        Raises:
+            TrippedError: the step is not finite; nothing was written.
+        """
         with self._lock:
             plan = self._planned(feedback)
             self._bind(flat)
             outputs = self._fresh(plan)
-            self._once(plan.once)
+            if not self._once(plan.once):
+                raise TrippedError
             if plan.feedback:
                 self._written(plan)
         return outputs
@@ -114,7 +127,7 @@ class Program:
     def loop(
         self, flat: Sequence[torch.Tensor], feedback: Mapping[int, int], steps: int, every: int = 1
     ) -> tuple[list[torch.Tensor], torch.Tensor]:
-        """``steps`` times ``step``, without Python in between.
+        """``steps`` times ``step``, without Python in between, up to the first that is not finite where that is asked.
 
         Args:
             every: record the loss (output 0, one number) of steps 0, every, 2·every and so on.
@@ -146,7 +159,8 @@ class Program:
             count = min(count, steps - done)
             start = time.perf_counter()
             call.first, call.count = done, count
-            self._many(at)
+            if (finite := self._many(at)) < count:
+                raise TrippedError(done + finite)
             done += count
             seconds = max(time.perf_counter() - start, 1e-9)
             count = max(1, min(32 * count, int(count * CHUNK_SECONDS / seconds)))
@@ -171,7 +185,7 @@ class Program:
                     raise BackendError(
                         f"output {o} {produced} cannot be fed back into input {self.names[i]!r} {wanted}"
                     )
-            self._plan = Plan(feedback, self.prototypes, self._in, self._aligned)
+            self._plan = Plan(feedback, self.prototypes, self._in, self._aligned, self._flag)
         return self._plan
 
     def _bind(self, flat: Sequence[torch.Tensor]) -> None:

@@ -10,6 +10,7 @@ import torch
 from torch import fx
 
 from memograd.errors import BackendError
+from memograd.finite import largest
 from memograd.run.native.emit import Builder, kernel
 from memograd.run.native.pointwise import pointwise
 from memograd.run.native.values import FLOATS, Body, Lazy, Value, View, cast, formula
@@ -115,6 +116,24 @@ def vector_norm(b: Builder, node: fx.Node, x: Value, order: float = 2, dims: Any
     terms = b.lazy(x.shape, x.dtype, x.dtype, formula(each, x.dtype), x)
     sums = b.new(tuple(node.meta["val"].shape), x.dtype)
     return pointwise(b, node, behind, reduce(b, sums, terms, dims, kind))
+
+
+@kernel(largest)
+def largest_of_all(b: Builder, node: fx.Node, values: Sequence[Value]) -> View:
+    """The largest size in all of ``values``, NaN where one is; each of them is read once, where it lies."""
+    out = b.result(node)
+    lines, reads = ["double L = 0;"], set()
+    for x in values:
+        body = Body()
+        flat = x.runs_over(x.shape)
+        index: Any = "i" if flat else tuple(f"i{d}" for d in range(len(x.shape)))
+        element = x.at(body, index)
+        around = [("i", x.numel)] if flat else [(f"i{d}", n) for d, n in enumerate(x.shape)]
+        inner = [*body.lines, f"const double x = {element};", "if (L == L && !(x <= L && -x <= L)) L = x < 0 ? -x : x;"]
+        lines += [*(_for(*i) for i in around), "{", *inner, "}"]
+        reads |= body.reads
+    b.add([*lines, f"{out.buffer.name}[0] = L;"], reads, out, work=sum(x.numel for x in values))
+    return out
 
 
 @kernel(aten.argmax.default, aten.argmin.default)

@@ -1,0 +1,8 @@
+"""Which factor of a step is not finite, why, and what mends it.
+
+examine.py   a step -> a report, by way of
+replay.py    the step run again, operator by operator, with some results made finite
+producer.py  the operator that did it, not those that pass it on, nor those whose NaN nobody reads
+causes.py    what sort of fault it is, by evidence
+remedies.py  what to write instead; repair.py: the step with that in its graph
+"""

@@ -1,0 +1,137 @@
+"""From a step that is not finite to what is said about it."""
+
+from __future__ import annotations
+
+from torch import fx
+
+from memograd.doctor.nan.causes import Cause, cause_of
+from memograd.doctor.nan.producer import Producer, producer, way
+from memograd.doctor.nan.remedies import tried
+from memograd.doctor.nan.replay import Run, Step
+from memograd.doctor.report import Finding, Report, Where
+from memograd.graph.bindings import name_of
+from memograd.graph.entries import Output
+from memograd.rules.registry import lookup
+
+_STATIONS = 7  # of the way from the operator to the loss, that are shown
+
+
+def examine(step: Step) -> Report:
+    """Which operator or rule made the step's loss or a gradient NaN or infinite, why, and what helps."""
+    made = producer(step)
+    if made is None:
+        return Report("the step", (_not_again(step),), _headline(step, []))
+    cause = cause_of(step, made)
+    code, outcome = tried(step, made, cause)
+    spoiled = _gradients(step, made.before)
+    bad, all_of_it = len(made.positions), made.tensor.numel()
+    what = f"{bad} of {all_of_it} element{'s' * (all_of_it != 1)} {'are' if bad != 1 else 'is'} not finite"
+    evidence = [*cause.evidence, *_turned(made), *_way(step, made)]
+    numbers = {
+        "step": step.number,
+        "op": _op(made.node),
+        "forward_op": _op(cause.forward) if cause.forward is not None else "",
+        "elements": bad,
+        "of": all_of_it,
+        "spoils": spoiled,
+        "finite_with_fix": "is finite" in outcome,
+        **cause.numbers,
+    }
+    finding = Finding(
+        "error", cause.kind, what, _where(step, made, cause), tuple(evidence), code, outcome, tuple(spoiled), numbers
+    )
+    return Report("the step", (finding,), _headline(step, spoiled, made))
+
+
+def _headline(step: Step, spoiled: list[str], made: Producer | None = None) -> str:
+    total = len(step.joint.positions("gradient"))
+    gradients = f"{len(spoiled)} of {total} gradients are not finite"
+    if made is not None and made.target in step.targets[: len(step.targets) - total]:
+        named = "a result of the model" if step.outside else "the loss"
+        what = f"{named} is {_value(made)}"
+    else:
+        what = gradients if made is not None else "the loss or a gradient is not finite"
+    return f"step {step.number}: {what}. Nothing of this step was written: weights, optimizer, buffers and random " \
+        "generators are as they were before it."  # fmt: skip
+
+
+def _value(made: Producer) -> str:
+    return "NaN" if made.target in made.before.nan else "infinite"
+
+
+def _where(step: Step, made: Producer, cause: Cause) -> Where:
+    meta = made.node.meta
+    if made.is_input:
+        entry = step.joint.inputs[step.joint.placeholders.index(made.node)]
+        kind = {"input": "argument", "cotangent": "adjoint that arrives from the loss"}.get(entry.kind, entry.kind)
+        return Where(op=f"{kind} {step.shown(entry.name)!r}", index=made.index)
+    rule = ""
+    if made.is_backward and cause.forward is not None:
+        entry = lookup(cause.forward.target)
+        formula = f": {entry.formula}" if entry is not None else ""
+        rule = f"derivative of {cause.forward.target}{formula}"
+    return Where(
+        step.shown(meta.get("module") or ""),
+        meta.get("source") or "",
+        (meta.get("line") or "").strip(),
+        str(made.node.target),
+        "backward" if made.is_backward else "forward",
+        rule,
+        made.index,
+    )
+
+
+def _turned(made: Producer) -> list[str]:
+    """Where an infinity becomes NaN."""
+    if made.turn is None:
+        return []
+    return [f"its infinity becomes NaN in {_label(made.turn)}"]
+
+
+def _way(step: Step, made: Producer) -> list[str]:
+    """From the operator to the loss, or to a gradient."""
+    stations: list[str] = []
+    for node in way(step, made):
+        text = _label(node)
+        if node.op == "call_function" and (not stations or stations[-1] != text):
+            stations.append(text)
+    if len(stations) > _STATIONS:
+        stations = [*stations[:3], f"... {len(stations) - 6} more ...", *stations[-3:]]
+    names = {n: f"the gradient of {step.shown(o.name)!r}" for n, o in _results(step) if o.kind == "gradient"}
+    end = names.get(made.target, "a result of the model" if step.outside else "the loss")
+    return ["from there: " + " -> ".join([*stations[1:], end])]
+
+
+def _results(step: Step) -> list[tuple[fx.Node, Output]]:
+    return list(zip(step.joint.results, step.joint.outputs, strict=True))
+
+
+def _label(node: fx.Node) -> str:
+    if node.op == "placeholder":
+        return node.name
+    name = _name(node)
+    return f"{name} (derivative)" if "adjoint_of" in node.meta else name
+
+
+def _name(node: fx.Node) -> str:
+    try:
+        return name_of(node.target)
+    except Exception:  # what has no schema: an application of an autograd.Function
+        return str(node.target)
+
+
+def _op(node: fx.Node) -> str:
+    return node.name if node.op == "placeholder" else str(node.target)
+
+
+def _gradients(step: Step, run: Run) -> list[str]:
+    """Names of the parameters (or arguments) whose gradient is not finite."""
+    return [step.shown(o.name) for n, o in _results(step) if o.kind == "gradient" and n in run.bad]
+
+
+def _not_again(step: Step) -> Finding:
+    if step.backend == "eager":
+        text = "the step, run again operator by operator, is finite: it does not do the same twice"
+        return Finding("error", "not finite only once", text, fix="please report it with the model")
+    text = f"operator by operator the step is finite: kernels of the {step.backend} backend overflow or are wrong"
+    return Finding("error", "wrong kernel", text, Where(op=f"backend {step.backend}"), fix="backend='eager'")

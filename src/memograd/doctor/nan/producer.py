@@ -1,0 +1,199 @@
+"""The operator that did it: the first one with finite operands and a result that is not, and that reaches the loss or a
+gradient. Not those that pass it on; not a NaN behind ``torch.where``, nor -inf in a mask.
+
+Where somebody has written -inf down (a mask), it is no fault yet: the first operator that makes NaN of it is to blame.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import fx
+
+from memograd.doctor.nan.replay import Run, Step, as_it_was, bad_positions, mended
+from memograd.doctor.probes import tensors_in
+
+aten = torch.ops.aten
+_MOST = 100  # births that are tried one by one
+_HALVES = 20  # runs to find the element
+
+# Operators that write a number down, or pass on what somebody has written down.
+_WRITTEN = frozenset(
+    {
+        aten.full,
+        aten.full_like,
+        aten.new_full,
+        aten.fill,
+        aten.scalar_tensor,
+        aten.masked_fill,
+        aten.where,
+        aten.lift_fresh_copy,
+        aten._to_copy,
+        aten.constant_pad_nd,
+        aten.scatter,
+        aten.index_put,
+    }
+)
+
+
+@dataclass(frozen=True)
+class Producer:
+    """Who did it.
+
+    Attributes:
+        node: the operator, or the input that was not finite when the step began.
+        args, kwargs, value: what it ran on, and what came of it.
+        positions: of what is not finite there, flat; ``position``: of an element that alone spoils the step.
+        written: the operator (or input) that wrote -inf down on purpose, of which ``node`` makes NaN.
+        turn: the first operator that makes NaN of an infinity that ``node`` has produced.
+        target: the loss, or the gradient, that it spoils.
+        run: of the step in which nothing else is wrong.
+        before: the step as it was.
+    """
+
+    node: fx.Node
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    value: Any
+    positions: torch.Tensor
+    position: int
+    written: fx.Node | None
+    turn: fx.Node | None
+    target: fx.Node
+    run: Run
+    before: Run
+
+    @property
+    def is_input(self) -> bool:
+        return self.node.op == "placeholder"
+
+    @property
+    def is_backward(self) -> bool:
+        return "adjoint_of" in self.node.meta
+
+    @property
+    def tensor(self) -> torch.Tensor:
+        """The result that is not finite."""
+        return next(t for t in tensors_in(self.value) if bad_positions(t).numel())
+
+    @property
+    def index(self) -> tuple[int, ...]:
+        """Of the element that alone spoils the step."""
+        return tuple(int(i) for i in torch.unravel_index(torch.tensor(self.position), self.tensor.shape))
+
+    def operand(self, value: Any) -> Any:
+        """The element of an operand that meets the producer's element, where the operator is one of elements; else
+        None."""
+        if not isinstance(value, torch.Tensor):
+            return value
+        try:
+            return value.broadcast_to(self.tensor.shape)[self.index].item()
+        except RuntimeError:
+            return None
+
+
+def producer(step: Step) -> Producer | None:
+    """Who makes the step's loss, or else a gradient, NaN or infinite; None where the step, run again, is finite."""
+    before = as_it_was(step)
+    spoiled = before.spoils(step.targets)
+    if not spoiled:
+        return None
+    losses = [n for n in spoiled if n not in set(_gradients(step))]
+    targets = losses or spoiled
+    births = list(mended(step, ()).births)
+    for birth in _worth_trying(step, births, targets):
+        run = mended(step, (birth,))
+        if reached := run.spoils(targets):
+            return _described(step, birth, reached[0], run, before)
+    run = mended(step, births)  # none of them alone: the first of all together
+    return _described(step, births[0], (run.spoils(targets) or targets)[0], run, before) if births else None
+
+
+def _gradients(step: Step) -> list[fx.Node]:
+    return [step.joint.results[k] for k in step.joint.positions("gradient")]
+
+
+def _worth_trying(step: Step, births: Sequence[fx.Node], targets: Sequence[fx.Node]) -> list[fx.Node]:
+    """Masks are many: where all of them together do no harm, none is tried alone."""
+    masks = [n for n in births if is_written(n)]
+    if len(masks) > 1 and not mended(step, masks).spoils(targets):
+        births = [n for n in births if n not in set(masks)]
+    return list(births[:_MOST])
+
+
+def is_written(node: fx.Node) -> bool:
+    """Whether what is infinite there was written down by somebody, or is an input that may be a mask."""
+    if node.op == "placeholder":
+        return True
+    return getattr(node.target, "overloadpacket", None) in _WRITTEN
+
+
+def _described(step: Step, birth: fx.Node, target: fx.Node, run: Run, before: Run) -> Producer:
+    turn = run.turns[0] if run.turns else None
+    on_purpose = turn is not None and is_written(birth) and _only_minus_infinity(step, birth)
+    node = turn if on_purpose and turn is not None else birth
+    seen = mended(step, (birth,), (node,)).seen[node]
+    positions = bad_positions(seen[2])
+    if on_purpose:  # the operator takes them apart itself: NaN is what is wrong, not the -inf beside it
+        nans = torch.cat([t.isnan().reshape(-1) for t in tensors_in(seen[2])][:1]).nonzero().reshape(-1)
+        positions = nans if nans.numel() else positions
+        position = int(positions[0])
+    else:
+        position = _one_that_does_it(step, birth, positions, target)
+    return Producer(
+        node,
+        *seen,
+        positions,
+        position,
+        birth if on_purpose else None,
+        None if on_purpose else turn,
+        target,
+        run,
+        before,
+    )
+
+
+def _only_minus_infinity(step: Step, birth: fx.Node) -> bool:
+    """Whether all that is not finite there is -inf, as in a mask."""
+    value = mended(step, (birth,), (birth,)).seen[birth][2]
+    bad = [t.reshape(-1)[bad_positions(t)] for t in tensors_in(value) if bad_positions(t).numel()]
+    return all(bool((b == -math.inf).all()) for b in bad)
+
+
+def _one_that_does_it(step: Step, birth: fx.Node, positions: torch.Tensor, target: fx.Node) -> int:
+    """The first element, by halves, that alone spoils ``target``."""
+    for _ in range(_HALVES):
+        if len(positions) == 1:
+            break
+        first, second = positions[: len(positions) // 2], positions[len(positions) // 2 :]
+        if mended(step, (birth,), part=first).spoils([target]):
+            positions = first
+        elif mended(step, (birth,), part=second).spoils([target]):
+            positions = second
+        else:
+            break  # it takes several
+    return int(positions[0])
+
+
+def way(step: Step, made: Producer) -> list[fx.Node]:
+    """The operators from the producer to what it spoils, by the shortest way through what is not finite."""
+    start = made.written or made.node
+    before: dict[fx.Node, fx.Node | None] = {start: None}
+    waiting = [start]
+    for node in waiting:
+        if node is made.target:
+            break
+        for user in node.users:
+            if user in made.run.bad and user not in before:
+                before[user] = node
+                waiting.append(user)
+    path: list[fx.Node] = []
+    node: fx.Node | None = made.target if made.target in before else start
+    while node is not None:
+        path.append(node)
+        node = before[node]
+    return path[::-1]

@@ -1,0 +1,127 @@
+"""What to write instead: for each sort of fault the changes that help against it, the likeliest first. Each is tried on
+the step itself."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+
+from memograd.doctor.nan import repair
+from memograd.doctor.nan.causes import Cause
+from memograd.doctor.nan.choices import of_mask, of_trap
+from memograd.doctor.nan.producer import Producer
+from memograd.doctor.nan.replay import Step
+from memograd.doctor.nan.rewrites import Remedy, line_of, of_operator
+
+Tensor = torch.Tensor
+
+
+def tried(step: Step, made: Producer, cause: Cause) -> tuple[str, str]:
+    """(what to write, what came of it): the first remedy with which the step is finite, else the first one."""
+    first: tuple[str, str] = ("", "")
+    for remedy in remedies(step, made, cause):
+        outcome = remedy.attempt() if remedy.attempt is not None else None
+        answer = (remedy.code, outcome.text if outcome is not None else "")
+        if outcome is not None and outcome.finite:
+            return answer
+        if not first[0]:
+            first = answer
+    return first
+
+
+def remedies(step: Step, made: Producer, cause: Cause) -> Iterator[Remedy]:
+    """All that may help, the likeliest first."""
+    kind, name, forward = cause.kind, cause.name, cause.forward
+    if made.is_input:
+        yield from _of_input(step, made, cause)
+    elif kind == "exploding training":
+        yield from _of_training(step)
+    elif kind == "where-gradient trap" and forward is not None:
+        yield from of_trap(step, name, forward)
+        yield from of_operator(step, name, forward)
+    elif kind == "softmax over a fully masked row" and forward is not None:
+        yield from of_mask(step, made, forward)
+    elif kind.startswith("overflow in float16") or kind.startswith("overflow in bfloat16"):
+        yield from _of_halves(step, made)
+        if forward is not None:
+            yield from of_operator(step, name, forward)
+    elif kind == "exploding recurrence":
+        yield from _of_recurrence(step)
+    elif forward is not None:
+        yield from of_operator(step, name, forward)
+        yield from _of_data(step)
+
+
+# -- the step as a whole ---------------------------------------------------------------------------------------------
+
+
+def _of_halves(step: Step, made: Producer) -> Iterator[Remedy]:
+    device = made.tensor.device.type
+    code = f'with torch.autocast("{device}", enabled=False):  # float32 for this place, on x.float()'
+    line = line_of(made.node).strip()
+    code = f"{code}\n    {line}" if line and not made.is_backward else code
+    yield Remedy(code, lambda: repair.in_precision(step, torch.float32))
+    bf16 = lambda: repair.in_precision(step, torch.bfloat16, (torch.float16,))  # noqa: E731
+    yield Remedy(f'torch.autocast("{device}", dtype=torch.bfloat16)', bf16)
+
+
+def _of_input(step: Step, made: Producer, cause: Cause) -> Iterator[Remedy]:
+    entry = step.joint.inputs[step.joint.placeholders.index(made.node)]
+    name = step.shown(entry.name)
+    if cause.kind == "not finite behind the model":
+        yield Remedy("let the wrapped module return the loss, and the operator in it is named here")
+    elif cause.kind == "exploding training":
+        yield from _of_training(step)
+    elif entry.kind == "parameter":
+        attempt = lambda: repair.with_inputs(step, {entry.name: torch.nan_to_num})  # noqa: E731
+        yield Remedy(f"start from finite weights: initialise {name!r} anew, or load an earlier checkpoint", attempt)
+    else:
+        attempt = lambda: repair.with_inputs(step, {entry.name: _clean})  # noqa: E731
+        yield Remedy(f"{name} = torch.nan_to_num({name}, posinf=0.0, neginf=0.0)  # or drop such samples", attempt)
+
+
+def _clean(x: Tensor) -> Tensor:
+    return torch.nan_to_num(x, posinf=0.0, neginf=0.0)
+
+
+def _of_training(step: Step) -> Iterator[Remedy]:
+    yield Remedy(
+        "start again with a tenth of the learning rate, and clip_grad_norm=1.0 (these weights are gone too far)"
+    )
+
+
+def _of_recurrence(step: Step) -> Iterator[Remedy]:
+    """The square matrix that is multiplied again and again, made one that lengthens nothing."""
+    squares = {
+        i.name: t
+        for i, t in zip(step.joint.inputs, step.flat, strict=True)
+        if i.kind == "parameter" and t.dim() == 2 and t.shape[0] == t.shape[1] and t.shape[0] > 1
+    }
+
+    def shortened(weight: Tensor) -> Tensor:
+        return weight / torch.linalg.matrix_norm(weight.double(), 2).clamp_min(1.0).to(weight.dtype)
+
+    code = (
+        "torch.nn.init.orthogonal_(weight)  # of the matrix that is multiplied again and again; or normalise its result"
+    )
+    changes = dict.fromkeys(squares, shortened)
+    yield Remedy(code, (lambda: repair.with_inputs(step, changes)) if changes else None)
+
+
+def _of_data(step: Step) -> Iterator[Remedy]:
+    """Data on a scale of its own."""
+    wide = {
+        i.name: t
+        for i, t in zip(step.joint.inputs, step.flat, strict=True)
+        if i.kind == "input" and t.is_floating_point() and t.numel() > 1 and t.abs().max() > 1e3
+    }
+    if wide:
+        name = step.shown(next(iter(wide)))
+
+        def normal(x: Tensor) -> Tensor:
+            return (x - x.mean()) / x.std().clamp_min(1e-6)
+
+        changes = dict.fromkeys(wide, normal)
+        yield Remedy(f"{name} = ({name} - {name}.mean()) / {name}.std()  # bring the data to a scale of 1",
+                     lambda: repair.with_inputs(step, changes))  # fmt: skip

@@ -1,0 +1,234 @@
+"""What to write in the place of one operator, as a line of code and as a change of the graph."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import fx
+
+from memograd.doctor.nan import repair, source
+from memograd.doctor.nan.causes import NORMS, SPREADS, plain
+from memograd.doctor.nan.repair import Outcome
+from memograd.doctor.nan.replay import Step
+from memograd.graph.bindings import name_of
+
+Tensor = torch.Tensor
+
+
+@dataclass(frozen=True)
+class Remedy:
+    """What to write, and who tries it; None where nobody can."""
+
+    code: str
+    attempt: Callable[[], Outcome | None] | None = None
+
+
+def _eps(node: fx.Node) -> str:
+    dtype = getattr(node.meta["val"], "dtype", torch.float32)
+    return {torch.float16: "0.0001", torch.float64: "1e-12"}.get(dtype, "1e-08")
+
+
+def line_of(node: fx.Node) -> str:
+    return str(node.meta.get("line") or "")
+
+
+def _operand(step: Step, node: fx.Node, names: set[str], method: str, position: int = 0) -> Remedy:
+    """A method called on an operand before the operator sees it."""
+    written = source.on_operand(line_of(node), names, position, method)
+    name = plain(name_of(node.target))
+    code = written or f"call .{method} on what {name} is called with, before the call"
+    arguments = source.parsed(method)
+    number = eval(compile(_expression(arguments), "<remedy>", "eval"), {"torch": torch})
+
+    def changed(*args: Any, **kwargs: Any) -> Any:
+        new = list(args)
+        new[position] = getattr(new[position], arguments.func.id)(*number[0], **number[1])  # pyright: ignore
+        return operator_of(node)(*new, **kwargs)
+
+    return Remedy(code, lambda: repair.with_operator(step, node, changed))
+
+
+def _expression(call: Any) -> Any:
+    """``([args], {kwargs})`` of a call."""
+    keywords = ast.Dict([ast.Constant(k.arg) for k in call.keywords], [k.value for k in call.keywords])
+    both = ast.Tuple([ast.List(list(call.args), ast.Load()), keywords], ast.Load())
+    return ast.fix_missing_locations(ast.Expression(both))
+
+
+def operator_of(node: fx.Node) -> Callable[..., Any]:
+    target: Any = node.target
+    return target
+
+
+def _options(step: Step, node: fx.Node, code: str, **options: Any) -> Remedy:
+    """Other options of the same operator."""
+
+    def changed(*args: Any, **kwargs: Any) -> Any:
+        return operator_of(node)(*args, **{**kwargs, **options})
+
+    return Remedy(code, lambda: repair.with_operator(step, node, changed))
+
+
+def of_operator(step: Step, name: str, node: fx.Node) -> Iterator[Remedy]:
+    eps = _eps(node)
+    if name in ("log", "log2", "log10"):
+        yield from _of_log(step, name, node)
+        yield _operand(step, node, {name}, f"clamp_min({eps})")
+    elif name == "log1p":
+        yield _operand(step, node, {name}, f"clamp_min(-1 + {eps})")
+    elif name in ("sqrt", "rsqrt"):
+        yield _operand(step, node, {name}, f"clamp_min({eps})")
+    elif name in ("div", "true_divide"):
+        yield _operand(step, node, {"/", "div", "divide", "true_divide"}, f"clamp_min({eps})", 1)
+        yield _away_from_zero(step, node, eps)
+    elif name == "reciprocal":
+        yield _operand(step, node, {"reciprocal"}, f"clamp_min({eps})")
+    elif name in ("acos", "asin", "atanh", "erfinv"):
+        yield _operand(step, node, {name, f"arc{name[1:]}"}, "clamp(-1 + 1e-06, 1 - 1e-06)")
+    elif name == "acosh":
+        yield _operand(step, node, {name, "arccosh"}, "clamp_min(1 + 1e-06)")
+    elif name == "logit":
+        yield _operand(step, node, {name}, "clamp(1e-06, 1 - 1e-06)")
+    elif name in ("pow", "float_power"):
+        yield _operand(step, node, {"pow", "**"}, f"clamp_min({eps})")
+    elif name in ("exp", "exp2", "expm1", "sinh", "cosh", "square"):
+        yield _operand(step, node, {name}, "clamp_max(80.0)")
+    elif name in NORMS:
+        yield _of_norm(step, node, eps)
+    elif name in SPREADS:
+        yield from _of_spread(step, name, node, eps)
+    elif name.startswith("nll_loss"):
+        yield from _of_labels(step, node)
+    elif name == "_ctc_loss":
+        yield _options_at(step, node, "F.ctc_loss(..., zero_infinity=True)", 5, True)
+    elif name == "_fused_rms_norm" or name.startswith("native_"):
+        yield from _of_eps(step, node)
+    elif name in ("xlogy", "kl_div", "binary_cross_entropy"):
+        yield Remedy("labels must be probabilities: between 0 and 1")
+    elif name == "mean":
+        yield Remedy("x.sum() / max(x.numel(), 1)  # or leave a batch without any such element out")
+
+
+def _of_log(step: Step, name: str, node: fx.Node) -> Iterator[Remedy]:
+    """The logarithm of a softmax or sigmoid has a stable form of its own."""
+    inner: Any = node.args[0]
+    if name != "log" or not isinstance(inner, fx.Node) or inner.op != "call_function":
+        return
+    before = name_of(inner.target) if not isinstance(inner.target, str) else ""
+    line = line_of(node)
+    if before == "_softmax":
+        logits, dim = inner.args[0], inner.args[1]
+        code = _stable(line, "softmax", "torch.log_softmax({x}, {d})") or (
+            f"torch.log_softmax(z, {dim}) in place of the logarithm of softmax(z, {dim})"
+        )
+
+        def changed(others: list[Tensor], x: Tensor) -> Tensor:
+            return torch.log_softmax(others[0], dim)  # pyright: ignore[reportArgumentType]
+
+        if isinstance(logits, fx.Node):
+            yield Remedy(code, lambda: repair.with_operator(step, node, changed, (logits,)))
+    elif before == "sigmoid":
+        logits = inner.args[0]
+        code = _stable(line, "sigmoid", "torch.nn.functional.logsigmoid({x})") or (
+            "torch.nn.functional.logsigmoid(z) in place of the logarithm of sigmoid(z)"
+        )
+
+        def logsigmoid(others: list[Tensor], x: Tensor) -> Tensor:
+            return -torch.nn.functional.softplus(-others[0])
+
+        if isinstance(logits, fx.Node):
+            yield Remedy(code, lambda: repair.with_operator(step, node, logsigmoid, (logits,)))
+
+
+def _stable(line: str, inner: str, form: str) -> str | None:
+    """``line`` with log(inner(x)) replaced."""
+
+    def change(node: Any) -> Any:
+        call = source.operand(node)
+        if call is None or source.called(call) != inner:
+            return None
+        x, dim = source.operand(call), source.operand(call, 1)
+        keywords = {k.arg: k.value for k in getattr(call, "keywords", ())}
+        dim = dim if dim is not None else keywords.get("dim")
+        if x is None:
+            return None
+        return source.parsed(form.format(x=ast.unparse(x), d=ast.unparse(dim) if dim is not None else -1))
+
+    return source.edited(line, {"log"}, change)
+
+
+def _away_from_zero(step: Step, node: fx.Node, eps: str) -> Remedy:
+    """A divisor that may be negative, too."""
+
+    def changed(x: Any, y: Any, **kwargs: Any) -> Any:
+        return operator_of(node)(x, torch.where(y == 0, float(eps), y), **kwargs)
+
+    divisor = source.argument(line_of(node), {"/", "div", "divide", "true_divide"}, 1) or "y"
+    code = f"{divisor} = torch.where({divisor} == 0, {eps}, {divisor})  # before the division"
+    return Remedy(code, lambda: repair.with_operator(step, node, changed))
+
+
+def _of_norm(step: Step, node: fx.Node, eps: str) -> Remedy:
+    def changed(x: Tensor, order: Any = 2, dim: Any = None, keepdim: bool = False, **_: Any) -> Tensor:
+        return (x.square().sum(dim, keepdim) + float(eps)).sqrt()
+
+    x = source.argument(line_of(node), {"norm", "vector_norm", "pairwise_distance", "cdist"}, 0) or "x"
+    dim = node.args[2] if len(node.args) > 2 else None
+    dims = dim[0] if isinstance(dim, (list, tuple)) and len(dim) == 1 else dim
+    code = f"({x}.square().sum({'' if dims is None else dims}) + {eps}).sqrt()  # in place of the norm"
+    return Remedy(code, lambda: repair.with_operator(step, node, changed))
+
+
+def _of_spread(step: Step, name: str, node: fx.Node, eps: str) -> Iterator[Remedy]:
+    line = line_of(node)
+
+    def biased(call: Any) -> Any:
+        call.keywords = [k for k in call.keywords if k.arg not in ("unbiased", "correction")]
+        call.keywords.append(ast.keyword("correction", ast.Constant(0)))
+        return call
+
+    code = source.edited(line, {name}, biased) or f"{name}(..., correction=0)"
+    yield _options(step, node, code, correction=0)
+
+    def rooted(x: Tensor, dim: Any = None, **kwargs: Any) -> Tensor:
+        return (torch.var(x, dim, correction=0, keepdim=kwargs.get("keepdim", False)) + float(eps)).sqrt()
+
+    if name == "std":
+        x = source.argument(line, {"std"}, 0) or "x"
+        dim = node.args[1] if len(node.args) > 1 else None
+        dims = dim[0] if isinstance(dim, (list, tuple)) and len(dim) == 1 else dim
+        code = f"({x}.var({'' if dims is None else f'{dims}, '}correction=0) + {eps}).sqrt()  # in place of the std"
+        yield Remedy(code, lambda: repair.with_operator(step, node, rooted))
+
+
+def _of_labels(step: Step, node: fx.Node) -> Iterator[Remedy]:
+    """A mean over labels that are all ignored."""
+    args: Any = node.args
+    ignored = args[4] if len(args) > 4 else -100
+    code = f"F.cross_entropy(x, y, reduction='sum') / (y != {ignored}).sum().clamp_min(1)"
+
+    def changed(x: Tensor, target: Tensor, weight: Any, reduction: int, ignore: int) -> Any:
+        total, weights = operator_of(node)(x, target, weight, 2, ignore)
+        return total / weights.clamp_min(1), weights
+
+    yield Remedy(code, lambda: repair.with_operator(step, node, changed))
+
+
+def _of_eps(step: Step, node: fx.Node) -> Iterator[Remedy]:
+    args: Any = node.args
+    at = [k for k, a in enumerate(args) if isinstance(a, float)]
+    if at:
+        yield _options_at(step, node, "eps=1e-5 in the normalization", at[-1], 1e-5)
+
+
+def _options_at(step: Step, node: fx.Node, code: str, position: int, value: Any) -> Remedy:
+    def changed(*args: Any, **kwargs: Any) -> Any:
+        new = list(args)
+        new[position : position + 1] = [value]
+        return operator_of(node)(*new, **kwargs)
+
+    return Remedy(code, lambda: repair.with_operator(step, node, changed))

@@ -1,0 +1,169 @@
+"""Whether the numbers of a step are finite: one operator over all of them, which is a number and not a flag, so that it
+also says how they grow from step to step.
+
+    largest([loss, gradient, gradient, ...]) = the largest absolute value in any of them; inf or NaN where one is
+
+Where values lie on the CPU it can end the run there and then, before anything is written. On an accelerator that would
+mean to wait for it: there the number is a result like others, writes look at it on the device, and it is read later.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections import deque
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch.library import Library
+
+_LIBRARY = Library("memograd", "FRAGMENT")
+_LIBRARY.define("largest(Tensor[] values) -> Tensor")
+_THREAD = threading.local()
+
+
+class TrippedError(Exception):
+    """The step that runs is not finite; nothing has been written. Never reaches the user.
+
+    Attributes:
+        program, flat: whose step it was, and on which inputs, where that is known.
+        done: how many steps of several at once were finite.
+    """
+
+    program: object = None
+    flat: Sequence[torch.Tensor] = ()
+
+    def __init__(self, done: int = 0) -> None:
+        super().__init__("the step is not finite")
+        self.done = done
+
+
+@contextmanager
+def tripping(yes: bool = True) -> Iterator[None]:
+    """Inside, in this thread, ``largest`` raises ``TrippedError`` where what it sees is not finite."""
+    before = getattr(_THREAD, "tripping", False)
+    _THREAD.tripping = yes
+    try:
+        yield
+    finally:
+        _THREAD.tripping = before
+
+
+def is_tripping() -> bool:
+    """Whether a step that is not finite is to be given up."""
+    return getattr(_THREAD, "tripping", False)
+
+
+def _dtype(values: Sequence[torch.Tensor]) -> torch.dtype:
+    return torch.float64 if any(v.dtype in (torch.float64, torch.complex128) for v in values) else torch.float32
+
+
+def _numbers(value: torch.Tensor) -> torch.Tensor:
+    value = value.coalesce().values() if value.is_sparse else value
+    return torch.view_as_real(value.resolve_conj()) if value.is_complex() else value
+
+
+@torch.library.impl(_LIBRARY, "largest", "CompositeExplicitAutograd")
+def _largest(values: list[torch.Tensor]) -> torch.Tensor:
+    dtype, device = _dtype(values), values[0].device
+    numbers = [n for v in values if (n := _numbers(v)).numel()]
+    if all(n.device.type == "cpu" for n in numbers):
+        largest = _on_cpu(numbers)
+        if not math.isfinite(largest) and is_tripping():
+            raise TrippedError
+        return torch.tensor(largest, dtype=dtype)
+    norms = torch._foreach_norm(numbers, math.inf)  # pyright: ignore[reportPrivateImportUsage]
+    found = torch.stack([n.to(device, dtype) for n in norms]).amax()
+    if is_tripping():  # who writes on the way must know
+        refuse(found)
+    return found
+
+
+def _on_cpu(numbers: Sequence[torch.Tensor]) -> float:
+    """One pass over memory each: an infinity norm takes ten times as long there."""
+    largest = 0.0
+    for number in numbers:
+        low, high = torch.aminmax(number)
+        size = max(-low.item(), high.item())  # NaN is both or none of them
+        if not size <= largest:
+            largest = size
+        if not math.isfinite(largest):
+            break
+    return largest
+
+
+@torch.library.register_fake("memograd::largest", lib=_LIBRARY)
+def _largest_without_data(values: list[torch.Tensor]) -> torch.Tensor:
+    return values[0].new_empty((), dtype=_dtype(values))
+
+
+largest = torch.ops.memograd.largest.default
+
+
+def refuse(number: torch.Tensor) -> None:
+    """Raises TrippedError where ``number`` is not finite."""
+    if not math.isfinite(number.item()):
+        raise TrippedError
+
+
+class Guard:
+    """Writes what steps on an accelerator compute, and nothing any more from the first on that is not finite: which it
+    is, the device decides, and Python reads it when it is there (``tripped``).
+
+    What lies on the CPU (counters of steps) is written at once; ``take_back`` undoes it.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.steps = 0  # how many it has been told of
+        self._carry = torch.zeros((), device=device)  # 0, or NaN
+        self._fine = torch.ones((), dtype=torch.bool, device=device)
+        self._events: deque[tuple[int, torch.Tensor, torch.Event]] = deque()
+        self._counters: deque[tuple[int, list[torch.Tensor], list[torch.Tensor]]] = deque()
+
+    def about(self, largest: torch.Tensor) -> Guard:
+        """The next writes are those of a step with this largest number."""
+        self.steps += 1
+        self._carry = self._carry + largest.to(self._carry.dtype) * 0
+        self._fine = self._carry == 0
+        held = torch.empty((), pin_memory=True).copy_(self._carry, non_blocking=True)
+        event = torch.Event(self.device)
+        event.record()
+        self._events.append((self.steps, held, event))
+        while self._counters and self._counters[0][0] < self._events[0][0]:
+            self._counters.popleft()
+        return self
+
+    def write(self, old: Sequence[torch.Tensor], new: Sequence[torch.Tensor]) -> None:
+        """``old ← new`` where all steps so far are finite."""
+        if old[0].device.type == "cpu":
+            self._counters.append((self.steps, list(old), [t.clone() for t in old]))
+            torch._foreach_copy_(list(old), list(new))  # pyright: ignore[reportPrivateImportUsage]
+            return
+        for mine, other in zip(old, new, strict=True):
+            mine.copy_(torch.where(self._fine, other, mine))
+
+    def tripped(self, late: int = 0) -> int | None:
+        """The first step that was not finite, as far as is known without waiting for the last ``late`` of them; what
+        was written on the CPU from there on is taken back then."""
+        while self._events:
+            number, held, event = self._events[0]
+            if not event.query():
+                if number > self.steps - late:
+                    return None
+                event.synchronize()
+            self._events.popleft()
+            if not math.isfinite(held.item()):
+                self._take_back(number)
+                return number
+        return None
+
+    def _take_back(self, number: int) -> None:
+        for step, tensors, values in reversed(self._counters):
+            if step >= number:
+                for tensor, value in zip(tensors, values, strict=True):
+                    tensor.copy_(value)
+        self._counters.clear()
+        self._events.clear()
+        self._carry = torch.zeros((), device=self.device)
