@@ -10,17 +10,16 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
-from memograd import rules  # noqa: F401  enters the derivative table
+from memograd import c_compiler, rules  # noqa: F401  enters the derivative table
 from memograd.adjoint.derivation import differentiate
 from memograd.errors import BackendError
 from memograd.graph.entries import Calling, Input, Output
 from memograd.graph.graph import Graph
 from memograd.pipeline import capture
 from memograd.run import native
-from memograd.run.native import build
 
 aten = torch.ops.aten
-pytestmark = pytest.mark.skipif(build.compiler() is None, reason="no C compiler on this machine")
+pytestmark = pytest.mark.skipif(c_compiler.compiler() is None, reason="no C compiler on this machine")
 TOLERANCE = {torch.float64: 1e-12, torch.float32: 2e-5}
 
 
@@ -495,7 +494,7 @@ def test_wrong_arguments_are_errors():
 
 def test_without_a_compiler(monkeypatch):
     graph, _ = update_graph()
-    monkeypatch.setattr(build, "compiler", lambda: None)
+    monkeypatch.setattr(c_compiler, "compiler", lambda: None)
     assert "C compiler" in (native.supports(graph) or "")
     with pytest.raises(BackendError, match="C compiler"):
         native.compile(graph)
@@ -503,7 +502,7 @@ def test_without_a_compiler(monkeypatch):
 
 def test_cache_folder_is_private(monkeypatch, tmp_path):
     monkeypatch.setenv("MEMOGRAD_CACHE", str(tmp_path))
-    folder = build.cache_folder()
+    folder = c_compiler.cache_folder()
     assert folder.parent == tmp_path and folder.stat().st_mode & 0o077 == 0
     folder.chmod(0o777)  # what others can write is never loaded
-    assert build.cache_folder() != folder
+    assert c_compiler.cache_folder() != folder

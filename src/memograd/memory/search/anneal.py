@@ -15,7 +15,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from memograd.memory.problem import Problem
-from memograd.memory.search.compiled import compiled
+from memograd.memory.search.compiled import compiled, library
 from memograd.memory.search.moves import DEPTH, MODULUS, TRIES, change, draw, step_back
 from memograd.memory.search.timeline import EXCESS, schedule_of, timeline
 
@@ -73,6 +73,7 @@ def anneal(
     mean = _mean(problem.cost)
     weight = mean / (max(problem.size) * len(schedule) / 8)
     hot, cooling = heat * mean, 1e-3 ** (1 / ROUNDS)
+    run = _anneal if (c := library()) is None else c.anneal
     for _ in range(ROUNDS):
         line = timeline(problem, schedule, budget)
         cost = sum(problem.cost[v] for v in schedule)
@@ -80,7 +81,7 @@ def anneal(
             best, found = cost, schedule
         best_runs = np.full_like(line.runs, -1)
         steps_now = max(steps // ROUNDS, 1)
-        weight, reached = _anneal(line, state, steps_now, hot, hot * cooling, weight, cost, best, best_runs)
+        weight, reached = run(line, state, steps_now, hot, hot * cooling, weight, cost, best, best_runs)
         hot *= cooling
         if reached < best - 1e-9 * problem.total_cost:
             best, found = reached, [int(v) for v in best_runs if v >= 0]
@@ -94,7 +95,8 @@ def reorder(
     """The runs of ``start`` in an order that exceeds the budget less, if possible not at all."""
     line = timeline(problem, start, budget)
     hot = heat * _mean(problem.size)
-    _fit(line, np.array([seed], np.int64), max(steps, 1), hot, 0.01 * hot, 0.0, True)
+    run = _fit if (c := library()) is None else c.fit
+    run(line, np.array([seed], np.int64), max(steps, 1), hot, 0.01 * hot, 0.0, True)
     return schedule_of(line)
 
 
@@ -103,11 +105,12 @@ def fit(problem: Problem, start: Sequence[int], budget: int, steps: int, seed: i
     schedule, state = list(start), np.array([seed], np.int64)
     size = _mean(problem.size)
     hot, cooling = heat * size, 1e-2 ** (1 / ROUNDS)
+    run = _fit if (c := library()) is None else c.fit
     for _ in range(ROUNDS):
         line = timeline(problem, schedule, budget)
         if line.total[EXCESS] > 0:
             price = 0.1 * size / _mean(problem.cost)
-            _fit(line, state, max(steps // ROUNDS, 1), hot, hot * cooling, price, False)
+            run(line, state, max(steps // ROUNDS, 1), hot, hot * cooling, price, False)
         hot *= cooling
         schedule = schedule_of(line)
     return schedule

@@ -6,7 +6,7 @@ in that slot executes; an empty slot holds the bytes that live across it less ``
 budget. Putting in or taking out a run changes the lifetimes of the copies it makes and of those it reads, and nothing
 else: a few additions to ranges of ``live``.
 
-The functions work on a ``Timeline`` of arrays, which numba compiles (see ``compiled``) and Python can run as well.
+The functions work on a ``Timeline`` of arrays; ``search.c`` has them once more (see ``compiled``).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import NamedTuple
 import numpy as np
 
 from memograd.memory.problem import Problem
-from memograd.memory.search.compiled import COMPILED, compiled
+from memograd.memory.search.compiled import compiled, library, njit
 
 EMPTY = 1 << 60
 
@@ -92,7 +92,7 @@ def timeline(problem: Problem, schedule: Sequence[int], budget: int) -> Timeline
         np.zeros(n, np.int64),
         np.array([0, budget], np.int64),
     )
-    fill(result, np.array(schedule, np.int64))
+    (fill if (c := library()) is None else c.fill)(result, np.array(schedule, np.int64))
     return result
 
 
@@ -150,7 +150,7 @@ def _add_array(line, start, stop, amount):
 
 
 # Live bytes from slot ``start`` up to, not including, ``stop`` change by ``amount``.
-add = compiled(_add_loop) if COMPILED else _add_array
+add = _add_array if njit is None else compiled(_add_loop)
 
 
 @compiled

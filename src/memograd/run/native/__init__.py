@@ -7,15 +7,16 @@ compiled by the machine's own compiler into a library that is loaded with ctypes
     outputs = program(*flat)                              # once, fresh outputs
     outputs, losses = program.loop(flat, feedback, 1000)  # a thousand steps without Python in between
 
-``kernels``, ``pointwise`` and ``reduce`` know one operator each time; ``emit`` puts them together; ``build`` compiles;
-``program`` runs.
+``kernels``, ``pointwise`` and ``reduce`` know one operator each time; ``emit`` puts them together; ``program``
+runs.
 """
 
 from __future__ import annotations
 
+from memograd import c_compiler
 from memograd.errors import BackendError
 from memograd.graph.graph import Graph
-from memograd.run.native import build, emit, kernels, nn, pointwise, reduce  # noqa: F401  they enter their operators
+from memograd.run.native import emit, kernels, nn, pointwise, reduce  # noqa: F401  they enter their operators
 from memograd.run.native.program import Program
 
 __all__ = ["Program", "compile", "supports"]
@@ -23,7 +24,7 @@ __all__ = ["Program", "compile", "supports"]
 
 def supports(graph: Graph) -> str | None:
     """None if the native backend can run ``graph``, else a sentence that says why not."""
-    if build.compiler() is None:
+    if c_compiler.compiler() is None:
         return "the native backend needs a C compiler, and none was found"
     try:
         emit.emit(graph)

@@ -11,10 +11,10 @@ from typing import Any
 
 import torch
 
+from memograd import c_compiler
 from memograd.errors import BackendError
 from memograd.finite import TrippedError
 from memograd.graph.graph import Graph
-from memograd.run.native import build
 from memograd.run.native.emit import Source
 
 CHUNK_SECONDS = 0.2  # between two chances to interrupt a loop
@@ -77,7 +77,7 @@ class Program:
     """
 
     def __init__(self, graph: Graph, source: Source) -> None:
-        library = build.load(source.text)
+        library = c_compiler.load(source.text)
         quick = ctypes.PyDLL(library._name) if source.work < QUICK else library  # PyDLL keeps the GIL
         self._step, self._once, self._many = quick.memograd_step, quick.memograd_loop, library.memograd_loop
         self._step.restype = None

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import torch
 
-from memograd.run.native.build import cache_folder
+from memograd.c_compiler import cache_folder
 
 SOURCE = Path(__file__).with_name("pool.cpp")
 FLAGS = ("-O2", "-std=c++20", "-fPIC", "-shared", "-w")
