@@ -1,15 +1,8 @@
-"""The page in a real browser: Chromium without a window, driven by Playwright.
-
-`make browser` installs what this needs where it can: the browser is the system's package, axe-core comes from npm.
-Without them these tests are skipped, and say so.
-"""
+"""The page of a model in a real browser (see conftest.py)."""
 
 from __future__ import annotations
 
-import os
-import shutil
 import time
-from pathlib import Path
 
 import pytest
 import torch
@@ -18,8 +11,6 @@ from torch import nn
 import memograd as mg
 from memograd.explain.examples import example
 
-BROWSERS = ("chromium", "chromium-browser", "google-chrome")
-AXE = Path(os.environ.get("MEMOGRAD_AXE", Path(__file__).parents[2] / ".venv/axe/node_modules/axe-core/axe.min.js"))
 EVIL = "<img src=x onerror=hacked=1></script><script>hacked = true</script>"
 
 
@@ -45,18 +36,6 @@ class Blocks(nn.Module):
 
 
 @pytest.fixture(scope="module")
-def chromium():
-    playwright = pytest.importorskip("playwright.sync_api", reason="no browser tests: pip install playwright")
-    path = next((found for name in BROWSERS if (found := shutil.which(name))), None)
-    if path is None:
-        pytest.skip("no browser tests: no Chromium is installed (make browser, or apt-get install chromium)")
-    with playwright.sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=path, args=["--no-sandbox"] if os.geteuid() == 0 else [])
-        yield browser
-        browser.close()
-
-
-@pytest.fixture(scope="module")
 def pages(tmp_path_factory):
     folder = tmp_path_factory.mktemp("pages")
     model, loss, args = example("xor")
@@ -68,25 +47,15 @@ def pages(tmp_path_factory):
 
 
 @pytest.fixture
-def show(chromium, pages):
-    """Opens a page; afterwards nothing may have been fetched, and nothing complained of."""
-    contexts, complaints = [], []
+def show(opened, pages):
+    """Opens a page by name."""
 
-    def opened(name: str, width: int = 1280, height: int = 800, **options):
-        contexts.append(chromium.new_context(viewport={"width": width, "height": height}, **options))
-        contexts[-1].set_default_timeout(10_000)
-        page = contexts[-1].new_page()
-        page.on("console", lambda message: complaints.append(message.text) if message.type == "error" else None)
-        page.on("pageerror", lambda error: complaints.append(str(error)))
-        page.on("request", lambda r: None if r.url.startswith("file://") else complaints.append(f"fetched {r.url}"))
-        page.goto((pages / name).as_uri())
+    def shown(name: str, width: int = 1280, height: int = 800, **options):
+        page = opened(pages / name, width, height, **options)
         page.locator("#now:not(:empty)").wait_for()
         return page
 
-    yield opened
-    for context in contexts:
-        context.close()
-    assert not complaints
+    return shown
 
 
 def test_stepping_through_xor_gives_the_table_of_differentiate(show):
@@ -268,17 +237,12 @@ def test_hostile_names_are_only_text(show):
 
 
 @pytest.mark.parametrize("width, scheme", [(360, "light"), (1280, "dark")])
-def test_axe_finds_nothing_serious(show, width, scheme):
-    if not AXE.exists():
-        pytest.skip("no accessibility check: axe-core is not installed (make browser, which needs npm)")
+def test_axe_finds_nothing_serious(show, serious, width, scheme):
     page = show("xor.html", width, 900, color_scheme=scheme, bypass_csp=True)
-    page.evaluate(AXE.read_text(encoding="utf-8"))
     page.keyboard.press("End")
     for tab in ("recursion", "node", "counts", "memory"):
         page.locator(f"#tab-{tab}").click()
-        found = page.evaluate("axe.run()")["violations"]
-        serious = [v for v in found if v["impact"] in ("serious", "critical")]
-        assert not serious, [(v["id"], v["nodes"][0]["html"][:200], v["nodes"][0]["failureSummary"]) for v in serious]
+        assert not serious(page)
 
 
 class Long(nn.Module):

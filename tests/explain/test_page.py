@@ -16,8 +16,9 @@ from torch import nn
 import memograd as mg
 from memograd.cli.main import main
 from memograd.explain import page as page_module
+from memograd.explain.bundle import EXPORT, IMPORT
 from memograd.explain.examples import example
-from memograd.explain.page import assemble, sources
+from memograd.explain.page import bundle
 
 EVIL = "</script><script>hacked = true</script><img src=x onerror=hacked=1>"
 
@@ -36,7 +37,7 @@ def test_the_page_is_one_small_file_that_fetches_nothing(page, tmp_path):
     path = page.save(tmp_path / "page.html")
     html = path.read_text(encoding="utf-8")
     assert path.stat().st_size <= 200_000
-    own = html.replace(sources()[2], "").replace(sources()[1], "")
+    own = html.replace(bundle().script, "").replace(bundle().style, "")
     assert not re.search(r"<(link|img|iframe|script src)|@import|url\(|import\(", own)
     assert "sourceMappingURL" not in html
     assert data_in(html) == json.loads(page.to_json())
@@ -70,7 +71,7 @@ def test_hostile_names_and_lines_of_source_stay_text():
 
 
 def test_placeholders_in_the_data_are_not_filled_in():
-    assert data_in(assemble({"title": "{{script}} {{policy}}"})) == {"title": "{{script}} {{policy}}"}
+    assert data_in(bundle().assemble({"title": "{{script}} {{policy}}"})) == {"title": "{{script}} {{policy}}"}
 
 
 def test_modules_of_the_script_import_only_what_stands_before_them():
@@ -78,10 +79,10 @@ def test_modules_of_the_script_import_only_what_stands_before_them():
     exports: dict[str, set[str]] = {}
     for name in page_module._SCRIPTS:
         text = (folder / f"{name}.js").read_text(encoding="utf-8")
-        for names, source in page_module._IMPORT.findall(text):
+        for names, source in IMPORT.findall(text):
             assert {n.strip() for n in names.strip("{} ").split(",")} <= exports[source], (name, source)
-        assert text.count("\nimport ") + text.startswith("import ") == len(page_module._IMPORT.findall(text))
-        exports[name] = set(page_module._EXPORT.findall(text))
+        assert text.count("\nimport ") + text.startswith("import ") == len(IMPORT.findall(text))
+        exports[name] = set(EXPORT.findall(text))
         assert text.count("export ") == len(exports[name]), name
     assert {p.stem for p in folder.glob("*.js")} == set(exports)
 

@@ -17,6 +17,7 @@ from typing import Any, NoReturn
 from memograd.cli import check as cli_check
 from memograd.cli import doctor as cli_doctor
 from memograd.cli import explain as cli_explain
+from memograd.cli import lesson as cli_lesson
 from memograd.cli import plan as cli_plan
 from memograd.cli.arguments import positive, rate, seed
 from memograd.cli.plain import show_what_can_be_shown
@@ -181,6 +182,7 @@ COMMANDS: dict[str, tuple[str, Options, Callable[[argparse.Namespace], int]]] = 
     "train": ("Train one of the lecture's networks.", _train_options, _train),
     "plan": (cli_plan.SUMMARY, cli_plan.options, cli_plan.run),
     "explain": (cli_explain.SUMMARY, cli_explain.options, cli_explain.run),
+    "lesson": (cli_lesson.SUMMARY, cli_lesson.options, cli_lesson.run),
     "rules": ("List the derivative table, and what is missing from it.", _rules_options, _rules),
     "check": (cli_check.SUMMARY, cli_check.options, cli_check.run),
     "doctor": (cli_doctor.SUMMARY, cli_doctor.options, cli_doctor.run),

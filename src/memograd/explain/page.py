@@ -6,11 +6,8 @@ the data; nothing is compiled, nothing is fetched, and no text of the user's bec
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import html
 import json
-import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache, cached_property
@@ -19,13 +16,13 @@ from pathlib import Path
 from typing import Any
 
 from memograd.errors import OptionError
+from memograd.explain.bundle import Bundle
 from memograd.memory.plan import Plan
 
 LANGUAGES = ("en", "zh")
+_STYLES = ("palette", "picture", "style")
 _SCRIPTS = ("words", "dom", "icons", "tensors", "steps", "layout", "graph", "gestures", "node", "trees", "recursion")
 _SCRIPTS += ("memory", "search", "paint", "paper", "main")  # each behind those it imports
-_IMPORT = re.compile(r"^import (\{[^}]*\}) from \"\./(\w+)\.js\";\n", re.MULTILINE)
-_EXPORT = re.compile(r"^export (?=(?:async )?(?:function|class|const|let) (\w+))", re.MULTILINE)
 
 
 @dataclass(frozen=True, repr=False)
@@ -37,7 +34,7 @@ class Page:
     @cached_property
     def html(self) -> str:
         """The whole page."""
-        return assemble(self.data)
+        return bundle().assemble(self.data)
 
     @property
     def text(self) -> str:
@@ -100,39 +97,13 @@ def explain(
     return Page({**data, "lang": lang})
 
 
-def assemble(data: dict[str, Any]) -> str:
-    """The page around ``data``. Its own script and style are allowed by their hashes, everything else is forbidden."""
-    template, style, script = sources()
-    allowed = {"script-src": script, "style-src": style}
-    policy = "; ".join(["default-src 'none'", "img-src data:", "base-uri 'none'", "form-action 'none'"])
-    for what, text in allowed.items():
-        digest = base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
-        policy += f"; {what} 'sha256-{digest}'"
-    parts = {"policy": policy, "style": style, "script": script, "data": inert(data)}
-    return re.sub(r"\{\{(\w+)\}\}", lambda m: parts[m.group(1)], template)
-
-
-def inert(data: Any) -> str:
-    """JSON that cannot end the element it stands in, whatever the names and lines in it."""
-    text = json.dumps(data, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-    for character in "<>&\u2028\u2029":
-        text = text.replace(character, f"\\u{ord(character):04x}")
-    return text
-
-
 @cache
-def sources() -> tuple[str, str, str]:
-    """Template, style and script."""
+def bundle() -> Bundle:
+    """The files of the page."""
     folder = resources.files("memograd.explain") / "page"
-    template, style, library = (
-        (folder / name).read_text(encoding="utf-8") for name in ("index.html", "style.css", "vendor/dagre.min.js")
+    return Bundle(
+        folder / "index.html",
+        [folder / f"{name}.css" for name in _STYLES],
+        [folder / "vendor" / "dagre.min.js"],
+        [folder / f"{name}.js" for name in _SCRIPTS],
     )
-    modules = [_enclosed(name, (folder / f"{name}.js").read_text(encoding="utf-8")) for name in _SCRIPTS]
-    return template, style, "\n".join([library.rsplit("//# sourceMappingURL", 1)[0], *modules])
-
-
-def _enclosed(name: str, module: str) -> str:
-    """A module as a function of its own scope: pages opened from disk cannot import one file from another."""
-    names = ", ".join(_EXPORT.findall(module))
-    body = _EXPORT.sub("", _IMPORT.sub(r"const \1 = $\2;\n", module))
-    return f'const ${name} = (() => {{\n"use strict";\n{body}return {{ {names} }};\n}})();'

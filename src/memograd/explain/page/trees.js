@@ -20,7 +20,7 @@ export function countsPanel(panel, data) {
   clear(panel, parts);
 }
 
-function trees(data) {
+export function trees(data) {
   const naive = callTree(data, data.naive, false), memo = callTree(data, data.events, true);
   const pictures = [["naive", naive], ["memoized", memo]].map(([kind, tree]) => ({ kind, tree, ...drawn(data, tree.root, kind) }));
   const most = Math.max(naive.formed, memo.formed);
@@ -69,12 +69,12 @@ function drawn(data, root, kind) {
 }
 
 // 6.9 · 10¹⁷, of a number that may be too large for the machine's own.
-function power(number) {
+export function power(number) {
   const digits = String(number).split(".")[0];
   const exponent = String(digits.length - 1);
   return `${digits[0]}.${digits[1]} · 10${[...exponent].map((d) => "⁰¹²³⁴⁵⁶⁷⁸⁹"[d]).join("")}`;
 }
 
-function grouped(number) {
+export function grouped(number) {
   return number.replace(/\B(?=(\d{3})+(?!\d))/g, "\u2009");
 }

@@ -1,0 +1,60 @@
+"""Both languages say the same things, and the page asks for nothing that they do not say."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from memograd.explain.lesson import texts
+from memograd.explain.lesson.quiz import _QUESTIONS
+from memograd.explain.lesson.seeds import FATES
+
+PAGE = Path(texts.__file__).parent / "page"
+
+
+def leaves(words, path=""):
+    """Every text with its key; of a list each with its number."""
+    if isinstance(words, str):
+        return {path: words}
+    pairs = words.items() if isinstance(words, dict) else enumerate(words)
+    return {key: text for name, inner in pairs for key, text in leaves(inner, f"{path}.{name}".strip(".")).items()}
+
+
+EN, ZH = leaves(texts.read("en")), leaves(texts.read("zh"))
+
+
+def test_neither_language_lacks_a_text_that_the_other_has():
+    assert EN.keys() == ZH.keys()
+    assert all(text.strip() for text in [*EN.values(), *ZH.values()])
+
+
+def test_both_languages_fill_in_the_same_numbers_and_formulas():
+    for pattern in (texts.PLACE, re.compile(r"\$([^$]+)\$"), re.compile("`[^`]+`"), re.compile(r"\*\*$|^\*\*")):
+        differing = [k for k in EN if sorted(pattern.findall(EN[k])) != sorted(pattern.findall(ZH[k]))]
+        assert not differing
+
+
+def test_chinese_is_chinese_and_english_is_not():
+    han = re.compile(r"[\u4e00-\u9fff]")
+    assert [key for key, text in EN.items() if han.search(text)] == ["page.language"]
+    same = {key for key, text in ZH.items() if not han.search(text)}
+    assert same <= {k for k in same if EN[k] == ZH[k]} | {"page.language"}
+
+
+def test_every_text_that_the_page_asks_for_is_there():
+    groups = {key.rsplit(".", 1)[0] for key in EN} | set(EN)
+    asked = set()
+    for file in PAGE.glob("*.js"):
+        asked |= set(re.findall(r"\b(?:t|rich)\(\"([\w.]+)\"", file.read_text(encoding="utf-8")))
+    assert len(asked) > 60
+    assert {key for key in asked if (key if "." in key else f"common.{key}") not in groups} == set()
+    for name in _QUESTIONS:
+        assert {f"quiz.{name}.ask", f"quiz.{name}.because"} <= EN.keys()
+    for fate in FATES:
+        assert {f"fates.{fate.replace(' ', '_')}", f"fates.why_{fate.replace(' ', '_')}"} <= EN.keys()
+
+
+def test_marks_become_pieces():
+    pieces = texts._pieces({"a": ["plain {0}", "**b** and `c`: $x̄ = 2$"]})["a"]
+    assert pieces[0] == "plain {0}"
+    assert [kind for kind, _ in pieces[1]["pieces"]] == ["strong", "text", "code", "text", "math"]
