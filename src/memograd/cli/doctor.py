@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import sys
+from pathlib import Path
 
+from memograd.cli.arguments import positive
 from memograd.cli.plan import load
 
 SUMMARY = "Find out why a model does not learn: gradients that are missing, vanish, explode, cancel."
@@ -16,6 +19,10 @@ def options(command: argparse.ArgumentParser) -> None:
         metavar="PACKAGE.MODULE:FACTORY",
         help="a function without arguments that returns (model, args), (model, criterion, args) or "
         "(model, criterion, optimizer, args)",
+    )
+    command.add_argument("--steps", type=positive, metavar="N", help="follow a run of N steps on this batch")
+    command.add_argument(
+        "--html", type=Path, metavar="FILE", help="write the report as a page, with the curves of --steps"
     )
     dtypes = ["asis", "float16", "bfloat16"]
     command.add_argument(
@@ -31,13 +38,23 @@ def run(a: argparse.Namespace) -> int:
     """Look into the model and print the report; 1 where something is wrong."""
     import torch
 
-    from memograd.doctor.diagnose import look_into
+    from memograd.doctor.diagnose import Run, look_into
 
     made = load(a.factory)
     precision = a.precision is not None if a.precision in (None, "asis") else getattr(torch, a.precision)
     report = look_into(
-        made.model, made.args, dict(made.options), made.criterion, optimizer=made.optimizer, precision=precision
+        made.model,
+        made.args,
+        dict(made.options),
+        made.criterion,
+        optimizer=made.optimizer,
+        precision=precision,
+        run=Run(a.steps) if a.steps else None,
     )
+    if a.html:
+        report.save(a.html)
+        if not a.quiet:
+            print(f"wrote {a.html}; open it in a browser", file=sys.stderr)
     if a.json:
         print(report.to_json())
     elif not a.quiet:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable
 from contextlib import nullcontext
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -17,6 +18,7 @@ from torch import nn, optim
 from memograd._torch import pytree
 from memograd.doctor import unreached
 from memograd.doctor.cancelling import cancelling
+from memograd.doctor.follow import batches_of, follow, outcome
 from memograd.doctor.gain import gain
 from memograd.doctor.initial import initialisation
 from memograd.doctor.losses import inputs_unused, losses
@@ -37,6 +39,7 @@ from memograd.inspection.program import Inspected
 from memograd.looks import look
 from memograd.tracing.undisturbed import Generators
 
+_RATE = 1e-3  # of the run that is followed where no optimizer was given: Adam's default
 _DETECTORS = (zero_gradients, dead_units, saturation, gain, initialisation, losses, inputs_unused, cancelling)
 # A symptom, and what explains it: with one of the causes named the symptom is not worth a finding of its own.
 _CONSEQUENCES = {
@@ -67,6 +70,9 @@ def diagnose(
     optimizer: optim.Optimizer | None = None,
     step: Callable[..., Any] | None = None,
     precision: bool | torch.dtype = False,
+    steps: int = 0,
+    data: Iterable[Any] | None = None,
+    writer: Any = None,
     **kwargs: Any,
 ) -> Report:
     """Find out why a model does not learn: which gradients are missing, vanish, explode, cancel, and by which factor.
@@ -80,6 +86,9 @@ def diagnose(
         optimizer: who is to train it: whether it holds the parameters, and how far a step of it moves them.
         step: a step of your own loop, ``step(*args)``, watched for two calls: forgotten ``zero_grad`` and the like.
         precision: also say which operators lose how many digits beside float64; a dtype: under autocast to it.
+        steps: follow a run of so many steps of ``optimizer`` (default: Adam, lr 1e-3) and draw its curves.
+        data: batches for that run, each the arguments of one call; default: this batch again and again.
+        writer: TensorBoard's ``SummaryWriter``; it gets the numbers of the curves.
 
     Returns:
         The report: ``print(report)``, ``report.ok`` (no error, no warning), ``report.findings``,
@@ -88,7 +97,17 @@ def diagnose(
     Raises:
         CaptureError, MissingRuleError: the program cannot be captured, or differentiated; ``mg.preflight`` says more.
     """
-    return look_into(f, args, kwargs, loss, optimizer=optimizer, step=step, precision=precision)
+    run = Run(steps, data, writer) if steps else None
+    return look_into(f, args, kwargs, loss, optimizer=optimizer, step=step, precision=precision, run=run)
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run to be followed: how many steps, on which batches, and who is told of them."""
+
+    steps: int
+    data: Iterable[Any] | None = None
+    writer: Any = None
 
 
 def look_into(
@@ -99,6 +118,7 @@ def look_into(
     optimizer: optim.Optimizer | None = None,
     step: Callable[..., Any] | None = None,
     precision: bool | torch.dtype = False,
+    run: Run | None = None,
 ) -> Report:
     """The same with arguments that no name of ours can be taken for."""
     case = _Case(f, args, kwargs, loss, precision if isinstance(precision, torch.dtype) else None)
@@ -109,6 +129,8 @@ def look_into(
         if precision and case.patient is not None:
             findings, case.numbers["precision"] = digits(case.patient, widened(case.patient))
             case.findings += findings
+        if run is not None and case.patient is not None:
+            case.followed(run, optimizer)
     finally:
         case.drawn.put_back()
     name = type(f).__name__ if isinstance(f, nn.Module) else getattr(f, "__name__", "the function")
@@ -126,6 +148,8 @@ class _Case:
         self.findings: list[Finding] = []
         self.numbers: dict[str, Any] = {}
         self.patient: Patient | None = None
+        self._inspected: Inspected | None = None  # of the last step of a run
+        self._geometry: list[Any] = []
 
     def look(self, optimizer: optim.Optimizer | None) -> None:
         """Everything that one batch shows."""
@@ -174,6 +198,38 @@ class _Case:
         found = {patient.named(n): patient.gradient(n) for n in patient.parameters}
         return {n: g for n, g in found.items() if g is not None}
 
+    def followed(self, run: Run, optimizer: optim.Optimizer | None) -> None:
+        """A run of some steps, and what only that shows."""
+        self.drawn.put_back()
+        if optimizer is None:
+            trained = [p for p in self.patient.tensors.values() if p.is_leaf] if self.patient is not None else []
+            optimizer = optim.Adam(trained, lr=_RATE)
+        batches = batches_of(run.data, (self.args, self.kwargs), run.steps)
+        course = follow(self, batches, optimizer, run.steps, run.writer)
+        self.numbers["steps"] = course.to_dict()
+        found = outcome(course, optimizer, len(batches) == 1)
+        if course.last is not None and math.isfinite(course.frames[-1].loss):
+            known = {f.kind for f in (*self.findings, *found)}
+            if "dead units" in known:  # which pass nothing back
+                known.add("vanishing gradient")
+            last = [f for detector in (gain, saturation) for f in detector(course.last) if f.kind not in known]
+            found += [replace(f, what=f"at step {len(course.frames) - 1}, {f.what}") for f in last]
+        self.findings += found
+
+    def step(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Patient:
+        """One step of a run: what the model writes (statistics, counters) stays written, draws go on."""
+        inspected = self._inspected
+        geometry = [(t.shape, t.dtype) for t in pytree.tree_leaves((args, kwargs)) if isinstance(t, torch.Tensor)]
+        if inspected is None or geometry != self._geometry or not _holds(inspected):
+            now = Generators(self.f)
+            inspected = self._inspected = self.inspected(args, kwargs)
+            self._geometry = geometry
+            now.put_back()
+        given = inspected.graph.bind(args, kwargs)
+        patient = examine(inspected, [t.detach() for t in given], batch_of((args, kwargs)))
+        patient.graph.write_back([patient.values[n] for n in patient.graph.results], given)
+        return patient
+
     def _noise(self, patient: Patient) -> list[Finding]:
         inspected: list[Inspected] = []
 
@@ -195,6 +251,13 @@ def batch_of(given: Any) -> int:
     """How many samples: what most tensors of the batch have as their first dimension; 0 where there is none."""
     lengths = [len(t) for t in pytree.tree_leaves(given) if isinstance(t, torch.Tensor) and t.dim()]
     return max(lengths, key=lengths.count, default=0)
+
+
+def _holds(inspected: Inspected) -> bool:
+    """Whether the graph is that of the program as it is now."""
+    guards = inspected.graph.guards
+    looks = any(n.target is look for n in inspected.graph.nodes)
+    return not looks and (guards is None or (not guards.volatile and guards.hold()))
 
 
 def _in_half(patient: Patient) -> bool:

@@ -146,7 +146,7 @@ class Patient:
     def where(self, node: fx.Node, phase: Any = "forward") -> Where:
         """The place of an operator in the program."""
         meta = node.meta
-        module, source = self.named(meta.get("module") or ""), meta.get("source") or ""
+        module, source = self.named(meta.get("module") or ""), known(meta.get("source"))
         entry = lookup(node.target) if phase == "backward" and node.op == "call_function" else None
         rule = f"{name_of(node)}: {real(entry.formula)}" if entry is not None else ""
         target: Any = node.target
@@ -200,6 +200,11 @@ def recursion(inside: Inspected, values: dict[fx.Node, Any]) -> tuple[dict[fx.No
         if v in inside.active:
             run.adjoint(v)
     return {v: a for v, a in run.table.items() if a is not None}, run.pulled
+
+
+def known(source: str | None) -> str:
+    """A place in the user's program; empty where only libraries were on the way."""
+    return "" if source in (None, "<unknown>") else source
 
 
 def tensors(value: Any) -> list[Tensor]:

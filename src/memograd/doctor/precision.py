@@ -49,6 +49,8 @@ class Loss:
 def precision(patient: Patient, wider: Wider) -> tuple[list[Finding], dict[str, Any]]:
     """Findings about the operators that lose most, and the table of all that lose a digit, worst first."""
     losses = sorted([*_forward(patient, wider), *_backward(patient, wider)], key=lambda x: -x.lost)
+    once = {(x.node, x.phase): x for x in reversed(losses)}  # of several operands of a rule the worst
+    losses = sorted(once.values(), key=lambda x: -x.lost)
     telling = [x for x in losses if x.lost >= TELLING]
     before = gradient_error(patient.table, wider, patient)
     tried = _tried(patient, wider, telling)

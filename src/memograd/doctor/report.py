@@ -12,12 +12,17 @@ error  log at the edge of its domain: 1 of 64 elements is -inf
 
 from __future__ import annotations
 
+import html
 import json
 import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any, Literal
+
+from memograd.doctor.curves import svg
+from memograd.doctor.page import page
 
 Severity = Literal["error", "warning", "note"]
 Phase = Literal["", "forward", "backward", "update"]
@@ -52,7 +57,8 @@ class Where:
     @property
     def text(self) -> str:
         """Without the line itself and the operator."""
-        parts = [self.source or "a place that is not known", f"in module {self.module!r}" if self.module else ""]
+        source = self.source or ("" if self.module else "a place that is not known")
+        parts = [source, f"in module {self.module!r}" if self.module else ""]
         return " ".join(p for p in parts if p) + (f", {self.phase}" if self.phase else "")
 
 
@@ -98,7 +104,7 @@ class Finding:
         return rows + ([("tried", self.tried)] if self.tried else [])
 
     def __str__(self) -> str:
-        lines = [f"{self.severity:{_INDENT}s}{self.kind}{f': {self.what}' if self.what else ''}"]
+        lines = [f"{self.severity + ' ':{_INDENT}s}{self.kind}{f': {self.what}' if self.what else ''}"]
         return "\n".join(lines + [f"{'':{_INDENT}s}{label:{_LABEL}s}{text}" for label, text in self.rows])
 
     def to_dict(self) -> dict[str, Any]:
@@ -143,6 +149,23 @@ class Report:
     def to_json(self) -> str:
         """The same as one JSON object; a number that is not finite is a string ("nan", "inf", "-inf")."""
         return json.dumps(jsonable(self.to_dict()))
+
+    def save(self, path: str | Path) -> Path:
+        """Write the report: a page (``.html``), its curves alone (``.svg``), data (``.json``), else text."""
+        path = Path(path)
+        if path.suffix in (".html", ".htm"):
+            text = page(self.name, self.findings, self.numbers)
+        elif path.suffix == ".svg":
+            text = svg(self.numbers.get("steps") or ())
+        else:
+            text = self.to_json() if path.suffix == ".json" else f"{self}\n"
+        path.write_text(text, encoding="utf-8")
+        return path
+
+    def _repr_html_(self) -> str:
+        style = "width:100%;height:600px;border:1px solid #ccc;border-radius:8px"
+        inside = html.escape(page(self.name, self.findings, self.numbers), quote=True)
+        return f'<iframe sandbox="" style="{style}" srcdoc="{inside}"></iframe>'
 
     def __str__(self) -> str:
         counts = Counter(f.severity for f in self.findings)

@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import fx, nn
 
-from memograd.doctor.patient import translated
+from memograd.doctor.patient import known, translated
 from memograd.doctor.report import Finding, Where, listed
 from memograd.graph.graph import Graph
 from memograd.inspection import stops
@@ -115,7 +115,7 @@ def _hidden_in(f: nn.Module) -> list[str]:
 def _place(inspected: Inspected, node: fx.Node) -> Where:
     meta = node.meta
     target = str(node.target) if node.op == "call_function" else ""
-    module, source = inspected.named(meta.get("module") or ""), meta.get("source") or ""
+    module, source = inspected.named(meta.get("module") or ""), known(meta.get("source"))
     return Where(module, source, meta.get("line") or "", target)
 
 

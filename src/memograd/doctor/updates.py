@@ -142,7 +142,7 @@ def _sizes(optimizer: optim.Optimizer, moved: list[Update]) -> Iterator[Finding]
     if middle > LARGE:
         what = f"one step moves a weight by {middle:.2g} of its own size (the median)"
         severity = "error" if middle > REPLACED else "warning"
-        fix = f"A learning rate about {middle / 1e-2:.0g} times smaller, or a warm-up"
+        fix = f"A learning rate about {float(f'{middle / 1e-2:.0g}'):.0f} times smaller, or a warm-up"
         yield Finding(severity, "updates too large", what, Where(phase="update"), evidence, fix, "", (), numbers)
     elif middle < SMALL:
         what = f"one step moves a weight by {middle:.1e} of its own size (the median): it hardly learns"
