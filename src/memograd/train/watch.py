@@ -7,6 +7,7 @@ leaves everything as it is from that step on (``finite.Guard``), and the next ca
 
 from __future__ import annotations
 
+import inspect
 from collections import deque
 from typing import Any, Never
 
@@ -82,10 +83,19 @@ class Watch:
         held = {i.name: t for i, t in zip(program.graph.inputs, flat, strict=True)}
         own = detached([held.get(i.name, i.bound) for i in joint.inputs])
         trail = [float(loss) for loss in list(self.trail)[: len(self.trail) - (self.steps - number)]]
-        step = Step(forward, joint, own, number=number, trail=trail, root="model", backend=_name(program))
+        names = _names(self.training.objective)
+        backend = program.choice.backend.name
+        step = Step(forward, joint, own, number=number, trail=trail, root="model", backend=backend, names=names)
         report = examine(step)
         raise NonFiniteError(str(report), report) from None
 
 
-def _name(program: Program) -> str:
-    return program.choice.backend.name
+def _names(objective: Any) -> dict[str, str]:
+    """What the user calls the parts of a batch: as the model's forward does, and the last one the target."""
+    try:
+        parameters = [*inspect.signature(objective.model.forward).parameters.values()]
+    except (TypeError, ValueError):
+        parameters = []
+    named = [p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    names: list[str] = [*named, *(["target"] if objective.criterion else [])]
+    return {f"arg{k}": name for k, name in enumerate(names)}

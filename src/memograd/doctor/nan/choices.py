@@ -11,7 +11,7 @@ import torch
 from torch import fx
 
 from memograd.doctor.nan import repair, source
-from memograd.doctor.nan.causes import plain
+from memograd.doctor.nan.evidence import plain
 from memograd.doctor.nan.producer import Producer
 from memograd.doctor.nan.replay import Step
 from memograd.doctor.nan.rewrites import Remedy, line_of, operator_of

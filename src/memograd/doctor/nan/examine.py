@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import operator
+
 from torch import fx
 
-from memograd.doctor.nan.causes import Cause, cause_of
+from memograd.doctor.nan.causes import cause_of
+from memograd.doctor.nan.evidence import Cause
 from memograd.doctor.nan.producer import Producer, producer, way
 from memograd.doctor.nan.remedies import tried
 from memograd.doctor.nan.replay import Run, Step
@@ -13,6 +16,7 @@ from memograd.graph.bindings import name_of
 from memograd.graph.entries import Output
 from memograd.rules.registry import lookup
 
+_UNTOUCHED = "(nothing was written: weights, optimizer, buffers and generators are as they were before this step)"
 _STATIONS = 7  # of the way from the operator to the loss, that are shown
 
 
@@ -46,13 +50,12 @@ def examine(step: Step) -> Report:
 def _headline(step: Step, spoiled: list[str], made: Producer | None = None) -> str:
     total = len(step.joint.positions("gradient"))
     gradients = f"{len(spoiled)} of {total} gradients are not finite"
-    if made is not None and made.target in step.targets[: len(step.targets) - total]:
+    if made is not None and made.target in step.losses:
         named = "a result of the model" if step.outside else "the loss"
         what = f"{named} is {_value(made)}"
     else:
         what = gradients if made is not None else "the loss or a gradient is not finite"
-    return f"step {step.number}: {what}. Nothing of this step was written: weights, optimizer, buffers and random " \
-        "generators are as they were before it."  # fmt: skip
+    return f"step {step.number}: {what}\n{_UNTOUCHED}"
 
 
 def _value(made: Producer) -> str:
@@ -93,7 +96,8 @@ def _way(step: Step, made: Producer) -> list[str]:
     stations: list[str] = []
     for node in way(step, made):
         text = _label(node)
-        if node.op == "call_function" and (not stations or stations[-1] != text):
+        picks = node.target is operator.getitem
+        if node.op == "call_function" and not picks and (not stations or stations[-1] != text):
             stations.append(text)
     if len(stations) > _STATIONS:
         stations = [*stations[:3], f"... {len(stations) - 6} more ...", *stations[-3:]]

@@ -102,8 +102,7 @@ def producer(step: Step) -> Producer | None:
     spoiled = before.spoils(step.targets)
     if not spoiled:
         return None
-    losses = [n for n in spoiled if n not in set(_gradients(step))]
-    targets = losses or spoiled
+    targets = [n for n in spoiled if n in step.losses] or spoiled
     births = list(mended(step, ()).births)
     for birth in _worth_trying(step, births, targets):
         run = mended(step, (birth,))
@@ -111,10 +110,6 @@ def producer(step: Step) -> Producer | None:
             return _described(step, birth, reached[0], run, before)
     run = mended(step, births)  # none of them alone: the first of all together
     return _described(step, births[0], (run.spoils(targets) or targets)[0], run, before) if births else None
-
-
-def _gradients(step: Step) -> list[fx.Node]:
-    return [step.joint.results[k] for k in step.joint.positions("gradient")]
 
 
 def _worth_trying(step: Step, births: Sequence[fx.Node], targets: Sequence[fx.Node]) -> list[fx.Node]:
@@ -132,9 +127,24 @@ def is_written(node: fx.Node) -> bool:
     return getattr(node.target, "overloadpacket", None) in _WRITTEN
 
 
+def _is_mask(step: Step, birth: fx.Node, turn: fx.Node) -> bool:
+    """Whether -inf is meant there: it was written down; or computed of what no parameter takes part in (the logarithm
+    of a mask), for a softmax."""
+    if is_written(birth):
+        return True
+    kinds = {n: i.kind for n, i in zip(step.joint.placeholders, step.joint.inputs, strict=True)}
+    waiting, seen = [birth], {birth}
+    for node in waiting:
+        fresh = [n for n in node.all_input_nodes if n not in seen]
+        seen.update(fresh)
+        waiting += fresh
+    trained = any(kinds.get(n) == "parameter" for n in seen)
+    return not trained and "softmax" in getattr(turn.target, "__name__", "")
+
+
 def _described(step: Step, birth: fx.Node, target: fx.Node, run: Run, before: Run) -> Producer:
     turn = run.turns[0] if run.turns else None
-    on_purpose = turn is not None and is_written(birth) and _only_minus_infinity(step, birth)
+    on_purpose = turn is not None and _is_mask(step, birth, turn) and _only_minus_infinity(step, birth)
     node = turn if on_purpose and turn is not None else birth
     seen = mended(step, (birth,), (node,)).seen[node]
     positions = bad_positions(seen[2])

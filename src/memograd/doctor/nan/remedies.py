@@ -4,15 +4,17 @@ the step itself."""
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import torch
+from torch import fx
 
 from memograd.doctor.nan import repair
-from memograd.doctor.nan.causes import Cause
 from memograd.doctor.nan.choices import of_mask, of_trap
+from memograd.doctor.nan.evidence import Cause
 from memograd.doctor.nan.producer import Producer
 from memograd.doctor.nan.replay import Step
-from memograd.doctor.nan.rewrites import Remedy, line_of, of_operator
+from memograd.doctor.nan.rewrites import Remedy, line_of, of_operator, operator_of
 
 Tensor = torch.Tensor
 
@@ -46,6 +48,8 @@ def remedies(step: Step, made: Producer, cause: Cause) -> Iterator[Remedy]:
         yield from _of_halves(step, made)
         if forward is not None:
             yield from of_operator(step, name, forward)
+    elif kind == "wrong kernel" and forward is not None:
+        yield _in_float64(step, forward)
     elif kind == "exploding recurrence":
         yield from _of_recurrence(step)
     elif forward is not None:
@@ -54,6 +58,18 @@ def remedies(step: Step, made: Producer, cause: Cause) -> Iterator[Remedy]:
 
 
 # -- the step as a whole ---------------------------------------------------------------------------------------------
+
+
+def _in_float64(step: Step, node: fx.Node) -> Remedy:
+    """Another kernel of the same operator."""
+    dtype = node.meta["val"].dtype if isinstance(node.meta["val"], torch.Tensor) else torch.float32
+
+    def changed(*args: Any, **kwargs: Any) -> Any:
+        wide = [a.double() if isinstance(a, torch.Tensor) and a.is_floating_point() else a for a in args]
+        return operator_of(node)(*wide, **kwargs).to(dtype)
+
+    code = f"call it in float64 (x.double(), and .to({dtype}) behind it), and report the kernel"
+    return Remedy(code, lambda: repair.with_operator(step, node, changed))
 
 
 def _of_halves(step: Step, made: Producer) -> Iterator[Remedy]:

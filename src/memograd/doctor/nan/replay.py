@@ -8,7 +8,7 @@ them is left as it is, all that is not finite comes from it: if the loss is fini
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -36,6 +36,7 @@ class Step:
         backend: what ran it.
         outside: the loss is not part of the graph, whose results are the model's.
         differentiate: makes ``joint`` of ``forward``.
+        names: what the user calls the arguments.
     """
 
     forward: Graph
@@ -47,21 +48,30 @@ class Step:
     backend: str = "eager"
     outside: bool = False
     differentiate: Callable[[Graph], Graph] | None = None
+    names: Mapping[str, str] = field(default_factory=dict)
 
     def shown(self, name: str) -> str:
-        """A module's or a parameter's name as the user knows it."""
+        """A module's, a parameter's or an argument's name as the user knows it."""
+        if name in self.names:
+            return self.names[name]
         if not self.root:
             return name
         return "" if name == self.root else name.removeprefix(f"{self.root}.")
 
     @cached_property
+    def losses(self) -> list[fx.Node]:
+        """The loss, or all results of a model without one."""
+        losses = [self.joint.results[k] for k in self.joint.positions("output")]
+        return losses if self.outside else losses[:1]
+
+    @cached_property
+    def gradients(self) -> list[fx.Node]:
+        return [self.joint.results[k] for k in self.joint.positions("gradient")]
+
+    @property
     def targets(self) -> list[fx.Node]:
-        """The loss (or all results of a model without one), then the gradients."""
-        kinds = [o.kind for o in self.joint.outputs]
-        named = list(zip(self.joint.results, kinds, strict=True))
-        losses = [n for n, kind in named if kind == "output"]
-        gradients = [n for n, kind in named if kind == "gradient"]
-        return [*(losses if self.outside else losses[:1]), *gradients]
+        """What must be finite."""
+        return [*self.losses, *self.gradients]
 
 
 @dataclass

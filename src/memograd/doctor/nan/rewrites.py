@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +12,7 @@ import torch
 from torch import fx
 
 from memograd.doctor.nan import repair, source
-from memograd.doctor.nan.causes import NORMS, SPREADS, plain
+from memograd.doctor.nan.evidence import NORMS, SPREADS, plain
 from memograd.doctor.nan.repair import Outcome
 from memograd.doctor.nan.replay import Step
 from memograd.graph.bindings import name_of
@@ -104,7 +105,11 @@ def of_operator(step: Step, name: str, node: fx.Node) -> Iterator[Remedy]:
     elif name.startswith("nll_loss"):
         yield from _of_labels(step, node)
     elif name == "_ctc_loss":
-        yield _options_at(step, node, "F.ctc_loss(..., zero_infinity=True)", 5, True)
+        yield _of_ctc(step, node)
+    elif name == "mul":
+        yield from _of_product(step, node)
+    elif name == "atan2":
+        yield _of_atan2(step, node, eps)
     elif name == "_fused_rms_norm" or name.startswith("native_"):
         yield from _of_eps(step, node)
     elif name in ("xlogy", "kl_div", "binary_cross_entropy"):
@@ -223,6 +228,44 @@ def _of_eps(step: Step, node: fx.Node) -> Iterator[Remedy]:
     at = [k for k, a in enumerate(args) if isinstance(a, float)]
     if at:
         yield _options_at(step, node, "eps=1e-5 in the normalization", at[-1], 1e-5)
+
+
+def _of_ctc(step: Step, node: fx.Node) -> Remedy:
+    def changed(*args: Any, **_: Any) -> Any:
+        loss, alpha = operator_of(node)(*args[:4], args[4] if len(args) > 4 else 0, True)
+        return torch.where(loss == torch.inf, 0.0, loss), alpha
+
+    def ignoring(call: Any) -> Any:
+        call.keywords.append(ast.keyword("zero_infinity", ast.Constant(True)))
+        return call
+
+    code = source.edited(line_of(node), {"ctc_loss"}, ignoring) or "torch.nn.CTCLoss(zero_infinity=True)"
+    return Remedy(code, lambda: repair.with_operator(step, node, changed))
+
+
+def _of_product(step: Step, node: fx.Node) -> Iterator[Remedy]:
+    """A mask times infinity."""
+    factor: Any = node.args[1]
+    if not (isinstance(factor, float) and math.isinf(factor)):
+        return
+
+    def changed(x: Tensor, y: float) -> Tensor:
+        return torch.where(x == 0, 0.0, y)
+
+    def chosen(product: Any) -> Any:
+        return source.parsed(f"torch.where({ast.unparse(product.left)} == 0, 0.0, {ast.unparse(product.right)})")
+
+    code = source.edited(line_of(node), {"*"}, chosen) or f"torch.where(mask == 0, 0.0, {factor})"
+    yield Remedy(code, lambda: repair.with_operator(step, node, changed))
+
+
+def _of_atan2(step: Step, node: fx.Node, eps: str) -> Remedy:
+    def changed(y: Tensor, x: Tensor) -> Tensor:
+        return torch.atan2(y, torch.where((x == 0) & (y == 0), float(eps), x))
+
+    y, x = (source.argument(line_of(node), {"atan2", "arctan2"}, k) or name for k, name in enumerate("yx"))
+    code = f"torch.atan2({y}, torch.where(({x} == 0) & ({y} == 0), {eps}, {x}))"
+    return Remedy(code, lambda: repair.with_operator(step, node, changed))
 
 
 def _options_at(step: Step, node: fx.Node, code: str, position: int, value: Any) -> Remedy:

@@ -1,0 +1,98 @@
+"""What is measured of a producer: the operator again in float64, what it met at the element, how people call it."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import fx
+
+from memograd.doctor.nan.producer import Producer
+from memograd.doctor.nan.replay import bad_positions
+from memograd.doctor.probes import largest_of, tensors_in
+
+DIVISIONS = frozenset({"div", "true_divide", "reciprocal", "addcdiv", "remainder", "fmod"})
+NORMS = frozenset({"linalg_vector_norm", "norm", "_foreach_norm", "dist", "_cdist_forward", "_pdist_forward"})
+SOFTMAXES = frozenset({"_softmax", "_log_softmax", "_safe_softmax", "logsumexp"})
+SPREADS = frozenset({"var", "std", "var_mean", "std_mean"})
+SOLVERS = frozenset(
+    {
+        *("linalg_inv_ex", "_linalg_det", "_linalg_slogdet", "_linalg_solve_ex", "linalg_cholesky_ex", "linalg_qr"),
+        *("cholesky_inverse", "_linalg_svd", "_linalg_eigh", "linalg_solve_triangular"),
+    }
+)
+NORMALIZATIONS = frozenset(
+    {
+        *("native_layer_norm", "native_group_norm", "native_batch_norm", "_fused_rms_norm"),
+        *("_native_batch_norm_legit", "_native_batch_norm_legit_functional"),
+    }
+)
+PRODUCTS = frozenset({"mm", "bmm", "addmm", "baddbmm", "mv", "dot", "convolution", "mul", "matmul"})
+
+
+@dataclass(frozen=True)
+class Cause:
+    """Attributes:
+    kind: always in the same words, for people and programs.
+    name: of the operator (in the backward pass of the forward operator whose derivative it is).
+    forward: the forward operator concerned.
+    evidence: sentences.
+    numbers: for programs.
+    """
+
+    kind: str
+    name: str = ""
+    forward: fx.Node | None = None
+    evidence: tuple[str, ...] = ()
+    numbers: dict[str, Any] = field(default_factory=dict)
+
+
+def plain(name: str) -> str:
+    """An operator as people call it."""
+    return {"linalg_vector_norm": "norm", "_softmax": "softmax", "_log_softmax": "log_softmax"}.get(name, name)
+
+
+def said(made: Producer, name: str) -> str:
+    """``log(0.0) = -inf``, or for an operator that is none of elements how large its operands are."""
+    result = made.tensor.reshape(-1)[made.position].item()
+    operands = [v for v in made.args if isinstance(v, (torch.Tensor, int, float)) and not isinstance(v, bool)]
+    values = [made.operand(v) for v in operands]
+    elementwise = all(isinstance(v, (int, float, complex)) for v in values)
+    tensors = [v for v in operands if isinstance(v, torch.Tensor)]
+    if elementwise and values and all(t.numel() <= made.tensor.numel() for t in tensors):
+        return f"{plain(name)}({', '.join(number(v) for v in values)}) = {number(result)}"
+    sizes = ", ".join(f"{largest_of(t):.4g}" for t in tensors_in(made.args) if t.is_floating_point())
+    return f"{plain(name)} of operands with absolute values up to {sizes} gives {number(result)}"
+
+
+def number(value: Any) -> str:
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
+
+
+def in_float64(made: Producer) -> Any:
+    """The operator's result on the same operands in float64; None where it does not run so."""
+    target: Any = made.node.target
+
+    def widened(value: Any) -> Any:
+        if isinstance(value, torch.Tensor) and value.is_floating_point():
+            return value.double()
+        if isinstance(value, torch.dtype) and value.is_floating_point:
+            return torch.float64
+        return type(value)(widened(v) for v in value) if isinstance(value, (tuple, list)) else value
+
+    try:
+        with torch.no_grad():
+            return target(*widened(made.args), **{k: widened(v) for k, v in made.kwargs.items()})
+    except (RuntimeError, TypeError, IndexError, NotImplementedError):
+        return None
+
+
+def element(wide: Any, made: Producer) -> float:
+    tensors = tensors_in(wide)
+    at = next(k for k, t in enumerate(tensors_in(made.value)) if bad_positions(t).numel())
+    if at >= len(tensors) or tensors[at].numel() <= made.position:
+        return math.nan
+    value = tensors[at].reshape(-1)[made.position]
+    return float(value.abs()) if value.is_complex() else float(value)
