@@ -766,6 +766,31 @@ def test_a_module_keeps_what_it_holds_in_four_tables() -> None:
     assert held == [0, 1, 2, 3], WHY + "a module keeps parameters, buffers and submodules in dicts of its __dict__"
 
 
+def test_torchscript_lists_its_attributes_and_forgets_its_plans() -> None:
+    class Module(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner, self.scale = torch.nn.Linear(1, 1), 2.0
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.inner(x).tanh() * self.scale
+
+    compiled = torch.jit.script(Module())
+    held = {name: value for (_, name), value in adapter.scripted_state(compiled).items()}
+    assert held["scale"] == 2.0 and held["weight"] is compiled.inner.weight, WHY + "_concrete_type.get_attributes"
+    for holder, name in adapter.scripted_state(compiled):
+        if name == "scale":
+            holder.setattr(name, 3.0)
+    assert compiled.scale == 3.0, WHY + "an attribute of a ScriptModule is set by setattr of its _c"
+    for _ in range(4):
+        out = compiled(torch.ones(2, 1))
+    assert isinstance(compiled.forward, adapter.ScriptMethod)
+    adapter.forget_plans(compiled.forward)
+    with adapter.optimized_execution(False):
+        out = compiled(torch.ones(2, 1))
+    assert "Mul" in str(out.grad_fn), WHY + "_debug_flush_compilation_cache lets autograd see operators"
+
+
 def test_who_else_traces_is_seen() -> None:
     from torch.fx.experimental.proxy_tensor import make_fx
 

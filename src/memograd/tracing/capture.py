@@ -225,6 +225,11 @@ class _Capture:
         self.reads = Reads(self.roots, counts=True)
         try:
             yield
+            if name := self.reads.states.left_in_scripts():
+                raise CaptureError(
+                    f"{name!r}, compiled by torch.jit, gives one of its attributes another tensor, which a graph "
+                    "cannot; let it write in place (copy_), or use the module that it was made of"
+                )
         except BaseException:
             self.reads.states.put_back()
             raise

@@ -30,6 +30,7 @@ from memograd.tracing.hooks import name_of, seen_to_change
 from memograd.tracing.interposed import Interposed, current, together
 from memograd.tracing.provenance import caller
 from memograd.tracing.reachable import reachable
+from memograd.tracing.scripted import FUNCTION, METHOD
 from memograd.tracing.tracer import Tracer
 
 _T = torch.Tensor
@@ -139,6 +140,6 @@ REGISTER = Interposed(torch.autograd.Function, register_hook.__name__, staticmet
 
 @contextmanager
 def histories() -> Iterator[None]:
-    """While open, applications of Functions and hooks of this thread are seen."""
-    with together(APPLY, ENTER, EXIT, REGISTER):
+    """While open, applications of Functions, hooks and compiled functions of this thread are seen."""
+    with together(APPLY, ENTER, EXIT, REGISTER, FUNCTION, METHOD):
         yield

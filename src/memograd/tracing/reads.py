@@ -133,7 +133,8 @@ class Reads(Meetings):
         own = dict_of(owner)
         tables = [own] if own is not None else []
         if isinstance(owner, nn.Module) and own is not None:
-            tables += [own[table] for table in ("_parameters", "_buffers", "_modules") if table in own]
+            held = [own[table] for table in ("_parameters", "_buffers", "_modules") if table in own]
+            tables += [table for table in held if isinstance(table, dict)]  # those of a scripted module are in C++
         befores = [self.keep(table) for table in tables]
         if name == asked.MACHINERY:
             return

@@ -32,7 +32,7 @@ from typing import Any
 
 import torch
 
-from memograd._torch import put_state, state_of
+from memograd._torch import put_state, scripted_state, state_of
 from memograd.tracing.names import is_machinery
 
 _LARGEST = 1 << 28  # bytes that are compared at each call; with more, capture is cheaper
@@ -108,6 +108,16 @@ class States:
     def moved(self) -> list[str]:
         """Names of those that are in another state now, and of those whose state is not known."""
         return [*self.unknown, *(name for value, kind, before, name in self._before if kind.state(value) != before)]
+
+    def left_in_scripts(self) -> str:
+        """The name of a module of TorchScript's in which the program has put another tensor, which nobody but
+        TorchScript can; empty if there is none."""
+        scripts = [entry for entry in self._before if isinstance(entry[0], torch.jit.ScriptModule)]
+        for value, _, before, name in scripts:
+            pairs = zip(_scripted(value).values, before.values, strict=True)
+            if any(now is not then for now, then in pairs if isinstance(now, torch.Tensor)):
+                return name or type(value).__name__
+        return ""
 
     def put_back(self) -> None:
         for value, kind, before, _ in self._before:
@@ -237,6 +247,16 @@ def _own_thread_again(value: threading.local, state: Same) -> None:
     value.__dict__.update(zip(state.values[::2], state.values[1::2], strict=True))
 
 
+def _scripted(value: torch.jit.ScriptModule) -> Same:
+    return Same(scripted_state(value).values())
+
+
+def _put_scripted(value: torch.jit.ScriptModule, state: Same) -> None:
+    for ((holder, name), now), before in zip(scripted_state(value).items(), state.values, strict=True):
+        if Same([now]) != Same([before]):
+            holder.setattr(name, before)
+
+
 def inside(value: Any) -> list[Any]:
     """Python objects that such an object holds."""
     if isinstance(value, contextvars.ContextVar):
@@ -271,6 +291,7 @@ _KINDS: list[tuple[Any, Kind]] = [
     ((io.StringIO, io.BytesIO), Kind(_text, _write_text)),
     (contextvars.ContextVar, Kind(_variable, _set_variable)),
     (torch.Generator, TORCH_GENERATOR),
+    (torch.jit.ScriptModule, Kind(_scripted, _put_scripted)),
     (threading.local, Kind(_own_thread, _own_thread_again)),
     (weakref.ref, Kind(lambda ref: (ref() is None,))),
     ((ctypes._Pointer, torch.UntypedStorage, torch.TypedStorage), UNKNOWN),
