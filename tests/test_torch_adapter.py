@@ -814,3 +814,37 @@ def test_nothing_is_cut_for_the_buckets_of_ddp() -> None:
             assert before and not torch._dynamo.config.optimize_ddp, WHY + "optimize_ddp makes Dynamo cut graphs"  # pyright: ignore[reportAttributeAccessIssue]
     finally:
         distributed.destroy_process_group()
+
+
+def test_a_function_is_applied_without_asking_for_transforms() -> None:
+    class Twice(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:
+            return x * 2
+
+        @staticmethod
+        def backward(ctx: Any, g: torch.Tensor) -> torch.Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+            return g * 2
+
+    x = torch.ones(2, requires_grad=True)
+    adapter.apply_alone(Twice)(x).sum().backward()
+    assert x.grad is not None and x.grad.tolist() == [2.0, 2.0], WHY + "the apply below torch.autograd.Function's"
+
+
+def test_who_compiles_is_seen() -> None:
+    seen: list[bool] = []
+
+    def look() -> None:
+        seen.append(adapter.dynamo_listens())
+
+    left_alone = torch.compiler.disable(look)
+
+    def f(x: torch.Tensor) -> Any:
+        if adapter.dynamo_listens():
+            left_alone()
+            return x + 1
+        return x
+
+    assert not adapter.dynamo_listens(), WHY + "Dynamo's callback (_eval_frame)"
+    assert torch.compile(f, backend="eager")(torch.ones(1)).item() == 2, WHY + "what is traced sees that it is"
+    assert seen == [False], WHY + "what Dynamo was told to leave alone is not listened to"

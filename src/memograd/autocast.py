@@ -27,6 +27,11 @@ def state() -> tuple[torch.dtype | None, ...]:
     return tuple(torch.get_autocast_dtype(d) if torch.is_autocast_enabled(d) else None for d in DEVICES)
 
 
+def on() -> bool:
+    """Whether anything is cast."""
+    return any([torch.is_autocast_enabled(device) for device in DEVICES])
+
+
 def off() -> AbstractContextManager[Any]:
     """What runs inside is computed in the precision of its operands."""
     stack = None

@@ -180,3 +180,52 @@ def test_forward_mode_runs_the_models_own_forward():
             tangents.append(torch.autograd.forward_ad.unpack_dual(model(dual)).tangent)
     torch.testing.assert_close(tangents[0], tangents[1])
     assert ours.forward.captures == []
+
+
+class TwoHeads(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.trunk, self.one, self.other = nn.Linear(3, 4), nn.Linear(4, 2), nn.Linear(4, 2)
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        h = self.trunk(x).tanh()
+        return self.one(h), self.other(h)
+
+
+def test_questions_that_take_turns_are_each_answered_anew():
+    """A ready answer is for its own question: other results used, other gradients wanted, somebody who goes on."""
+    torch.manual_seed(0)
+    theirs: Any = TwoHeads().double()
+    ours = mg.wrap(copy.deepcopy(theirs))
+    seen = []
+    for model in (ours, theirs):
+        seen.append([])
+        for step in range(16):
+            x = torch.full((5, 3), 0.1 * step, dtype=F64, requires_grad=True)
+            one, other = model(x)
+            if step % 4 == 0:
+                one.square().sum().backward()
+            elif step % 4 == 1:
+                (one.sum() * other.sum()).backward()
+            elif step % 4 == 2:
+                seen[-1] += torch.autograd.grad(other.square().sum(), x)
+            else:
+                derivative(one.square(), x).square().sum().backward()
+            seen[-1] += [None if p.grad is None else p.grad.clone() for p in (x, *model.parameters())]
+    torch.testing.assert_close(seen[0], seen[1])
+
+
+def test_an_answer_that_was_ready_comes_in_segments_once_somebody_waits_for_them(monkeypatch):
+    monkeypatch.setattr("memograd.frontend.segments.LEAST_BYTES", 0)
+    model = mg.wrap(mlp().eval(), check="never")
+    model[0].weight.requires_grad_()
+    for _ in range(4):
+        model(torch.ones(2, 3)).sum().backward()
+    wanted = [p.grad.clone() / 4 for p in model.parameters() if p.grad is not None]
+    model.zero_grad()
+    seen: list[torch.Tensor] = []
+    handle = model[5].weight.register_hook(seen.append)
+    model(torch.ones(2, 3)).sum().backward()
+    handle.remove()
+    torch.testing.assert_close([p.grad for p in model.parameters()], wanted)
+    assert len(seen) == 1

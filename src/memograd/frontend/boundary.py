@@ -10,15 +10,17 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import Any
 
 import torch
 
-from memograd._torch import free_saved, needed_inputs
+from memograd._torch import apply_alone, free_saved, inside_torch_func, is_batched
 from memograd.draws import drawing_from, rng_state
 from memograd.frontend.chain import UnderWay, wanted_of
 
 Tensor = torch.Tensor
+_VERSION = attrgetter("_version")
 
 
 @dataclass(eq=False)
@@ -46,9 +48,11 @@ class Call:
 
     @classmethod
     def of(cls, program: Any, flat: Sequence[Any]) -> Call:
-        own = [t.clone() if k in program.overwritten else t for k, t in enumerate(flat)]
+        own = list(flat)
+        for k in program.overwritten:
+            own[k] = flat[k].clone()
         drawn = [(rng_state(device), device) for device in program.devices]
-        return cls(program, own, [t._version for t in own], drawn)
+        return cls(program, own, [*map(_VERSION, own)], drawn)
 
     def generators(self) -> AbstractContextManager[None]:
         """Inside, the generators draw what they drew in the forward pass; outside they do not move."""
@@ -96,7 +100,8 @@ class Boundary(torch.autograd.Function):
             if call.witness is not None:
                 call.witness.look(handed)
         ctx.set_materialize_grads(False)
-        ctx.mark_non_differentiable(*[handed[k] for k in running.constant])
+        if running.constant:
+            ctx.mark_non_differentiable(*[handed[k] for k in running.constant])
         ctx.save_for_backward(*saved)
         ctx.call, ctx.running, ctx.given = call, running, given
         return tuple(handed)
@@ -104,21 +109,29 @@ class Boundary(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *cotangents: Any) -> Any:
         saved = list(ctx.saved_tensors)  # raises where autograd has freed them already
-        call, own = ctx.call, ctx.given is ctx.call.flat
+        call, running, own = ctx.call, ctx.running, ctx.given is ctx.call.flat
         used = tuple([k for k, c in enumerate(cotangents) if c is not None])
-        surely = ctx.running.surely(used)
-        wanted = wanted_of(ctx, call.groups, surely) if own else needed_inputs(ctx, surely)
+        wanted = wanted_of(ctx, call.groups if own else None, running.surely(used))
         free_saved(ctx)
         question, arriving = (used, wanted), [cotangents[k].contiguous() for k in used]
         del cotangents
+        ready = running.ready.get((question, torch.is_grad_enabled()))
+        if ready is not None and (own and not call.program.as_foreseen(call, running, question)):
+            ready = None
+        if ready is not None and not inside_torch_func() and not any(map(is_batched, arriving)):
+            return (None, None, *ready.gradients(call, saved, arriving))
         if not own:
             answer: dict[int, Any] = {}
             if used and wanted:
-                answer = call.program.pulled(call, ctx.running, question, ctx.given, saved, arriving)
+                answer = call.program.pulled(call, running, question, ctx.given, saved, arriving)
             return (None, None, *[answer.get(k) for k in range(len(ctx.given))])
         under_way = UnderWay(())
         if used and wanted:
-            under_way = call.program.under_way(call, ctx.running, question, saved, arriving)
+            under_way = call.program.under_way(call, running, question, saved, arriving)
         group, *others = call.groups
         gradients = under_way.take(group, last=not others)
         return (None, None, *gradients, *([under_way.token(ctx.device)] if others else []))
+
+
+through = apply_alone(Boundary)
+"""``Boundary.apply``, outside of ``torch.func``."""

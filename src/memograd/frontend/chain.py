@@ -119,9 +119,16 @@ def linked(groups: Sequence[list[int]], flat: Sequence[Any], device: torch.devic
     return links
 
 
-def wanted_of(node: Any, groups: Sequence[list[int]], surely: Collection[int]) -> tuple[int, ...]:
-    """Inside the backward of the first node: the inputs, by position, whose gradients somebody wants from the chain;
-    ``surely`` are taken to be among them."""
+def wanted_of(node: Any, groups: Sequence[list[int]] | None, surely: frozenset[int]) -> tuple[int, ...]:
+    """Inside the backward of a node: its inputs, by position, whose gradients somebody wants; ``surely`` are taken to
+    be among them. Where it is the first one of a chain: the flat inputs, by the ``groups`` of its nodes."""
+    if groups is None or len(groups) == 1:
+        needs = node.needs_input_grad[2:]
+        known = [k for k, needed in zip(groups[0] if groups else range(len(needs)), needs, strict=True) if needed]
+        if surely.issuperset(known):
+            return tuple(known)
+    if groups is None:
+        return needed_inputs(node, surely)
     wanted: list[int] = []
     for group in groups:
         asked = needed_inputs(node, [k for k, at in enumerate(group) if at in surely])

@@ -17,8 +17,8 @@ from torch import nn
 from memograd import autocast
 from memograd._torch import copy_of, pytree, without_hooks
 from memograd.errors import GradientMismatchError
+from memograd.frontend.answers import Question
 from memograd.frontend.boundary import Call
-from memograd.frontend.passes import Question
 from memograd.frontend.program import Program
 from memograd.tracing.under_way import TURN, plainly
 from memograd.tracing.undisturbed import Contents, Generators, taken_back

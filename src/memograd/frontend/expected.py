@@ -8,7 +8,7 @@ the next time.
 
 from __future__ import annotations
 
-from memograd.frontend.passes import Question
+from memograd.frontend.answers import Question
 
 _PATIENCE = 3  # calls that are compared in the hope that a question comes again
 

@@ -19,10 +19,11 @@ from typing import Any
 import torch
 from torch import fx
 
+from memograd.frontend.answers import Question
 from memograd.frontend.boundary import Call
 from memograd.frontend.chain import placed
 from memograd.frontend.own_memory import own_memory
-from memograd.frontend.passes import Question, apart
+from memograd.frontend.passes import apart
 from memograd.frontend.segments import bytes_of, paused
 from memograd.graph.entries import Output
 from memograd.graph.graph import Graph
@@ -123,6 +124,7 @@ class HeldOpen:
         self._open, self._together = held_open(self.plan, sizes)
         self._needed = read_late(lower(joint))
         self._count = count
+        self.ready: dict[Any, Any] = {}  # a plan answers each time anew
 
     def start(
         self, call: Call, inputs: Sequence[Any]

@@ -9,8 +9,8 @@ the pass before it, so that cotangents of second order meet those of first order
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
@@ -18,7 +18,8 @@ import torch
 
 from memograd.adjoint.activity import active_nodes
 from memograd.adjoint.partition import cut
-from memograd.frontend.boundary import Boundary, Call
+from memograd.frontend.answers import Answer, Question, Ready
+from memograd.frontend.boundary import Call
 from memograd.frontend.chain import placed
 from memograd.frontend.own_memory import own_memory
 from memograd.frontend.segments import Segments
@@ -26,7 +27,7 @@ from memograd.graph.entries import Input, Output
 from memograd.graph.graph import Graph
 from memograd.graph.printing import boxed_function, load
 from memograd.graph.signature import run
-from memograd.looks import trusting
+from memograd.looks import look, trusting
 from memograd.lower.lower import lower
 from memograd.pipeline import differentiate
 from memograd.simplify import dead
@@ -35,24 +36,8 @@ from memograd.transforms.program import for_batches
 
 Tensor = torch.Tensor
 Build = Callable[[Callable[..., Any]], Callable[..., Any]]
-Question = tuple[tuple[int, ...], tuple[int, ...]]
-"""(positions among the results, positions among the inputs)"""
 _MOST = 8  # questions of one pass; for each it may remember more
 _AGAIN = 50  # calls, until what is taken for granted is looked at again
-
-
-@dataclass(frozen=True)
-class Answer:
-    """The pass behind another one.
-
-    Attributes:
-        reads: which of the remembered values are its inputs, in front of the cotangents.
-        places: which of the inputs of the pass before it its results are the gradients of.
-    """
-
-    gradients: Pass
-    reads: tuple[int, ...]
-    places: tuple[int, ...]
 
 
 class Pass:
@@ -183,6 +168,8 @@ class Running:
         tracked = {k for k in range(of.count) if self.graph.outputs[k].tracked}
         self.constant = [at for at, k in enumerate(self.handed) if k not in (tracked if k < of.count else smooth)]
         self.constants = [i.tensor for i in self.graph.inputs[of.inputs :]]
+        self._looks = any(n.target is look for n in self.graph.nodes)
+        self.ready: dict[tuple[Question, bool], Ready] = {}
         self._afresh: dict[Question, tuple[Step, Graph, list[int]]] = {}
 
     @cached_property
@@ -211,16 +198,29 @@ class Running:
         answer = self._wide(question, further)
         if answer is None:
             return None
-        given = [*(saved[k] for k in answer.reads), *arriving]
-        saved.clear()
-        behind = answer.gradients.running()
-        if further:
-            values: Any = Boundary.apply(call, behind, *given)
-        else:
-            given += behind.constants
-            with trusting():
-                values = run(behind._alone, [given])
+        values = answer.values(call, saved, arriving, further)
         return {k: v for k, v in zip(answer.places, values, strict=False) if k in question[1]}
+
+    def get_ready(
+        self, question: Question, further: bool, places: Iterable[int], gradients: Mapping[int, Tensor | None]
+    ) -> None:
+        """Answer this question the same way from now on. ``gradients`` are what it was answered with; ``places``: of
+        which inputs, in order, autograd is handed them."""
+        answer = self._wide(question, further)
+        if answer is None:
+            return
+        at = {place: k for k, place in enumerate(answer.places)}
+        order = [None if gradients.get(k) is None else at.get(k, -1) for k in places]
+        if -1 not in order:
+            self.ready[question, further] = Ready(answer, further, tuple(order))
+
+    def alone(self, given: list[Any]) -> tuple[Tensor, ...]:
+        """What this pass returns, without what would be remembered. Empties ``given``."""
+        given += self.constants
+        if not self._looks:
+            return run(self._alone, [given])
+        with trusting():
+            return run(self._alone, [given])
 
     @cached_property
     def segments(self) -> Segments:
@@ -287,7 +287,7 @@ def _loaded(lowered: Graph, build: Build | None) -> Callable[[list[Any]], tuple[
 def apart(results: Sequence[Tensor], given: Sequence[Tensor]) -> list[Tensor]:
     """``results``, each an object of its own: to autograd one that is an input means something else, and what a result
     and its detached twin have in common is their memory."""
-    seen = {id(t) for t in given}
+    seen = {*map(id, given)}
     apart: list[Tensor] = []
     for result in results:
         apart.append(result.detach() if id(result) in seen else result)

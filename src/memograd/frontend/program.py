@@ -13,11 +13,12 @@ from torch import fx
 from memograd._torch import address, inside_torch_func, is_batched, pytree
 from memograd.adjoint.activity import active_nodes
 from memograd.errors import CaptureError
-from memograd.frontend.boundary import Boundary, Call
+from memograd.frontend.answers import Question
+from memograd.frontend.boundary import Call, through
 from memograd.frontend.chain import Ends, UnderWay, linked
 from memograd.frontend.expected import Expected
 from memograd.frontend.held import HeldOpen
-from memograd.frontend.passes import Pass, Question, Running
+from memograd.frontend.passes import Pass, Running
 from memograd.frontend.segments import bytes_of
 from memograd.graph.entries import Input, Output
 from memograd.graph.graph import Graph
@@ -94,6 +95,7 @@ class Program:
         self.first.expect(self.expected.last)
         self._reach: dict[frozenset[int], frozenset[int]] = {}
         self._bound: list[Any] | None = None  # the flat inputs that are no arguments, and where they lie
+        self._held: list[Tensor] = []
         self._addresses: list[int] = []
 
     def _refuse_writes(self) -> None:
@@ -159,8 +161,8 @@ class Program:
         running = self.running()
         call.groups = self._ends.groups(running, self.expected.last, flat)
         first, *others = call.groups
-        device = self.nodes[0].meta["val"].device
-        handed: Any = Boundary.apply(call, running, *[flat[k] for k in first], *linked(others, flat, device))
+        links = linked(others, flat, self._device) if others else ()
+        handed: Any = through(call, running, *[flat[k] for k in first], *links)
         if self.mutations and call.written is not None:
             with torch.no_grad():
                 for k, value in zip(self.mutations, call.written, strict=True):
@@ -184,11 +186,12 @@ class Program:
             return self.graph.bind(args, kwargs)
         self.graph.check_offsets(args)
         bound = self._bound
-        if bound is None or self.guards.moved or [address(t) for t in bound if t is not None] != self._addresses:
+        if bound is None or self.guards.moved or [*map(address, self._held)] != self._addresses:
             flat = self.graph.bind(args, kwargs)
-            held = [(i.bound, t) for i, t in zip(self.early, flat, strict=True)]
-            self._bound = [b for b, _ in held] if all(b is None or b is t for b, t in held) else None
-            self._addresses = [address(b) for b, _ in held if b is not None]
+            pairs = [(i.bound, t) for i, t in zip(self.early, flat, strict=True)]
+            self._bound = [b for b, _ in pairs] if all(b is None or b is t for b, t in pairs) else None
+            self._held = [b for b, _ in pairs if b is not None]
+            self._addresses = [*map(address, self._held)]
             self.guards.moved = False
             return flat
         flat = bound.copy()
@@ -197,6 +200,11 @@ class Program:
         if self.mutations and may_share(self.early, self.graph.outputs, flat):
             refuse_shared(self.early, self.graph.outputs, flat)
         return flat
+
+    @cached_property
+    def _device(self) -> torch.device:
+        """Where the first result lies."""
+        return self.nodes[0].meta["val"].device
 
     @cached_property
     def _slots(self) -> list[int]:
@@ -286,14 +294,24 @@ class Program:
         if not inside_torch_func():
             self._see(running, question, further, own)
             gradients = running.answer(call, question, saved, arriving, further)
+        foreseen = gradients is not None
         if gradients is None:
             gradients = self._unforeseen(call, running, question, inputs, arriving, further)
         if own:
             self._as_autograd(call, question, gradients)
-            if call.witness is not None and max(question[0]) < len(self.results) and not batched:
-                witness, call.witness = call.witness, None
-                witness.compare(call, question, arriving, gradients, further)
+        if foreseen and isinstance(running, Running) and len(call.groups) == 1:
+            running.get_ready(question, further, call.groups[0] if own else range(len(inputs)), gradients)
+        if own and call.witness is not None and max(question[0]) < len(self.results) and not batched:
+            witness, call.witness = call.witness, None
+            witness.compare(call, question, arriving, gradients, further)
         return gradients
+
+    def as_foreseen(self, call: Call, running: Any, question: Question) -> bool:
+        """Whether this question of the program's own pass, which was answered before, may be answered the same way."""
+        if call.witness is not None or running.of is not self.first or len(call.groups) > 1:
+            return False
+        self.expected.last = question
+        return True
 
     def _see(self, running: Any, question: Question, further: bool, own: bool) -> None:
         """Remember what was asked, for the next call."""

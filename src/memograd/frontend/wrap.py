@@ -183,7 +183,7 @@ class Wrapped:
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         if args and isinstance(args[0], nn.Module) and self._is_bound_to(args[0]):
             return self.__func__(*args, **kwargs)
-        module = self._called()
+        module = self._called(sys._getframe(1))
         if module is self.model:
             return _call(self, args, kwargs)
         module.forward = self.twin(module)
@@ -202,10 +202,9 @@ class Wrapped:
         """Whether somebody has made a method of ``module`` of this, and so hands it over as the first argument."""
         return module is self.model or getattr(module.__dict__.get("forward"), "__func__", None) is self
 
-    def _called(self) -> nn.Module:
+    def _called(self, frame: types.FrameType) -> nn.Module:
         """The module whose forward this is. A shallow copy (``copy.copy``, a replica of ``DataParallel``) has the same
         function in its dict, and other tensors: only the frames above know which of the two is called."""
-        frame = sys._getframe(2)
         for _ in range(3):
             module = frame.f_locals.get("self")
             if isinstance(module, nn.Module) and module.__dict__.get("forward") is self:
@@ -222,7 +221,9 @@ class Wrapped:
         if programs is None:
             programs = self._programs[key] = []
         why = "a call unlike those before" if programs or self.captures else "the first call"
-        for program in [p for p in programs if p.guards.hold()]:
+        for program in [*programs]:
+            if not program.guards.hold():
+                continue
             if program.plain:
                 return self.original(*args, **kwargs)
             try:
@@ -319,8 +320,9 @@ def _plain(args: Any, kwargs: Any) -> bool:
     """Whether PyTorch's own forward is to run: nobody asks for gradients, or somebody else is in charge of them."""
     if not torch.is_grad_enabled() or torch.is_inference_mode_enabled():
         return True
-    traced = torch.jit.is_tracing()  # pyright: ignore[reportPrivateImportUsage]
-    if ACTIVE.plain or capturing() or inside_torch_func() or traced or in_forward_mode() or inside_make_fx():
+    if ACTIVE.plain or (ACTIVE.tracers and capturing()) or inside_torch_func() or in_forward_mode():
+        return True
+    if torch.jit.is_tracing() or inside_make_fx():  # pyright: ignore[reportPrivateImportUsage]
         return True
     if not kwargs and only_tensors(args):
         return any([x.is_meta for x in args])

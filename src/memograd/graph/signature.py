@@ -21,6 +21,8 @@ from memograd.graph.overlap import overlapping
 
 def run(function: Callable[..., Any], flat: Sequence[Any]) -> Any:
     """Call a graph's function as it was captured: autocast is part of the graph already and must not act twice."""
+    if not autocast.on():
+        return function(*flat)
     with autocast.off():
         return function(*flat)
 

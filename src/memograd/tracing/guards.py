@@ -94,8 +94,9 @@ class Guards:
             return False
         try:
             same = all([all(map(is_, map(w.get, w.holders, w.keys), w.last)) for w in self._ways]) or self._alike()
-            same = same and all([type(table[name]) is int for table, name in self._counters])
-            same = same and all([state(value) == before for value, state, before in self._states])
+            if self._counters or self._states:
+                same = same and all([type(table[name]) is int for table, name in self._counters])
+                same = same and all([state(value) == before for value, state, before in self._states])
         except (KeyError, IndexError, AttributeError, ValueError):  # something is no longer there
             return False
         return (

@@ -13,7 +13,6 @@ A transform is a function of functions, so what it returns depends on the functi
 from __future__ import annotations
 
 import functools
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
@@ -23,6 +22,7 @@ import torch
 from torch.overrides import TorchFunctionMode
 
 from memograd._torch import (
+    dynamo_listens,
     inside_torch_func,
     is_wrapped,
     level_of,
@@ -57,7 +57,7 @@ def untraced(function: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(function)
     def call(*args: Any, **kwargs: Any) -> Any:
-        if "torch._dynamo" not in sys.modules:  # nobody compiles; loading it takes a second
+        if not dynamo_listens():
             return function(*args, **kwargs)
         if not disabled:
             disabled.append(torch.compiler.disable(function))
