@@ -28,8 +28,8 @@ Everything here is private API of PyTorch that has no public counterpart. Each e
 - ``inside_make_fx``: nothing public says that somebody else traces.
 - ``registered_backward``: nothing public says whether ``register_autograd`` was called for a custom operator.
 - ``is_composite``: no public function tells operators that autograd takes apart from those it differentiates.
-- ``inductor_function``: one small graph through Inductor. The public ``torch.compile`` guards every call (50 µs, more
-  than a small kernel takes).
+- ``inductor_graph``, ``inductor_function``: a graph through Inductor. The public ``torch.compile`` guards every call
+  (50 µs, more than a small kernel takes).
 - ``schema_of``: what an operator takes, returns and writes to. PyTorch's own code reads ``_schema``; there is no public
   name for it.
 - ``backward_class``: the class of the node that an ``autograd.Function`` puts into autograd's graph; a subclass that is
@@ -454,11 +454,15 @@ def keeps_roundings(device: str) -> bool:
 def inductor_function(function: Any, operands: Any) -> Any:
     """``function``, of ATen operators and with a tuple as its result, compiled by Inductor for operands of this
     geometry. Roundings to a lower precision stay where the program has them."""
+    return inductor_graph(torch.fx.symbolic_trace(function), operands, {"emulate_precision_casts": True})
+
+
+def inductor_graph(module: torch.fx.GraphModule, operands: Sequence[Any], options: Any = None) -> Any:
+    """A graph of ATen operators compiled by Inductor, as a function of operands of this geometry, without gradients."""
     import torch._inductor as inductor  # slow to import, like the compiler itself
 
-    graph = torch.fx.symbolic_trace(function)
     with torch.no_grad():
-        return inductor.compile(graph, list(operands), options={"emulate_precision_casts": True})
+        return inductor.compile(module, list(operands), options=options)
 
 
 def schema_of(operator: Any) -> Any:

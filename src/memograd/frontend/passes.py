@@ -35,7 +35,7 @@ from memograd.transforms.boundary import Step, only
 from memograd.transforms.program import for_batches
 
 Tensor = torch.Tensor
-Build = Callable[[Callable[..., Any]], Callable[..., Any]]
+Build = Callable[[Graph], Callable[..., Any]]
 _MOST = 8  # questions of one pass; for each it may remember more
 _AGAIN = 50  # calls, until what is taken for granted is looked at again
 
@@ -47,7 +47,7 @@ class Pass:
         graph: its results, then what else it returns (new values of buffers).
         count: how many results.
         sources: positions of the inputs that have a gradient.
-        build: makes of a function of ATen operators what is run; None: as it is.
+        build: makes of a graph what is run; None: its own text.
     """
 
     def __init__(self, graph: Graph, count: int, sources: Sequence[int], build: Build | None) -> None:
@@ -261,8 +261,8 @@ class Running:
             gradients = joint.positions("gradient")
             names = [i.name for i in joint.inputs]
             places = [names.index(joint.outputs[k].name) for k in gradients]
-            build = self.of.build or (lambda function: function)
-            self._afresh[question] = Step(only(joint, gradients), for_batches, build), joint, places
+            step = Step(only(joint, gradients), for_batches, *([self.of.build] if self.of.build else []))
+            self._afresh[question] = step, joint, places
         step, joint, places = self._afresh[question]
         given, late = iter(inputs), iter(arriving)
         flat = [
@@ -280,7 +280,7 @@ def _built(graph: Graph, build: Build | None) -> Callable[[list[Any]], tuple[Ten
 def _loaded(lowered: Graph, build: Build | None) -> Callable[[list[Any]], tuple[Tensor, ...]]:
     if build is None:
         return load(boxed_function("step", list(lowered.placeholders), lowered.nodes, list(lowered.results)), "step")
-    function = build(lowered.function)
+    function = build(lowered)
     return lambda given: function(*given)
 
 

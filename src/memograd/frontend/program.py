@@ -54,8 +54,8 @@ class Settings:
         return made
 
     @property
-    def build(self) -> Callable[[Callable[..., Any]], Callable[..., Any]] | None:
-        """Makes of a function of ATen operators what the backend runs; None where that is the function itself."""
+    def build(self) -> Callable[[Graph], Callable[..., Any]] | None:
+        """Makes of a graph what the backend runs; None where that is the graph's own text."""
         return compiled if self.backend == "inductor" else None
 
 

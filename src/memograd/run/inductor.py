@@ -1,16 +1,22 @@
-"""The inductor backend: the straight-line function through the public ``torch.compile``, as one graph."""
+"""The inductor backend: a graph through PyTorch's compiler, as one function."""
 
 from __future__ import annotations
 
+import operator
+import threading
 from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch import fx
 
-from memograd._torch import one_graph
+from memograd._torch import inductor_graph, one_graph
 from memograd.errors import BackendError
 from memograd.graph.graph import Graph
 from memograd.run.eager import Eager
+
+_stride = torch.Tensor.stride
+_COMPILING = threading.Lock()
 
 
 class Inductor(Eager):
@@ -19,15 +25,54 @@ class Inductor(Eager):
     name = "inductor"
 
     def build(self, graph: Graph) -> Any:
-        return compiled(graph.function)
+        return compiled(graph)
 
 
-def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
-    """A straight-line function of ATen operators, compiled at its first call.
+def compiled(graph: Graph) -> Callable[..., Any]:
+    """``graph`` as a function, compiled at its first call; for operands that lie in memory in another way, once more.
+
+    The compiler gets the graph itself: there is no bytecode to be read, and what Dynamo would guard at every call
+    (shapes, dtypes, devices) whoever calls a graph of ours has looked at before. Where a graph calls Python functions
+    of the user's, it goes through ``torch.compile``.
 
     Raises:
-        BackendError: at that call: Inductor cannot compile it.
+        BackendError: at a call: Inductor cannot compile it.
     """
+    if not all(_is_operator(node) for node in graph.nodes):
+        return _through_dynamo(graph.function)
+    functions: dict[tuple[Any, ...], Callable[..., Any]] = {}
+
+    def call(*flat: Any) -> Any:
+        geometry = tuple(map(_stride, flat))
+        function = functions.get(geometry)
+        if function is None:
+            with _COMPILING:
+                function = functions.setdefault(geometry, _compiled(graph, flat))
+        with torch.no_grad():
+            return function(*flat)
+
+    return call
+
+
+def _is_operator(node: fx.Node) -> bool:
+    """Whether a node is what the compiler knows: an operator of PyTorch's, or one that says what it is like."""
+    return node.target is operator.getitem or isinstance(node.target, torch._ops.OpOverload)
+
+
+def _compiled(graph: Graph, flat: tuple[Any, ...]) -> Callable[..., Any]:
+    copy, where = graph.copy()
+    copy.output(tuple(where[node] for node in graph.results))
+    for node in copy.nodes:
+        node.meta = {}  # the compiler has tensors without data of its own
+        if node.op == "placeholder":
+            node.target = node.name  # ours may be called what no variable can be
+    try:
+        return inductor_graph(fx.GraphModule({}, copy), [t.detach() for t in flat])
+    except Exception as error:  # whatever a compiler may run into
+        raise BackendError(f"Inductor cannot compile this step: {(str(error).splitlines() or [''])[0]}") from error
+
+
+def _through_dynamo(function: Callable[..., Any]) -> Callable[..., Any]:
     from torch._dynamo.exc import TorchDynamoException  # slow to import, like the compiler itself
 
     fused = torch.compile(function, fullgraph=True, dynamic=False)

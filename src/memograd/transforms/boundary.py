@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
+from operator import attrgetter
 from typing import Any
 
 import torch
@@ -26,6 +27,7 @@ from memograd.pipeline import differentiate, simplify
 from memograd.transforms.surroundings import apart
 
 Around = Callable[[], AbstractContextManager[Any]]
+Build = Callable[[Graph], Callable[..., Any]]
 
 
 class Step:
@@ -33,11 +35,14 @@ class Step:
 
     Args:
         prepare: makes of it what is run in a batch of ``vmap``.
-        build: makes of a function of ATen operators what is run otherwise.
+        build: makes of it what is run otherwise.
     """
 
     def __init__(
-        self, graph: Graph, prepare: Callable[[Graph], Graph], build: Callable[[Any], Any] = lambda function: function
+        self,
+        graph: Graph,
+        prepare: Callable[[Graph], Graph],
+        build: Build = attrgetter("function"),
     ) -> None:
         names = tuple(Input("input", f"input_{k}") for k in range(len(graph.inputs)))
         results = tuple(Output("output", f"output_{k}") for k in range(len(graph.outputs)))
@@ -55,7 +60,7 @@ class Step:
     def run(self, flat: Sequence[Any], around: Around) -> tuple[torch.Tensor, ...]:
         if not inside_torch_func():
             if self._function is None:
-                self._function = self.build(self.graph.function)
+                self._function = self.build(self.graph)
             function = self._function
         else:
             if self._batch is None:

@@ -1,0 +1,78 @@
+"""What the compiler is given. (That its kernels are right is asked of whole models, in ``frontend`` and ``train``.)"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+import memograd as mg
+from memograd.pipeline import capture_for, differentiate
+from memograd.run import inductor
+
+ops: Any = torch.ops
+
+
+class Square(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:
+        ctx.save_for_backward(x)
+        return x * x
+
+    @staticmethod
+    def backward(ctx: Any, g: torch.Tensor) -> torch.Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+        return 2 * g * ctx.saved_tensors[0]
+
+
+@pytest.fixture
+def given(monkeypatch: pytest.MonkeyPatch) -> list[list[torch.Tensor]]:
+    """The operands of each graph that the compiler gets; the graph itself runs in its place."""
+    given: list[list[torch.Tensor]] = []
+
+    def compile(module: Any, operands: list[torch.Tensor]) -> Any:
+        given.append(operands)
+        return module
+
+    monkeypatch.setattr(inductor, "inductor_graph", compile)
+    return given
+
+
+def derivative_of(f: Any, *args: torch.Tensor) -> Any:
+    """Of the result's sum; its inputs are the arguments and a cotangent, whose name is no variable's."""
+    graph = capture_for(f, args, {}, [0], False)
+    return differentiate(graph, [graph.inputs[0].name], cotangents="output")
+
+
+def test_a_graph_is_compiled_once_for_each_way_its_operands_lie_in_memory(given: Any) -> None:
+    x = torch.arange(6.0).view(2, 3)
+    function = inductor.compiled(derivative_of(lambda x: x.sin() * x, x))
+    for other in (x, x + 1, x.t().contiguous().t(), x):
+        y, gradient = function(other, torch.ones(2, 3))
+        torch.testing.assert_close(y, other.sin() * other)
+        torch.testing.assert_close(gradient, other.sin() + other * other.cos())
+    assert [operands[0].stride() for operands in given] == [(3, 1), (1, 2)]
+
+
+def test_what_is_drawn_is_drawn_at_each_call(given: Any) -> None:
+    function = inductor.compiled(derivative_of(lambda x: x * torch.rand(8), torch.ones(8)))
+    first, second = (function(torch.ones(8), torch.ones(8))[0] for _ in range(2))
+    assert len(given) == 1 and not torch.equal(first, second)
+
+
+def test_a_graph_that_calls_python_goes_through_dynamo(given: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "compile", lambda function, **_: function)
+    x = torch.arange(3.0)
+    graph = derivative_of(lambda x: Square.apply(x).sin(), x)
+    y, gradient = inductor.compiled(graph)(x, torch.ones(3))
+    assert given == []
+    torch.testing.assert_close((y, gradient), ((x * x).sin(), 2 * x * (x * x).cos()))
+
+
+def test_what_the_compiler_cannot_do_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(module: Any, operands: Any) -> Any:
+        raise RuntimeError("no such kernel\nat length")
+
+    monkeypatch.setattr(inductor, "inductor_graph", broken)
+    with pytest.raises(mg.BackendError, match=r"Inductor cannot compile this step: no such kernel$"):
+        inductor.compiled(derivative_of(torch.sin, torch.ones(2)))(torch.ones(2), torch.ones(2))
