@@ -50,7 +50,7 @@ def test_the_right_answers_follow_from_the_numbers(small):
     assert quiz["rungs"] == sum(2 ** (k + 1) * 2 for k in range(10)) - 0 == 4092
     assert quiz["time"] == pytest.approx(0.9**27, rel=1e-8)
     assert quiz["steps"] == pytest.approx(torch.tensor(2.0).log().item(), rel=1e-6)
-    assert quiz["pooling"] == "25 %" and quiz["why"] == "down" and quiz["asking"] == 18
+    assert quiz["pooling"] == "25%" and quiz["why"] == "down" and quiz["asking"] == 18
     assert quiz["program"] == "∂addmm[0,0] / ∂t[0,0]"  # the input is 0 there
     assert all(len(q["options"]) >= 3 for q in small.data["quiz"].values())
 

@@ -67,8 +67,8 @@ def _keeping(data: Data) -> dict[str, Any]:
 
 def _pooling(data: Data) -> dict[str, Any]:
     passed = data["digits"]["pooling"]["passed"]
-    shares = {f"{25 * k} %": abs(passed - k / 4) for k in (1, 2, 3, 4)}
-    return _of(list(shares), min(shares, key=shares.__getitem__), passed=f"{100 * passed:.2f} %", kind="name")
+    shares = {f"{25 * k}%": abs(passed - k / 4) for k in (1, 2, 3, 4)}
+    return _of(list(shares), min(shares, key=shares.__getitem__), passed=f"{100 * passed:.2f}%", kind="name")
 
 
 def _time(data: Data) -> dict[str, Any]:

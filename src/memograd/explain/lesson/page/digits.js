@@ -14,7 +14,7 @@ export function digits(data, state) {
   const pixels = bytes(data.pixels), adjoints = bytes(data.adjoints);
   const pixel = (d) => (i) => pixels[d * PIXELS + i] / 255;
   const thumb = (d) => cells(SIDE, SIDE, pixel(d), ink, { label: "", kind: "thumb" });
-  const pictures = el("div", { class: "two" }), answers = el("div", { class: "answers-bars" });
+  const pictures = el("div", { class: "two" }), answers = el("div", { class: "guesses" });
   const show = () => {
     const { digit, target } = state, at = (digit * 10 + target) * PIXELS;
     const part = (canvas, caption) => el("figure", { class: "small" }, canvas, el("figcaption", {}, caption));
@@ -24,7 +24,7 @@ export function digits(data, state) {
     clear(answers, el("h4", {}, t("digits.probability")), data.answers[digit].map((p, c) => {
       const bar = el("span", { class: "fill" });
       bar.style.setProperty("--share", p);
-      return el("div", { class: `answer ${c === digit ? "true" : ""}` }, el("span", {}, String(c)), el("span", { class: "track" }, bar), el("span", { class: "percent" }, percent(p)));
+      return el("div", { class: `guess ${c === digit ? "true" : ""}` }, el("span", {}, String(c)), el("span", { class: "track" }, bar), el("span", { class: "percent" }, percent(p)));
     }));
     state.changed.forEach((f) => f());
   };

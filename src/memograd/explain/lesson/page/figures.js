@@ -175,5 +175,5 @@ export function ink(share) {
 }
 
 export function percent(share, digits = 1) {
-  return `${(100 * share).toFixed(digits)} %`;
+  return `${(100 * share).toFixed(digits)}%`;
 }

@@ -35,7 +35,7 @@ export function keeping(data, state) {
 function lives(width, data, plan) {
   const large = data.sizes.flatMap((size, v) => (size >= data.bytes ? [v] : []));
   const row = new Map(large.map((v, k) => [v, k])), length = plan.runs;
-  const left = 58, below = 96, height = large.length * ROW + below + 12;
+  const left = 58, below = 84, height = large.length * ROW + below + 12;
   const x = (at) => left + (at / length) * (width - left - 6);
   const root = svg("svg", { width, height, viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": t("keeping.gantt") });
   const seen = new Set(), alive = new Array(length).fill(1); // the input is always there
