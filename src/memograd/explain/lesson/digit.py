@@ -4,6 +4,7 @@ which way adjoints take through max-pooling."""
 from __future__ import annotations
 
 import itertools
+from functools import cache
 from typing import Any
 
 import torch
@@ -22,9 +23,15 @@ SEED, RATE, BATCH = 0, 0.001, 64  # as in the lecture; one epoch, not ten
 CHANNELS = 3  # of the 32 that are shown
 
 
+@cache
+def handwritten() -> data.Digits:
+    """The digits, which take seconds to read."""
+    return data.digits()
+
+
 def images(batches: int | None = None) -> dict[str, Any]:
     """One test image of each class, the adjoint image for each class it might be said to be, and the pooling."""
-    digits = data.digits()
+    digits = handwritten()
     model, losses = _trained(digits, batches)
     accuracy = _accuracy(model, digits)
     at = [int((digits.test_y == c).nonzero()[0]) for c in range(10)]

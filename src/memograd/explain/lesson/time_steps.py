@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from memograd.explain.lesson.digit import handwritten
 from memograd.explain.lesson.numbers import numbers
 from memograd.pipeline import capture, differentiate
-from memograd.recipes import data
 from memograd.recipes.models import SimpleRNN
 
 STEPS, HIDDEN, SEED = 28, 64, 0
@@ -21,7 +21,7 @@ Program = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 
 def gradients_in_time() -> dict[str, Any]:
     """For each network and each setting: how large the adjoint of the state is after every time step."""
-    digits = data.digits()
+    digits = handwritten()
     rows, target = digits.test_x[1].double().reshape(STEPS, 28), digits.test_y[1:2]
     means = rows.mean(1, keepdim=True)
     networks: dict[str, tuple[Program, torch.Tensor, int, tuple[float, ...]]] = {
