@@ -105,6 +105,12 @@ def test_the_copy_of_a_tensor_that_has_no_memory_of_its_own_is_made_by_its_class
     assert not adapter.keeps_its_numbers_elsewhere(torch.nn.Parameter(torch.zeros(1)))
 
 
+def test_memory_as_large_as_anothers_is_so_each_time() -> None:
+    x, y = adapter.fake_like(torch.ones(3, 2)), adapter.fake_like(torch.ones(2))
+    sizes = [torch.ops.aten._new_zeros_with_same_feature_meta(y, x[0]).untyped_storage().nbytes() for _ in range(3)]
+    assert sizes == [24, 24, 24], WHY + "FakeTensorMode._cached_dispatch_impl"
+
+
 def test_the_fake_mode_nests() -> None:
     """A gradient inside a captured function enters the mode again."""
     with adapter.FAKE, adapter.FAKE:

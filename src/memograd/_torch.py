@@ -40,7 +40,8 @@ Everything here is private API of PyTorch that has no public counterpart. Each e
   of that one's buckets, as if it were the model. A setting of Dynamo's keeps it from that.
 - ``hooks_of`` / ``has_hooks`` / ``without_hooks`` / ``module_hooks`` / ``hooks_by_kind`` / ``forward_hooks``: what
   users registered on a parameter or a module. PyTorch has functions to register a hook and none to ask for one.
-- ``forget_shapes``: the cache of ``FakeTensorMode`` is for ever.
+- ``forget_shapes``: the cache of ``FakeTensorMode`` is for ever. And what it remembers of an operator of forward mode,
+  which makes memory as large as another tensor's, is wrong the second time; there is no setting by operator.
 - ``without_saved_tensor_hooks``: the public way to keep them out (``disable_saved_tensors_hooks``) raises an error.
 - ``is_wrapped``, ``wrapped_value``, ``level_of``, ``inside_torch_func``, ``outside_torch_func``: ``torch.func``'s own
   transforms hand out wrapped tensors (a whole batch that looks like one sample). A program inside ``vmap`` has to be
@@ -165,6 +166,11 @@ class _FakeMode(FakeTensorMode):
         self.own = _Own()
         super().__init__(allow_non_fake_inputs=True)
         vars(self).update(_BEFORE)
+
+    def _cached_dispatch_impl(self, func: Any, types: Any, args: Any, kwargs: Any) -> Any:
+        """Not from memory what is as large as another tensor's memory: only shapes and strides are remembered."""
+        forgotten = func is torch.ops.aten._new_zeros_with_same_feature_meta.default
+        return (self._dispatch_impl if forgotten else super()._cached_dispatch_impl)(func, types, args, kwargs)
 
     def __deepcopy__(self, memo: Any) -> _FakeMode:
         return self  # a program that copies one of its tensors gets one of the same mode

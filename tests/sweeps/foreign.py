@@ -37,6 +37,7 @@ from memograd.errors import GradientMismatchError, MemogradError
 # Name on PyPI -> what one imports, and the files of ``packages/`` that build its models.
 PACKAGES = {
     "torch": ("torch", ["distributions"]),
+    "papers": ("torch", ["papers_sequences", "papers_fields"]),
     "torchvision": ("torchvision", ["torchvision_models"]),
     "timm": ("timm", ["timm_models"]),
     "diffusers": ("diffusers", ["diffusers_unets", "diffusers_transformers", "diffusers_autoencoders"]),
@@ -48,6 +49,7 @@ PACKAGES = {
     "pytorch-crf": ("torchcrf", ["random_fields"]),
     "gpytorch": ("gpytorch", ["gaussian_processes"]),
 }
+OF_TORCH = {"torch": "torch.distributions", "papers": "Models of papers"}  # their titles: no packages of their own
 PAGE = ROOT / "docs" / "packages.md"
 WAYS = ("step", "wrap")
 STEPS, RATE = 2, 0.01
@@ -189,11 +191,11 @@ def section(package: str, results: dict[str, dict[str, Verdict]]) -> str:
     """The part of the page about ``package``."""
     tried = {name: row for name, row in results.items() if any(v.kind != "untried" for v in row.values())}
     whole = sum(all(v.kind == "pass" for v in row.values()) for row in tried.values())
-    title = "torch.distributions" if package == "torch" else package
+    source = "torch" if package in OF_TORCH else package
     lines = [
-        f"## {title}",
+        f"## {OF_TORCH.get(package, package)}",
         "",
-        f"{whole} of {len(tried)} pass both ways ({package} {_version(package)}).",
+        f"{whole} of {len(tried)} pass both ways ({source} {_version(source)}).",
         "",
         "| model | TrainStep | wrap | operators | seconds |",
         "|---|---|---|---:|---:|",

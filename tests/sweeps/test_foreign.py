@@ -6,6 +6,11 @@ from sweeps.models import Verdict
 
 SAMPLE = [
     ("torch", "Normal"),
+    ("papers", "retention"),
+    ("papers", "state space by FFT"),
+    ("papers", "CRF by hand"),
+    ("papers", "Hamiltonian"),
+    ("papers", "Gaussian splats"),
     ("torchvision", "resnet18"),
     ("timm", "vit_tiny_patch16_224"),
     ("diffusers", "UNet2D"),
@@ -24,6 +29,12 @@ def test_a_model_trains_as_in_pytorch(package, name):
     models = catalog(package)
     make = models.get(name, next(iter(models.values())))
     assert {way: str(v) for way, v in verdicts(make).items()} == {"step": "pass", "wrap": "pass"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", catalog("papers"))
+def test_a_model_of_a_paper_trains_as_in_pytorch(name):
+    assert {way: str(v) for way, v in verdicts(catalog("papers")[name]).items()} == {"step": "pass", "wrap": "pass"}
 
 
 def test_a_section_takes_the_place_of_the_one_before():

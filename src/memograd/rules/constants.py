@@ -12,6 +12,7 @@ constant(
     aten.zeros, aten.zeros_like, aten.new_zeros, aten.ones, aten.ones_like, aten.new_ones,
     aten.full, aten.full_like, aten.new_full, aten.scalar_tensor, aten.eye, aten.arange, aten.linspace, aten.logspace,
     aten.tril_indices, aten.triu_indices, aten._efficientzerotensor,
+    aten._new_zeros_with_same_feature_meta,
     aten.hann_window, aten.hamming_window, aten.bartlett_window, aten.blackman_window, aten.kaiser_window,
 )  # fmt: skip
 

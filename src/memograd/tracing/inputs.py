@@ -86,9 +86,9 @@ class Inputs:
         self._check_ours(tensor, f"the tensor {name!r}, which the program uses,")
         refuse_spread(tensor, f"the tensor {name!r}, which the program uses,")
         self.users.add(id(tensor))
-        stand_in = self._stand_in(tensor.detach())
-        if tensor.requires_grad:
-            with outside_torch_func():
+        with outside_torch_func():  # else it would be one of ``torch.func.grad``'s wrappers
+            stand_in = self._stand_in(tensor.detach())
+            if tensor.requires_grad:
                 stand_in = stand_in.requires_grad_() if tensor.is_leaf else with_history(stand_in)
         stand_in = self._placeholder(Input(kind, name, tensor), stand_in)
         if own is None:

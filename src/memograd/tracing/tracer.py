@@ -39,7 +39,7 @@ from memograd._torch import (
 from memograd.errors import CaptureError, DataDependentError
 from memograd.looks import look, what_is_seen
 from memograd.rules.registry import is_constant_result, own_results_of
-from memograd.tracing import cudnn, generators, shapes  # noqa: F401  (shapes enters what it knows)
+from memograd.tracing import cudnn, generators, shapes, zeros  # noqa: F401  (shapes enters what it knows)
 from memograd.tracing.constants import constant
 from memograd.tracing.layouts import as_kernel
 from memograd.tracing.mutation import arguments_for, functional_twin, is_view, options_of, write_back
@@ -145,13 +145,15 @@ class Tracer(Tape, TorchDispatchMode):
         try:
             if functional := functional_twin(func):
                 return self._record_write(func, functional, args, kwargs)
-            out = self._run(func, args, kwargs)
+            out = self._run(aten.zeros.default if func is zeros.ZEROS else func, args, kwargs)
             if self.concrete and func.overloadpacket in _MEMORY:
                 return self.raw(out)
         except DATA_DEPENDENT as error:
             if func in _NUMBERS and (known := constant(self.node_of(args[0]))) is not None:
                 return bool(known) if func is aten.is_nonzero.default else known
             raise DataDependentError(self._data_dependent(func)) from error
+        if zeros.is_product(func) and zeros.vanishes(func, self._nodes(args)):
+            return self.__torch_dispatch__(zeros.ZEROS, types, *zeros.like(out))
         self._record(func, args, kwargs, out)
         if self.concrete:
             self._looks_of(func, args, out)
