@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import fx
 
-from memograd.doctor.patient import Patient, name_of, norm, wide
+from memograd.doctor.patient import NORMS, Patient, name_of, norm, wide
 from memograd.doctor.report import Finding, listed
 
 # Float32 has 7 digits. What is left of a sum that is 1e-5 of its parts has two right digits, and of one that is 1e-6
 # one: Higham, Accuracy and Stability of Numerical Algorithms, section 1.7. Random signs of n parts leave 1/sqrt(n).
 CANCELS = 1e-5
-_NORMS = ("native_batch_norm", "_native_batch_norm_legit", "native_layer_norm", "native_group_norm", "cudnn_batch_norm")
 
 
 def cancelling(patient: Patient) -> list[Finding]:
@@ -28,8 +29,17 @@ def cancelling(patient: Patient) -> list[Finding]:
             biases += _of_a_bias(patient, name, p, consumers[0])
     if cancelled:
         names, nodes, left = zip(*cancelled, strict=True)
-        return [*biases, _of_operators(patient, nodes[0], max(left), names)]
-    return biases + _at_values(patient)
+        return [*_one(biases), _of_operators(patient, nodes[0], max(left), names)]
+    return [*_one(biases), *_at_values(patient)]
+
+
+def _one(biases: list[Finding]) -> list[Finding]:
+    """One note about all of them."""
+    if len(biases) < 2:
+        return biases
+    names = tuple(name for f in biases for name in f.names)
+    what = f"the gradients of {len(biases)} biases cancel over the batch: {listed(names)}"
+    return [replace(biases[0], what=what, names=names)]
 
 
 def _at_values(patient: Patient) -> list[Finding]:
@@ -70,7 +80,7 @@ def _of_a_bias(patient: Patient, name: str, p: fx.Node, u: fx.Node) -> list[Find
     total = wide(patient.table[p]).abs()
     if not bool((sizes > 0).all()) or (left := (total / sizes).max().item()) > CANCELS:
         return []
-    behind = [v for v in _following(u) if name_of(v).startswith(_NORMS)]
+    behind = [v for v in _following(u) if name_of(v).startswith(NORMS)]
     why = (
         f"a {name_of(behind[0])} follows, which subtracts it again"
         if behind

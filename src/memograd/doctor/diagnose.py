@@ -17,6 +17,7 @@ from torch import nn, optim
 
 from memograd._torch import pytree
 from memograd.doctor import unreached
+from memograd.doctor.batch import batch
 from memograd.doctor.cancelling import cancelling
 from memograd.doctor.follow import batches_of, follow, outcome
 from memograd.doctor.gain import gain
@@ -40,7 +41,17 @@ from memograd.looks import look
 from memograd.tracing.undisturbed import Generators
 
 _RATE = 1e-3  # of the run that is followed where no optimizer was given: Adam's default
-_DETECTORS = (zero_gradients, dead_units, saturation, gain, initialisation, losses, inputs_unused, cancelling)
+_DETECTORS = (
+    zero_gradients,
+    dead_units,
+    saturation,
+    gain,
+    initialisation,
+    batch,
+    losses,
+    inputs_unused,
+    cancelling,
+)
 # A symptom, and what explains it: with one of the causes named the symptom is not worth a finding of its own.
 _CONSEQUENCES = {
     "same output for all samples": {
@@ -50,13 +61,15 @@ _CONSEQUENCES = {
         "zero initialisation",
         "all units the same",
         "inputs unused",
+        "inputs all the same",
         "normalised away",
         "softmax over one class",
+        "zero factor",
     },
-    "dead units": {"zero initialisation"},
+    "dead units": {"zero initialisation", "inputs all the same"},
     "weights too large": {"exploding gradient"},
     "bias without effect": {"softmax over the batch"},
-    "unused parameter": {"inputs unused"},
+    "unused parameter": {"inputs unused", "computed beforehand"},
     "zero gradient": {"underflow", "saturation", "no gradient", "nothing to differentiate"},
     "zero factor": {"zero initialisation", "normalised away", "dead units"},
     "loss is zero": {"gradients cancel"},
@@ -167,6 +180,7 @@ class _Case:
         self.findings += unreached.stopped(inspected, patient.unreached)
         held = set(held_by(optimizer)) if optimizer is not None else None
         self.findings += unreached.outsiders(inspected, inspected.graph, held)
+        self.findings += unreached.beforehand(inspected, inspected.graph)
         value = float(patient.values[patient.loss])
         self.numbers["loss"] = value
         if not math.isfinite(value):

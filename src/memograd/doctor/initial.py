@@ -1,15 +1,14 @@
-"""Faults of initialisation: units that are copies of one another, weights far too large, inputs nobody scaled."""
+"""Faults of initialisation: units that are copies of one another, weights far too large."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any
 
 import torch
 from torch import fx
 
-from memograd.doctor.patient import Patient, name_of, rms, spelled, wide
+from memograd.doctor.patient import PRODUCTS, Patient, name_of, normalised, rms, spelled, tensors, wide
 from memograd.doctor.report import Finding
 from memograd.doctor.zeros import is_zero
 
@@ -17,22 +16,17 @@ from memograd.doctor.zeros import is_zero
 # PyTorch's default. Weights of torch.randn give sqrt(fan_in), 16 for 256 inputs (He et al. 2015, section 2.2: anything
 # but 1 is taken to the power of the depth). Trained weights reach 2 or 3.
 LARGE = 5.0
-# Inputs of variance 1 are what these initialisations are made for (LeCun et al. 1998, Efficient BackProp, section 4.3);
-# pixels from 0 to 255 have a size of about 150, years one of 2000.
-SCALE = 30.0
 _SAME = 1e-6
-_NORMS = ("native_batch_norm", "_native_batch_norm_legit", "native_layer_norm", "native_group_norm", "cudnn_batch_norm")
-_PRODUCTS = ("addmm", "mm", "bmm", "convolution", "linear", "baddbmm")
 
 
 def initialisation(patient: Patient) -> list[Finding]:
-    """Of weights and of inputs."""
+    """Of the weights of layers."""
     once = {weight: u for u in reversed(patient.layers) if (weight := patient.weight_of(u)) is not None}
     copies = []
     for weight, u in reversed(once.items()):
-        if name_of(u) in _PRODUCTS:
+        if name_of(u) in PRODUCTS:
             copies += _copies(patient, weight, u)
-    return [*copies, *(() if copies else _too_large(patient, once)), *_inputs(patient)]
+    return [*copies, *(() if copies else _too_large(patient, once))]
 
 
 def _name(patient: Patient, weight: fx.Node) -> str:
@@ -68,8 +62,8 @@ def _too_large(patient: Patient, layers: Mapping[fx.Node, fx.Node]) -> list[Find
     large: list[tuple[float, fx.Node, fx.Node]] = []
     for weight, u in layers.items():
         value = patient.values[weight]
-        factor = rms(value) * math.sqrt(_fan_in(value, u)) if name_of(u) in _PRODUCTS else 0.0
-        if factor > LARGE and not _normalised(u):
+        factor = rms(value) * math.sqrt(_fan_in(value, u)) if name_of(u) in PRODUCTS else 0.0
+        if factor > LARGE and not normalised(u):
             large.append((factor, weight, u))
     if not large:
         return []
@@ -79,7 +73,7 @@ def _too_large(patient: Patient, layers: Mapping[fx.Node, fx.Node]) -> list[Find
     what = f"{_name(patient, weight)!r} multiplies the size of what goes through by about {factor:.3g}"
     evidence = (
         f"rms {rms(value):.3g} times sqrt(fan_in = {fan_in}); Xavier gives 1, He 1.41, PyTorch's layers 0.58",
-        f"what comes out is {rms(patient.values[u]):.3g} in size",
+        f"what comes out is {rms(tensors(patient.values[u])[0]):.3g} in size",
     )
     fix = f"nn.init.kaiming_normal_({spelled(_name(patient, weight))}), or torch.randn(n, m) / math.sqrt(n)"
     return [patient.finding("warning", "weights too large", what, u, "forward", evidence, fix, names, factor=factor)]
@@ -94,35 +88,3 @@ def _fan_in(value: torch.Tensor, u: fx.Node) -> int:
         inner = data.meta["val"].shape[-1] if data is not None else value.shape[1]
         return inner if inner in value.shape else value.shape[1]
     return value[0].numel()
-
-
-def _normalised(u: fx.Node) -> bool:
-    """Whether a normalisation follows, which makes the scale of the weights good for nothing and harmless."""
-    users = list(u.users)
-    return bool(users) and all(name_of(v).startswith(_NORMS) for v in users)
-
-
-def _inputs(patient: Patient) -> list[Finding]:
-    """What goes into the first layers, from outside."""
-    for u in patient.layers:
-        if name_of(u) not in _PRODUCTS:
-            continue
-        weight = patient.weight_of(u)
-        for v in u.all_input_nodes:
-            value: Any = patient.values[v]
-            if v in patient.table or patient.source_of(v) is weight or not isinstance(value, torch.Tensor):
-                continue
-            if not value.is_floating_point() or value.dim() < 2 or _normalised(u) or not _from_outside(patient, v):
-                continue
-            if (size := rms(value)) > SCALE:
-                low, high = value.min().item(), value.max().item()
-                what = f"what goes into {patient.layer(u)!r} is {size:.3g} in size (from {low:.4g} to {high:.4g})"
-                evidence = ("layers are initialised for inputs of mean 0 and variance 1",)
-                fix = "x = (x - x.mean()) / x.std(), with mean and std of the training data; pixels: x / 255"
-                return [patient.finding("warning", "inputs not scaled", what, u, "forward", evidence, fix)]
-    return []
-
-
-def _from_outside(patient: Patient, v: fx.Node) -> bool:
-    root = patient.source_of(v)
-    return root.op == "placeholder" and root not in patient.trained

@@ -58,6 +58,17 @@ _SAME_NUMBERS = frozenset(
 )
 
 
+# Operators that multiply by a weight and add up: dense and convolutional layers, and recurrent ones as a whole.
+PRODUCTS = frozenset(["addmm", "mm", "bmm", "baddbmm", "convolution", "linear", "mkldnn_rnn_layer", "lstm_kernel"])
+NORMS = ("native_batch_norm", "_native_batch_norm", "native_layer_norm", "native_group_norm", "cudnn_batch_norm")
+
+
+def normalised(u: fx.Node) -> bool:
+    """Whether a normalisation follows, which makes the scale of what ``u`` gives harmless."""
+    users = list(u.users)
+    return bool(users) and all(name_of(v).startswith(NORMS) for v in users)
+
+
 @dataclass
 class Patient:
     """Attributes:

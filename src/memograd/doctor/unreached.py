@@ -11,6 +11,7 @@ from typing import Any
 
 from torch import fx, nn
 
+from memograd import ops
 from memograd.doctor.patient import known, translated
 from memograd.doctor.report import Finding, Where, listed
 from memograd.graph.graph import Graph
@@ -101,6 +102,31 @@ def outsiders(inspected: Inspected, graph: Graph, held: set[int] | None) -> list
     return findings
 
 
+def beforehand(inspected: Inspected, graph: Graph) -> list[Finding]:
+    """Tensors that were computed from parameters before the program ran, and parameters that it overwrites."""
+    findings = []
+    for entry, node in zip(graph.inputs, graph.placeholders, strict=True):
+        tensor = entry.bound
+        if tensor is None or tensor.grad_fn is None or node not in inspected.needed:
+            continue
+        user = next((u for u in node.users if u.meta.get("source")), node)
+        what = "this reads a tensor that was computed before the model ran (in __init__): it stays what it was then"
+        evidence = (f"it comes from {tensor.grad_fn.name()}, and a second backward through that is an error",)
+        fix = "Compute it in forward, from the nn.Parameter itself; .to(device) of a parameter is a computation, too"
+        findings.append(Finding("error", "computed beforehand", what, _place(inspected, user), evidence, fix))
+    trained = {name: 1 << k for k, name in enumerate(inspected.wrt)}
+    for output, node in zip(graph.outputs, graph.results, strict=True):
+        if output.kind != "mutation" or output.name not in trained:
+            continue
+        new: Any = node.args[1] if node.target in ops.WRITES else node
+        if not inspected.depends.get(new, 0) & trained[output.name]:
+            name = inspected.named(output.name)
+            what = f"the model overwrites its parameter {name!r} each time it runs: what was learnt is thrown away"
+            fix = "Write it once, in __init__ (with torch.no_grad(): ...)"
+            findings.append(Finding("error", "overwritten", what, _place(inspected, node), (), fix, "", (name,)))
+    return findings
+
+
 def _hidden_in(f: nn.Module) -> list[str]:
     """Attributes that are lists or dicts with modules in them."""
     found = []
@@ -157,7 +183,7 @@ def _made_anew(inspected: Inspected) -> list[Finding]:
         made = "Parameter(" in text or "requires_grad=True" in text or "requires_grad_(" in text
         if not made or node not in inspected.needed or read(node) == ():
             continue
-        if not all_of(inspected.depends, (node,)) and node.target in stops.ops.MARKS:
+        if not all_of(inspected.depends, (node,)) and node.target in ops.MARKS:
             what = "this makes a new tensor that requires a gradient each time it runs: its gradient is thrown away"
             evidence = ("an optimizer holds the tensors there were when it was made; this one lives for one call",)
             fix = "Make it once, in __init__: self.weight = nn.Parameter(...)"

@@ -58,16 +58,17 @@ def _frontier(patient: Patient, p: fx.Node, silent: set[fx.Node]) -> list[tuple[
 def _at_fault(patient: Patient, u: fx.Node, v: fx.Node) -> fx.Node:
     """``u``; of a product whose other factor is zero because a rectifier is off everywhere, that rectifier."""
     zero = zero_factor(patient, u, v) if name_of(u) in PRODUCTS else None
-    if zero is not None and name_of(origin := patient.source_of(zero)) in RECTIFIERS and origin in patient.table:
-        inside = patient.values[origin.all_input_nodes[0]]
-        if bool(inside.count_nonzero()):  # else it is zeros that go in, and somebody else's fault
-            return origin
-    return u
+    if zero is None or (origin := patient.source_of(zero)) not in patient.table or origin.op != "call_function":
+        return u
+    inside = patient.values[origin.all_input_nodes[0]]
+    if name_of(origin) in RECTIFIERS and bool(inside.count_nonzero()):  # else zeros go in: somebody else's fault
+        return origin
+    return origin if name_of(origin) in PRODUCTS and zero_factor(patient, origin) is not None else u
 
 
 def zero_gradients(patient: Patient) -> list[Finding]:
     """One finding for each operator to blame; rectifiers and squashing functions have detectors of their own."""
-    if float(patient.values[patient.loss]) == 0:
+    if float(patient.values[patient.loss]) == 0 and not any(_times_zero(u) for u in patient.nodes):
         return _loss_is_zero(patient)
     findings = []
     for u, names in blamed(patient).items():
@@ -107,6 +108,9 @@ def _finding(patient: Patient, u: fx.Node, names: tuple[str, ...]) -> Finding:
         return _one_class(patient, u, names)
     if "norm" in kind and (alone := _normalises_one(patient, u)):
         return _one_number(patient, u, alone, names)
+    if _times_zero(u):
+        what = f"this multiplies by the number 0: {listed(names)} get{'s' * (len(names) == 1)} no gradient"
+        return patient.finding("error", "zero factor", what, u, "backward", (), "See why the factor is 0", names)
     zero = zero_factor(patient, u)
     if zero is not None and (kind in PRODUCTS or patient.source_of(zero) in patient.trained):
         return _multiplied_by_zero(patient, u, zero, names)
@@ -126,6 +130,10 @@ def zero_factor(patient: Patient, u: fx.Node, v: fx.Node | None = None) -> fx.No
         if isinstance(value, torch.Tensor) and value.numel() and not bool(value.count_nonzero()):
             found.append(operand)
     return next((z for z in found if patient.source_of(z) in patient.trained), found[0] if found else None)
+
+
+def _times_zero(u: fx.Node) -> bool:
+    return name_of(u) == "mul" and any(isinstance(a, (int, float)) and a == 0 for a in u.args)
 
 
 def _normalises_one(patient: Patient, u: fx.Node) -> tuple[int, ...]:

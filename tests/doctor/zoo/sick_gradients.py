@@ -471,3 +471,52 @@ def normalised_away() -> Options:
         return self.head(F.layer_norm(h, (1,)).expand(-1, 16))
 
     return classifier(forward)
+
+
+# github.com/guevara/read-it-later/issues/5625: the wrong activation behind the last layer
+@sick("targets out of reach", "relu")
+def targets_below_a_rectifier() -> Options:
+    return layered(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 1), nn.ReLU()) | {
+        "args": (torch.randn(32, 8), torch.randn(32, 1)),
+        "loss": nn.MSELoss(),
+    }
+
+
+# the same list: data that nobody normalised, here prices
+@sick("targets not scaled", "targets")
+def prices() -> Options:
+    return layered(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 1)) | {
+        "args": (torch.randn(32, 8), 2e5 + 5e4 * torch.randn(32, 1)),
+        "loss": nn.MSELoss(),
+    }
+
+
+# github.com/keras-team/keras/issues/255: whole numbers divided by 255 are all 0
+@sick("inputs all the same", "0")
+def images_of_zeros() -> Options:
+    return layered(*mlp()) | {
+        "args": (torch.randint(255, (32, 8)).div(256, rounding_mode="floor").float(), torch.arange(32) % 3)
+    }
+
+
+class Moved(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.original = nn.Parameter(torch.ones(8))
+        self.scale = self.original.to(torch.float64).to(torch.float32)  # as .to(device) does where there is one
+        self.head = nn.Linear(8, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(x * self.scale)
+
+
+# github.com/pytorch/pytorch/issues/127760: nn.Parameter(...).to(device) is kept, which is no parameter
+@sick("computed beforehand", "self.scale")
+def parameter_moved_to_a_device() -> Options:
+    return layered() | {"model": Moved()}
+
+
+# no public report: a mask that is always empty
+@sick("zero factor", "encoder.weight")
+def empty_mask() -> Options:
+    return classifier(lambda self, x: self.head(self.encoder(x).relu() * torch.zeros(16)))
