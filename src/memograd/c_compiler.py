@@ -44,7 +44,7 @@ def load(source: str) -> ctypes.CDLL:
     if cc is None:
         raise BackendError("the native backend needs a C compiler: none of $CC, cc, gcc, clang was found; install one "
                            "or use another backend")  # fmt: skip
-    key = hashlib.sha256("\0".join((source, cc, *FLAGS, _machine())).encode()).hexdigest()[:32]
+    key = hashlib.sha256("\0".join((source, cc, *FLAGS, machine())).encode()).hexdigest()[:32]
     if key not in _loaded:
         path = cache_folder() / f"{key}.so"
         if not path.exists():
@@ -92,7 +92,7 @@ def _private_temporary() -> Path:
 
 
 @cache
-def _machine() -> str:
+def machine() -> str:
     """What -march=native depends on: a cache folder may be shared by different computers."""
     try:
         with open("/proc/cpuinfo") as file:

@@ -132,16 +132,21 @@ def simplify(graph: Graph) -> Graph:
     return graph
 
 
+def lowered(graph: Graph) -> Graph:
+    """What a backend runs: ``graph`` without marks, see ``memograd.lower.lower``."""
+    return _staged("lower", lambda: lower(graph), len(graph.nodes))
+
+
 def plan(graph: Graph, memory_budget: int | str | Plan, at_least: int = 0, fused: bool = False) -> Plan:
     """A schedule of ``graph`` within ``memory_budget``; see ``memograd.memory.planner`` for arguments and errors.
     ``fused``: of compiled kernels rather than of PyTorch's single operators, where that can be trusted and fits."""
     from memograd.memory.planner import make_plan  # it loads the compiled search: only who plans waits for that
 
-    lowered = lower(graph)
+    bare = lowered(graph)
     refusals: list[MemogradError] = []
-    for last in layouts(lowered) if fused else ():
+    for last in layouts(bare) if fused else ():
         try:
-            return make_plan(_fused(lowered, last), memory_budget, at_least)
+            return make_plan(_fused(bare, last), memory_budget, at_least)
         except BudgetInfeasibleError as error:
             refusals.append(error)
             memory_budget = error.budget_bytes  # a share is one of the first layout's peak
@@ -152,7 +157,7 @@ def plan(graph: Graph, memory_budget: int | str | Plan, at_least: int = 0, fused
                 raise
             refusals.append(error)  # it was made for another layout, or for single operators
     try:
-        made = make_plan(lowered, memory_budget, at_least)
+        made = make_plan(bare, memory_budget, at_least)
     except (BudgetInfeasibleError, PlanViolationError) as error:
         raise min([error, *refusals], key=lambda e: getattr(e, "floor_bytes", inf)) from None
     if refusals and not isinstance(memory_budget, Plan):
@@ -160,8 +165,8 @@ def plan(graph: Graph, memory_budget: int | str | Plan, at_least: int = 0, fused
     return made
 
 
-def _fused(lowered: Graph, last: bool) -> Graph:
-    """``lowered`` taken apart and put together as kernels; ``last``: with the channels of images last in memory."""
-    laid = _staged("channels last", lambda: channels_last(lowered), len(lowered.nodes)) if last else lowered
+def _fused(bare: Graph, last: bool) -> Graph:
+    """``bare`` taken apart and put together as kernels; ``last``: with the channels of images last in memory."""
+    laid = _staged("channels last", lambda: channels_last(bare), len(bare.nodes)) if last else bare
     apart = _staged("decompose", lambda: parts(laid), len(laid.nodes))
     return _staged("fuse", lambda: fuse(apart), len(apart.nodes))

@@ -11,6 +11,7 @@ from torch import nn, optim
 from training_steps import Mixed, allocated, problem_of, random_schedule, step_graph
 
 from memograd.graph.printing import load
+from memograd.lower.lower import lower
 from memograd.memory.costs.measure import measure
 from memograd.memory.costs.storages import storages
 from memograd.memory.emit import source
@@ -41,7 +42,7 @@ def test_bits_and_bytes_of_random_schedules(seed: int, tmp_path: Path) -> None:
     ours, theirs = deepcopy(flat), deepcopy(flat)
     for k in range(2):
         torch.manual_seed(k)
-        expected = Eager(graph).step(theirs)
+        expected = Eager(lower(graph)).step(theirs)
         torch.manual_seed(k)
         results = step(*ours)
         assert all(torch.equal(a, b) for a, b in zip(results, expected, strict=True))
@@ -54,7 +55,7 @@ def test_the_unplanned_step_needs_what_the_simulation_says(tmp_path: Path) -> No
     graph, flat = made()
     found = storages(graph)
     problem = problem_of(found, measure(found))
-    backend = Eager(graph)
+    backend = Eager(lower(graph))
     peak = found.resident + allocated(lambda: backend.step(flat), tmp_path)
     assert peak == simulate(problem, found.unplanned).peak
 
@@ -84,7 +85,7 @@ def test_draws_run_again_from_the_state_before_them() -> None:
     unused, used = (simulate(problem, s).profile for s in (range(len(problem.cost)), schedule))
     assert used[draw - 1] - unused[draw - 1] == problem.size[state] > 0
     torch.manual_seed(3)
-    Eager(graph).step(deepcopy(flat))
+    Eager(lower(graph)).step(deepcopy(flat))
     expected = torch.get_rng_state()
     torch.manual_seed(3)
     load(text, "step")(*deepcopy(flat))

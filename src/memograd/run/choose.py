@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -16,8 +17,12 @@ from memograd.memory.plan import Plan
 from memograd.run.eager import Eager
 from memograd.run.inductor import Inductor
 from memograd.run.planned import Planned
+from memograd.run.records import Record
 
 _TRIALS = 5
+_ENOUGH = 2.0  # seconds of measuring, from the second trial on
+_MARGIN = 0.98  # a backend that is not faster than that share of eager's time may as well be slower
+_SECONDS, _OPERATORS_A_SECOND = 10.0, 15.0  # what Inductor takes at first for any graph, and for each operator
 
 
 @dataclass(frozen=True)
@@ -28,30 +33,101 @@ class Choice:
     reason: str
 
 
-def choose(graph: Graph, flat: Sequence[Any], name: str = "auto") -> Choice:
-    """The backend called ``name``, or with ``auto`` the fastest of those that build at once (eager, native).
+def choose(graph: Graph, flat: Sequence[Any], name: str = "auto", compile_seconds: float = 0.0) -> Choice:
+    """The backend called ``name`` for a lowered graph, or with ``auto`` the fastest: of eager and native, which build
+    at once, and of Inductor's fused kernels where compiling them takes at most ``compile_seconds``.
 
-    Inductor is used when asked for by name: its compile time (10 s and more) is the user's to spend.
+    How long that takes is known from the last time, at first it is estimated. Asked for by name Inductor takes the time
+    that it takes.
 
     Raises:
         BackendError: unknown name, or the backend cannot run this graph.
     """
     if name not in ("auto", *BACKENDS):
         raise BackendError(f"unknown backend {name!r}; choose auto, {', '.join(BACKENDS)}")
-    if name in ("inductor", "native") and any(n.target is look for n in graph.nodes):
+    looks = any(n.target is look for n in graph.nodes)
+    if name in ("inductor", "native") and looks:
         reason = f"the model decides by values, which {name} cannot compare before it goes on"
         warnings.warn(f"running on the eager backend: {reason}", stacklevel=2)
         return Choice(Eager(graph), reason)
     if name != "auto":
         return Choice(BACKENDS[name](graph), "asked for")
-    eager = Eager(graph)
-    reason = _why_not_native(graph)
-    if reason is not None:
-        return Choice(eager, f"native cannot run this step: {reason}")
-    compiled = BACKENDS["native"](graph)
-    slow, fast = _seconds(eager, flat), _seconds(compiled, flat)
-    best = compiled if fast < slow else eager
-    return Choice(best, f"measured: native {fast * 1e6:.1f} µs, eager {slow * 1e6:.1f} µs a step")
+    return _Trials(graph, flat, 0.0 if looks else compile_seconds).choice()
+
+
+class _Trials:
+    """The backends among which ``auto`` decides, made ready and measured as far as that was not done before."""
+
+    def __init__(self, graph: Graph, flat: Sequence[Any], compile_seconds: float) -> None:
+        self.graph = graph
+        self.flat = flat
+        self.ready: dict[str, Eager] = {"eager": Eager(graph)}
+        self.notes: list[str] = []
+        self.record: Record | None = None
+        self.native()
+        if compile_seconds > 0:
+            self.inductor(compile_seconds)
+
+    def choice(self) -> Choice:
+        """The fastest, if it is faster than eager by more than the clock's noise."""
+        if len(self.ready) == 1:
+            return Choice(self.ready["eager"], "; ".join(self.notes))
+        seconds = self.measured()
+        best = min(self.ready, key=seconds.__getitem__)
+        if seconds[best] > _MARGIN * seconds["eager"]:
+            best = "eager"
+        return Choice(self.ready[best], "; ".join([self._table(seconds), *self.notes]))
+
+    def native(self) -> None:
+        try:
+            self.ready["native"] = BACKENDS["native"](self.graph)
+        except BackendError as error:
+            self.notes.append(f"native cannot run this step: {error}")
+
+    def inductor(self, compile_seconds: float) -> None:
+        """Compile, if that is worth what it costs: it may have been measured, and lost."""
+        record = self.record = Record.of(self.graph)
+        if "inductor" in record.failed:
+            self.notes.append(f"inductor cannot run this step: {record.failed['inductor']}")
+            return
+        if (known := record.seconds.get("inductor")) is not None:
+            best = min(self.measured().values())
+            if known > _MARGIN * best:
+                self.notes.append(f"inductor was measured before, {known * 1e6:.1f} µs")
+                return
+        costs = record.compiling.get("inductor", _SECONDS + len(self.graph.nodes) / _OPERATORS_A_SECOND)
+        if costs > compile_seconds:
+            about = "took" if "inductor" in record.compiling else "is estimated to take"
+            self.notes.append(f"inductor is not tried: compiling {about} {costs:.0f} s, more than compile_seconds")
+            return
+        start = time.perf_counter()
+        try:
+            compiled = BACKENDS["inductor"](self.graph)
+            with same_draws():
+                compiled.compute(self.flat)
+        except BackendError as error:
+            record.failed["inductor"] = str(error)
+            self.notes.append(f"inductor cannot run this step: {error}")
+        else:
+            record.compiling["inductor"] = time.perf_counter() - start
+            self.notes.append(f"inductor compiled in {record.compiling['inductor']:.1f} s")
+            self.ready["inductor"] = compiled
+        record.keep()
+
+    def measured(self) -> dict[str, float]:
+        """Seconds a step, by backend."""
+        record = self.record = self.record or Record.of(self.graph)
+        if any(name not in record.seconds for name in self.ready):
+            record.seconds |= _seconds(self.ready, self.flat)
+            record.keep()
+            record.earlier = False
+        return {name: record.seconds[name] for name in self.ready}
+
+    def _table(self, seconds: dict[str, float]) -> str:
+        assert self.record is not None
+        known = "measured before" if self.record.earlier else "measured"
+        rows = sorted((s, name) for name, s in seconds.items())
+        return f"{known}: " + ", ".join(f"{name} {s * 1e6:.1f} µs" for s, name in rows) + " a step"
 
 
 def choose_planned(graph: Graph, plan: Plan, name: str = "auto") -> Choice:
@@ -74,21 +150,33 @@ def choose_planned(graph: Graph, plan: Plan, name: str = "auto") -> Choice:
 
 
 def _native(graph: Graph) -> Eager:
-    from memograd.run.native.backend import Native
+    from memograd.run.native.backend import Native  # enters its operators, which who plans has no use for
 
     return Native(graph)
-
-
-def _why_not_native(graph: Graph) -> str | None:
-    from memograd.run.native.backend import supports
-
-    return supports(graph)
 
 
 BACKENDS: dict[str, Callable[[Graph], Eager]] = {"eager": Eager, "inductor": Inductor, "native": _native}
 
 
-def _seconds(backend: Eager, flat: Sequence[Any]) -> float:
-    """Best time of a few pure runs; the generators' states are put back."""
+def _seconds(backends: dict[str, Eager], flat: Sequence[Any]) -> dict[str, float]:
+    """The best time of a few steps on each, in turn, so that what else the machine does is the same for all. The
+    parameters are copies, and the generators' states are put back."""
+    runs = {name: _run(backend, flat) for name, backend in backends.items()}
+    best = dict.fromkeys(runs, float("inf"))
+    start = time.perf_counter()
     with same_draws():
-        return clock.seconds(lambda: backend.compute(flat), _TRIALS)
+        for trial in range(_TRIALS):
+            if trial > 1 and time.perf_counter() - start > _ENOUGH:
+                break
+            for name, run in runs.items():
+                best[name] = min(best[name], clock.seconds(run, 1))
+    return best
+
+
+def _run(backend: Eager, flat: Sequence[Any]) -> Callable[[], Any]:
+    """A step as it will be run, in place; one that may refuse to write is run without writing."""
+    if backend.flag is not None:
+        return lambda: backend.compute(flat)
+    written = set(backend.feedback.values())
+    own = [x.clone() if i in written else x for i, x in enumerate(flat)]
+    return lambda: backend.step(own)

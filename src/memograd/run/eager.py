@@ -10,12 +10,11 @@ import torch
 from memograd.finite import Guard, TrippedError, refuse
 from memograd.graph.graph import Graph
 from memograd.graph.signature import run
-from memograd.lower.lower import lower
 from memograd.run.pool.places import ANYWHERE, Places
 
 
 class Eager:
-    """Runs a training graph on tensors that require no gradient (detached ones), so that nothing is taped.
+    """Runs a lowered training graph on tensors that require no gradient (detached ones), so that nothing is taped.
 
     ``compute(flat)`` is pure: results from inputs. ``commit(flat, results)`` writes mutations back into the inputs and
     returns the results that are no mutations. ``step(flat)`` does both, in memory that it uses again. Where the graph
@@ -25,7 +24,7 @@ class Eager:
     name = "eager"
 
     def __init__(self, graph: Graph) -> None:
-        self.function = self.build(lower(graph))
+        self.function = self.build(graph)
         self.route(graph)
 
     def route(self, graph: Graph) -> None:

@@ -41,8 +41,18 @@ class Planned(Eager):
                 return list(run(self.function, flat))
             with tripping():  # it writes on the way
                 return list(run(self.function, flat))
-        except AssertionError as error:  # Inductor's check of operands
+        except AssertionError as error:
+            if not _of_a_kernel(error):
+                raise
             reason = str(error).splitlines()[0]
             raise BackendError(
                 f"a fused kernel was compiled for other operands: {reason}; use backend='eager'"
             ) from error
+
+
+def _of_a_kernel(error: AssertionError) -> bool:
+    """Whether it comes from the check of operands that Inductor writes in front of its kernels."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    return trace is not None and "assert_size_stride" in trace.tb_frame.f_globals

@@ -67,10 +67,10 @@ def train_model(
         progress: show a bar on stderr; default: if that is a terminal.
         backend, memory_budget, check: see ``TrainStep``.
         refinements: ``clip_grad_norm``, ``clip_grad_value``, ``norm_type``, ``accumulate``, ``ema_decay``,
-            ``autocast``, ``watch`` of ``TrainStep``. The last batches of an epoch are a group of their own if they are
-            fewer than ``accumulate``; their gradients are divided by ``accumulate`` all the same. With ``ema_decay``
-            validation runs with the averaged weights too (``ema_validation_loss``), and ``ema.safetensors`` in the
-            checkpoint's folder has them.
+            ``autocast``, ``watch``, ``compile_seconds`` of ``TrainStep``. The last batches of an epoch are a group of
+            their own if they are fewer than ``accumulate``; their gradients are divided by ``accumulate`` all the
+            same. With ``ema_decay`` validation runs with the averaged weights too (``ema_validation_loss``), and
+            ``ema.safetensors`` in the checkpoint's folder has them.
 
     Returns:
         A record for each epoch; see ``History``.

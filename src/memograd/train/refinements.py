@@ -27,6 +27,7 @@ class StepOptions(TypedDict, total=False):
     ema_decay: float | None
     autocast: torch.dtype | None
     watch: bool
+    compile_seconds: float
 
 
 @dataclass(frozen=True)

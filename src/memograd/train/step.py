@@ -15,7 +15,7 @@ from memograd.errors import GradientMismatchError, GraphError
 from memograd.finite import TrippedError
 from memograd.graph.graph import Graph
 from memograd.memory.plan import Plan
-from memograd.pipeline import plan
+from memograd.pipeline import lowered, plan
 from memograd.run.choose import Choice, choose, choose_planned
 from memograd.tracing.reuse import Recent
 from memograd.tracing.states import States
@@ -48,9 +48,10 @@ class TrainStep:
             this step. What does not fit is computed again; results are bit-identical to those of the eager backend
             (``inductor``: to those of the same kernels with more memory). An optimizer outside the graph (see above)
             allocates on its own, beyond the budget.
-        backend: ``auto`` (measures eager and native once), ``eager``, ``native`` or ``inductor``. Within a memory
-            budget ``inductor`` compiles fused kernels one by one, which the plan keeps or computes again; the others
-            run operator by operator (``eager``).
+        backend: ``auto`` (the fastest of eager, native and, given ``compile_seconds``, inductor; see
+            ``backend_reason``), ``eager``, ``native`` or ``inductor``. Within a memory budget ``inductor`` compiles
+            fused kernels one by one, which the plan keeps or computes again; the others run operator by operator
+            (``eager``).
         check: ``first``: before a program writes anything for the first time, its loss, gradients and new values are
             compared with those of ``torch.autograd`` and of PyTorch's optimizer on the same batch, which costs two to
             three plain steps; ``always``: at every step; ``never``. ``check_reason`` says how it came out.
@@ -62,6 +63,8 @@ class TrainStep:
         ema_decay: average the parameters at each update, as ``AveragedModel`` with ``get_ema_multi_avg_fn`` does; see
             ``ema_state_dict`` and ``averaged``.
         autocast: ``torch.bfloat16`` runs the forward pass under ``torch.autocast``.
+        compile_seconds: what compiling fused kernels may cost with ``backend="auto"``: as long as it took the last
+            time, or is estimated to take. What was measured is kept on disk, for this step on this machine.
         watch: a step whose loss or gradients are not finite writes nothing and raises ``NonFiniteError``, whose
             ``report`` says which operator or rule did it, on which line, why, and what helps. On an accelerator nobody
             waits for that: the next call raises, or ``settle()``.
@@ -95,6 +98,7 @@ class TrainStep:
         ema_decay: float | None = None,
         autocast: torch.dtype | None = None,
         watch: bool = False,
+        compile_seconds: float = 0.0,
     ) -> None:
         clip = Clip(clip_grad_norm, norm_type, clip_grad_value)
         self._refinements = Refinements(clip, accumulate, ema_decay, autocast)
@@ -111,6 +115,7 @@ class TrainStep:
         self.model = model
         self.optimizer = optimizer
         self.backend = backend
+        self.compile_seconds = compile_seconds
         self.memory_budget = memory_budget
         self._allowed = 0  # bytes that "50%" meant for the largest step so far: a last, smaller batch may have them too
         self._hooks = module_hooks(self.objective)
@@ -349,7 +354,7 @@ class TrainStep:
 
     def _choose(self, graph: Graph, flat: list[Any]) -> Choice:
         if self.memory_budget is None:
-            return choose(graph, flat, self.backend)
+            return choose(lowered(graph), flat, self.backend, self.compile_seconds)
         made = plan(graph, self.memory_budget, self._allowed, fused=self.backend == "inductor")
         self._allowed = max(self._allowed, made.budget)
         return choose_planned(graph, made, self.backend)

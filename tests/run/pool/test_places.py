@@ -14,6 +14,7 @@ from torch import nn
 
 import memograd as mg
 from memograd.graph.graph import Graph
+from memograd.lower.lower import lower
 from memograd.run.eager import Eager
 from memograd.run.pool.library import POOL
 from memograd.run.pool.places import ANYWHERE, Places
@@ -107,7 +108,7 @@ def test_memory_goes_back_to_the_system_with_its_step():
 
 def returned(graph_of, *args) -> tuple[Graph, Eager]:
     graph = mg.capture(graph_of, *args)
-    return graph, Eager(graph)
+    return graph, Eager(lower(graph))
 
 
 def test_results_that_somebody_keeps_are_never_overwritten():

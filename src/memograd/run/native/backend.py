@@ -8,7 +8,6 @@ from typing import Any
 import torch
 
 from memograd.graph.graph import Graph
-from memograd.lower.lower import lower
 from memograd.run import native
 from memograd.run.eager import Eager
 
@@ -27,8 +26,3 @@ class Native(Eager):
 
     def run(self, flat: Sequence[Any], steps: int) -> torch.Tensor:
         return self.program.loop(flat, self.feedback, steps)[1]
-
-
-def supports(graph: Graph) -> str | None:
-    """None when the native backend can run ``graph``, else why not."""
-    return native.supports(lower(graph))

@@ -1,0 +1,98 @@
+"""How long a step takes on each backend, measured once for each graph and machine, and kept on disk.
+
+A record is found again by everything that the times depend on: the operators, the geometry of inputs, this library's
+backends, PyTorch, the devices, the number of threads. It lies beside the libraries of the native backend.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import tempfile
+from dataclasses import asdict, dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from memograd import c_compiler
+from memograd.graph.graph import Graph
+from memograd.graph.printing import flat_function
+from memograd.run.pool.library import POOL
+
+
+@dataclass
+class Record:
+    """What is known of one graph.
+
+    Attributes:
+        seconds: a step takes, by backend.
+        compiling: seconds that it took to make the backend ready, the last time.
+        failed: why a backend cannot run the graph.
+        path: where this is kept.
+        earlier: whether it was there before this process measured anything.
+    """
+
+    path: Path
+    seconds: dict[str, float] = field(default_factory=dict)
+    compiling: dict[str, float] = field(default_factory=dict)
+    failed: dict[str, str] = field(default_factory=dict)
+    earlier: bool = False
+
+    @classmethod
+    def of(cls, graph: Graph) -> Record:
+        """What was written about ``graph``; nothing where nothing was, or where it cannot be read."""
+        record = cls(c_compiler.cache_folder() / f"times-{fingerprint(graph)}.json")
+        with contextlib.suppress(OSError, ValueError, TypeError, AttributeError):
+            kept = json.loads(record.path.read_text(encoding="utf-8"))
+            record.seconds = {str(k): float(v) for k, v in kept["seconds"].items()}
+            record.compiling = {str(k): float(v) for k, v in kept["compiling"].items()}
+            record.failed = {str(k): str(v) for k, v in kept["failed"].items()}
+            record.earlier = True
+        return record
+
+    def keep(self) -> None:
+        """Write it; a folder that cannot be written to means that the next process measures again."""
+        text = json.dumps({k: v for k, v in asdict(self).items() if k not in ("path", "earlier")})
+        with contextlib.suppress(OSError):
+            handle, own = tempfile.mkstemp(dir=self.path.parent)
+            with os.fdopen(handle, "w", encoding="utf-8") as file:
+                file.write(text)
+            os.replace(own, self.path)  # at once: another process reads all of it or nothing
+
+
+def fingerprint(graph: Graph) -> str:
+    """A name for ``graph`` on this machine, as the times of its backends depend on it."""
+    values = [n.meta["val"] for n in graph.placeholders]
+    inputs = [
+        (i.kind, tuple(v.shape), v.stride() if v.layout is torch.strided else (), str(v.dtype), str(v.device))
+        for i, v in zip(graph.inputs, values, strict=True)
+    ]
+    text = flat_function("graph", list(graph.placeholders), graph.nodes, list(graph.results))
+    outputs = [(o.kind, o.name) for o in graph.outputs]
+    parts = [text, str(inputs), str(outputs), *surroundings({v.device for v in values})]
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:32]
+
+
+def surroundings(devices: set[Any]) -> list[str]:
+    """What else the times depend on."""
+    names = [torch.cuda.get_device_name(d) if d.type == "cuda" else d.type for d in sorted(devices, key=str)]
+    settings: list[Any] = [
+        torch.__version__,
+        torch.get_num_threads(),
+        torch.get_float32_matmul_precision(),
+        torch.are_deterministic_algorithms_enabled(),
+        c_compiler.compiler(),
+        POOL.library is not None,
+    ]
+    return [_own_text(), c_compiler.machine(), *names, *map(str, settings)]
+
+
+@cache
+def _own_text() -> str:
+    """The texts of the backends: what was measured with others is not used."""
+    files = sorted(p for p in Path(__file__).parent.rglob("*") if p.suffix in (".py", ".cpp", ".c"))
+    return hashlib.sha256(b"".join(p.read_bytes() for p in files)).hexdigest()
