@@ -48,7 +48,7 @@ ALLOWED: dict[str, set[str]] = {
     "pipeline": PIPELINE,
     "witness": PIPELINE,
     "transforms": PIPELINE | {"witness"},
-    "frontend": PIPELINE | {"transforms", "witness", "doctor.nan", "doctor.report"},
+    "frontend": PIPELINE | {"transforms", "witness", "doctor.nan", "doctor.report", "doctor.probes"},
     "train": PIPELINE | {"witness", "doctor.nan", "doctor.report"},
     "verify": PIPELINE | {"transforms", "witness"},
     "doctor.curves": GROUND,

@@ -39,12 +39,14 @@ class Settings:
 
     Attributes:
         memory_budget, backend: see ``wrap``.
+        watch: who looks at gradients before they are handed on (``watch.Watch``); None: nobody.
         allowed: bytes that a share ("50%") has meant for the largest program so far: smaller ones may have them too.
     """
 
     memory_budget: int | str | Plan | None = None
     backend: str = "auto"
     allowed: int = 0
+    watch: Any = None
 
     def plan(self, graph: Graph) -> Plan:
         """A schedule of ``graph`` within the budget."""
@@ -260,7 +262,7 @@ class Program:
     ) -> UnderWay:
         """What a pass of this program is to answer, for autograd to take as it is computed where several nodes do."""
         further = torch.is_grad_enabled() or inside_torch_func() or any(map(is_batched, arriving))
-        if len(call.groups) > 1 and call.witness is None and not further:
+        if len(call.groups) > 1 and call.witness is None and self.settings.watch is None and not further:
             self._see(running, question, further, own=True)
             parts = running.in_segments(call, question, saved, arriving)
             if parts is not None:
@@ -298,6 +300,8 @@ class Program:
         if gradients is None:
             gradients = self._unforeseen(call, running, question, inputs, arriving, further)
         if own:
+            if self.settings.watch is not None and max(question[0]) < len(self.results) and not batched:
+                self.settings.watch.look(call, question, gradients, arriving)
             self._as_autograd(call, question, gradients)
         if foreseen and isinstance(running, Running) and len(call.groups) == 1:
             running.get_ready(question, further, call.groups[0] if own else range(len(inputs)), gradients)

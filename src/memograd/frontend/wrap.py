@@ -35,6 +35,7 @@ from memograd.frontend.binding import function_of, within
 from memograd.frontend.check import Witness
 from memograd.frontend.distributed import Elsewhere, parts_of
 from memograd.frontend.program import Program, Settings, only_tensors
+from memograd.frontend.watch import Watch
 from memograd.looks import DecisionChangedError, comparing
 from memograd.memory.plan import Plan
 from memograd.tracing.reuse import Recent, ambient, signature
@@ -53,6 +54,7 @@ def wrap(
     memory_budget: int | str | Plan | None = None,
     backend: str = "auto",
     check: Literal["first", "never", "always"] = "first",
+    watch: bool = False,
 ) -> Model:
     """Let ``model`` run our graphs: its forward pass, and in ``loss.backward()`` our derivative of it.
 
@@ -72,6 +74,9 @@ def wrap(
             ``torch.autograd`` for the same call, which takes the time and the memory of a plain step beside;
             ``always``: every time; ``never``, within a memory
             budget too, which that would break. ``model.forward.check_reason`` says how it came out.
+        watch: a backward pass with a gradient that is not finite ends with ``NonFiniteError`` before any ``.grad`` of
+            the model is written; its ``report`` says which operator or rule did it, on which line, why, and what
+            helps. Each pass waits for its gradients then, on an accelerator too.
 
     Returns:
         ``model``.
@@ -81,6 +86,7 @@ def wrap(
         BackendError: there is no such backend.
         BudgetInfeasibleError: at a call: no schedule fits the budget.
         GradientMismatchError: in the backward pass: our gradients differ by more than rounding.
+        NonFiniteError: in the backward pass, with ``watch=True``: a gradient is NaN or infinite.
         CaptureError, MissingRuleError, OpaqueBackwardError: at a call: this program cannot be captured or
             differentiated.
     """
@@ -88,7 +94,8 @@ def wrap(
         raise GraphError(f"wrap takes an nn.Module, got {type(model).__name__}")
     check_options(backend, check)
     unwrap(model)
-    model.forward = Wrapped(model, model.__dict__.get("forward"), Settings(memory_budget, backend), check)
+    settings = Settings(memory_budget, backend, watch=Watch() if watch else None)
+    model.forward = Wrapped(model, model.__dict__.get("forward"), settings, check)
     return model
 
 

@@ -34,7 +34,11 @@ def cause_of(step: Step, made: Producer) -> Cause:
 def _of_input(step: Step, made: Producer) -> Cause:
     entry = step.joint.inputs[step.joint.placeholders.index(made.node)]
     value = "NaN" if made.tensor.reshape(-1)[made.position].isnan() else "inf"
-    if made.target not in step.losses and entry.kind != "parameter" and (behind := first_derivative(step, made)):
+    if (
+        made.target not in step.losses
+        and entry.kind in ("input", "buffer", "constant")
+        and (behind := first_derivative(step, made))
+    ):
         return behind
     count = f"{len(made.positions)} of {made.tensor.numel()} elements of {step.shown(entry.name)!r} are not finite"
     evidence = [f"{count} before the step begins"]
@@ -42,7 +46,7 @@ def _of_input(step: Step, made: Producer) -> Cause:
         return Cause("not finite behind the model", evidence=(*evidence, "the model's own results are finite"))
     if entry.kind == "parameter":
         if rising := growth.training(step):
-            evidence.append(f"the loss grew before: {growth.shown(rising)}")
+            evidence.append(f"{step.trail_of} grew before: {growth.shown(rising)}")
             return Cause("exploding training", evidence=tuple(evidence), numbers={"losses": rising})
         evidence.append("it is the first step" if not step.number else f"{step.number} steps before were finite")
         return Cause(f"{value} in the weights", evidence=tuple(evidence))

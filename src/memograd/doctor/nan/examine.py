@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import operator
 
 from torch import fx
@@ -16,7 +17,6 @@ from memograd.graph.bindings import name_of
 from memograd.graph.entries import Output
 from memograd.rules.registry import lookup
 
-_UNTOUCHED = "(nothing was written: weights, optimizer, buffers and generators are as they were before this step)"
 _STATIONS = 7  # of the way from the operator to the loss, that are shown
 
 
@@ -55,7 +55,7 @@ def _headline(step: Step, spoiled: list[str], made: Producer | None = None) -> s
         what = f"{named} is {_value(made)}"
     else:
         what = gradients if made is not None else "the loss or a gradient is not finite"
-    return f"step {step.number}: {what}\n{_UNTOUCHED}"
+    return f"step {step.number}: {what}\n{step.untouched}"
 
 
 def _value(made: Producer) -> str:
@@ -93,17 +93,23 @@ def _turned(made: Producer) -> list[str]:
 
 def _way(step: Step, made: Producer) -> list[str]:
     """From the operator to the loss, or to a gradient."""
-    stations: list[str] = []
-    for node in way(step, made):
-        text = _label(node)
-        picks = node.target is operator.getitem
-        if node.op == "call_function" and not picks and (not stations or stations[-1] != text):
-            stations.append(text)
-    if len(stations) > _STATIONS:
-        stations = [*stations[:3], f"... {len(stations) - 6} more ...", *stations[-3:]]
+    path = [n for n in way(step, made) if n.op == "call_function" and n.target is not operator.getitem]
     names = {n: f"the gradient of {step.shown(o.name)!r}" for n, o in _results(step) if o.kind == "gradient"}
-    end = names.get(made.target, "a result of the model" if step.outside else "the loss")
-    return ["from there: " + " -> ".join([*stations[1:], end])]
+    forward = _stations([n for n in path[1:] if "adjoint_of" not in n.meta])
+    backward = _stations([n for n in path[1:] if "adjoint_of" in n.meta])
+    if made.target not in names:
+        end = "a result of the model" if step.outside else "the loss"
+        return ["from there -> " + " -> ".join([*forward, end])]
+    turned = " -> ".join(["from there", *forward]) + (", and in the backward pass" if forward else ", backwards")
+    return [f"{turned} -> {' -> '.join([*backward, names[made.target]])}"]
+
+
+def _stations(nodes: list[fx.Node]) -> list[str]:
+    """Some operators of a way, each only once in a row."""
+    stations = [name for name, _ in itertools.groupby(map(_name, nodes))]
+    if len(stations) > _STATIONS:
+        return [*stations[:3], f"... {len(stations) - 6} more ...", *stations[-3:]]
+    return stations
 
 
 def _results(step: Step) -> list[tuple[fx.Node, Output]]:

@@ -101,7 +101,7 @@ def growing(step: Step, made: Producer, cause: Cause) -> Cause:
     """An overflow that was long in coming."""
     told = cause.evidence
     if rising := growth.training(step):
-        told = (*told, f"the loss grew from step to step: {growth.shown(rising)}")
+        told = (*told, f"{step.trail_of} grew from step to step: {growth.shown(rising)}")
         return Cause("exploding training", cause.name, cause.forward, told, {"losses": rising})
     name, weight = growth.heaviest(step)
     if step.number and growth.is_huge(weight):

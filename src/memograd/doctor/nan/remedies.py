@@ -10,26 +10,49 @@ import torch
 from torch import fx
 
 from memograd.doctor.nan import repair
+from memograd.doctor.nan.causes import cause_of
 from memograd.doctor.nan.choices import of_mask, of_trap
 from memograd.doctor.nan.evidence import Cause
-from memograd.doctor.nan.producer import Producer
+from memograd.doctor.nan.producer import Producer, producer
 from memograd.doctor.nan.replay import Step
 from memograd.doctor.nan.rewrites import Remedy, line_of, of_operator, operator_of
 
 Tensor = torch.Tensor
+_DEEPER = 2  # further faults behind one that is mended
 
 
-def tried(step: Step, made: Producer, cause: Cause) -> tuple[str, str]:
-    """(what to write, what came of it): the first remedy with which the step is finite, else the first one."""
+def tried(step: Step, made: Producer, cause: Cause, deeper: int = _DEEPER) -> tuple[str, str]:
+    """(what to write, what came of it): the first remedy with which the step is finite, if need be with others for what
+    is not finite behind it; else the first one."""
     first: tuple[str, str] = ("", "")
     for remedy in remedies(step, made, cause):
         outcome = remedy.attempt() if remedy.attempt is not None else None
         answer = (remedy.code, outcome.text if outcome is not None else "")
         if outcome is not None and outcome.finite:
             return answer
+        if outcome is not None and outcome.step is not None and deeper:
+            code, text = _also(outcome.step, made, remedy.code, deeper)
+            if code:
+                return code, text
         if not first[0]:
             first = answer
     return first
+
+
+def _also(step: Step, before: Producer, code: str, deeper: int) -> tuple[str, str]:
+    """The same for a step in which one remedy is tried already, and something else is wrong; nothing where that has
+    none."""
+    for node in (*step.forward.nodes, *step.joint.nodes):  # what is proposed next builds on this
+        if node.meta.get("source") == before.node.meta.get("source") and "\n" not in code:
+            node.meta["line"] = code
+    made = producer(step)
+    if made is None:
+        return "", ""
+    more, text = tried(step, made, cause_of(step, made), deeper - 1)
+    if "is finite" not in text:
+        return "", ""
+    same = made.node.meta.get("source") == before.node.meta.get("source")
+    return (more if same else f"{code}\n{more}"), text
 
 
 def remedies(step: Step, made: Producer, cause: Cause) -> Iterator[Remedy]:
@@ -75,7 +98,7 @@ def _in_float64(step: Step, node: fx.Node) -> Remedy:
 def _of_halves(step: Step, made: Producer) -> Iterator[Remedy]:
     device = made.tensor.device.type
     code = f'with torch.autocast("{device}", enabled=False):  # float32 for this place, on x.float()'
-    line = line_of(made.node).strip()
+    line = line_of(made.node).text.strip()
     code = f"{code}\n    {line}" if line and not made.is_backward else code
     yield Remedy(code, lambda: repair.in_precision(step, torch.float32))
     bf16 = lambda: repair.in_precision(step, torch.bfloat16, (torch.float16,))  # noqa: E731

@@ -24,10 +24,11 @@ HALVES = (torch.float16, torch.bfloat16)
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of a change: whether the loss and all gradients are finite, and the loss."""
+    """What came of a change: whether the loss and all gradients are finite, the loss, and the step with the change."""
 
     finite: bool
     loss: float | None
+    step: Step | None = None
 
     @property
     def text(self) -> str:
@@ -63,6 +64,11 @@ def with_inputs(step: Step, change: Mapping[str, Callable[[torch.Tensor], torch.
     """The step on other inputs, by name in the graph."""
     flat = [change[i.name](t) if i.name in change else t for i, t in zip(step.joint.inputs, step.flat, strict=True)]
     return _judged(step, step.joint, results_of(step.joint, flat))
+
+
+def without_scale(step: Step, scale: float) -> bool:
+    """Whether the gradients are finite for cotangents that are smaller by a factor of ``scale``."""
+    return with_inputs(step, {i.name: lambda t: t / scale for i in step.joint.inputs if i.kind == "cotangent"}).finite
 
 
 def in_precision(step: Step, dtype: torch.dtype, instead_of: tuple[torch.dtype, ...] = HALVES) -> Outcome | None:
@@ -121,13 +127,12 @@ def _outcome(step: Step, forward: Graph) -> Outcome:
     joint = derive(forward)
     held = {i.name: t for i, t in zip(step.joint.inputs, step.flat, strict=True)}
     flat = [held.get(i.name, i.bound) for i in joint.inputs]
-    return _judged(replace(step, joint=joint, flat=flat), joint, results_of(joint, flat))
+    changed = replace(step, forward=forward, joint=joint, flat=flat)
+    return replace(_judged(changed, joint, results_of(joint, flat)), step=changed)
 
 
 def _judged(step: Step, joint: Graph, results: list[Any]) -> Outcome:
-    kinds = [o.kind for o in joint.outputs]
-    losses = [r for r, kind in zip(results, kinds, strict=True) if kind == "output"]
-    gradients = [r for r, kind in zip(results, kinds, strict=True) if kind == "gradient"]
-    looked_at = [*(losses if step.outside else losses[:1]), *gradients]
+    losses = [results[k] for k in (step.results if step.outside else joint.positions("output")[:1])]
+    looked_at = [*losses, *(results[k] for k in joint.positions("gradient"))]
     loss = None if step.outside or losses[0].numel() != 1 else float(losses[0].reshape(()).real)
     return Outcome(all(map(is_finite, looked_at)), loss)

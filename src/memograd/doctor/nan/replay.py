@@ -37,6 +37,9 @@ class Step:
         outside: the loss is not part of the graph, whose results are the model's.
         differentiate: makes ``joint`` of ``forward``.
         names: what the user calls the arguments.
+        results: where there is no loss, the results that must be finite.
+        trail_of: what grew, if it is no loss.
+        untouched: what has not happened.
     """
 
     forward: Graph
@@ -49,6 +52,9 @@ class Step:
     outside: bool = False
     differentiate: Callable[[Graph], Graph] | None = None
     names: Mapping[str, str] = field(default_factory=dict)
+    results: tuple[int, ...] = ()
+    trail_of: str = "the loss"
+    untouched: str = "(nothing was written: weights, optimizer, buffers and generators are as before this step)"
 
     def shown(self, name: str) -> str:
         """A module's, a parameter's or an argument's name as the user knows it."""
@@ -61,8 +67,9 @@ class Step:
     @cached_property
     def losses(self) -> list[fx.Node]:
         """The loss, or all results of a model without one."""
-        losses = [self.joint.results[k] for k in self.joint.positions("output")]
-        return losses if self.outside else losses[:1]
+        if self.outside:
+            return [self.joint.results[k] for k in self.results]
+        return [self.joint.results[k] for k in self.joint.positions("output")[:1]]
 
     @cached_property
     def gradients(self) -> list[fx.Node]:

@@ -33,8 +33,11 @@ def _eps(node: fx.Node) -> str:
     return {torch.float16: "0.0001", torch.float64: "1e-12"}.get(dtype, "1e-08")
 
 
-def line_of(node: fx.Node) -> str:
-    return str(node.meta.get("line") or "")
+def line_of(node: fx.Node) -> source.Line:
+    """The line of ``node``, and which of its operations it is."""
+    alike = [n for n in node.graph.nodes if n.target is node.target and n.meta.get("source") == node.meta.get("source")]
+    own = [n for n in alike if "adjoint_of" not in n.meta]
+    return source.Line(str(node.meta.get("line") or ""), own.index(node) if node in own else 0)
 
 
 def _operand(step: Step, node: fx.Node, names: set[str], method: str, position: int = 0) -> Remedy:
@@ -149,7 +152,7 @@ def _of_log(step: Step, name: str, node: fx.Node) -> Iterator[Remedy]:
             yield Remedy(code, lambda: repair.with_operator(step, node, logsigmoid, (logits,)))
 
 
-def _stable(line: str, inner: str, form: str) -> str | None:
+def _stable(line: source.Line, inner: str, form: str) -> str | None:
     """``line`` with log(inner(x)) replaced."""
 
     def change(node: Any) -> Any:

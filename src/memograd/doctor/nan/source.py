@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass
 
-Change = Callable[[ast.expr], ast.expr]
 _LIBRARIES = {"torch", "F", "functional", "nn", "linalg", "special", "math", "np", "numpy", "jnp"}
 
 
@@ -14,32 +14,36 @@ def parsed(text: str) -> ast.expr:
     return ast.parse(text, mode="eval").body
 
 
-def edited(line: str, names: Collection[str], change: Callable[[ast.expr], ast.expr | None]) -> str | None:
-    """``line`` with the first operation that has one of ``names`` (of a function, of a method, or ``/``, ``**``)
-    replaced by what ``change`` makes of it; None where the line cannot be read alone, or has none."""
-    text, tail = line.strip(), ""
-    if text.endswith(":"):
-        return None
+@dataclass(frozen=True)
+class Line:
+    """A line, and which of several operations of one sort in it is meant, in the order in which they run."""
+
+    text: str
+    occurrence: int = 0
+
+
+def edited(line: Line, names: Collection[str], change: Callable[[ast.expr], ast.expr | None]) -> str | None:
+    """``line`` with an operation that has one of ``names`` (of a function, of a method, or ``/``, ``**``) replaced by
+    what ``change`` makes of it; None where the line cannot be read alone, or has none."""
     try:
-        tree = ast.parse(text)
+        tree = ast.parse(line.text.strip())
     except SyntaxError:
         return None
-    editor = _Editor(names, change)
-    tree = editor.visit(tree)
-    return ast.unparse(ast.fix_missing_locations(tree)) + tail if editor.done else None
+    found = [n for n in _in_order(tree) if isinstance(n, ast.expr) and called(n) in names]
+    if not found:
+        return None
+    old = found[line.occurrence % len(found)]
+    new = change(old)
+    if new is None:
+        return None
+    return ast.unparse(ast.fix_missing_locations(_Replacer(old, new).visit(tree)))
 
 
-class _Editor(ast.NodeTransformer):
-    def __init__(self, names: Collection[str], change: Callable[[ast.expr], ast.expr | None]) -> None:
-        self.names, self.change, self.done = names, change, False
-
-    def generic_visit(self, node: ast.AST) -> ast.AST:
-        if not self.done and isinstance(node, ast.expr) and called(node) in self.names:
-            new = self.change(node)
-            if new is not None:
-                self.done = True
-                return new
-        return super().generic_visit(node)
+def _in_order(node: ast.AST) -> Iterator[ast.AST]:
+    """Operands before what is done with them."""
+    for child in ast.iter_child_nodes(node):
+        yield from _in_order(child)
+    yield node
 
 
 def called(node: ast.expr) -> str:
@@ -65,9 +69,7 @@ def operand(node: ast.expr, position: int = 0) -> ast.expr | None:
 def with_operand(node: ast.expr, position: int, new: ast.expr) -> ast.expr | None:
     """``node`` with another operand."""
     old = operand(node, position)
-    if old is None:
-        return None
-    return _Replacer(old, new).visit(node)
+    return None if old is None else _Replacer(old, new).visit(node)
 
 
 class _Replacer(ast.NodeTransformer):
@@ -91,7 +93,7 @@ def method(on: ast.expr, text: str) -> ast.expr:
     return ast.Call(ast.Attribute(on, call.func.id, ast.Load()), call.args, call.keywords)
 
 
-def on_operand(line: str, names: Collection[str], position: int, text: str) -> str | None:
+def on_operand(line: Line, names: Collection[str], position: int, text: str) -> str | None:
     """``line`` with a method called on an operand of the first such operation (``log(x.clamp_min(1))``)."""
 
     def change(node: ast.expr) -> ast.expr | None:
@@ -101,7 +103,7 @@ def on_operand(line: str, names: Collection[str], position: int, text: str) -> s
     return edited(line, names, change)
 
 
-def argument(line: str, names: Collection[str], position: int) -> str | None:
+def argument(line: Line, names: Collection[str], position: int) -> str | None:
     """The text of an argument of the first such call."""
     texts: list[str] = []
 

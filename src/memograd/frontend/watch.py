@@ -1,0 +1,162 @@
+"""The trip-wire of a wrapped model: gradients that are not finite are not handed on, so that no ``.grad`` is written,
+and the backward pass that has them ends with ``NonFiniteError``.
+
+What lies in the wrapped model is run again in its own graph. What lies behind it, in the loop's own loss, is looked up
+in the loop's source (``loss_source``).
+"""
+
+from __future__ import annotations
+
+import gc
+import math
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+
+from memograd.doctor.nan.examine import Step, examine
+from memograd.doctor.nan.repair import without_scale
+from memograd.doctor.nan.replay import as_it_was
+from memograd.doctor.probes import is_finite
+from memograd.doctor.report import Report
+from memograd.errors import MemogradError, NonFiniteError
+from memograd.finite import largest
+from memograd.frontend.boundary import Call
+from memograd.frontend.loss_source import loss_program
+from memograd.frontend.passes import Question, derived
+from memograd.graph.graph import Graph
+from memograd.pipeline import capture_for, differentiate
+
+Tensor = torch.Tensor
+_TRAIL = 16  # largest gradients of former passes, to see how they grow
+_PATIENCE = 20  # passes in a row that a gradient scaler may find its scale with
+_UNTOUCHED = "(no .grad of this model was written by this backward pass)"
+
+
+@dataclass(eq=False)
+class Watch:
+    """What is remembered of the last backward passes.
+
+    Attributes:
+        passes: how many had finite gradients.
+        scaled: how many in a row had none only because of a gradient scaler's scale.
+    """
+
+    passes: int = 0
+    scaled: int = 0
+    trail: deque[float] = field(default_factory=lambda: deque(maxlen=_TRAIL))
+
+    def look(self, call: Call, question: Question, gradients: dict[int, Any], arriving: Sequence[Any]) -> None:
+        """Raises NonFiniteError where a gradient is not finite, unless a scaler will leave this step out anyway."""
+        values = [g.detach() for g in gradients.values() if isinstance(g, Tensor)]
+        size = largest(values).item() if values else 0.0
+        if math.isfinite(size):
+            self.passes += 1
+            self.scaled = 0
+            self.trail.append(size)
+            return
+        program = call.program
+        with call.generators(), torch.no_grad():
+            step = _step(call, question, arriving, self)
+            scale = _scale()
+            if scale > 1.0 and self.scaled < _PATIENCE and _is_scaling(step, arriving, scale):
+                self.scaled += 1
+                return
+            report = examine(step)
+            if report.findings[0].kind == "not finite behind the model":
+                report = _behind(call, program, report, step) or report
+        raise NonFiniteError(str(report), report)
+
+
+def _step(call: Call, question: Question, arriving: Sequence[Any], watch: Watch) -> Step:
+    """The pass of the program alone. Where its own results are not finite, nor are the cotangents, and others stand for
+    these."""
+    program = call.program
+    used, wanted = question
+    among = [program.forward.outputs[k].name for k in used]
+    names = [program.forward.inputs[k].name for k in wanted]
+    joint = derived(program.forward, program.first, question)
+    late, given = iter(arriving), iter(call.flat)
+    count = program.first.inputs
+    flat = [
+        next(late) if i.kind == "cotangent" else next(given) if k < count else i.tensor
+        for k, i in enumerate(joint.inputs)
+    ]
+    flat: list[Any] = [t.detach() if isinstance(t, Tensor) else t for t in flat]
+    step = Step(
+        program.forward,
+        joint,
+        flat,
+        number=watch.passes,
+        trail=[*watch.trail],
+        trail_of="the largest gradient",
+        results=tuple(used),
+        outside=True,
+        root="self",
+        untouched=_UNTOUCHED,
+        differentiate=lambda graph: differentiate(graph, names, cotangents="output", among=among),
+    )
+    bad = as_it_was(step).bad
+    if not any(joint.results[k] in bad for k in used):
+        return replace(step, results=())
+    late_ones = [k for k, i in enumerate(joint.inputs) if i.kind == "cotangent"]
+    flat = [
+        torch.full_like(t, 1 / max(1, t.numel())) if k in late_ones and not is_finite(t) else t
+        for k, t in enumerate(flat)
+    ]
+    return replace(step, flat=flat)
+
+
+def _behind(call: Call, program: Any, report: Report, step: Step) -> Report | None:
+    """What made the cotangents so: the loss, if its source can be found and run."""
+    found = loss_program(call)
+    if found is None:
+        return None
+    function, inputs, names = found
+    try:
+        graphs = _differentiated(function, inputs)
+        if graphs is None:
+            return None
+        forward, joint = graphs
+        flat = [t.detach() if isinstance(t, Tensor) else t for t in joint.bind(inputs, {})]
+        known = {f"arg{k}": name for k, name in enumerate(names)}
+        behind = Step(forward, joint, flat, number=step.number, names=known, untouched=_UNTOUCHED, trail=step.trail)
+        told = examine(behind)
+    except (MemogradError, RuntimeError, ValueError, TypeError):
+        return None
+    finding = told.findings[0]
+    if "step" not in finding.numbers:
+        return None
+    spoiled = report.findings[0].names
+    numbers = {**finding.numbers, "spoils": list(spoiled)}
+    return replace(told, findings=(replace(finding, names=spoiled, numbers=numbers),))
+
+
+def _differentiated(function: Callable[..., Any], inputs: tuple[Tensor, ...]) -> tuple[Graph, Graph] | None:
+    with torch.enable_grad():
+        wrt = list(range(len(inputs)))
+        try:
+            forward = capture_for(function, inputs, {}, wrt)
+        except MemogradError:
+            forward = capture_for(function, inputs, {}, wrt, concrete=True)
+        names = [i.name for i in forward.inputs if i.tensor is None]
+        names += [n for n, t in forward.parameters.items() if t.requires_grad]
+        return (forward, differentiate(forward, names)) if names else None
+
+
+def _scale() -> float:
+    """The scale of a gradient scaler that is at work somewhere; 1 where none is."""
+    kind: Any = torch.amp.GradScaler  # pyright: ignore[reportPrivateImportUsage]
+    scalers = [o for o in gc.get_objects() if issubclass(type(o), kind) and o.is_enabled()]
+    return max((s.get_scale() for s in scalers), default=1.0)
+
+
+def _is_scaling(step: Step, arriving: Sequence[Any], scale: float) -> bool:
+    """Whether the gradients are finite without the scale."""
+    if step.results:
+        return False  # the forward pass knows of no scale
+    if not all(map(is_finite, arriving)):
+        return True  # the loss's own derivative overflows: the scaler will say how long
+    return without_scale(step, scale)
