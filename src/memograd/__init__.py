@@ -32,6 +32,7 @@ from memograd.train.largest import largest_batch
 from memograd.train.loop import train_model
 from memograd.train.planning import plan
 from memograd.train.step import TrainStep
+from memograd.train.update import update_rule
 from memograd.transforms.grad import grad, grad_and_value, value_and_grad
 from memograd.transforms.jacobian import hessian, jacfwd, jacrev
 from memograd.transforms.jvp import hvp, jvp, linearize
@@ -79,6 +80,7 @@ __all__ = [
     "testing",
     "train_model",
     "unwrap",
+    "update_rule",
     "value_and_grad",
     "vjp",
     "wrap",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import random
 import warnings
+from dataclasses import replace
 
 import numpy as np
 import planted
@@ -132,9 +133,12 @@ def test_a_wrong_kernel_of_a_backend_is_caught(kind, where, monkeypatch):
 
 
 def test_a_wrong_update_is_caught(monkeypatch):
-    from memograd.train import update
+    from memograd.train import formulas, update
 
-    monkeypatch.setitem(update.RULES, optim.AdamW, update.adam)  # no decay of its own
+    def coupled(p, g, lr, state, group):  # no decay of its own
+        return formulas.adam(p, g, lr, state, {**group, "decoupled_weight_decay": False})
+
+    monkeypatch.setitem(update.RULES, optim.AdamW, replace(update.RULES[optim.AdamW], formula=coupled))
     error = caught(mlp(), nn.MSELoss(), (X, Y), "adamw")
     assert "the optimizer's update" in str(error)
 

@@ -55,29 +55,50 @@ FLAGS: dict[str, tuple[Make, str]] = {
     "adamw foreach": (lambda p: optim.AdamW(p, lr=0.01, foreach=True), ""),
     "adamw fused": (lambda p: optim.AdamW(p, lr=0.01, fused=True), ""),
     "adamw maximize": (lambda p: optim.AdamW(p, lr=0.01, maximize=True, amsgrad=True), ""),
+    "adagrad": (lambda p: optim.Adagrad(p, lr=0.1, lr_decay=0.1, initial_accumulator_value=0.2), ""),
+    "adagrad maximize": (lambda p: optim.Adagrad(p, lr=0.1, maximize=True, weight_decay=0.1), ""),
+    "adagrad fused": (lambda p: optim.Adagrad(p, lr=0.1, fused=True), ""),
+    "rmsprop": (lambda p: optim.RMSprop(p, lr=0.01, alpha=0.9), ""),
+    "rmsprop momentum": (lambda p: optim.RMSprop(p, lr=0.01, momentum=0.9, maximize=True, weight_decay=0.1), ""),
+    "rmsprop centered": (lambda p: optim.RMSprop(p, lr=0.01, centered=True, momentum=0.5, foreach=True), ""),
+    "adamax": (lambda p: optim.Adamax(p, lr=0.01), ""),
+    "adamax maximize": (lambda p: optim.Adamax(p, lr=0.01, maximize=True, weight_decay=0.1), ""),
+    "nadam": (lambda p: optim.NAdam(p, lr=0.01), ""),
+    "nadam decoupled": (lambda p: optim.NAdam(p, lr=0.01, decoupled_weight_decay=True, weight_decay=0.1), ""),
+    "nadam maximize": (lambda p: optim.NAdam(p, lr=0.01, maximize=True, weight_decay=0.1, momentum_decay=0.1), ""),
+    "radam": (lambda p: optim.RAdam(p, lr=0.01), ""),
+    "radam decoupled": (lambda p: optim.RAdam(p, lr=0.01, decoupled_weight_decay=True, weight_decay=0.1), ""),
+    "radam maximize": (lambda p: optim.RAdam(p, lr=0.01, maximize=True, weight_decay=0.1, foreach=True), ""),
+    "rate as a tensor": (lambda p: optim.NAdam(p, lr=torch.tensor(0.01, dtype=torch.float64)), ""),
     "groups": (lambda p: optim.AdamW(in_groups(list(p)), lr=0.01), ""),
 }
-OTHERS = ["ASGD", "Adadelta", "Adafactor", "Adagrad", "Adamax", "NAdam", "RAdam", "RMSprop", "Rprop"]
+OTHERS = ["ASGD", "Adadelta", "Adafactor", "Rprop"]
+IN_THE_GRAPH = ["SGD", "Adam", "AdamW", "Adagrad", "RMSprop", "Adamax", "NAdam", "RAdam"]
 
 
 @pytest.mark.parametrize("name", FLAGS)
 def test_flags_of_an_optimizer_mean_what_they_mean(name: str) -> None:
     make, why = FLAGS[name]
     step = beside_torch(make)
-    assert step.backend_reason == (
-        "asked for" if not why else f"asked for; SGD.step() is called behind the graph: {why}"
-    )
+    if why:
+        assert step.backend_reason == f"asked for; SGD.step() is called behind the graph: {why}"
+    else:
+        assert step.backend_reason == "asked for; one pass over each of 4 parameters updates it"
 
 
 @pytest.mark.parametrize("name", OTHERS)
 def test_other_optimizers_are_called_and_the_reason_says_so(name: str) -> None:
     step = beside_torch(lambda p: getattr(optim, name)(p, lr=0.01))
-    assert step.backend_reason == f"asked for; {name}.step() is called behind the graph: {name} has no update rule here"
+    assert (
+        step.backend_reason
+        == f"asked for; {name}.step() is called behind the graph: {name} has no update rule here"
+        + "; mg.update_rule enters one"
+    )
 
 
 def test_every_optimizer_of_torch_is_tried_or_refused_here() -> None:
     public = {n for n, c in vars(optim).items() if inspect.isclass(c) and issubclass(c, optim.Optimizer)}
-    assert public == {*OTHERS, "SGD", "Adam", "AdamW", "LBFGS", "SparseAdam", "Muon", "Optimizer"}
+    assert public == {*OTHERS, *IN_THE_GRAPH, "LBFGS", "SparseAdam", "Muon", "Optimizer"}
 
 
 def test_muon_is_called() -> None:

@@ -22,8 +22,8 @@ from memograd.explain.paths import local_derivatives
 from memograd.explain.record import Record, record
 from memograd.graph.graph import Graph
 from memograd.pipeline import capture_for, simplify
+from memograd.train.formulas import sgd
 from memograd.train.planning import objective_of, takes_target
-from memograd.train.update import sgd
 
 SCHEMA, VERSION = "memograd.explain", 1
 RATE = 0.1  # of the step of gradient descent that the fourth act shows

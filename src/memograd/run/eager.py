@@ -1,4 +1,5 @@
-"""The eager backend: straight-line Python of ATen calls, no autograd tape, each value freed at its last use."""
+"""The eager backend: straight-line Python of ATen calls, no autograd tape, each value freed at its last use, and behind
+it one compiled pass over each parameter that updates it in place."""
 
 from __future__ import annotations
 
@@ -11,6 +12,9 @@ from memograd.finite import Guard, TrippedError, refuse
 from memograd.graph.graph import Graph
 from memograd.graph.signature import run
 from memograd.run.pool.places import ANYWHERE, Places
+from memograd.run.updates.update import Updates, separate
+
+Writes = list[tuple[list[int], list[int]]]
 
 
 class Eager:
@@ -22,6 +26,8 @@ class Eager:
     """
 
     name = "eager"
+    updates: Updates | None = None  # behind the function, if they are not part of it
+    how = ""  # parameters are updated, in words
 
     def __init__(self, graph: Graph) -> None:
         self.function = self.build(graph)
@@ -36,31 +42,48 @@ class Eager:
         self.flag = next(iter(graph.positions("flag")), None)
         self.kept = [i for i in range(self.count) if i not in self.feedback and i != self.flag]
         self.guard: Guard | None = None  # who writes where an accelerator must not be waited for
-        self.writes = self._writes(graph)
+        self.writes = self._writes(graph, list(range(self.count)))
+        if self.updates is not None:
+            others = self.updates.others
+            self.kept_beside = [others.index(i) for i in self.kept]
+            self.flag_beside = None if self.flag is None else others.index(self.flag)
+            self.writes_beside = self._writes(graph, others)
 
     def build(self, graph: Graph) -> Any:
-        return graph.function
+        self.updates, self.how = separate(graph)
+        return graph.function if self.updates is None else self.updates.function
 
-    def _writes(self, graph: Graph) -> list[tuple[list[int], list[int]]]:
-        """What is written back, as (inputs, results): of one device and dtype each, so that a kernel copies many."""
+    def _writes(self, graph: Graph, results: Sequence[int]) -> Writes:
+        """What is written back of ``results``, as (inputs, positions among them): of one device and dtype each, so that
+        a kernel copies many."""
         groups: dict[Any, tuple[list[int], list[int]]] = {}
-        for result, place in self.feedback.items():
-            value = graph.placeholders[place].meta["val"]
-            inputs, outputs = groups.setdefault((value.device, value.dtype), ([], []))
-            inputs.append(place)
-            outputs.append(result)
+        for position, result in enumerate(results):
+            if (place := self.feedback.get(result)) is not None:
+                value = graph.placeholders[place].meta["val"]
+                inputs, outputs = groups.setdefault((value.device, value.dtype), ([], []))
+                inputs.append(place)
+                outputs.append(position)
         return list(groups.values())
 
     def compute(self, flat: Sequence[Any]) -> tuple[torch.Tensor, ...]:
         with ANYWHERE:
-            return run(self.function, flat)
+            values = run(self.function, flat)
+            return values if self.updates is None else self.updates.compute(flat, values)
 
     def step(self, flat: Sequence[Any]) -> list[torch.Tensor]:
         with self.places:
             return self._step(flat)
 
     def _step(self, flat: Sequence[Any]) -> list[torch.Tensor]:
-        return self.commit(flat, run(self.function, flat))
+        values = run(self.function, flat)
+        if self.updates is None:
+            return self.commit(flat, values)
+        if self.flag_beside is not None:
+            refuse(values[self.flag_beside])
+        for inputs, outputs in self.writes_beside:
+            torch._foreach_copy_([flat[i] for i in inputs], [values[o] for o in outputs])  # pyright: ignore
+        self.updates.write(flat, values)
+        return [values[i] for i in self.kept_beside]
 
     def commit(self, flat: Sequence[Any], results: Sequence[torch.Tensor]) -> list[torch.Tensor]:
         guard = self.guard if self.flag is None else self.guarded(results[self.flag])

@@ -14,9 +14,10 @@ from memograd.graph.entries import Input, InputKind, Output
 from memograd.graph.graph import Graph
 from memograd.tracing.tracer import Tracer
 from memograd.train.carried import Carried
+from memograd.train.formulas import State
 from memograd.train.rates import Rates
 from memograd.train.refinements import Clip
-from memograd.train.update import RULES, State, prepare
+from memograd.train.update import RULES, prepare
 
 Tensor = torch.Tensor
 EVERY = "all parameters"  # whose update an operator belongs to that reads every gradient
@@ -103,6 +104,7 @@ class Update(Appended):
     ) -> None:
         super().__init__(joint)
         self.optimizer = optimizer
+        self.rule = RULES[type(optimizer)]
         self.rates = rates
         self.share = share  # parameters with equal step counters have equal ones for ever
         self.clip = clip or Clip()
@@ -124,7 +126,7 @@ class Update(Appended):
         values = [self.gradients[name].meta["val"] for found in groups for _, name in found]
         if self.carried is not None and self.clip.norm is not None and values:
             self.norm = self.carried.norm_of(values)
-        counts = [[float(s["step"]) if "step" in s else 0.0 for s in group] for group in states]
+        counts = [[{k: float(s[k]) for k in self.rule.counters if k in s} for s in group] for group in states]
         with self.tracer.rules():
             gradients = self._clipped([name for found in groups for _, name in found])
             for k, found in enumerate(groups):
@@ -161,22 +163,25 @@ class Update(Appended):
         k: int,
         names: Sequence[str],
         states: Sequence[State],
-        counts: Sequence[float],
+        counts: Sequence[Mapping[str, float]],
         gradients: Mapping[str, Tensor],
     ) -> None:
         group = self._options(k)
         lr = self._input(f"learning rate {k}", self.rates.learning[k])
-        shared: dict[float, Tensor] = {}  # bias corrections are computed once for all equal step counters
-        for name, tensors, count in zip(names, states, counts, strict=True):
+        shared: dict[tuple[str, float], Tensor] = {}  # bias corrections are computed once for equal ones
+        for name, tensors, numbers in zip(names, states, counts, strict=True):
             with self.tracer.labelled({"update_of": name}):
                 state: State = {key: self._input(f"{key} of {name}", t) for key, t in tensors.items()}
                 if "step" in state:
                     new_step = state["step"] + 1
                     self._mutation(f"step of {name}", new_step)
-                    state["shared_step"] = shared.setdefault(count, new_step) if self.share else new_step
-                gradient = -gradients[name] if group["maximize"] else gradients[name]
+                    state["shared_step"] = new_step
+                if self.share:
+                    numbers = {"shared_step" if key == "step" else key: number for key, number in numbers.items()}
+                    state |= {key: shared.setdefault((key, number), state[key]) for key, number in numbers.items()}
+                gradient = -gradients[name] if group.get("maximize") else gradients[name]
                 old = self._value(name)
-                value, new = RULES[type(self.optimizer)](old, gradient, lr, state, group)
+                value, new = self.rule.formula(old, gradient, lr, state, group)
                 value = value.to(old.dtype)  # one number and a learning rate are two numbers: the wider dtype wins
                 self.new[name] = value
                 self._mutation(name, value)

@@ -3,14 +3,17 @@ pass."""
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from math import inf, isfinite
 from typing import Any
 
 import torch
+from torch import optim
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
+from memograd.errors import GraphError
 from memograd.graph.graph import Graph
 from memograd.train.appended import average_name
 from memograd.train.build import Training
@@ -66,7 +69,6 @@ def updates(
     if norm is not None and (before := held.get("gradient norm")) is not None:
         away = torch.full_like(norm, precision.loose * largest(norm) + sum(noise.values()))
         yield Expected({"gradient norm": before}, {"gradient norm": norm}, lambda: {"gradient norm": away})
-    kind = type(training.optimizer)
     for k, group in enumerate(groups):
         settings = {**group, **_PLAIN, "lr": rates.get(k, float(group["lr"]))}
         for p in group["params"]:
@@ -74,7 +76,7 @@ def updates(
                 state = {key: t for key, t in training.optimizer.state.get(p, {}).items() if isinstance(t, Tensor)}
                 value, gradient = ours.written[name], gradients.get(name)
                 about = little + noise.get(name, 0.0)
-                new = _one(kind, settings, name, value, state, gradient, precision.loose, about)
+                new = _one(training.optimizer, settings, name, value, state, gradient, precision.loose, about)
                 yield new
                 if (average := held.get(average_name(name))) is not None:
                     yield _average(training, name, average, new)
@@ -138,7 +140,7 @@ def _average(training: Training, name: str, average: Tensor, parameter: Expected
 
 
 def _one(
-    kind: Any,
+    optimizer: optim.Optimizer,
     settings: dict[str, Any],
     name: str,
     value: Tensor,
@@ -151,7 +153,7 @@ def _one(
         if gradient is None:
             return _named(name, value, state)
         moved = gradient + way * (share * largest(gradient) + noise) if way else gradient
-        return _named(name, *_after(kind, settings, value, state, moved))
+        return _named(name, *_after(optimizer, settings, value, state, moved))
 
     def reach() -> dict[str, Tensor]:
         if gradient is not None and not isfinite(noise):  # the gradient is nothing but rounding
@@ -168,13 +170,27 @@ def _named(name: str, value: Tensor, state: Mapping[str, Tensor]) -> dict[str, T
 
 
 def _after(
-    kind: Any, settings: dict[str, Any], value: Tensor, state: Mapping[str, Tensor], gradient: Tensor
+    optimizer: optim.Optimizer,
+    settings: dict[str, Any],
+    value: Tensor,
+    state: Mapping[str, Tensor],
+    gradient: Tensor,
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """Copies of one parameter and of its state after one step of an optimizer of this kind."""
+    """Copies of one parameter and of its state after one step of an optimizer like this one."""
     parameter = torch.nn.Parameter(value.detach().clone())
     parameter.grad = gradient.to(parameter.dtype)
-    twin = kind([{**settings, "params": [parameter]}])
+    twin = object.__new__(type(optimizer))
+    vars(twin).update(vars(optimizer))
+    vars(twin).pop("step", None)  # a scheduler's, which counts
+    twin.param_groups = [{**settings, "params": [parameter]}]
+    twin.state = defaultdict(dict)
     if state:
         twin.state[parameter] = {k: t.clone() for k, t in state.items()}
     twin.step()
+    if unknown := twin.state[parameter].keys() - state.keys():
+        name = type(optimizer).__name__
+        raise GraphError(
+            f"{name}.step() keeps {', '.join(map(repr, sorted(unknown)))} in its state, which its update rule does not "
+            "begin with: let `start` of mg.update_rule make it, as a tensor"
+        )
     return parameter.detach(), {k: t for k, t in twin.state[parameter].items() if k in state}

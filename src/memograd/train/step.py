@@ -40,8 +40,9 @@ class TrainStep:
     Args:
         model: any ``nn.Module``; trained in place.
         criterion: ``criterion(model(*inputs), target) -> scalar``; None when the model returns its loss.
-        optimizer: a ``torch.optim`` optimizer. SGD, Adam and AdamW become part of the graph; any other one is called
-            on our gradients, and ``backend_reason`` says so. Its state stays in ``optimizer.state``.
+        optimizer: a ``torch.optim`` optimizer. SGD, Adam, AdamW, Adagrad, RMSprop, Adamax, NAdam, RAdam and those that
+            ``mg.update_rule`` has entered become part of the graph; any other one is called on our gradients, and
+            ``backend_reason`` says so. Its state stays in ``optimizer.state``.
         memory_budget: the most bytes of tensors alive at any moment of a step: parameters, buffers, the batch,
             activations, gradients, optimizer state and operators' workspace. Bytes, "8GiB", "600MB", "50%" of what
             the step needs without a budget (of the largest step so far, if batches differ), or a ``Plan`` made for
@@ -276,11 +277,12 @@ class TrainStep:
 
     @property
     def backend_reason(self) -> str:
-        """Why that backend, and why the optimizer is called, if it is."""
+        """Why that backend, how it updates parameters, and why the optimizer is called, if it is."""
         program = self._required()
         why = why_not(self.optimizer) or ("hooks on parameters wait for gradients" if program.gradients else None)
         called = f"; {type(self.optimizer).__name__}.step() is called behind the graph: {why}" if why else ""
-        return program.choice.reason + called
+        how = program.choice.backend.how
+        return program.choice.reason + (f"; {how}" if how else "") + called
 
     @property
     def check_reason(self) -> str:

@@ -1,4 +1,4 @@
-"""Parameter updates as graph operators: the formulas of torch.optim's SGD, Adam and AdamW on symbolic tensors.
+"""The update as part of a step's graph: which optimizers it is known of, and what state they begin with.
 
 The optimizer stays the user's torch.optim object: its hyperparameters and its state tensors are inputs of the graph,
 the new state is written back into them, so ``optimizer.state_dict()`` is right after every step. The learning rate
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -16,68 +17,52 @@ from torch import optim
 
 from memograd._torch import has_step_hooks
 from memograd.errors import GraphError
+from memograd.train import formulas
+from memograd.train.formulas import State
 
 Tensor = torch.Tensor
+Formula = Callable[[Tensor, Tensor, Tensor, State, dict[str, Any]], tuple[Tensor, State]]
+Start = Callable[[Tensor, dict[str, Any]], State]
+
 _INPUTS = ("params", "lr", "initial_lr")  # of a group: what is no constant of the graph
-State = dict[str, Tensor]
 
 
-def sgd(p: Tensor, g: Tensor, lr: Tensor, state: State, group: dict[str, Any]) -> tuple[Tensor, State]:
-    """v ← μ v + g;  p ← p - η (g + μ v if nesterov else v). Sutskever et al. 2013, as torch.optim.SGD has it."""
-    new: State = {}
-    if on(group["weight_decay"]):
-        g = g + group["weight_decay"] * p
-    if on(group["momentum"]):
-        new["momentum_buffer"] = v = state["momentum_buffer"] * group["momentum"] + g
-        g = g + group["momentum"] * v if group["nesterov"] else v
-    return p - lr * g, new
+@dataclass(frozen=True)
+class Rule:
+    """How an optimizer updates a parameter.
+
+    Attributes:
+        start: the state that it makes for one at first.
+        counters: what of the state is a number that follows from how often it was updated, and from nothing else.
+    """
+
+    formula: Formula
+    start: Start
+    counters: tuple[str, ...] = ("step",)
 
 
-def adam(p: Tensor, g: Tensor, lr: Tensor, state: State, group: dict[str, Any]) -> tuple[Tensor, State]:
-    """m ← β₁ m + (1 - β₁) g;  v ← β₂ v + (1 - β₂) g²;  p ← p - η m̂ / (√v̂ + ε). Kingma & Ba 2015, algorithm 1."""
-    if on(group["weight_decay"]):
-        g = g + group["weight_decay"] * p
-    return _adam(p, g, lr, state, group)
+RULES: dict[type, Rule] = {}
 
 
-def adamw(p: Tensor, g: Tensor, lr: Tensor, state: State, group: dict[str, Any]) -> tuple[Tensor, State]:
-    """Adam with p ← p (1 - η λ) beside it instead of λ p in the gradient. Loshchilov & Hutter 2019, algorithm 2."""
-    if on(group["weight_decay"]):
-        p = p * (1 - lr * group["weight_decay"])
-    return _adam(p, g, lr, state, group)
+def update_rule(kind: type[optim.Optimizer], start: Start | None = None) -> Callable[[Formula], Formula]:
+    """Enter the update of an optimizer of yours, so that steps have it in their graph, in one pass over each parameter.
 
+    The formula gets ``(p, g, lr, state, group)``: parameter, gradient (negated where ``maximize``), learning rate, the
+    tensors of ``optimizer.state[p]`` and the group's options; it returns the new parameter and the new tensors of the
+    state, and writes to nothing. ``start(p, group)`` is the state that the optimizer makes for a parameter it has not
+    seen. With an entry ``step`` in it updates are counted there; ``state["shared_step"]`` is the number of this one.
 
-def _adam(p: Tensor, g: Tensor, lr: Tensor, state: State, group: dict[str, Any]) -> tuple[Tensor, State]:
-    beta1, beta2 = group["betas"]
-    step = state["shared_step"].double()
-    if isinstance(beta1, Tensor):  # a number that changes: neither operator takes one of another precision
-        m = state["exp_avg"] + (1 - beta1) * (g - state["exp_avg"])
-        v = state["exp_avg_sq"] * beta2 + (1 - beta2) * (g * g)
-    else:
-        m = torch.lerp(state["exp_avg"], g, 1 - beta1)
-        v = torch.addcmul(state["exp_avg_sq"] * beta2, g, g, value=1 - beta2)
-    new = {"exp_avg": m, "exp_avg_sq": v}
-    if group["amsgrad"]:
-        new["max_exp_avg_sq"] = v = torch.maximum(state["max_exp_avg_sq"], v)
-    denominator = v.sqrt() / (1 - beta2**step).sqrt() + group["eps"]
-    return p - (lr / (1 - beta1**step)) * (m / denominator), new
+    It holds for ``kind`` itself, not for classes derived from it. Each step's first update is compared with that of
+    ``kind.step()``; see ``check`` of ``mg.TrainStep``.
+    """
+    if not (inspect.isclass(kind) and issubclass(kind, optim.Optimizer)):
+        raise GraphError(f"an update rule is for a class of optimizers, not for {kind!r}")
 
+    def enter(formula: Formula) -> Formula:
+        RULES[kind] = Rule(formula, start or (lambda p, group: {}))
+        return formula
 
-def adam_of_either_kind(p: Tensor, g: Tensor, lr: Tensor, state: State, group: dict[str, Any]) -> tuple[Tensor, State]:
-    """In PyTorch AdamW is Adam with an option."""
-    return (adamw if group.get("decoupled_weight_decay") else adam)(p, g, lr, state, group)
-
-
-def on(number: Any) -> bool:
-    """Whether an option is not zero; one that is an input of the graph is not."""
-    return isinstance(number, Tensor) or bool(number)
-
-
-RULES: dict[type, Callable[..., tuple[Tensor, State]]] = {
-    optim.SGD: sgd,
-    optim.Adam: adam_of_either_kind,
-    optim.AdamW: adam_of_either_kind,
-}
+    return enter
 
 
 def refuse(optimizer: optim.Optimizer) -> None:
@@ -98,7 +83,7 @@ def refuse(optimizer: optim.Optimizer) -> None:
 def why_not(optimizer: optim.Optimizer) -> str | None:
     """None when the update can be part of the graph, else the reason why ``optimizer.step()`` is called instead."""
     if type(optimizer) not in RULES:
-        return f"{type(optimizer).__name__} has no update rule here"
+        return f"{type(optimizer).__name__} has no update rule here; mg.update_rule enters one"
     if has_step_hooks(optimizer):
         return "the optimizer has step hooks"
     if "step" in vars(optimizer) and not hasattr(vars(optimizer)["step"], "_wrapped_by_lr_sched"):
@@ -110,6 +95,9 @@ def why_not(optimizer: optim.Optimizer) -> str | None:
             return "dampening is set"
         if any(p.is_complex() or p.is_sparse for p in group["params"]):
             return "complex or sparse parameters"
+        others = (x for p in group["params"] for x in optimizer.state.get(p, {}).values())
+        if any(x is not None and not isinstance(x, Tensor) for x in others):
+            return "its state holds more than tensors"
         if any(isinstance(x, Tensor) for k, v in group.items() if k not in _INPUTS for x in _each(v)):
             return "a hyperparameter is a tensor, which may change without being replaced"
     return None
@@ -120,24 +108,66 @@ def _each(value: Any) -> Any:
 
 
 def prepare(optimizer: optim.Optimizer, group: dict[str, Any], p: Tensor) -> State:
-    """The optimizer's own state tensors for ``p``, made as torch.optim makes them when they are missing."""
-    if isinstance(optimizer, optim.SGD) and not group["momentum"]:
-        return {}
-    state = optimizer.state[p]
-    if isinstance(optimizer, optim.SGD):
-        if state.get("momentum_buffer") is None:
-            state["momentum_buffer"] = torch.zeros_like(p, memory_format=torch.preserve_format)
-        return {"momentum_buffer": state["momentum_buffer"]}
-    if "step" not in state:
-        state["step"] = _counter(group, p)
-        names = ["exp_avg", "exp_avg_sq", *(["max_exp_avg_sq"] if group["amsgrad"] else [])]
-        state.update({n: torch.zeros_like(p, memory_format=torch.preserve_format) for n in names})
-    return {k: v for k, v in state.items() if isinstance(v, Tensor)}
+    """The optimizer's own state tensors for ``p``, made as the optimizer makes them when they are missing."""
+    held = {k: t for k, t in optimizer.state.get(p, {}).items() if isinstance(t, Tensor)}
+    if not held and (held := RULES[type(optimizer)].start(p, group)):
+        optimizer.state[p].update(held)
+    return held
 
 
-def _counter(group: dict[str, Any], p: Tensor) -> Tensor:
-    """A step counter at 0: on the CPU, unless torch.optim's own kernels want it where the parameter is."""
+# -- what torch.optim begins with ----------------------------------------------------------------------------------
+
+
+def zeros(p: Tensor, *names: str) -> State:
+    """As many tensors like ``p``."""
+    return {n: torch.zeros_like(p, memory_format=torch.preserve_format).detach() for n in names}
+
+
+def counter(p: Tensor, group: dict[str, Any], number: float = 0.0) -> Tensor:
+    """A step counter: on the CPU, unless torch.optim's own kernels want it where the parameter is."""
     fused = bool(group.get("fused"))
     wide = torch.get_default_dtype() == torch.float64 and not fused
     device = p.device if fused or group.get("capturable") else torch.device("cpu")
-    return torch.zeros((), dtype=torch.float64 if wide else torch.float32, device=device)
+    return torch.full((), number, dtype=torch.float64 if wide else torch.float32, device=device)
+
+
+def _sgd(p: Tensor, group: dict[str, Any]) -> State:
+    return zeros(p, "momentum_buffer") if group["momentum"] else {}
+
+
+def _adam(p: Tensor, group: dict[str, Any]) -> State:
+    names = ["exp_avg", "exp_avg_sq", *(["max_exp_avg_sq"] if group["amsgrad"] else [])]
+    return {"step": counter(p, group), **zeros(p, *names)}
+
+
+def _adagrad(p: Tensor, group: dict[str, Any]) -> State:
+    return {"step": counter(p, group), "sum": torch.full_like(p, group["initial_accumulator_value"]).detach()}
+
+
+def _rmsprop(p: Tensor, group: dict[str, Any]) -> State:
+    names = ["momentum_buffer"] * (group["momentum"] > 0) + ["grad_avg"] * bool(group["centered"])
+    return {"step": counter(p, group), **zeros(p, "square_avg", *names)}
+
+
+def _adamax(p: Tensor, group: dict[str, Any]) -> State:
+    return {"step": counter(p, group), **zeros(p, "exp_avg", "exp_inf")}
+
+
+def _nadam(p: Tensor, group: dict[str, Any]) -> State:
+    return {"step": counter(p, group), "mu_product": counter(p, group, 1.0), **zeros(p, "exp_avg", "exp_avg_sq")}
+
+
+def _radam(p: Tensor, group: dict[str, Any]) -> State:
+    return {"step": counter(p, group), **zeros(p, "exp_avg", "exp_avg_sq")}
+
+
+RULES |= {
+    optim.SGD: Rule(formulas.sgd, _sgd),
+    optim.Adam: Rule(formulas.adam, _adam),
+    optim.AdamW: Rule(formulas.adam, _adam),
+    optim.Adagrad: Rule(formulas.adagrad, _adagrad),
+    optim.RMSprop: Rule(formulas.rmsprop, _rmsprop),
+    optim.Adamax: Rule(formulas.adamax, _adamax),
+    optim.NAdam: Rule(formulas.nadam, _nadam, ("step", "mu_product")),
+    optim.RAdam: Rule(formulas.radam, _radam),
+}

@@ -1,0 +1,164 @@
+"""A graph in two parts: everything but the updates, and a compiled pass over each parameter behind it."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from typing import Any
+
+import torch
+from torch import fx
+from torch.autograd.graph import increment_version
+
+from memograd.errors import BackendError
+from memograd.graph.graph import Graph
+from memograd.graph.printing import flat_function, load
+from memograd.ops import has_effect
+from memograd.run.updates.kernels import Task, compiled
+from memograd.run.updates.regions import Region, regions
+
+Tensor = torch.Tensor
+_SHARE = 1 << 18  # elements, from which another thread is worth waking
+
+
+class Updates:
+    """What runs behind ``function``, the rest of the graph.
+
+    ``function(*flat)`` returns the graph's other results and what the updates read; ``write`` does the updates in
+    place, ``compute`` elsewhere.
+    """
+
+    def __init__(self, graph: Graph, found: Sequence[Region]) -> None:
+        self.regions = found
+        self.places = [k for r in found for k in r.places]
+        self.positions = [k for r in found for k in r.results]
+        apart = set(self.positions)
+        self.others = [k for k in range(len(graph.results)) if k not in apart]
+        read = dict.fromkeys(n for r in found for n in (*r.wholes, *r.numbers) if n.op != "placeholder")
+        self.function = _rest(graph, [*(graph.results[k] for k in self.others), *read])
+        flat = {n: k for k, n in enumerate(graph.placeholders)}
+        computed = {n: len(flat) + len(self.others) + k for k, n in enumerate(read)}
+        self._where = flat | computed  # among the inputs and what ``function`` returns
+        self._reads = [([self._where[n] for n in r.wholes], [self._where[n] for n in r.numbers]) for r in found]
+        self._geometry = [[_geometry(n.meta["val"].dtype, r.like) for n in r.wholes] for r in found]
+        self._written = [[_geometry(graph.results[k].meta["val"].dtype, r.like) for k in r.results] for r in found]
+        self._call, kinds = compiled(found, graph)
+        self._starts = [0]
+        for r in found:
+            self._starts.append(self._starts[-1] + len(r.wholes) + len(r.numbers) + len(r.results))
+        self._pieces = [(kind, at, r.like.numel()) for kind, at, r in zip(kinds, self._starts, found, strict=False)]
+        self._shares: dict[int, list[Any]] = {}
+
+    def write(self, flat: Sequence[Tensor], values: Sequence[Tensor]) -> None:
+        """The updates, where the old values lie."""
+        targets = [[flat[k] for k in r.places] for r in self.regions]
+        if all(
+            _fits(t, *g) for ts, gs in zip(targets, self._written, strict=True) for t, g in zip(ts, gs, strict=True)
+        ):
+            self._run(flat, values, targets)
+            increment_version([t for ts in targets for t in ts])  # autograd must know that they were written to
+            return
+        new = self._fresh(flat, values)
+        torch._foreach_copy_([t for ts in targets for t in ts], [t for ts in new for t in ts])  # pyright: ignore
+
+    def compute(self, flat: Sequence[Tensor], values: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        """All results of the graph; nothing is written."""
+        results: dict[int, Tensor] = dict(zip(self.others, values, strict=False))
+        for region, new in zip(self.regions, self._fresh(flat, values), strict=True):
+            results.update(zip(region.results, new, strict=True))
+        return tuple(results[k] for k in range(len(results)))
+
+    def _fresh(self, flat: Sequence[Tensor], values: Sequence[Tensor]) -> list[list[Tensor]]:
+        targets = [[torch.empty_strided(s, t, dtype=d) for d, s, t in gs] for gs in self._written]
+        self._run(flat, values, targets)
+        return targets
+
+    def _run(self, flat: Sequence[Tensor], values: Sequence[Tensor], targets: list[list[Tensor]]) -> None:
+        every = [*flat, *values]
+        laid_out: list[Tensor] = []  # alive until the kernels are done
+        pointers: list[int] = []
+        for (wholes, numbers), geometry, written in zip(self._reads, self._geometry, targets, strict=True):
+            for k, (dtype, shape, strides) in zip(wholes, geometry, strict=True):
+                tensor = every[k]
+                if not _fits(tensor, dtype, shape, strides):
+                    tensor = torch.empty_strided(shape, strides, dtype=dtype).copy_(tensor)
+                    laid_out.append(tensor)
+                pointers.append(tensor.data_ptr())
+            pointers += [every[k].data_ptr() for k in numbers]
+            pointers += [t.data_ptr() for t in written]
+        array = (ctypes.c_void_p * len(pointers))(*pointers)
+        own, *others = self._tasks(torch.get_num_threads())
+        waiting = [_threads(os.getpid()).submit(self._call, array, tasks, len(tasks)) for tasks in others]
+        self._call(array, own, len(own))
+        for one in waiting:
+            one.result()
+
+    def _tasks(self, threads: int) -> list[Any]:
+        """Ranges of elements for each of the threads that are worth it."""
+        if threads not in self._shares:
+            total = sum(numel for *_, numel in self._pieces)
+            count = max(1, min(threads, total // _SHARE))
+            self._shares[threads] = [(Task * len(part))(*part) for part in _split(self._pieces, total, count)]
+        return self._shares[threads]
+
+
+def separate(graph: Graph) -> tuple[Updates | None, str]:
+    """The updates of a lowered graph, and in words how they run."""
+    labels = {graph.results[k].meta.get("update_of") for k in graph.positions("mutation")}
+    total = len(labels & {i.name for i in graph.inputs})
+    if not total:
+        return None, ""
+    if any(graph.results[k].meta["val"].device.type != "cpu" for k in graph.positions("flag")):
+        return None, "updates run operator by operator: an accelerator says whether they are made"
+    try:
+        found = regions(graph)
+        updates = Updates(graph, found) if found else None
+    except BackendError as error:
+        return None, f"updates run operator by operator: {error}"
+    if updates is None:
+        return None, "updates run operator by operator: they are on another device, or of a dtype C has not"
+    rest = f", {total - len(found)} operator by operator" if total > len(found) else ""
+    return updates, f"one pass over each of {len(found)} parameters updates it{rest}"
+
+
+def _rest(graph: Graph, results: list[fx.Node]) -> Callable[..., Any]:
+    """The function of the graph's inputs that computes ``results``."""
+    needed = {*results, *filter(has_effect, graph.nodes)}
+    for node in reversed(graph.nodes):
+        if node in needed:
+            needed.update(node.all_input_nodes)
+    source = flat_function("step", list(graph.placeholders), [n for n in graph.nodes if n in needed], results)
+    return load(source, "step")
+
+
+def _geometry(dtype: torch.dtype, like: Tensor) -> tuple[torch.dtype, torch.Size, tuple[int, ...]]:
+    return dtype, like.shape, like.stride()
+
+
+def _fits(tensor: Tensor, dtype: torch.dtype, shape: torch.Size, strides: tuple[int, ...]) -> bool:
+    return tensor.dtype == dtype and tensor.shape == shape and tensor.stride() == strides
+
+
+def _split(pieces: Sequence[tuple[int, int, int]], total: int, count: int) -> list[list[Task]]:
+    """The elements of all pieces in ``count`` equal parts."""
+    parts: list[list[Task]] = [[] for _ in range(count)]
+    done = 0
+    for kind, at, numel in pieces:
+        first = 0
+        while first < numel:
+            part = min(count - 1, done * count // total)
+            end = total if part == count - 1 else -(-total * (part + 1) // count)
+            last = min(numel, first + end - done)
+            parts[part].append(Task(kind, at, first, last))
+            done += last - first
+            first = last
+    return [p for p in parts if p]
+
+
+@cache
+def _threads(process: int) -> ThreadPoolExecutor:
+    """The other threads of this process: those of a parent are not there after a fork."""
+    return ThreadPoolExecutor(max_workers=max(1, (os.cpu_count() or 2) - 1), thread_name_prefix="memograd update")
