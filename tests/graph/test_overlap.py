@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import nn, optim
 
@@ -13,6 +13,7 @@ slices = st.tuples(st.integers(0, 11), st.integers(1, 4), st.integers(1, 3))
 
 
 @given(st.lists(slices, min_size=2, max_size=4))
+@settings(deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 def test_whose_elements_are_in_common(places):
     memory = torch.zeros(24)
     views = [memory.as_strided((n,), (step,), at) for at, n, step in places]

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from idioms.agreement import check_function, check_step, plain_grad
 from idioms.families import programs
 
-FEW, MANY = 200, 3000
+FEW, MANY = 120, 3000
 WAYS = ("grad", "vjp", "hvp", "step")
 
 
