@@ -35,10 +35,13 @@ def _name(patient: Patient, weight: fx.Node) -> str:
 
 def _copies(patient: Patient, weight: fx.Node, u: fx.Node) -> list[Finding]:
     """All units start with the same weights and get the same gradient: they stay copies for ever."""
-    w, gradient = wide(patient.values[weight]), patient.table.get(weight)
-    if gradient is None or is_zero(gradient) or w.shape[0] < 2:
+    value, gradient = patient.values[weight], patient.table.get(weight)
+    some = wide(value[:2]), wide(value[:, :2])  # which are enough for nearly all weights
+    if gradient is None or len(value) < 2 or (_differ(some[0]) and _differ(some[1].transpose(0, 1))):
         return []
-    g = wide(gradient)
+    if is_zero(gradient):
+        return []
+    w, g = wide(value), wide(gradient)
     transposed = bool(_differ(w)) and w.dim() == 2  # (in, out), where somebody multiplies x @ w
     if transposed:
         w, g = w.T, g.T
