@@ -175,7 +175,14 @@ def test_a_report_is_one_json_object():
 def test_a_loss_that_is_not_finite_is_handed_on():
     model = nn.Linear(8, 3)
     report = mg.diagnose(model, X * float("inf"), T, loss=nn.CrossEntropyLoss())
-    assert [f.kind for f in report.of("error")] == ["loss is not finite"] and "watch=True" in str(report)
+    (finding,) = report.findings
+    assert finding.severity == "error" and finding.kind == "inf in the data"
+
+
+def test_a_gradient_that_is_not_finite_under_a_finite_loss_is_found():
+    x = torch.zeros(3, requires_grad=True)
+    (finding,) = mg.diagnose(lambda x: x.sqrt().sum(), x).findings
+    assert finding.severity == "error" and "sqrt" in str(finding)
 
 
 def test_a_function_of_tensors_can_be_diagnosed():

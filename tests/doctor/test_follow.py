@@ -80,8 +80,10 @@ def test_a_run_that_diverges_says_at_which_step():
     model = nn.Linear(8, 1)
     optimizer = torch.optim.SGD(model.parameters(), lr=3.0)
     report = mg.diagnose(model, X, X[:, :1], loss=nn.MSELoss(), optimizer=optimizer, steps=200)
-    (finding,) = [f for f in report.findings if f.kind == "diverges"]
-    assert finding.severity == "error" and finding.numbers["step"] < 199  # it stops where the loss is no number
+    (finding,) = [f for f in report.findings if f.kind == "exploding training"]
+    assert finding.severity == "error" and finding.numbers["step"] == len(report.numbers["steps"]) - 1 < 199
+    report = mg.diagnose(model, X, X[:, :1], loss=nn.MSELoss(), optimizer=optimizer, steps=6)  # not infinite yet
+    assert "diverges" in {f.kind for f in report.findings}
 
 
 def test_a_run_on_one_batch_that_does_not_fall_is_found():

@@ -6,8 +6,7 @@ finding is left out. The program runs a few times and is afterwards as it was.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
@@ -23,6 +22,8 @@ from memograd.doctor.follow import batches_of, follow, outcome
 from memograd.doctor.gain import gain
 from memograd.doctor.initial import initialisation
 from memograd.doctor.losses import inputs_unused, losses
+from memograd.doctor.nan.examine import examine as nan_of
+from memograd.doctor.nan.replay import Step
 from memograd.doctor.noise import noise
 from memograd.doctor.patient import Patient, examine
 from memograd.doctor.precision import precision as digits
@@ -35,9 +36,10 @@ from memograd.doctor.usage import usage
 from memograd.doctor.wider import widened
 from memograd.doctor.zeros import zero_gradients
 from memograd.inspection.capturing import asked, captured, differentiable
-from memograd.inspection.objective import loss_of
+from memograd.inspection.objective import PREFIX, Loss, loss_of
 from memograd.inspection.program import Inspected
 from memograd.looks import look
+from memograd.pipeline import differentiate
 from memograd.tracing.undisturbed import Generators
 
 _RATE = 1e-3  # of the run that is followed where no optimizer was given: Adam's default
@@ -181,10 +183,9 @@ class _Case:
         held = set(held_by(optimizer)) if optimizer is not None else None
         self.findings += unreached.outsiders(inspected, inspected.graph, held)
         self.findings += unreached.beforehand(inspected, inspected.graph)
-        value = float(patient.values[patient.loss])
-        self.numbers["loss"] = value
-        if not math.isfinite(value):
-            self.findings.append(_not_finite(patient))
+        self.numbers["loss"] = float(patient.values[patient.loss])
+        if not patient.finite:
+            self.findings += self.not_finite(patient)
             return
         for detector in _DETECTORS:
             self.findings += detector(patient)
@@ -206,6 +207,14 @@ class _Case:
         flat = [t.detach() for t in inspected.graph.bind(args, kwargs)]
         return examine(inspected, flat, batch_of((args, kwargs)))
 
+    def not_finite(self, patient: Patient, number: int = 0, losses: Sequence[float] = ()) -> tuple[Finding, ...]:
+        """Which operator made the loss or a gradient NaN or infinite, and why (``doctor/nan/``)."""
+        inspected = patient.inspected
+        joint = differentiate(inspected.graph, inspected.wrt)
+        root = PREFIX[:-1] if isinstance(self.program, Loss) else ""
+        self.drawn.put_back()
+        return nan_of(Step(inspected.graph, joint, patient.flat, number, trail=losses, root=root)).findings
+
     def gradient(self) -> dict[str, torch.Tensor]:
         """Of every parameter, at what the parameters are now."""
         patient = self.examined(self.inspected(self.args, self.kwargs), self.args, self.kwargs)
@@ -221,14 +230,14 @@ class _Case:
         batches = batches_of(run.data, (self.args, self.kwargs), run.steps)
         course = follow(self, batches, optimizer, run.steps, run.writer)
         self.numbers["steps"] = course.to_dict()
-        found = outcome(course, optimizer, len(batches) == 1)
-        if course.last is not None and math.isfinite(course.frames[-1].loss):
+        found = outcome(course, optimizer, len(batches) == 1) if not course.broken else []
+        if course.last is not None and course.last.finite:
             known = {f.kind for f in (*self.findings, *found)}
             if "dead units" in known:  # which pass nothing back
                 known.add("vanishing gradient")
             last = [f for detector in (gain, saturation) for f in detector(course.last) if f.kind not in known]
             found += [replace(f, what=f"at step {len(course.frames) - 1}, {f.what}") for f in last]
-        self.findings += found
+        self.findings += [*course.broken, *found]
 
     def step(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Patient:
         """One step of a run: what the model writes (statistics, counters) stays written, draws go on."""
@@ -277,12 +286,6 @@ def _holds(inspected: Inspected) -> bool:
 def _in_half(patient: Patient) -> bool:
     adjoints = (t for a in patient.table.values() for t in (a if isinstance(a, list) else [a]))
     return any(isinstance(t, torch.Tensor) and t.dtype in (torch.float16, torch.bfloat16) for t in adjoints)
-
-
-def _not_finite(patient: Patient) -> Finding:
-    what = f"the loss is {float(patient.values[patient.loss])}: there is no gradient to speak of"
-    fix = "step = mg.TrainStep(..., watch=True), or mg.wrap(model, watch=True): it names the operator that did it"
-    return patient.finding("error", "loss is not finite", what, patient.loss, fix=fix)
 
 
 def without_consequences(findings: Iterable[Finding]) -> list[Finding]:

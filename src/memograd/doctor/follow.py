@@ -35,6 +35,8 @@ class Case(Protocol):
 
     def step(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Patient: ...
 
+    def not_finite(self, patient: Patient, number: int, losses: Sequence[float]) -> tuple[Finding, ...]: ...
+
 
 class Writer(Protocol):
     """TensorBoard's ``SummaryWriter``, or who understands the same call."""
@@ -61,10 +63,11 @@ class Frame:
 
 @dataclass
 class Course:
-    """All steps, and what the last batch showed."""
+    """All steps, and what the last batch showed. ``broken``: why a step was not finite, if one was."""
 
     frames: list[Frame] = field(default_factory=list)
     last: Patient | None = None
+    broken: tuple[Finding, ...] = ()
 
     def to_dict(self) -> list[dict[str, Any]]:
         return [asdict(frame) for frame in self.frames]
@@ -87,7 +90,8 @@ def follow(
             course.frames.append(frame)
             if writer is not None:
                 _written(writer, frame)
-            if not math.isfinite(frame.loss):
+            if not patient.finite:
+                course.broken = case.not_finite(patient, k, [f.loss for f in course.frames[:-1]])
                 break
     return course
 
@@ -111,7 +115,7 @@ def _frame(k: int, patient: Patient, optimizer: optim.Optimizer) -> Frame:
     norms = _by_layer({patient.layer(u): size for u, size in gains(patient).items()})
     dead = {patient.layer(layer.node): layer.share for layer in units.layers(patient)}
     before = {n: wide(p).clone() for n, p in patient.tensors.items() if p.dim() > 1}
-    if math.isfinite(loss):
+    if patient.finite:
         hand_over(patient, optimizer)
         optimizer.step()
     moved = {
@@ -160,7 +164,7 @@ def _loss(course: Course, optimizer: optim.Optimizer, one_batch: bool) -> Iterat
         now = f"grows to {last:.4g}" if math.isfinite(last) else f"is {last}"
         what = f"the loss {now} at step {len(losses) - 1}"
         fix = "A smaller learning rate, or torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0);\n"
-        fix += "watch=True on mg.TrainStep or mg.wrap names the operator where numbers end"
+        fix += "watch=True on mg.TrainStep or mg.wrap stops at the first step that is not finite"
         yield patient.finding("error", "diverges", what, patient.loss, "forward", evidence, fix, step=len(losses) - 1)
     elif one_batch and len(losses) >= ENOUGH and min(losses[len(losses) // 2 :]) > first - FALLEN * abs(first):
         what = f"one batch again and again, and the loss does not fall in {len(losses)} steps"

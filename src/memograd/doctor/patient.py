@@ -114,6 +114,12 @@ class Patient:
         """Names of what is differentiated and gets no adjoint."""
         return {name for name in self.inspected.wrt if self.graph.placeholder(name) not in self.table}
 
+    @cached_property
+    def finite(self) -> bool:
+        """Whether the loss and all gradients are numbers."""
+        gradients = [self.table[p] for p in self.parameters.values() if p in self.table]
+        return all(bool(torch.isfinite(t).all()) for g in (self.values[self.loss], *gradients) for t in tensors(g))
+
     def gradient(self, name: str) -> Any:
         """The gradient of a parameter; None where nothing flows to it."""
         return self.table.get(self.parameters[name])
