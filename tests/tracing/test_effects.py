@@ -138,6 +138,23 @@ class Shifting(Base):
         return x * self.before + self.seen_before + self.queue.pop(0) + self.held["a"] * self.pair[1] + self.memory[0]
 
 
+class Sharing(Base):
+    """Leaves tensors that lie in the memory of others, and reorders a dict."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("scale", torch.ones(3, dtype=F64))
+        self.table, self.part, self.row = None, None, None
+        self.turns = collections.OrderedDict(a=1.0, b=2.0, c=3.0)
+
+    def body(self, x: torch.Tensor) -> torch.Tensor:
+        if self.table is None:
+            self.table = x.detach().clone()
+            self.part, self.row = self.table[1:], self.scale.detach()[1:]
+        self.turns.move_to_end(next(iter(self.turns)))
+        return x * next(iter(self.turns.values())) + self.part.sum() + self.row.sum()
+
+
 class WrittenInPlace(Base):
     def __init__(self) -> None:
         super().__init__()
@@ -224,7 +241,7 @@ class Hooked(Base):
 
 KINDS = [
     *(TwiceRegistered, LazyTable, LazyBuffer, CachedProperty, Logged, Stateful, Shifting, WrittenInPlace, Counted),
-    *(Deleting, LazyLayer, Holding, Hooked),
+    *(Sharing, Deleting, LazyLayer, Holding, Hooked),
 ]
 
 
@@ -316,6 +333,29 @@ def test_transforms_leave_what_pytorch_leaves(kind: type[nn.Module]) -> None:
         torch.manual_seed(k)
         torch.testing.assert_close(mine, torch.autograd.grad(theirs(x).pow(2).sum(), x)[0])
         check_same(attributes(ours), attributes(theirs))
+
+
+def test_what_lay_in_one_memory_lies_in_one_memory() -> None:
+    model = Sharing()
+    mg.TrainStep(model, nn.functional.mse_loss, torch.optim.SGD(model.parameters(), 0.05))(X, Y)
+    model.table.zero_()
+    model.scale.fill_(5.0)
+    assert not model.part.any() and (model.row == 5).all()
+
+
+def test_a_weight_that_is_kept_under_another_name_follows_the_update() -> None:
+    class Keeping(Base):
+        kept = None
+
+        def body(self, x: torch.Tensor) -> torch.Tensor:
+            self.kept = self.linear.weight.detach()
+            return x.tanh()
+
+    model = Keeping()
+    step = mg.TrainStep(model, nn.functional.mse_loss, torch.optim.SGD(model.parameters(), 0.05))
+    for _ in range(3):
+        step(X, Y)
+        assert torch.equal(model.kept, model.linear.weight)
 
 
 class Recurrent(Base):

@@ -153,7 +153,7 @@ class _Capture:
                 tensor_out.append(i)
         self._mutations(outputs, results)
         self.reads.counted_up(self.changes)
-        templates = Templates(self.reads, self.inputs.names, self._is_captured)
+        templates = Templates(self.reads, self.inputs.names, self._is_captured, self.tracer.memory_of)
         effects = effects_of(self.changes, templates, out_leaves)
         for k, tensor in enumerate(templates.left):
             outputs.append(Output("left", f"left {k}", tensor.requires_grad))

@@ -24,6 +24,7 @@ from torch import nn
 
 from memograd.tracing.counters import Counted, Counter, look
 from memograd.tracing.holders import MISSING, Holder, Keyed, dict_of
+from memograd.tracing.mutation import Step
 from memograd.tracing.reachable import reachable
 from memograd.tracing.reads import Reads
 
@@ -41,7 +42,10 @@ def take_back(reads: Reads) -> list[Change]:
         if isinstance(holder, Keyed):
             keys = [k for k in {**before, **now} if now.get(k, MISSING) is not before.get(k, MISSING)]
             changes += [(holder, k, now.get(k, MISSING), f"{name}.{k}") for k in keys]
-            altered = bool(keys)
+            moved = _moved(before, now) if isinstance(holder.holder, dict) else []
+            changes += [(holder, k, MISSING, f"{name}.{k}") for k in moved]
+            changes += [(holder, k, now[k], f"{name}.{k}") for k in moved]
+            altered = bool(keys or moved)
         else:
             altered = _differ(before, now)
             changes += [(holder, None, now, name)] * altered
@@ -56,6 +60,15 @@ def _forget(function: Any, misses: int) -> None:
     """A ``functools.cache`` that has got a tensor of a capture, or of a run that nobody shall notice, forgets it."""
     if function.cache_info().misses != misses and reachable(*gc.get_referents(function)):
         function.cache_clear()
+
+
+def _moved(before: dict[Any, Any], now: dict[Any, Any]) -> list[Any]:
+    """The keys that must be taken out and put in again for their order, which a dict keeps, to be that of ``now``."""
+    if list(before) == list(now):
+        return []
+    order = list({**{k: None for k in before if k in now}, **now})
+    first = next((i for i, (a, b) in enumerate(zip(order, now, strict=True)) if a != b), len(now))
+    return list(now)[first:]
 
 
 def _differ(before: Any, now: Any) -> bool:
@@ -99,16 +112,25 @@ class Templates:
         reads: what was the user's before.
         stand_ins: names of the graph's inputs by id of the tensor that stands for them.
         captured: whether a tensor was computed by the program.
+        memory: the tensor as which the memory was first seen that a tensor looks at, the views that lead there, and
+            whether with another history.
 
     Attributes:
         left: captured tensors that are left behind, in the order of the results they become.
     """
 
-    def __init__(self, reads: Reads, stand_ins: Mapping[int, str], captured: Callable[[torch.Tensor], bool]) -> None:
+    def __init__(
+        self,
+        reads: Reads,
+        stand_ins: Mapping[int, str],
+        captured: Callable[[torch.Tensor], bool],
+        memory: Callable[[torch.Tensor], tuple[torch.Tensor, list[Step], bool]],
+    ) -> None:
         self.users = reads.names
         self.places = reads.tensors
         self.stand_ins = stand_ins
-        self.captured = captured
+        self.captured, self.memory = captured, memory
+        self.whole: dict[int, int] = {}  # by id of a tensor that is left, and all of its memory: which result it is
         self.left: list[torch.Tensor] = []
         self.returning = False  # whoever called the program will see what is asked for
         self._builds: dict[int, Build | None] = {}
@@ -141,10 +163,27 @@ class Templates:
         at = next((i for i, t in enumerate(self.left) if t is tensor), len(self.left))
         if at == len(self.left):
             self.left.append(tensor)
+        base, way, apart = self.memory(tensor)
+        if (name := self.stand_ins.get(id(base))) is not None and (apart or way):
+            return lambda run: _seen_through(run.inputs[name], way, apart)
+        if not tensor.requires_grad:
+            return self._sharing(base, way, at)
         if isinstance(tensor, nn.Parameter):  # of a module that the program has made
             trained = tensor.requires_grad
             return self._once(tensor, lambda run: nn.Parameter(run.left[at].detach(), trained))
         return lambda run: run.left[at]
+
+    def _sharing(self, base: torch.Tensor, way: Sequence[Step], at: int) -> Build:
+        """Result ``at``, which lies in one memory with other tensors that are left behind: what is written to one of
+        them later is seen in all."""
+        if not way:
+            self.whole.setdefault(id(base), at)
+
+        def build(run: Run) -> torch.Tensor:
+            whole = self.whole.get(id(base), at)
+            return run.left[at] if whole == at else _seen_through(run.left[whole], way, True)
+
+        return build
 
     def _once(self, value: Any, build: Build | None) -> Build | None:
         if build is None:
@@ -196,6 +235,15 @@ class Templates:
             return lambda run: collections.deque([b(run) for b in builds], value.maxlen)
         make: Any = getattr(type(value), "_make", type(value))  # of a named tuple
         return lambda run: make([b(run) for b in builds])
+
+
+def _seen_through(tensor: torch.Tensor, way: Sequence[Step], apart: bool) -> torch.Tensor:
+    tensor = tensor.detach() if apart else tensor
+    with torch.set_grad_enabled(not apart):
+        for view, args, kwargs, index in way:
+            seen = view(tensor, *args, **kwargs)
+            tensor = seen if index is None else seen[index]
+    return tensor
 
 
 def _count(value: Counted, seen: bool) -> Build:

@@ -63,6 +63,8 @@ class Guards:
         sized = [(c, len(reads.before[id(c)][1])) for c in reads.containers if not isinstance(c, set)]
         self._empty = [c for c, n in sized if not n]
         self._filled, self._sizes = [c for c, n in sized if n], [n for _, n in sized if n]
+        self._dicts = [c for c, n in sized if n and isinstance(c, dict)]
+        self._orders = [list(reads.before[id(c)][1]) for c in self._dicts]
         self._sets = [(c, reads.before[id(c)][1]) for c in reads.containers if isinstance(c, set)]
         self._hooks = hooks_of_every_module()
         self._states = [(value, kind.state, before) for value, kind, before, _ in reads.states.met if kind.guarded]
@@ -103,6 +105,7 @@ class Guards:
             same
             and not any(self._empty)
             and list(map(len, self._filled)) == self._sizes
+            and list(map(list, self._dicts)) == self._orders
             and list(map(_TRAINED, self._tensors)) == self._trained
             and not any(map(contains, self._nowhere, self._never))
             and (not self._sets or all([held == before for held, before in self._sets]))

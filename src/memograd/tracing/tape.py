@@ -19,7 +19,7 @@ from torch import fx
 from memograd import ops
 from memograd._torch import fake_like, is_fake, is_lent
 from memograd.errors import CaptureError
-from memograd.tracing.mutation import Alias, Detached, Storage, write_back
+from memograd.tracing.mutation import Alias, Detached, Step, Storage, write_back
 from memograd.tracing.provenance import ModuleStack, caller
 
 aten = torch.ops.aten
@@ -186,6 +186,17 @@ class Tape:
     def is_given(self, tensor: torch.Tensor) -> bool:
         """Whether ``tensor`` looks at memory that the program was given, and did not make itself."""
         return id(tensor) in self._known and self._known[id(tensor)].storage.memory.origin.op == "placeholder"
+
+    def memory_of(self, tensor: torch.Tensor) -> tuple[torch.Tensor, list[Step], bool]:
+        """The tensor as which the memory was first seen that ``tensor`` looks at, the views that lead there, and
+        whether ``tensor`` has a history of its own."""
+        alias, way, apart = self._known[id(tensor)], [], False
+        while isinstance(alias.storage, Detached):
+            way = [*(step for step, _ in alias.chain), *way]
+            alias, apart = alias.storage.source, True
+        if alias.storage in self.moved:
+            return tensor, [], False
+        return alias.storage.tensor, [*(step for step, _ in alias.chain), *way], apart
 
     def written(self, tensor: torch.Tensor) -> bool:
         """Whether the memory of ``tensor`` has been written to."""
