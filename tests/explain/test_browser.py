@@ -42,6 +42,10 @@ def pages(tmp_path_factory):
     mg.explain(model, *args, loss=loss, memory_budget="100%").save(folder / "xor.html")
     batch = torch.randn(2, 3), torch.randn(2, 3)
     mg.explain(Blocks(), *batch, loss=nn.MSELoss(), lang="zh").save(folder / "blocks.html")
+    pooled = nn.Sequential(nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU()), nn.MaxPool2d(2), nn.Flatten())
+    mg.explain(pooled, torch.randn(1, 1, 6, 6), torch.tensor([1]), loss=nn.CrossEntropyLoss()).save(
+        folder / "pooled.html"
+    )
     mg.explain(Blocks(EVIL, 3), *batch, loss=nn.MSELoss()).save(folder / "evil.html")
     return folder
 
@@ -210,6 +214,23 @@ def test_the_whole_step_is_a_second_picture(show):
     assert "adjoint of" in page.locator("#panel").inner_text()
     page.locator("#views button").first.click()
     assert page.locator("g.node.backward").count() == 0
+
+
+def test_forward_and_backward_of_many_blocks_are_one_picture_that_is_higher_than_wide(show):
+    page = show("blocks.html")
+    page.locator("#views button").nth(1).click()
+    width, height = (page.evaluate(f"window.page.picture.extent.{side}") for side in "wh")
+    assert page.locator("g.folder.open").count() >= 2 and width < 1200 < height
+
+
+def test_what_has_several_results_leads_to_each(show):
+    page = show("pooled.html")
+    page.keyboard.press("End")
+    page.locator("g.node", has_text="max_pool2d_with_indices").first.dispatch_event("click")
+    assert "Several results" in page.locator("#panel").inner_text()
+    page.locator("#panel .links button", has_text="max_pool2d_with_indices[0]").first.click()
+    assert page.locator("#panel h2").inner_text().endswith("max_pool2d_with_indices[0]")
+    assert page.locator("g.folder", has_text="0 Sequential").count() == 1
 
 
 def test_all_of_it_is_printed(show):

@@ -247,3 +247,23 @@ def test_what_formulas_leave_out_is_said():
     assert by_label["addmm"]["adjoint"]["numbers"] == pytest.approx([2 * (1 / 8) * d for d in difference])
     classes, *_ = collect(subject(model, (batch[0], torch.tensor([0, 1, 1, 0])), {}, nn.CrossEntropyLoss()))
     assert next(n for n in classes["nodes"] if n["label"] == "nll_loss_forward")["mean"] == 0
+
+
+def test_memory_that_nothing_was_written_to_is_no_number():
+    """Dropout draws into an empty tensor: what happens to stand there is shown to nobody."""
+    page = mg.explain(nn.Sequential(nn.Linear(3, 3), nn.Dropout(0.5)), torch.randn(2, 3), loss=lambda y: y.sum())
+    empty = next(n for n in page.data["nodes"] if n["label"].startswith("empty"))
+    assert empty["value"] is None
+    assert all(n["value"] is not None for n in page.data["nodes"] if n is not empty)
+
+
+def test_folders_say_of_what_type_their_module_is_and_parameters_lie_in_the_forward_pass():
+    model = nn.Sequential(nn.Sequential(nn.Linear(3, 3), nn.Tanh()), nn.Sequential(nn.Linear(3, 3), nn.Tanh()))
+    page = mg.explain(model, torch.randn(2, 3), torch.randn(2, 3), loss=nn.MSELoss())
+    assert {f["type"] for f in page.data["folders"] if f["label"] in ("0", "1")} >= {"Sequential"}
+    whole = page.data["whole"]
+    for node, place in zip(whole["nodes"], whole["places"], strict=True):
+        while place is not None and whole["folders"][place]["parent"] is not None:
+            place = whole["folders"][place]["parent"]
+        if node["kind"] == "parameter":
+            assert whole["folders"][place]["path"] == "forward", node["label"]

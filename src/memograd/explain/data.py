@@ -16,7 +16,7 @@ from memograd.adjoint.expand import expand
 from memograd.adjoint.products import count_products
 from memograd.adjoint.selection import inputs_of
 from memograd.errors import DataDependentError
-from memograd.explain.describe import Describer, joint_operators, within
+from memograd.explain.describe import Describer, joint_operators, unwritten, within
 from memograd.explain.numbers import COARSE, FINE, NUMBERS, as_json, summary, visit
 from memograd.explain.paths import local_derivatives
 from memograd.explain.record import Record, record
@@ -112,7 +112,9 @@ class _Collection:
         self.forward = recorded.forward
         self.nodes: list[fx.Node] = [*self.forward.placeholders, *self.forward.nodes]
         self.number = {n.name: i for i, n in enumerate(self.nodes)}
-        self.describer = Describer(what.root, self.number, what.inputs)
+        modules = what.program.named_modules() if isinstance(what.program, nn.Module) else ()
+        types = {path: type(module).__name__ for path, module in modules}
+        self.describer = Describer(what.root, self.number, what.inputs, types)
         self.small: dict[fx.Node, Any] | None = {}  # all values, while they are few
 
     def data(self) -> dict[str, Any]:
@@ -161,7 +163,7 @@ class _Collection:
         most = NUMBERS if len(self.nodes) <= _LARGE else 4
 
         def see(node: fx.Node, value: Any) -> None:
-            if node in wanted:
+            if node in wanted and not unwritten(node):
                 values[node] = summary(value, pixels, most)
             if node in parameters:
                 held[node] = value
@@ -175,7 +177,7 @@ class _Collection:
         flat = joint.bind(self.what.args, self.what.kwargs)
         visit(joint, [t.detach() for t in flat], see)
         updates.sort(key=lambda u: u["node"])
-        return {**values, **{self.nodes[i]: values[by_name[n.name]] for i, n in enumerate(self.nodes)}}, updates
+        return {**values, **{n: values.get(by_name[n.name]) for n in self.nodes}}, updates
 
     def _keep(self, node: fx.Node, value: Any) -> None:
         if self.small is not None and node.name in self.number:

@@ -38,6 +38,15 @@ def short(node: fx.Node) -> str:
     return parts[1] if len(parts) > 1 and parts[0] in ("aten", "memograd", "prims") else parts[-1]
 
 
+_UNWRITTEN = {torch.ops.aten.empty, torch.ops.aten.empty_like, torch.ops.aten.empty_strided}
+_UNWRITTEN |= {torch.ops.aten.empty_permuted, torch.ops.aten.new_empty, torch.ops.aten.new_empty_strided}
+
+
+def unwritten(node: fx.Node) -> bool:
+    """Whether nothing was written to the memory that is its value: what happens to stand there is no number of ours."""
+    return getattr(node.target, "overloadpacket", None) in _UNWRITTEN
+
+
 def within(node: fx.Node) -> tuple[Call, ...]:
     """The calls of modules that an operator runs in, without that of the whole model."""
     calls = node.meta.get("calls", ())
@@ -60,8 +69,11 @@ def shown(path: str, root: str) -> str:
 class Describer:
     """Describes the nodes of one graph; rules and lines of source are listed once and referred to by number."""
 
-    def __init__(self, root: str, number: Mapping[str, int], inputs: Sequence[str] = ()) -> None:
+    def __init__(
+        self, root: str, number: Mapping[str, int], inputs: Sequence[str] = (), types: Mapping[str, str] | None = None
+    ) -> None:
         self.root = root
+        self.types = types or {}  # of modules, by path
         self.inputs = inputs
         self.number = number
         self.rules: list[dict[str, Any]] = []
@@ -137,16 +149,24 @@ class Describer:
 
     def folders(self, graph: Graph, calls: Sequence[tuple[Call, ...]]) -> dict[str, Any]:
         """The folders of a graph whose operators ran in these calls, and where each node lies, inputs first: these lie
-        where all that read them lie."""
+        where all that read them lie (in the forward pass, where there is one: else they would all lie at the top)."""
         operators = graph.nodes
         folders, places = fold(calls, [short(n) for n in operators], self.root)
         place: dict[fx.Node, int | None] = dict(zip(operators, places, strict=True))
         above = [f.parent for f in folders]
         for node in graph.placeholders:
-            place[node] = common([place[u] for u in node.users if u in place], above)
+            readers = [u for u in node.users if u in place]
+            first = [u for u in readers if _phase(u) == "forward"] or readers
+            place[node] = common([place[u] for u in first], above)
         return {
             "folders": [
-                {**vars(f), "path": shown(f.path, self.root), "label": shown(f.label, self.root)} for f in folders
+                {
+                    **vars(f),
+                    "path": shown(f.path, self.root),
+                    "label": shown(f.label, self.root),
+                    "type": self.types.get(f.path, "") if f.kind == "module" else "",
+                }
+                for f in folders
             ],
             "places": [place[n] for n in (*graph.placeholders, *operators)],
         }

@@ -48,7 +48,8 @@ export class Picture {
       return this.ends[f] ? t("run", ...this.ends[f]) : "…";
     }
     if (folder.kind === "group") return `${folder.label}${folder.blocks ? ` ×${folder.blocks}` : ""}`;
-    return folder.call >= 0 ? `${folder.label} · ${t("callNumber", folder.call + 1)}` : folder.label;
+    const name = /^\d+$/.test(folder.label) && folder.type ? `${folder.label} ${folder.type}` : folder.label; // of a list
+    return folder.call >= 0 ? `${name} · ${t("callNumber", folder.call + 1)}` : name;
   }
 
   draw() {
@@ -235,7 +236,7 @@ export class Picture {
   fit() {
     const { width, height } = this.measure();
     const whole = Math.min((width - 16) / this.extent.w, (height - 16) / this.extent.h);
-    const k = whole < 0.5 ? 0.62 : Math.min(1.3, Math.max(whole, Math.min(0.72, (width - 16) / this.extent.w)));
+    const k = whole < 0.5 ? 0.62 : Math.min(1.3, Math.max(whole, Math.min(whole < 0.6 ? 0.72 : 0.6, (width - 16) / this.extent.w)));
     const [w, h] = [this.extent.w * k, this.extent.h * k];
     this.camera = { k, x: (width - w) / 2, y: Math.max(8, (height - h) / 2) };
     if (this.layout.sideways) this.camera = { k, x: Math.max(8, (width - w) / 2), y: (height - h) / 2 };

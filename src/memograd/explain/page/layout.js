@@ -2,7 +2,7 @@
 // graph around it. An edge that crosses a folder's border passes a port there, so that the pieces meet. Where many do,
 // the folder shows by name what it reads (a stub beside each reader), and what is given to many is drawn to the first.
 
-const PORTS = 8, READERS = 6; // up to which lines are drawn
+const PORTS = 8, READERS = 6, STUBS = 3; // up to which lines are drawn
 const GAP = 14, RANK = 22, PAD = 12, HEAD = 22;
 
 // The folder tree of a view {nodes: [{reads}], folders: [{parent}], places}: items and edges of each folder.
@@ -50,6 +50,7 @@ export class Layout {
     this.sideways = sideways;
     this.open = new Set();
     this.known = new Map();
+    this.names = new Map();
   }
 
   toggle(folder, open) {
@@ -81,8 +82,9 @@ export class Layout {
     const graph = new dagre.graphlib.Graph();
     graph.setGraph({ rankdir: "TB", nodesep: GAP, ranksep: RANK, edgesep: 8 });
     const items = this.tree.inside.get(folder);
-    const edges = this.drawn(folder);
-    const stubs = new Set(edges.map((e) => e.from).filter((item) => item[0] === "i")).size > PORTS;
+    const stubs = this.named(folder);
+    const inside = (e) => e.from[0] === "i" && e.to[0] === "f" && this.named(Number(e.to.slice(1)));
+    const edges = this.drawn(folder).filter((e) => !stubs || !inside(e));
     const add = (item) => {
       const { w, h } = this.box(item, stubs);
       graph.setNode(item, this.sideways ? { width: h, height: w } : { width: w, height: h });
@@ -110,7 +112,7 @@ export class Layout {
 
   // The edges of a folder; of what is given (parameters, ports) to many, the first one.
   drawn(folder) {
-    const all = [...this.tree.edges.get(folder).values()];
+    const all = this.leaving(folder, [...this.tree.edges.get(folder).values()]);
     const readers = new Map();
     for (const { from } of all) readers.set(from, (readers.get(from) ?? 0) + 1);
     const seen = new Set();
@@ -120,6 +122,27 @@ export class Layout {
       if (seen.has(from)) return false;
       return seen.add(from);
     });
+  }
+
+  // Whether what a folder reads from outside is shown as names beside the readers: where it is much, and already where
+  // the folder around does so.
+  named(folder) {
+    if (folder < 0) return false;
+    if (!this.names.has(folder)) {
+      const many = new Set(this.drawn(folder).map((e) => e.from).filter((item) => item[0] === "i")).size;
+      this.names.set(folder, many > PORTS || (many > STUBS && this.named(this.tree.parent(folder))));
+    }
+    return this.names.get(folder);
+  }
+
+  // Where much of a folder is read outside (what the backward pass reads of the forward pass), the lines to its border
+  // are those to its neighbours, if these are few; the others begin at the border.
+  leaving(folder, edges) {
+    const out = (item) => item[0] === "o";
+    if (folder < 0 || new Set(edges.map((e) => e.to).filter(out)).size <= PORTS) return edges;
+    const around = this.tree.edges.get(this.tree.parent(folder)).values();
+    const near = new Set([...around].flatMap((e) => (e.from === `f${folder}` && !out(e.to) ? [...e.sources] : [])).map((n) => `o${n}`));
+    return edges.filter((e) => !out(e.to) || (near.size <= PORTS && near.has(e.to)));
   }
 
   read(graph, folder, ports, edges, stubs) {

@@ -13,7 +13,9 @@ export function nodePanel(panel, data, n, known, step, go, element = -1) {
   const choose = (i) => nodePanel(panel, data, n, known, step, go, i === element ? -1 : i);
   const parts = [el("h2", {}, el("span", { class: "kind" }, node.kind === "operator" ? t("operator") : t("input")), ` ${node.label}`)];
   parts.push(el("p", { class: "where" }, node.module ? t("inside", node.module) : node.kind === "operator" ? t("outside") : node.kind));
-  parts.push(section(t("value"), valued ? tensorView(node.value, "value", data.local && node.contributions ? choose : null, element) : later()));
+  const results = data.nodes.flatMap((other, i) => (other.reads.includes(n) && other.label.startsWith(`${node.label}[`) ? [i] : []));
+  if (valued && !node.value) parts.push(section(t("value"), el("p", { class: "hint" }, t(results.length ? "results" : "unwritten")), links(data, results, go)));
+  else parts.push(section(t("value"), valued ? tensorView(node.value, "value", data.local && node.contributions ? choose : null, element) : later()));
   if (data.local && node.contributions && valued) parts.push(element < 0 ? el("p", { class: "hint" }, t("pathsHint")) : paths(data, n, element));
   parts.push(section(t("adjoint"), adjoint(data, n, answered)));
   if (answered && node.contributions) parts.push(contributions(data, n, go));
@@ -44,7 +46,7 @@ function adjoint(data, n, answered) {
   const node = data.nodes[n];
   if (!node.contributions) return el("p", { class: "none" }, t("nothingFlows"));
   if (!answered) return later();
-  if (node.adjoints) return [el("p", { class: "hint" }, t("severalResults")), node.adjoints.map((a) => tensorView(a, "adjoint"))];
+  if (node.adjoints) return [el("p", { class: "hint" }, t("severalResults")), node.adjoints.filter(Boolean).map((a) => tensorView(a, "adjoint"))];
   return tensorView(node.adjoint, "adjoint");
 }
 
@@ -62,7 +64,7 @@ function contributions(data, n, go) {
 
 function rule(data, n, known, step) {
   const node = data.nodes[n], entry = data.rules[node.rule];
-  const parts = equations(entry.tree).map((equation) => el("p", { class: "formula" }, math(equation)));
+  const parts = equations(entry.tree).map((equation) => el("p", { class: "formula" }, worded(equation)));
   if (known.answered[n] <= step && node.adjoint && node.mean !== 0) {
     const swap = swapped(data, n);
     const lines = equations(entry.tree).map((equation) => el("p", { class: "formula scroll", tabindex: 0 }, math(equation, swap)));
@@ -71,6 +73,18 @@ function rule(data, n, known, step) {
   }
   parts.push(el("p", { class: "file" }, t("inTable", entry.file)));
   return section(t("rule"), parts);
+}
+
+// An equation whose words are text, so that a long one is broken into lines.
+function worded([tag, parts]) {
+  const pieces = [];
+  for (const part of parts) {
+    const last = pieces[pieces.length - 1];
+    if (part[0] === "mtext" && part[1].trim().length > 8) pieces.push(` ${part[1].trim()} `);
+    else if (Array.isArray(last)) last.push(part);
+    else pieces.push([part]);
+  }
+  return pieces.map((piece) => (Array.isArray(piece) ? math([tag, piece]) : piece));
 }
 
 // A formula for several adjoints in lines, one for each.
