@@ -854,3 +854,26 @@ def test_who_compiles_is_seen() -> None:
     assert not adapter.dynamo_listens(), WHY + "Dynamo's callback (_eval_frame)"
     assert torch.compile(f, backend="eager")(torch.ones(1)).item() == 2, WHY + "what is traced sees that it is"
     assert seen == [False], WHY + "what Dynamo was told to leave alone is not listened to"
+
+
+def test_a_tensor_without_data_is_made_of_its_geometry() -> None:
+    with adapter.FAKE:
+        there = torch.empty(4, 6, dtype=torch.float64)[:, 1:3].t()
+        geometry = adapter.geometry_of(there)
+    assert geometry == ((2, 4), (1, 6), torch.float64, torch.device("cpu"), 1), WHY + "attributes of FakeTensor"
+    made = adapter.fake_of(geometry)
+    assert adapter.is_fake(made) and (made.shape, made.stride(), made.dtype) == geometry[:3], WHY + "FakeTensor.__new__"
+    assert made.device.type == "cpu" and made.storage_offset() == 0
+    with adapter.FAKE:
+        assert adapter.is_fake(made + 1) and (made + there).shape == (2, 4), WHY + "FakeTensor works in its mode"
+        assert adapter.geometry_of(torch.tensor(2)) is None, WHY + "FakeTensor.constant"
+        assert adapter.geometry_of(torch.empty(2, dtype=torch.complex64).conj()) is None
+    assert adapter.geometry_of(torch.ones(2)) is None
+
+
+def test_tensors_that_look_at_one_memory_are_known() -> None:
+    real = torch.ones(4)
+    with adapter.FAKE:
+        fake = torch.ones(4)
+        assert adapter.share_memory(fake, fake[1:]) and not adapter.share_memory(fake, fake.clone())
+    assert adapter.share_memory(real, real[1:]) and not adapter.share_memory(real, real.clone())

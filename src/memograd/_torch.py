@@ -46,6 +46,8 @@ Everything here is private API of PyTorch that has no public counterpart. Each e
 - ``is_wrapped``, ``wrapped_value``, ``level_of``, ``inside_torch_func``, ``outside_torch_func``: ``torch.func``'s own
   transforms hand out wrapped tensors (a whole batch that looks like one sample). A program inside ``vmap`` has to be
   captured as if there were none; no public function tells a wrapped tensor, or leaves the transforms for a while.
+- ``geometry_of`` / ``fake_of`` / ``share_memory``: a tensor without data made of its geometry. Asking the mode for one
+  is a call like any other and takes 75 µs, of which 60 are spent on finding out what was asked.
 - ``has_batching_rule``: whether ``vmap`` runs an operator once for a whole batch. Public ``vmap`` only warns.
 - ``tables_of``: what a module holds is public one by one (``named_buffers``), where it holds it is not.
 - ``scripted_state``: what a module compiled by ``torch.jit.script`` holds is in C++; nothing public lists its
@@ -280,6 +282,32 @@ def forget_shapes(most: int) -> None:
     has no limit of its own, and a program that runs on ever new sizes fills it."""
     if len(FakeTensorMode.cache) > most:
         FakeTensorMode.cache_clear()
+
+
+Geometry = tuple[Any, ...]  # shape, strides, dtype, device, offset in its memory
+
+
+def geometry_of(value: Any) -> Geometry | None:
+    """How an ordinary tensor of ours without data lies in memory; None for anything else, also for one whose numbers
+    PyTorch knows all the same, or reads another way round."""
+    if type(value) is not FakeTensor or value.fake_mode is not FAKE or value.constant is not None:
+        return None
+    with torch._C.DisableTorchFunction():
+        if value.layout is not torch.strided or value.is_conj() or value.is_neg():
+            return None
+        return value.shape, value.stride(), value.dtype, value.fake_device, value.storage_offset()
+
+
+def fake_of(geometry: Geometry) -> torch.Tensor:
+    """A new tensor without data that lies so, at the beginning of its memory; nobody is asked how that would be."""
+    shape, strides, dtype, device, _ = geometry
+    with torch._C.DisableTorchFunction(), torch._C._DisableTorchDispatch():
+        return FakeTensor(FAKE, torch.empty_strided(shape, strides, dtype=dtype, device="meta"), device)
+
+
+def share_memory(first: torch.Tensor, second: torch.Tensor) -> bool:
+    """Whether two tensors, with or without data, look at one memory."""
+    return torch._C._is_alias_of(first, second)  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def is_fake(value: Any) -> bool:

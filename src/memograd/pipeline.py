@@ -7,7 +7,7 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from math import inf
 from typing import Any
@@ -96,8 +96,9 @@ def capture_for(
 ) -> Graph:
     """The same for callers that know which leaves of the arguments they will differentiate, or that use the graph for
     this one call (``concrete``); see ``memograd.tracing.capture.trace``."""
-    graph = _staged("capture", lambda: trace(f, args, kwargs, wrt, concrete), 0)
-    return _staged("dead", lambda: dead(graph), len(graph.nodes))
+    with nullcontext() if concrete else no_collection():  # a program that runs on values may leave much of them behind
+        graph = _staged("capture", lambda: trace(f, args, kwargs, wrt, concrete), 0)
+        return _staged("dead", lambda: dead(graph), len(graph.nodes))
 
 
 def differentiate(
@@ -134,7 +135,8 @@ def simplify(graph: Graph) -> Graph:
 
 def lowered(graph: Graph) -> Graph:
     """What a backend runs: ``graph`` without marks, see ``memograd.lower.lower``."""
-    return _staged("lower", lambda: lower(graph), len(graph.nodes))
+    with no_collection():
+        return _staged("lower", lambda: lower(graph), len(graph.nodes))
 
 
 def plan(graph: Graph, memory_budget: int | str | Plan, at_least: int = 0, fused: bool = False) -> Plan:

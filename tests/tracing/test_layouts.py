@@ -15,7 +15,7 @@ from memograd.errors import CaptureError
 from memograd.lower.lower import lower
 from memograd.pipeline import capture, differentiate
 from memograd.run.eager import Eager
-from memograd.tracing import layouts
+from memograd.tracing import layouts, shapes_seen
 from memograd.verify.layouts import unlike
 
 T = torch.Tensor
@@ -97,6 +97,7 @@ def test_a_view_that_exists_for_the_kernels_result_exists_in_a_capture(f: Callab
 def test_where_strides_are_not_as_traced_views_copy(monkeypatch: pytest.MonkeyPatch) -> None:
     """On a device whose kernels nobody has compared, say."""
     monkeypatch.setattr(layouts, "_EVERYWHERE", {})
+    monkeypatch.setattr(shapes_seen, "_ANSWERS", {})
     x = random(3, 6, 5)
 
     def loss(x: T) -> T:
@@ -117,6 +118,7 @@ def test_a_step_on_transposed_activations(monkeypatch: pytest.MonkeyPatch, known
     if not known:
         monkeypatch.setattr(layouts, "_EVERYWHERE", {})
         monkeypatch.setattr(layouts, "_CPU", {})
+        monkeypatch.setattr(shapes_seen, "_ANSWERS", {})
 
     class Transposed(nn.Sequential):
         def forward(self, x: T) -> T:

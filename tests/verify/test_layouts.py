@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from memograd.tracing import layouts
+from memograd.tracing import layouts, shapes_seen
 from memograd.verify import sweep as operators
 from memograd.verify import sweep_modules as modules
 from memograd.verify.layouts import ADJOINTS, LAYOUTS, lies_alike, sweep, sweep_modules
@@ -64,6 +64,7 @@ def test_modules() -> None:
 
 def test_a_wrong_stride_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(layouts, "_EVERYWHERE", {})
+    monkeypatch.setattr(shapes_seen, "_ANSWERS", {})
     (tally,) = sweep([e for e in operators.entries() if e.name == "nn.functional.mse_loss"], limit=2)
     assert tally.wrong and "STRIDES aten.mse_loss_backward" in str(tally)
 

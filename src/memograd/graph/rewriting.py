@@ -42,7 +42,7 @@ class Rewriting:
         copy.args = fx.map_arg(node.args, self.where.__getitem__)
         if node.kwargs:
             copy.kwargs = fx.map_arg(node.kwargs, self.where.__getitem__)
-        copy.meta = dict(node.meta)
+        copy.meta.update(node.meta)  # whose place is taken is looked up anew at each assignment
         return copy
 
     def write(self, nodes: Iterable[fx.Node], visit: Visit | None = None) -> None:

@@ -41,10 +41,10 @@ from memograd.looks import look, what_is_seen
 from memograd.rules.registry import is_constant_result, own_results_of
 from memograd.tracing import cudnn, generators, shapes, zeros  # noqa: F401  (shapes enters what it knows)
 from memograd.tracing.constants import constant
-from memograd.tracing.layouts import as_kernel
 from memograd.tracing.mutation import arguments_for, functional_twin, is_view, options_of, write_back
 from memograd.tracing.processes import COLLECTIVE, refuse_collective
 from memograd.tracing.provenance import caller, in_graph
+from memograd.tracing.shapes_seen import result_of
 from memograd.tracing.tape import Tape, map_tensors
 
 aten = torch.ops.aten
@@ -311,8 +311,7 @@ class Tracer(Tape, TorchDispatchMode):
     def _run(self, func: Any, args: Any, kwargs: Any) -> Any:
         """``func`` on stand-ins, its results laid out as its kernel does it."""
         args, kwargs = self._stand_ins(args), self._stand_ins(kwargs)
-        out = func(*args, **kwargs)
-        return out if self.concrete else as_kernel(func, args, out)
+        return func(*args, **kwargs) if self.concrete else result_of(func, args, kwargs)
 
     def _stand_ins(self, tree: Any) -> Any:
         """The user's tensors (constants of the program) replaced, so that nothing real is mutated."""
