@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import pytest
 import torch
+from torch import nn, optim
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import memograd as mg
 from memograd.pipeline import capture_for, differentiate
@@ -76,3 +80,65 @@ def test_what_the_compiler_cannot_do_is_said(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(inductor, "inductor_graph", broken)
     with pytest.raises(mg.BackendError, match=r"Inductor cannot compile this step: no such kernel$"):
         inductor.compiled(derivative_of(torch.sin, torch.ones(2)))(torch.ones(2), torch.ones(2))
+
+
+def an_lstm() -> tuple[nn.LSTM, torch.Tensor]:
+    torch.manual_seed(0)
+    return nn.LSTM(5, 6, num_layers=2, batch_first=True), torch.randn(3, 4, 5)
+
+
+def test_what_is_said_of_an_lstm_s_workspace_is_so() -> None:
+    """Compilers believe it."""
+    model, x = an_lstm()
+    weights = [w.detach() for w in model.all_weights[0]]
+    zero = torch.zeros(3, 6)
+    operands = (x.transpose(0, 1).contiguous(), *weights, zero, zero, False, [], 2, 6, 1, True, False, False, True)
+    real = ops.memograd.lstm_layer.default(*operands)
+    with FakeTensorMode() as mode:
+        said = ops.memograd.lstm_layer.default(
+            *(mode.from_tensor(t) if isinstance(t, torch.Tensor) else t for t in operands)
+        )
+    assert [(t.shape, t.stride(), t.dtype) for t in said] == [(t.shape, t.stride(), t.dtype) for t in real]
+    assert real[3].numel() > 1
+
+
+def test_an_lstm_runs_once_where_no_gradients_are_recorded(given: Any) -> None:
+    model, x = an_lstm()
+    graph = capture_for(lambda x: model(x)[0].square().sum(), (x,), {}, [0], False)
+    graph = differentiate(graph, [i.name for i in graph.inputs if i.tensor is None])
+    if ops.aten.mkldnn_rnn_layer.default not in {n.target for n in graph.nodes}:
+        pytest.skip("this PyTorch has no LSTM kernel")
+    workspaces: list[Any] = []
+
+    class Watch(TorchDispatchMode):
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            if func is ops.memograd.lstm_layer_backward.default:
+                workspaces.append(args[10].numel())
+            return func(*args, **(kwargs or {}))
+
+    function = inductor.compiled(graph)
+    flat = [t.detach() for t in graph.bind((x,), {})]
+    with Watch():
+        results = function(*flat)
+    assert len(workspaces) == 2 and min(workspaces) > 1
+    y = x.clone().requires_grad_()
+    [expected] = torch.autograd.grad(model(y)[0].square().sum(), y)
+    [gradient] = [results[k] for k in graph.positions("gradient")]
+    torch.testing.assert_close(gradient, expected)
+
+
+@pytest.mark.slow
+def test_an_lstm_is_compiled() -> None:
+    model, x = an_lstm()
+    twin = copy.deepcopy(model)
+    optimizers = [optim.Adam(m.parameters(), 0.01) for m in (model, twin)]
+    step = mg.TrainStep(model, lambda out, y: (out[0] - y).square().sum(), optimizers[0], backend="inductor")
+    y = torch.rand(3, 4, 6)
+    for _ in range(3):
+        loss = step(x, y)
+        optimizers[1].zero_grad()
+        plain = (twin(x)[0] - y).square().sum()
+        plain.backward()
+        optimizers[1].step()
+        torch.testing.assert_close(loss, plain.detach())
+    torch.testing.assert_close(model.state_dict(), twin.state_dict())

@@ -13,6 +13,7 @@ from torch import fx
 from memograd._torch import inductor_graph, one_graph
 from memograd.errors import BackendError
 from memograd.graph.graph import Graph
+from memograd.graph.rewriting import Rewriting
 from memograd.run.eager import Eager
 
 _stride = torch.Tensor.stride
@@ -38,6 +39,7 @@ def compiled(graph: Graph) -> Callable[..., Any]:
     Raises:
         BackendError: at a call: Inductor cannot compile it.
     """
+    graph = graph.rewritten(_as_it_runs)
     if not all(_is_operator(node) for node in graph.nodes):
         return _through_dynamo(graph.function)
     functions: dict[tuple[Any, ...], Callable[..., Any]] = {}
@@ -57,6 +59,14 @@ def compiled(graph: Graph) -> Callable[..., Any]:
 def _is_operator(node: fx.Node) -> bool:
     """Whether a node is what the compiler knows: an operator of PyTorch's, or one that says what it is like."""
     return node.target is operator.getitem or isinstance(node.target, torch._ops.OpOverload)
+
+
+def _as_it_runs(new: Rewriting, node: fx.Node) -> fx.Node:
+    """``node`` as it is where no gradients are recorded: PyTorch's LSTM layer has no workspace there."""
+    copy = new.copy(node)
+    if node.target is torch.ops.aten.mkldnn_rnn_layer.default:
+        copy.target = torch.ops.memograd.lstm_layer.default
+    return copy
 
 
 def _compiled(graph: Graph, flat: tuple[Any, ...]) -> Callable[..., Any]:

@@ -1,14 +1,22 @@
-"""oneDNN's LSTM backward as an operator that does not need the forward kernel's workspace.
+"""oneDNN's LSTM as operators that do not depend on grad mode.
 
 ``mkldnn_rnn_layer`` returns its workspace only when grad mode is on. Backends run with grad mode on (on tensors that
 require no gradient, so nothing is taped) and get it. Where it is empty, because somebody ran the graph under
 ``no_grad``, the forward kernel is run once more right before the backward kernel: slower, never wrong.
+
+A compiler runs what it compiles under ``no_grad``, and believes what is said of a result's size; PyTorch says that the
+workspace has one element. For it there is ``lstm_layer``, the forward kernel with its workspace, of the size it has.
 """
 
 from __future__ import annotations
 
+from functools import cache
+from typing import Any
+
 import torch
 from torch.library import Library
+
+from memograd._torch import schema_of, without_modes
 
 aten = torch.ops.aten
 
@@ -19,7 +27,9 @@ _LIBRARY.define(
     "Tensor? g_output, Tensor? g_h, Tensor? g_c, bool reverse, bool has_biases) "
     "-> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)"
 )
+_LIBRARY.define(str(schema_of(aten.mkldnn_rnn_layer.default)).replace("aten::mkldnn_rnn_layer", "lstm_layer"))
 LSTM_MODE = 2
+_TENSORS = 7  # operands of a layer, before its options
 
 
 @torch.library.impl(_LIBRARY, "lstm_layer_backward", "CPU")
@@ -47,3 +57,27 @@ def _backward_meta(
 
 
 lstm_layer_backward = torch.ops.memograd.lstm_layer_backward.default
+
+
+@torch.library.impl(_LIBRARY, "lstm_layer", "CPU")
+def _layer(*args: Any) -> tuple[torch.Tensor, ...]:
+    tensors = [t.detach() for t in args[:_TENSORS]]
+    with torch.enable_grad():
+        return aten.mkldnn_rnn_layer.default(*tensors, *args[_TENSORS:])
+
+
+@torch.library.register_fake("memograd::lstm_layer", lib=_LIBRARY)
+def _layer_without_data(*args: Any) -> tuple[torch.Tensor, ...]:
+    tensors, (reverse, lengths, *options) = args[:_TENSORS], args[_TENSORS:]
+    *parts, _ = aten.mkldnn_rnn_layer.default(*args)
+    size = _workspace(tuple(t.shape for t in tensors), reverse, tuple(lengths), tuple(options))
+    return (*parts, tensors[0].new_empty(size, dtype=torch.uint8))
+
+
+@cache
+def _workspace(
+    shapes: tuple[torch.Size, ...], reverse: bool, lengths: tuple[int, ...], options: tuple[Any, ...]
+) -> int:
+    """Bytes of the kernel's workspace, which only the kernel knows."""
+    with without_modes():
+        return _layer(*(torch.zeros(s) for s in shapes), reverse, list(lengths), *options)[3].numel()
