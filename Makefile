@@ -99,6 +99,7 @@ lint: $(VENV)/.dev
 bench: $(VENV)/.bench
 	mkdir -p $(RUNS)
 	$(BIN)/python benchmarks/steps.py --json $(RUNS)/steps.json
+	$(BIN)/python benchmarks/table.py --markdown docs/speed.md
 	$(BIN)/python benchmarks/capture.py --json $(RUNS)/capture.json
 
 # no virtual environment: PyTorch with CUDA is what the machine has

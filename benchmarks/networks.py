@@ -134,7 +134,7 @@ class Residual(nn.Module):
         return torch.relu(self.same(x) + self.branch(x))
 
 
-def _resnet(depths: tuple[int, ...], bottleneck: bool, mode: str) -> nn.Module:
+def resnet(depths: tuple[int, ...], bottleneck: bool, mode: str = "none") -> nn.Module:
     stem = nn.Sequential(
         nn.Conv2d(3, 64, 7, 2, 3, bias=False), nn.BatchNorm2d(64), nn.ReLU(), nn.MaxPool2d(3, 2, padding=1)
     )
@@ -160,9 +160,9 @@ def _vgg(mode: str) -> nn.Module:
     return Stack(*blocks, nn.Sequential(nn.Flatten(), nn.Linear(512 * 4, 10)), mode=mode)
 
 
-def _gpt2(mode: str, depth: int = 8, width: int = 128) -> nn.Module:
+def gpt2(mode: str, depth: int = 8, width: int = 128) -> nn.Module:
     from transformers import GPT2Config
-    from transformers.models.gpt2.modeling_gpt2 import GPT2Block
+    from transformers.models.gpt2.modelinggpt2 import GPT2Block
 
     config = GPT2Config(n_layer=depth, n_embd=width, n_head=4, n_positions=128)
     blocks = [Hidden(GPT2Block(config, layer_idx=i)) for i in range(depth)]
@@ -183,15 +183,15 @@ def _images(count: int, size: int) -> Callable[[], tuple[torch.Tensor, torch.Ten
 
 
 NETWORKS: dict[str, Network] = {
-    "resnet18": Network(lambda mode: _resnet((2, 2, 2, 2), False, mode), nn.CrossEntropyLoss(), _images(32, 64)),
-    "resnet50": Network(lambda mode: _resnet((3, 4, 6, 3), True, mode), nn.CrossEntropyLoss(), _images(32, 64)),
+    "resnet18": Network(lambda mode: resnet((2, 2, 2, 2), False, mode), nn.CrossEntropyLoss(), _images(32, 64)),
+    "resnet50": Network(lambda mode: resnet((3, 4, 6, 3), True, mode), nn.CrossEntropyLoss(), _images(32, 64)),
     "vgg11": Network(_vgg, nn.CrossEntropyLoss(), _images(32, 64)),
     "unet": Network(
         lambda mode: UNet(mode=mode),
         nn.CrossEntropyLoss(),
         lambda: (torch.randn(8, 3, 64, 64), torch.randint(0, 2, (8, 64, 64))),
     ),
-    "gpt2": Network(_gpt2, nn.MSELoss(), lambda: (torch.randn(16, 128, 128), torch.randn(16, 128, 128))),
+    "gpt2": Network(gpt2, nn.MSELoss(), lambda: (torch.randn(16, 128, 128), torch.randn(16, 128, 128))),
     "lstm200": Network(
         lambda mode: Recurrent(mode=mode),
         nn.CrossEntropyLoss(),

@@ -1,9 +1,12 @@
-"""The lecture's three training steps, for PyTorch; the batches are random, the shapes are those of the recipes."""
+"""Training steps to be timed, for PyTorch: the lecture's three, whose shapes are those of the recipes, and larger ones.
+The batches are random."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import torch
 from torch import nn, optim
@@ -50,10 +53,22 @@ class Workload:
     name: str
     model: Callable[[], nn.Module]
     criterion: nn.Module
-    optimizer: Callable[[Iterator[nn.Parameter]], optim.Optimizer]
+    optimizer: Callable[..., optim.Optimizer]  # of the parameters, and of options for torch.optim
     x: torch.Tensor
     y: torch.Tensor
     steps: int  # per timing: enough for about 0.1 s
+
+
+def sgd(p: Iterator[nn.Parameter], **options: Any) -> optim.Optimizer:
+    return optim.SGD(p, lr=0.1, **options)
+
+
+def adam(p: Iterator[nn.Parameter], **options: Any) -> optim.Optimizer:
+    return optim.Adam(p, lr=0.001, **options)
+
+
+def adamw(p: Iterator[nn.Parameter], **options: Any) -> optim.Optimizer:
+    return optim.AdamW(p, lr=0.001, **options)
 
 
 def lecture_workloads() -> list[Workload]:
@@ -62,15 +77,32 @@ def lecture_workloads() -> list[Workload]:
     labels = torch.randint(10, (64,), generator=generator)
     images = torch.rand(64, 1, 28, 28, generator=generator)
 
-    def sgd(p: Iterator[nn.Parameter]) -> optim.Optimizer:
-        return optim.SGD(p, lr=0.1)
-
-    def adam(p: Iterator[nn.Parameter]) -> optim.Optimizer:
-        return optim.Adam(p, lr=0.001)
-
     answers = (xor.sum(1, keepdim=True) == 1).float()
     return [
         Workload("XOR", SimpleNN, nn.BCELoss(), sgd, xor, answers, 1000),
         Workload("CNN, batch 64", SimpleCNN, nn.CrossEntropyLoss(), adam, images, labels, 20),
         Workload("LSTM, batch 64", RowReader, nn.CrossEntropyLoss(), adam, images.squeeze(1), labels, 20),
     ]
+
+
+def every_workload() -> list[Workload]:
+    """The lecture's, and what people train beyond it."""
+    from networks import gpt2, resnet  # transformers is slow to import
+
+    generator = torch.Generator().manual_seed(0)
+    features, classes = torch.rand(64, 64, generator=generator), torch.randint(10, (64,), generator=generator)
+    images, labels = torch.randn(8, 3, 96, 96, generator=generator), torch.randint(10, (8,), generator=generator)
+    tokens, targets = (torch.randn(8, 128, 256, generator=generator) for _ in range(2))
+    loss = nn.CrossEntropyLoss()
+    return [
+        *lecture_workloads(),
+        Workload("MLP 64-128-128-10, batch 64", _mlp, loss, adam, features, classes, 100),
+        Workload("ResNet-18, 96 px, batch 8", partial(resnet, (2, 2, 2, 2), False), loss, adam, images, labels, 2),
+        Workload(
+            "GPT-2, 4 x 256, batch 8 x 128", partial(gpt2, "none", 4, 256), nn.MSELoss(), adamw, tokens, targets, 2
+        ),
+    ]
+
+
+def _mlp() -> nn.Module:
+    return nn.Sequential(nn.Linear(64, 128), nn.ReLU(), nn.Linear(128, 128), nn.ReLU(), nn.Linear(128, 10))
