@@ -70,6 +70,8 @@ class Program:
         overwritten: positions of inputs that it writes to, and whose old value a derivative may need.
         devices: whose generators it draws from.
         decisions: its looks at values, as they were seen, in order.
+        bound: the flat inputs that are no arguments, as they were last, and None for each argument; None where some of
+            them had to be laid out anew.
     """
 
     def __init__(
@@ -96,7 +98,7 @@ class Program:
         self._begin()
         self.first.expect(self.expected.last)
         self._reach: dict[frozenset[int], frozenset[int]] = {}
-        self._bound: list[Any] | None = None  # the flat inputs that are no arguments, and where they lie
+        self.bound: list[Any] | None = None
         self._held: list[Tensor] = []
         self._addresses: list[int] = []
 
@@ -134,12 +136,12 @@ class Program:
         self.nodes = list(at)
         self.mutations = graph.positions("mutation")
 
-    @property
+    @cached_property
     def plain(self) -> bool:
         """Whether nothing is left to differentiate."""
         return not self.wrt or not any(o.tracked for o in self.results)
 
-    @property
+    @cached_property
     def shaped(self) -> bool:
         """Whether values decide shapes."""
         return any(what == "shape" for what, _ in self.decisions)
@@ -157,7 +159,10 @@ class Program:
         Args:
             witness: PyTorch's own run of this call, to compare the gradients with.
         """
-        flat = self._flat(args, kwargs)
+        return self.launch(self._flat(args, kwargs), witness)
+
+    def launch(self, flat: list[Any], witness: Any = None) -> Any:
+        """The same for the flat inputs."""
         call = Call.of(self, flat)
         call.witness = witness
         running = self.running()
@@ -187,11 +192,11 @@ class Program:
         if kwargs or not only_tensors(args):
             return self.graph.bind(args, kwargs)
         self.graph.check_offsets(args)
-        bound = self._bound
+        bound = self.bound
         if bound is None or self.guards.moved or [*map(address, self._held)] != self._addresses:
             flat = self.graph.bind(args, kwargs)
             pairs = [(i.bound, t) for i, t in zip(self.early, flat, strict=True)]
-            self._bound = [b for b, _ in pairs] if all(b is None or b is t for b, t in pairs) else None
+            self.bound = [b for b, _ in pairs] if all(b is None or b is t for b, t in pairs) else None
             self._held = [b for b, _ in pairs if b is not None]
             self._addresses = [*map(address, self._held)]
             self.guards.moved = False

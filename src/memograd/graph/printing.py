@@ -70,9 +70,9 @@ def _function(head: list[str], nodes: list[fx.Node], results: list[fx.Node], las
     return "\n".join(lines) + "\n"
 
 
-def load(source: str, name: str) -> Callable[..., Any]:
-    """The function called ``name`` that ``source`` defines."""
-    scope: dict[str, Any] = {}
+def load(source: str, name: str, scope: dict[str, Any] | None = None) -> Callable[..., Any]:
+    """The function called ``name`` that ``source`` defines; ``scope``: what else its names mean."""
+    scope = {} if scope is None else scope
     exec(compile(source, f"<memograd {name}>", "exec"), scope)  # our own printer wrote it
     return scope[name]
 

@@ -96,22 +96,28 @@ class Guards:
             return False
         try:
             same = all([all(map(is_, map(w.get, w.holders, w.keys), w.last)) for w in self._ways]) or self._alike()
-            if self._counters or self._states:
-                same = same and all([type(table[name]) is int for table, name in self._counters])
-                same = same and all([state(value) == before for value, state, before in self._states])
+            return same and self.rest_holds()
         except (KeyError, IndexError, AttributeError, ValueError):  # something is no longer there
             return False
+
+    def rest_holds(self) -> bool:
+        """The same of what is no value in a place: which places are empty, sizes, states, hooks."""
         return (
-            same
+            list(map(_TRAINED, self._tensors)) == self._trained
             and not any(self._empty)
             and list(map(len, self._filled)) == self._sizes
             and list(map(list, self._dicts)) == self._orders
-            and list(map(_TRAINED, self._tensors)) == self._trained
             and not any(map(contains, self._nowhere, self._never))
+            and (not self._counters or all([type(table[name]) is int for table, name in self._counters]))
+            and (not self._states or all([state(value) == before for value, state, before in self._states]))
             and (not self._sets or all([held == before for held, before in self._sets]))
             and (not self._unset or all([place.get() is MISSING for place in self._unset]))
             and hooks_of_every_module() == self._hooks
         )
+
+    def identities(self) -> list[tuple[Callable[[Any, Any], Any], Any, Any, Any]]:
+        """What stood where last: (how it is got, of what, by which key, what)."""
+        return [(w.get, *at) for w in self._ways for at in zip(w.holders, w.keys, w.last, strict=True)]
 
     def values(self) -> list[tuple[Place, Any]]:
         """What the program read, and what stood there last."""

@@ -1,0 +1,103 @@
+"""The short way into a call that is like the one before it.
+
+Which program a call runs hangs on much that hardly ever changes: the arguments' geometry, modes around it, hooks,
+everything that the capture read. Once a program has run, a function is written for it that looks at all of this in a
+few straight lines, and lays out the flat inputs. Where anything is not as it was it says so, and the call goes the long
+way, which knows what that means.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from operator import getitem
+from typing import Any
+
+import torch
+
+from memograd import autocast
+from memograd._torch import default_device
+from memograd.frontend.program import Program, only_tensors
+from memograd.graph.printing import load
+
+Lane = Callable[[tuple[Any, ...]], list[Any] | None]
+_MOST = 200  # places that are written out; more are compared in a loop of C
+_ATTRIBUTES = ("dtype", "layout", "requires_grad")  # compared by identity
+
+
+def lane_of(program: Program, args: Sequence[Any], hooks: Sequence[dict[int, Any]]) -> Lane | None:
+    """The flat inputs of ``program``, which has just run on ``args``, for arguments like these in surroundings like
+    these; the function's answer is None where they are others. None where there is no short way to be had.
+
+    Args:
+        hooks: the tables of the hooks of all modules.
+    """
+    simple = not (program.plain or program.decisions or program.mutations or program.guards.volatile)
+    simple = simple and not (program.graph.reads_by_offset or autocast.on() or any(hooks))
+    flat = program.bound
+    if not simple or flat is None or default_device() is not None or not only_tensors(args):
+        return None
+    if any(t is not None and t.layout is not torch.strided for t in flat):
+        return None
+    writer = _Writer({"autocast_on": autocast.on, "default_dtype": torch.get_default_dtype})
+    writer.scope["default_device"], writer.scope["Tensor"] = default_device, torch.Tensor
+    names = [f"x{k}" for k in range(len(args))]
+    tests = [f"len(args) != {len(args)}", "autocast_on()", "default_device() is not None"]
+    tests += [f"default_dtype() is not {writer.name(torch.get_default_dtype())}", f"any({writer.name(list(hooks))})"]
+    writer.refuse(tests)
+    if names:
+        writer.lines.append(f"    [{', '.join(names)}] = args")
+    for name, x in zip(names, args, strict=True):
+        writer.refuse(_geometry(writer, name, x))
+    writer.guards(program.guards)
+    bound = {k: writer.name(t) for k, t in enumerate(flat) if t is not None}
+    writer.refuse([f"{name}.data_ptr() != {flat[k].data_ptr()}" for k, name in bound.items()])
+    late = iter(names)
+    writer.lines.append(f"    return [{', '.join(bound[k] if k in bound else next(late) for k in range(len(flat)))}]")
+    return load("\n".join(["def lane(args):", *writer.lines]) + "\n", "lane", writer.scope)
+
+
+def _geometry(writer: _Writer, name: str, x: torch.Tensor) -> list[str]:
+    """What must not be so of an argument."""
+    fixed = [f"{name}.{attribute} is not {writer.name(getattr(x, attribute))}" for attribute in _ATTRIBUTES]
+    return [
+        f"type({name}) is not Tensor",
+        *fixed,
+        f"{name}.shape != {writer.name(x.shape)}",
+        f"{name}.device != {writer.name(x.device)}",
+        f"{name}.stride() != {writer.name(x.stride())}",
+        f"({name}.storage_offset() != 0) is not {x.storage_offset() != 0}",
+    ]
+
+
+class _Writer:
+    """The lines of the function, and what its names mean."""
+
+    def __init__(self, scope: dict[str, Any]) -> None:
+        self.scope = scope
+        self.lines: list[str] = []
+
+    def name(self, value: Any) -> str:
+        """A name for ``value``."""
+        name = f"c{len(self.scope)}"
+        self.scope[name] = value
+        return name
+
+    def refuse(self, tests: Sequence[str]) -> None:
+        """Where one of ``tests`` is true the answer is None."""
+        if tests:
+            self.lines.append(f"    if {' or '.join(tests)}: return None")
+
+    def guards(self, guards: Any) -> None:
+        """Everything that the capture read is the very same."""
+        places = guards.identities()
+        if len(places) > _MOST:
+            self.refuse([f"not {self.name(guards.hold)}()"])
+            return
+        tests: list[str] = []
+        for get, holder, key, value in places:
+            held, at = self.name(holder), repr(key) if type(key) in (str, int) else self.name(key)
+            there = f"{held}[{at}]" if get is getitem else f"{self.name(get)}({held}, {at})"
+            tests.append(f"{there} is not {self.name(value)}")
+        tests.append(f"not {self.name(guards.rest_holds)}()")
+        self.lines += ["    try:", f"        if {' or '.join(tests)}: return None"]
+        self.lines.append("    except (KeyError, IndexError, AttributeError, ValueError): return None")
