@@ -706,6 +706,22 @@ def test_batched_cotangents_are_known():
     assert seen == [True, False], WHY + "is_grads_batched uses the tensors of the old vmap"
 
 
+def test_batched_cotangents_are_taken_apart_and_put_together() -> None:
+    seen: list[Any] = []
+    x = torch.ones(2, requires_grad=True)
+    y = x * 2
+
+    def tripled(g: torch.Tensor) -> torch.Tensor:
+        rows = adapter.unbatched(g)
+        assert rows is not None, WHY + "_remove_batch_dim of the old vmap"
+        seen.append(rows.shape)
+        return adapter.batched(rows * 3)
+
+    y.register_hook(tripled)
+    (g,) = torch.autograd.grad(y, x, torch.eye(3, 2), is_grads_batched=True)
+    assert seen == [(3, 2)] and torch.equal(g, 6 * torch.eye(3, 2)), WHY + "_add_batch_dim of the old vmap"
+
+
 def test_a_schema_says_what_an_operator_takes_returns_and_writes() -> None:
     schema = adapter.schema_of(torch.ops.aten.add_.Tensor)
     assert [(a.name, a.kwarg_only) for a in schema.arguments] == [("self", False), ("other", False), ("alpha", True)]

@@ -59,6 +59,8 @@ Everything here is private API of PyTorch that has no public counterpart. Each e
   its transforms again (3 µs of a call of 30).
 - ``dynamo_listens``: whether ``torch.compile`` is at work in this thread. The public way to be left alone
   (``torch.compiler.disable``) takes 15 µs a call, also where nobody compiles anything.
+- ``is_batched``, ``unbatched``, ``batched``: the cotangents of ``autograd.grad(..., is_grads_batched=True)`` come in
+  tensors that nothing public knows.
 - ``pytree``: flattening of nested containers, with the registrations other libraries (transformers) made.
 """
 
@@ -391,6 +393,25 @@ def is_batched(value: Any) -> bool:
     """Whether a cotangent is one of many at once (``autograd.grad(..., is_grads_batched=True)``), which autograd keeps
     in tensors of a kind of their own, older than ``torch.func``'s."""
     return _functorch.is_legacy_batchedtensor(value)
+
+
+def unbatched(value: torch.Tensor) -> torch.Tensor | None:
+    """Such cotangents as one tensor whose first dimension counts them; None where they are batched once more."""
+    rows: Any = torch._remove_batch_dim(value, _batches(), 1, 0)  # pyright: ignore[reportPrivateImportUsage]
+    return None if is_batched(rows) else rows
+
+
+def batched(rows: torch.Tensor) -> torch.Tensor:
+    """The other way round."""
+    return torch._add_batch_dim(rows, 0, _batches())  # pyright: ignore[reportPrivateImportUsage]
+
+
+def _batches() -> int:
+    """How many batches of cotangents are under way, one inside the other."""
+    try:
+        return torch._C._vmapmode_increment_nesting() - 1  # pyright: ignore[reportAttributeAccessIssue]
+    finally:
+        torch._C._vmapmode_decrement_nesting()  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def is_wrapped(value: Any) -> bool:

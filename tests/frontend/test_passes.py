@@ -164,9 +164,41 @@ def test_many_cotangents_at_once():
     x = torch.randn(5, 3, dtype=F64, requires_grad=True)
     jacobians = [torch.autograd.functional.jacobian(model, x, vectorize=True) for model in (ours, ours, theirs)]
     torch.testing.assert_close(jacobians[:2], jacobians[2:] * 2)
+
+
+def test_many_cotangents_at_once_and_further():
+    """The Jacobian in one call, with a history: its own gradients, and those of one of its columns."""
+    torch.manual_seed(0)
+    theirs: Any = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2)).double()
+    ours = mg.wrap(copy.deepcopy(theirs))
     seeds = torch.eye(10, dtype=F64).view(10, 5, 2)
-    with pytest.raises(mg.CaptureError, match="is_grads_batched"):
-        torch.autograd.grad(ours(x), x, seeds, is_grads_batched=True, create_graph=True)
+    seen = []
+    for model in (ours, ours, ours, theirs):
+        model.zero_grad()
+        x = torch.linspace(-1, 1, 15, dtype=F64).view(5, 3).requires_grad_()
+        y = model(x)
+        (jacobian,) = torch.autograd.grad(y, x, seeds, is_grads_batched=True, create_graph=True)
+        (second,) = torch.autograd.grad(jacobian[3].square().sum() + y.sum(), x, create_graph=True)
+        (jacobian.square().sum() + second.sin().sum()).backward()
+        seen.append([jacobian, second, x.grad, *(p.grad for p in model.parameters())])
+    for results in seen[:3]:
+        torch.testing.assert_close(results, seen[3])
+
+
+def test_many_cotangents_of_gradients():
+    """The rows of a Hessian, of a pass that is not the first."""
+    theirs: Any = mlp().eval().double()
+    ours = mg.wrap(copy.deepcopy(theirs))
+    seen = []
+    for model in (ours, ours, theirs):
+        x = torch.linspace(-1, 1, 3, dtype=F64).view(1, 3).requires_grad_()
+        gradient = derivative(model(x), x)
+        seeds = torch.eye(3, dtype=F64).view(3, 1, 3)
+        (hessian,) = torch.autograd.grad(gradient, x, seeds, is_grads_batched=True, create_graph=True)
+        seen += [hessian, *torch.autograd.grad(hessian.square().sum(), [x, *model.parameters()], allow_unused=True)]
+    third = len(seen) // 3
+    for at in (0, third):
+        torch.testing.assert_close(seen[at : at + third], seen[2 * third :])
 
 
 def test_forward_mode_runs_the_models_own_forward():

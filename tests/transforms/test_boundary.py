@@ -56,3 +56,14 @@ def test_parameters_that_are_closed_over_get_gradients():
     mg.jacrev(lambda x: (weight * x).sin())(x).sum().backward()
     expected = derivative(lambda w: torch.func.jacrev(lambda x: (w * x).sin())(x).sum(), weight)
     torch.testing.assert_close(weight.grad, expected)
+
+
+def test_many_cotangents_at_once_keep_their_history():
+    """``is_grads_batched`` with ``create_graph``: PyTorch itself keeps none through an ``autograd.Function``."""
+    x = torch.linspace(-1, 1, 3, dtype=torch.float64, requires_grad=True)
+    seen = []
+    rows = torch.eye(3, dtype=torch.float64)
+    for gradient in (mg.grad(lambda x: x.sin().prod()), lambda x: derivative(lambda x: x.sin().prod(), x)):
+        (hessian,) = torch.autograd.grad(gradient(x), x, rows, is_grads_batched=True, create_graph=True)
+        seen.append([hessian, *torch.autograd.grad(hessian.square().sum(), x)])
+    torch.testing.assert_close(*seen)

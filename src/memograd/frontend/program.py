@@ -29,6 +29,7 @@ from memograd.memory.plan import Plan
 from memograd.ops import is_random
 from memograd.pipeline import capture_for, plan
 from memograd.run.inductor import compiled
+from memograd.transforms.boundary import one_by_one
 
 Tensor = torch.Tensor
 
@@ -290,13 +291,14 @@ class Program:
             arriving: the cotangents of those of its results that the question names.
         """
         own, further = inputs is call.flat, torch.is_grad_enabled()
-        batched = any(map(is_batched, arriving))
-        if batched and further:
-            raise CaptureError(
-                "autograd.grad(..., is_grads_batched=True, create_graph=True) through a wrapped model: PyTorch keeps "
-                "no history of batched gradients through an autograd.Function. Leave one of the two out, or unwrap the "
-                "model (mg.unwrap)"
+        many = any(map(is_batched, arriving))
+        if many and further:
+            witness, call.witness = call.witness, None  # it draws directions, which nobody may do here
+            gradients = one_by_one(
+                lambda each: self.pulled(call, running, question, inputs, list(saved), each), arriving
             )
+            call.witness = witness
+            return gradients
         gradients = None
         if not inside_torch_func():
             self._see(running, question, further, own)
@@ -310,7 +312,7 @@ class Program:
             self._as_autograd(call, question, gradients)
         if foreseen and isinstance(running, Running) and len(call.groups) == 1:
             running.get_ready(question, further, call.groups[0] if own else range(len(inputs)), gradients)
-        if own and call.witness is not None and max(question[0]) < len(self.results) and not batched:
+        if own and call.witness is not None and max(question[0]) < len(self.results) and not many:
             witness, call.witness = call.witness, None
             witness.compare(call, question, arriving, gradients, further)
         return gradients

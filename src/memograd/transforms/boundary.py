@@ -17,8 +17,8 @@ from typing import Any
 
 import torch
 
-from memograd._torch import inside_torch_func, is_wrapped
-from memograd.errors import GraphError
+from memograd._torch import batched, inside_torch_func, is_batched, is_wrapped, unbatched
+from memograd.errors import CaptureError, GraphError
 from memograd.graph.entries import Input, Output
 from memograd.graph.graph import Graph
 from memograd.graph.signature import run
@@ -112,7 +112,32 @@ class _Function(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *cotangents: Any) -> Any:
         laid = [None if c is None else c.contiguous() for c in cotangents]
+        if torch.is_grad_enabled() and any([c is not None and is_batched(c) for c in laid]):
+            step, saved, needs, around = ctx.step, ctx.saved_tensors, ctx.needs_input_grad[2:], ctx.around
+            gradients = one_by_one(lambda each: dict(enumerate(step.pulled(saved, each, needs, around))), laid)
+            return (None, None, *gradients.values())
         return (None, None, *ctx.step.pulled(ctx.saved_tensors, laid, ctx.needs_input_grad[2:], ctx.around))
+
+
+def one_by_one(pull: Callable[[list[Any]], dict[int, Any]], cotangents: Sequence[Any]) -> dict[int, Any]:
+    """What ``pull`` makes of many cotangents at once (``autograd.grad(..., is_grads_batched=True)``), with a history:
+    PyTorch keeps none of such tensors through an ``autograd.Function``, so they are pulled back one after the other.
+
+    Raises:
+        CaptureError: a batch of batches.
+    """
+    rows = [unbatched(c) if c is not None and is_batched(c) else None for c in cotangents]
+    if any(r is None and c is not None and is_batched(c) for r, c in zip(rows, cotangents, strict=True)):
+        raise CaptureError(
+            "autograd.grad(..., is_grads_batched=True, create_graph=True) inside another one, through a graph of ours: "
+            "one of the two has to be a loop"
+        )
+    count = next(len(r) for r in rows if r is not None)
+    answers = [pull([c if r is None else r[n] for c, r in zip(cotangents, rows, strict=True)]) for n in range(count)]
+    if not answers:
+        raise CaptureError("autograd.grad(..., is_grads_batched=True, create_graph=True) with no cotangents at all")
+    together = {k: [answer[k] for answer in answers] for k in answers[0]}
+    return {k: None if each[0] is None else batched(torch.stack(each)) for k, each in together.items()}
 
 
 def _refuse_freed(flat: Sequence[Any]) -> None:
