@@ -307,7 +307,7 @@ class Program:
         if gradients is None:
             gradients = self._unforeseen(call, running, question, inputs, arriving, further)
         if own:
-            if self.settings.watch is not None and max(question[0]) < len(self.results) and not batched:
+            if self.settings.watch is not None and max(question[0]) < len(self.results) and not many:
                 self.settings.watch.look(call, question, gradients, arriving)
             self._as_autograd(call, question, gradients)
         if foreseen and isinstance(running, Running) and len(call.groups) == 1:
@@ -319,7 +319,8 @@ class Program:
 
     def as_foreseen(self, call: Call, running: Any, question: Question) -> bool:
         """Whether this question of the program's own pass, which was answered before, may be answered the same way."""
-        if call.witness is not None or running.of is not self.first or len(call.groups) > 1:
+        looked_at = call.witness is not None or self.settings.watch is not None
+        if looked_at or running.of is not self.first or len(call.groups) > 1:
             return False
         self.expected.last = question
         return True
