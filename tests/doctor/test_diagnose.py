@@ -158,6 +158,61 @@ def test_cancellation_is_the_operator_that_loses_the_digits():
     assert worst["operator"] == "sub" and worst["phase"] == "forward" and worst["lost"] > 2
 
 
+class Steep(nn.Module):
+    """A layer whose large sums go through a sine: its digits decide."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.large, self.head = nn.Linear(8, 16), nn.Linear(16, 16), nn.Linear(16, 3)
+        with torch.no_grad():
+            self.large.weight.mul_(40).add_(30)
+
+    def forward(self, x):
+        h = torch.tanh(self.first(x))
+        return self.head(torch.sin(self.layer(h)))
+
+    def layer(self, h):
+        return self.large(h)
+
+
+class Kept(Steep):
+    def layer(self, h):
+        with torch.autocast("cpu", enabled=False):
+            return self.large(h.float())
+
+
+def test_the_module_to_keep_in_float32_is_the_one_whose_digits_decide_and_its_error_is_that_of_autograd():
+    report = mg.diagnose(Steep(), X, T, loss=nn.CrossEntropyLoss(), precision=torch.bfloat16)
+    tried = report.numbers["precision"]["in_float32"]
+    assert min(tried, key=lambda name: tried[name]) == "large"
+    assert "'large'" in only(report, "precision of the gradient").fix
+    model, exact = Kept(), Steep().double()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        loss = F.cross_entropy(model(X), T)
+    loss.backward()
+    F.cross_entropy(exact(X.double()), T).backward()
+    pairs = [(p.grad.double(), q.grad) for p, q in zip(model.parameters(), exact.parameters(), strict=True)]
+    apart = sum((a - b).square().sum() for a, b in pairs).sqrt() / sum(b.square().sum() for _, b in pairs).sqrt()
+    assert tried["large"] == pytest.approx(apart.item(), rel=0.1)
+
+
+def test_masks_of_infinities_and_empty_memory_lose_no_digits():
+    torch.manual_seed(0)
+    model, loss, args = HEALTHY["transformer_encoder"]()
+    report = mg.diagnose(model, *args, loss=loss, precision=True)
+    assert report.ok and {"empty_like", "masked_fill"}.isdisjoint(
+        row["operator"] for row in report.numbers["precision"]["operators"]
+    )
+
+
+def test_a_kernel_that_knows_no_float64_is_a_note():
+    torch.manual_seed(0)
+    model, loss, args = HEALTHY["lstm"]()
+    report = mg.diagnose(model, *args, loss=loss, precision=True)
+    assert report.ok and ("precision" in report.numbers or only(report, "no float64 beside it").severity == "note")
+
+
 # -- what it says ------------------------------------------------------------------------------------------------------
 
 

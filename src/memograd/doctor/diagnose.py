@@ -18,6 +18,7 @@ from memograd._torch import pytree
 from memograd.doctor import unreached
 from memograd.doctor.batch import batch
 from memograd.doctor.cancelling import cancelling
+from memograd.doctor.consequences import without_consequences
 from memograd.doctor.follow import batches_of, follow, outcome
 from memograd.doctor.gain import gain
 from memograd.doctor.initial import initialisation
@@ -33,7 +34,7 @@ from memograd.doctor.underflow import underflow
 from memograd.doctor.units import dead_units
 from memograd.doctor.updates import held_by, updates
 from memograd.doctor.usage import usage
-from memograd.doctor.wider import widened
+from memograd.doctor.wider import Wider, widened
 from memograd.doctor.zeros import zero_gradients
 from memograd.inspection.capturing import asked, captured, differentiable
 from memograd.inspection.objective import PREFIX, Loss, loss_of
@@ -54,28 +55,6 @@ _DETECTORS = (
     inputs_unused,
     cancelling,
 )
-# A symptom, and what explains it: with one of the causes named the symptom is not worth a finding of its own.
-_CONSEQUENCES = {
-    "same output for all samples": {
-        "dead units",
-        "saturation",
-        "vanishing gradient",
-        "zero initialisation",
-        "all units the same",
-        "inputs unused",
-        "inputs all the same",
-        "normalised away",
-        "softmax over one class",
-        "zero factor",
-    },
-    "dead units": {"zero initialisation", "inputs all the same"},
-    "weights too large": {"exploding gradient"},
-    "bias without effect": {"softmax over the batch"},
-    "unused parameter": {"inputs unused", "computed beforehand"},
-    "zero gradient": {"underflow", "saturation", "no gradient", "nothing to differentiate"},
-    "zero factor": {"zero initialisation", "normalised away", "dead units"},
-    "loss is zero": {"gradients cancel"},
-}
 
 
 def diagnose(
@@ -141,9 +120,8 @@ def look_into(
         case.look(optimizer)
         if step is not None and isinstance(f, nn.Module):
             case.findings += usage(step, f, args, optimizer, case.gradient)
-        if precision and case.patient is not None:
-            findings, case.numbers["precision"] = digits(case.patient, widened(case.patient))
-            case.findings += findings
+        if precision and case.patient is not None and case.patient.finite:
+            case.count_digits(case.patient)
         if run is not None and case.patient is not None:
             case.followed(run, optimizer)
     finally:
@@ -189,8 +167,8 @@ class _Case:
             return
         for detector in _DETECTORS:
             self.findings += detector(patient)
-        if _in_half(patient):
-            self.findings += underflow(patient, widened(patient))
+        if _in_half(patient) and (wider := self.wider(patient)) is not None:
+            self.findings += underflow(patient, wider)
         if optimizer is not None:
             self.findings += updates(patient, optimizer)
         if all(f.severity == "note" for f in self.findings):
@@ -215,9 +193,29 @@ class _Case:
         self.drawn.put_back()
         return nan_of(Step(inspected.graph, joint, patient.flat, number, trail=losses, root=root)).findings
 
+    def wider(self, patient: Patient) -> Wider | None:
+        """The same in float64, or a note that it cannot be."""
+        try:
+            return widened(patient)
+        except RuntimeError as error:  # a kernel of one precision, a fused LSTM's
+            said = next(iter(str(error).splitlines()), "")
+            what = f"the model cannot run in float64, and its digits cannot be counted: {said}"
+            self.findings.append(Finding("note", "no float64 beside it", what))
+            return None
+
+    def count_digits(self, patient: Patient) -> None:
+        """Which operators lose how many."""
+        if (wider := self.wider(patient)) is not None:
+            findings, self.numbers["precision"] = digits(patient, wider, self.again)
+            self.findings += findings
+
+    def again(self) -> Patient:
+        """The same batch, as the program is now."""
+        return self.examined(self.inspected(self.args, self.kwargs), self.args, self.kwargs)
+
     def gradient(self) -> dict[str, torch.Tensor]:
         """Of every parameter, at what the parameters are now."""
-        patient = self.examined(self.inspected(self.args, self.kwargs), self.args, self.kwargs)
+        patient = self.again()
         found = {patient.named(n): patient.gradient(n) for n in patient.parameters}
         return {n: g for n, g in found.items() if g is not None}
 
@@ -286,15 +284,3 @@ def _holds(inspected: Inspected) -> bool:
 def _in_half(patient: Patient) -> bool:
     adjoints = (t for a in patient.table.values() for t in (a if isinstance(a, list) else [a]))
     return any(isinstance(t, torch.Tensor) and t.dtype in (torch.float16, torch.bfloat16) for t in adjoints)
-
-
-def without_consequences(findings: Iterable[Finding]) -> list[Finding]:
-    """Without symptoms whose cause is among the findings, and without doublets."""
-    every = list(findings)
-    kinds = {f.kind for f in every if f.severity != "note"}
-    kept: list[Finding] = []
-    for finding in every:
-        explained = _CONSEQUENCES.get(finding.kind, set()) & kinds - {finding.kind}
-        if not explained and not any(f == finding for f in kept):
-            kept.append(finding)
-    return kept
