@@ -241,3 +241,31 @@ def test_a_removed_hook_on_a_module_is_not_run():
     plain = mg.grad(lambda x: model(x).sum())(x)
     model[1].register_full_backward_hook(lambda module, before, behind: (before[0] * 2,)).remove()
     assert torch.equal(mg.grad(lambda x: model(x).sum())(x), plain)
+
+
+def fixed_point(w, x):
+    """A deep equilibrium model: the hook solves for the gradient, with the history of one more iteration."""
+    with torch.no_grad():
+        z = torch.zeros_like(x)
+        for _ in range(20):
+            z = torch.tanh(z @ w + x)
+    z = torch.tanh(z @ w + x)
+    start = z.clone().detach().requires_grad_()
+    after = torch.tanh(start @ w + x)
+
+    def solve(g):
+        y = g
+        for _ in range(20):
+            y = torch.autograd.grad(after, start, y, retain_graph=True)[0] + g
+        return y
+
+    z.register_hook(solve)
+    return z.square().sum()
+
+
+def test_a_hook_that_takes_a_gradient_of_what_came_of_its_tensor():
+    torch.manual_seed(0)
+    w, x = torch.randn(3, 3, dtype=torch.float64) * 0.1, torch.randn(4, 3, dtype=torch.float64)
+    ours = mg.grad(fixed_point, argnums=(0, 1))(w, x)
+    w.requires_grad_(), x.requires_grad_()
+    torch.testing.assert_close(ours, torch.autograd.grad(fixed_point(w, x), (w, x)))

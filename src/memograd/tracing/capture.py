@@ -39,7 +39,7 @@ from memograd.tracing.counters import number
 from memograd.tracing.cudnn import plain_recurrence
 from memograd.tracing.effects import Change, Templates, effects_of, take_back
 from memograd.tracing.guards import Guards, taken_twice
-from memograd.tracing.histories import Histories, histories
+from memograd.tracing.histories import Histories, histories, refuse_past_hooks
 from memograd.tracing.inputs import Inputs
 from memograd.tracing.leaves import differentiable, leaf_names
 from memograd.tracing.plainly import raised_by_pytorch
@@ -159,6 +159,7 @@ class _Capture:
             outputs.append(Output("left", f"left {k}", tensor.requires_grad))
             results.append(self.tracer.node_of(tensor))
         self.graph.output(tuple(results))
+        refuse_past_hooks(self.tracer)
         calling = Calling(
             in_spec=in_spec,
             in_leaves=tuple(None if isinstance(x, torch.Tensor) else x for x in leaves),

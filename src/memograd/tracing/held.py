@@ -55,13 +55,14 @@ class Held:
                 self.places.append(Place(tensor.requires_grad, tensor.is_leaf, self.tracer.is_given(stand_in)))
         return self.refs[id(tensor)]
 
-    def keep_history(self, since: fx.Node | None, seen: int, roots: list[Any]) -> None:
+    def keep_history(self, since: fx.Node | None, seen: int, roots: list[Any], of: set[fx.Node] | None = None) -> None:
         """Where ``forward`` turned grad mode on and kept what it computed so, the backward will run autograd through
         that. Then every tensor that takes part stays itself, since autograd knows it by that.
 
         Args:
             since, seen: the last node and the number of tensors before ``forward``.
             roots: what it put on ``ctx``.
+            of: no other nodes than these.
         """
         new = self.tracer.seen_since(seen)
         if not any(t.requires_grad and id(t) in new and id(t) not in self.refs for t in reachable(*roots)):
@@ -70,7 +71,10 @@ class Held:
         for node in reversed(self.tracer.graph.nodes):
             if node is since:
                 break
-            nodes.update((node, *node.all_input_nodes))
+            if of is None:
+                nodes.update((node, *node.all_input_nodes))
+            elif node in of:
+                nodes.add(node)
         self.kept = self.tracer.standing_for(nodes)
         for tensor in self.kept.values():
             if tensor.requires_grad and tensor.is_leaf and id(tensor) not in new:

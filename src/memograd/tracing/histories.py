@@ -94,7 +94,11 @@ class Histories(TorchFunctionMode):
         if source is not None and isinstance(source.target, Hook) and source.target.table is table:
             node = source.args[0][0]  # the adjoint comes to the hooks in the order in which they were registered
         held = Held(tracer, {id(tensor): Ref("output", 0)})
-        held.reach(reachable(hook))
+        read = list(reachable(hook))
+        if any(t.requires_grad and t.is_leaf and tracer.is_own(t) for t in read):
+            since, history = tracer.count_until(tensor), _history([tracer.node_of(t) for t in read])
+            held.keep_history(node, since, [hook], history)  # for an ``autograd.grad`` by such a leaf
+        held.reach(read)
         call = Hook(hook, table, handle.id, **held.operands([tensor]))
         self._insert(call, tensor, node, held.hidden_nodes, held.nodes)
         return handle
@@ -105,19 +109,47 @@ class Histories(TorchFunctionMode):
         """Put ``call`` behind ``node``, and behind what the hook reads."""
         tracer, order = self.tracer, {n: i for i, n in enumerate(self.tracer.graph.nodes)}
         last = max((node, *hidden, *saved), key=order.__getitem__)
-        if any(order[user] <= order[last] for user in node.users):
-            raise CaptureError(
-                f"{_here()} registers a hook on a tensor that was used before what the hook reads was computed; "
-                "register it where the tensor is made"
-            )
+        early = {user for user in node.users if order[user] <= order[last]}
+        if early:  # what the hook reads comes from the tensor: ``z0 = z.detach()``
+            tracer.past_hooks.append((early, _here()))
         while last.next.op == "placeholder":
             last = last.next
         with tracer.graph.inserting_after(last):
             hooked = emit(tracer, call, [[node], hidden, [node], saved], [tensor])
         with tracer.graph.inserting_after(hooked):
             item = tracer.emit_node(operator.getitem, (hooked, 0), tensor)
-        node.replace_all_uses_with(item, delete_user_cb=lambda user: user is not hooked)
+        node.replace_all_uses_with(item, delete_user_cb=lambda user: user is not hooked and user not in early)
         tracer.replace(node, item)
+
+
+def _history(nodes: list[fx.Node]) -> set[fx.Node]:
+    """Everything that ``nodes`` were computed of, up to where gradients stop, and what autograd has saved of that."""
+    reached, waiting = set(nodes), list(nodes)
+    while waiting:
+        node = waiting.pop()
+        operands = () if node.target is ops.stop else node.all_input_nodes
+        waiting += [n for n in operands if n not in reached]
+        reached.update(operands)
+    return reached | {user for node in reached for user in node.users if user.target is ops.stop}
+
+
+def refuse_past_hooks(tracer: Tracer) -> None:
+    """The program has run: no gradient may come to a tensor past its hook.
+
+    Raises:
+        CaptureError: one does.
+    """
+    for early, here in tracer.past_hooks:
+        reached, waiting = set(early), list(early)
+        while waiting:
+            following = [n for n in waiting.pop().users if n not in reached and n.target not in (ops.stop, ops.no_grad)]
+            reached.update(following)
+            waiting += following
+        if any(node.op == "output" for node in reached):
+            raise CaptureError(
+                f"{here} registers a hook on a tensor that was used before what the hook reads was computed; "
+                "register it where the tensor is made"
+            )
 
 
 def _here() -> str:

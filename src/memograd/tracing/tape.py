@@ -100,6 +100,10 @@ class Tape:
         """How many tensors were seen."""
         return len(self._known)
 
+    def count_until(self, tensor: torch.Tensor) -> int:
+        """How many tensors were seen until ``tensor`` was."""
+        return next(k for k, one in enumerate(self._known, 1) if one == id(tensor))
+
     def seen_since(self, count: int) -> set[int]:
         """Ids of the tensors that were seen after the first ``count``."""
         return set(islice(self._known, count, None))

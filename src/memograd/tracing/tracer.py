@@ -92,6 +92,7 @@ class Tracer(Tape, TorchDispatchMode):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        self.past_hooks: list[tuple[set[fx.Node], str]] = []  # who reads a tensor without its hook, and where that is
         self.applied: list[Any] = []  # applications of autograd.Functions under way, see ``applications.py``
 
     @contextmanager
