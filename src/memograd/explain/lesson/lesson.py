@@ -69,6 +69,7 @@ def lesson(lang: str = "en", say: Callable[[str], None] = lambda section: None) 
     if lang not in LANGUAGES:
         raise OptionError(f"lang must be one of {', '.join(LANGUAGES)}, got {lang!r}")
     data: dict[str, Any] = {"schema": SCHEMA, "version": VERSION, "lang": lang, "torch": torch.__version__}
+    digit.handwritten()  # where they are missing this is known at once
     with draws.same_draws(), torch.enable_grad():
         for name, compute in SECTIONS.items():
             say(name)
