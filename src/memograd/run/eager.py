@@ -11,6 +11,7 @@ import torch
 from memograd.finite import Guard, TrippedError, refuse
 from memograd.graph.graph import Graph
 from memograd.graph.signature import run
+from memograd.run.max_pool import compiled_pooling
 from memograd.run.pool.places import ANYWHERE, Places
 from memograd.run.updates.update import Updates, separate
 
@@ -50,6 +51,7 @@ class Eager:
             self.writes_beside = self._writes(graph, others)
 
     def build(self, graph: Graph) -> Any:
+        graph = compiled_pooling(graph)
         self.updates, self.how = separate(graph)
         return graph.function if self.updates is None else self.updates.function
 

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import ctypes
-import os
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from functools import cache
 from typing import Any
 
 import torch
@@ -17,6 +14,7 @@ from memograd.errors import BackendError
 from memograd.graph.graph import Graph
 from memograd.graph.printing import flat_function, load
 from memograd.ops import has_effect
+from memograd.run import threads
 from memograd.run.updates.kernels import Task, compiled
 from memograd.run.updates.regions import Region, regions
 
@@ -91,18 +89,18 @@ class Updates:
             pointers += [t.data_ptr() for t in written]
         array = (ctypes.c_void_p * len(pointers))(*pointers)
         own, *others = self._tasks(torch.get_num_threads())
-        waiting = [_threads(os.getpid()).submit(self._call, array, tasks, len(tasks)) for tasks in others]
+        waiting = [threads.also(self._call, array, tasks, len(tasks)) for tasks in others]
         self._call(array, own, len(own))
         for one in waiting:
             one.result()
 
-    def _tasks(self, threads: int) -> list[Any]:
+    def _tasks(self, most: int) -> list[Any]:
         """Ranges of elements for each of the threads that are worth it."""
-        if threads not in self._shares:
+        if most not in self._shares:
             total = sum(numel for *_, numel in self._pieces)
-            count = max(1, min(threads, total // _SHARE))
-            self._shares[threads] = [(Task * len(part))(*part) for part in _split(self._pieces, total, count)]
-        return self._shares[threads]
+            count = max(1, min(most, total // _SHARE))
+            self._shares[most] = [(Task * len(part))(*part) for part in _split(self._pieces, total, count)]
+        return self._shares[most]
 
 
 def separate(graph: Graph) -> tuple[Updates | None, str]:
@@ -156,9 +154,3 @@ def _split(pieces: Sequence[tuple[int, int, int]], total: int, count: int) -> li
             done += last - first
             first = last
     return [p for p in parts if p]
-
-
-@cache
-def _threads(process: int) -> ThreadPoolExecutor:
-    """The other threads of this process: those of a parent are not there after a fork."""
-    return ThreadPoolExecutor(max_workers=max(1, (os.cpu_count() or 2) - 1), thread_name_prefix="memograd update")
