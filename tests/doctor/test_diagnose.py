@@ -246,6 +246,74 @@ def test_a_function_of_tensors_can_be_diagnosed():
     assert only(report, "clamped everywhere").severity == "error"
 
 
+class Square(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        ctx.save_for_backward(x)
+        return x * x
+
+    @staticmethod
+    def backward(ctx, gradient):
+        (x,) = ctx.saved_tensors
+        return 2 * x * gradient
+
+
+class Squared(nn.Module):
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.last = nn.Linear(8, 16), nn.Linear(16, 3)
+
+    def forward(self, x):
+        return self.last(Square.apply(self.first(x)))
+
+
+def test_a_model_with_a_backward_of_its_own_is_measured_as_autograd_does():
+    model = Squared()
+    optimizer = torch.optim.SGD(model.parameters(), lr=50.0)
+    report = mg.diagnose(model, X, T, loss=nn.CrossEntropyLoss(), optimizer=optimizer)
+    ratios = only(report, "updates too large").numbers["ratios"]
+    F.cross_entropy(model(X), T).backward()
+    for name, p in model.named_parameters():
+        assert ratios[name] == pytest.approx(50 * (p.grad.norm() / p.detach().norm()).item(), rel=1e-4)
+
+
+def test_a_recurrent_state_that_starts_at_zero_is_no_fault():
+    class Cell(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.cell, self.head = nn.GRUCell(8, 32), nn.Linear(32, 3)
+
+        def forward(self, x):
+            return self.head(self.cell(x))
+
+    report = mg.diagnose(Cell(), X, T, loss=nn.CrossEntropyLoss())
+    assert report.ok and only(report, "state of zeros").names == ("cell.weight_hh",)
+
+
+def test_an_optimizer_that_evaluates_the_model_itself_is_a_note():
+    model = nn.Linear(8, 3)
+    report = mg.diagnose(
+        model, X, T, loss=nn.CrossEntropyLoss(), optimizer=torch.optim.LBFGS(model.parameters()), steps=3
+    )
+    assert report.ok and {f.kind for f in report.findings} >= {"updates not looked at", "not followed"}
+
+
+def test_a_step_that_raises_leaves_everything_as_it_was():
+    model = nn.Linear(8, 3)
+    optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
+    before = model.weight.detach().clone()
+
+    def step(x, t):
+        F.cross_entropy(model(x), t).backward()
+        optimizer.step()
+        raise ValueError("mine")
+
+    with pytest.raises(ValueError, match="mine"):
+        mg.diagnose(model, X, T, loss=nn.CrossEntropyLoss(), optimizer=optimizer, step=step)
+    assert torch.equal(model.weight, before) and model.weight.grad is None
+
+
 def test_a_function_of_which_nothing_asks_for_a_gradient_says_so():
     model = nn.Linear(8, 3).requires_grad_(False)
     assert [f.kind for f in mg.diagnose(model, X, T, loss=nn.CrossEntropyLoss()).findings] == [

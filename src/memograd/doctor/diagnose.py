@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import nn, optim
+from torch.nn.parameter import is_lazy
 
 from memograd._torch import pytree
 from memograd.doctor import unreached
@@ -36,12 +37,14 @@ from memograd.doctor.updates import held_by, updates
 from memograd.doctor.usage import usage
 from memograd.doctor.wider import Wider, widened
 from memograd.doctor.zeros import zero_gradients
+from memograd.errors import GraphError
 from memograd.inspection.capturing import asked, captured, differentiable
 from memograd.inspection.objective import PREFIX, Loss, loss_of
 from memograd.inspection.program import Inspected
 from memograd.looks import look
 from memograd.pipeline import differentiate
 from memograd.tracing.undisturbed import Generators
+from memograd.train.update import refuse
 
 _RATE = 1e-3  # of the run that is followed where no optimizer was given: Adam's default
 _DETECTORS = (
@@ -115,6 +118,8 @@ def look_into(
     run: Run | None = None,
 ) -> Report:
     """The same with arguments that no name of ours can be taken for."""
+    if isinstance(f, nn.Module) and any(map(is_lazy, f.parameters())):
+        raise GraphError("the model has parameters without a shape (LazyLinear): call it once before, model(*args)")
     case = _Case(f, args, kwargs, loss, precision if isinstance(precision, torch.dtype) else None)
     try:
         case.look(optimizer)
@@ -171,7 +176,7 @@ class _Case:
             self.findings += underflow(patient, wider)
         if optimizer is not None:
             self.findings += updates(patient, optimizer)
-        if all(f.severity == "note" for f in self.findings):
+        if patient.tensors and all(f.severity == "note" for f in self.findings):
             self.findings += self._noise(patient)
 
     def inspected(self, args: Any, kwargs: Any) -> Inspected:
@@ -222,6 +227,11 @@ class _Case:
     def followed(self, run: Run, optimizer: optim.Optimizer | None) -> None:
         """A run of some steps, and what only that shows."""
         self.drawn.put_back()
+        try:
+            refuse(optimizer) if optimizer is not None else None
+        except GraphError as error:
+            self.findings.append(Finding("note", "not followed", str(error)))
+            return
         if optimizer is None:
             trained = [p for p in self.patient.tensors.values() if p.is_leaf] if self.patient is not None else []
             optimizer = optim.Adam(trained, lr=_RATE)

@@ -16,14 +16,11 @@ from typing import Any
 import torch
 from torch import fx
 
-from memograd import autocast
 from memograd.adjoint.expand import expand
-from memograd.adjoint.recursion import Recursion
+from memograd.doctor.recursed import recursed
 from memograd.doctor.report import Finding, Severity, Where
 from memograd.explain.mathml import real
-from memograd.explain.watch import Numbers
 from memograd.graph.graph import Graph
-from memograd.graph.interpreter import evaluate
 from memograd.inspection.program import Inspected, name_of
 from memograd.inspection.report import Finding as Look
 from memograd.rules.registry import lookup
@@ -203,20 +200,7 @@ def examine(inspected: Inspected, flat: Sequence[Any], batch: int = 0) -> Patien
     """Run the forward pass and the recursion on the flat inputs of the program's graph."""
     graph = expand(inspected.graph, inspected.wrt, [inspected.loss])
     inside = Inspected(inspected.program, graph, inspected.wrt)
-    with torch.no_grad(), autocast.off():
-        values = evaluate(graph, flat)
-        table, pulled = recursion(inside, values)
-    return Patient(inspected, graph, flat, values, table, pulled, batch)
-
-
-def recursion(inside: Inspected, values: dict[fx.Node, Any]) -> tuple[dict[fx.Node, Any], dict[fx.Node, Any]]:
-    """The adjoints of all nodes for these values, and all contributions to them."""
-    loss = inside.loss
-    run = Recursion(Numbers(values), {loss: torch.ones_like(values[loss])}, inside.active)
-    for v in reversed(inside.graph.fx.nodes):
-        if v in inside.active:
-            run.adjoint(v)
-    return {v: a for v, a in run.table.items() if a is not None}, run.pulled
+    return Patient(inspected, graph, flat, *recursed(inside, flat), batch)
 
 
 def known(source: str | None) -> str:
@@ -234,7 +218,11 @@ def wide(tensor: Tensor) -> Tensor:
     tensor = tensor.detach()
     if tensor.layout is not torch.strided:
         tensor = tensor.to_dense()
-    return (tensor.abs() if tensor.is_complex() else tensor).to(torch.float64)
+    tensor = tensor.abs() if tensor.is_complex() else tensor
+    try:
+        return tensor.to(torch.float64)
+    except TypeError:  # a device that has none
+        return tensor.cpu().to(torch.float64)
 
 
 def norm(value: Any) -> float:

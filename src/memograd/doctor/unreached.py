@@ -48,6 +48,9 @@ def frozen(f: Callable[..., object], asking: bool) -> list[Finding]:
     looks = [translated(x) for x in parameters(f) if x.kind != "tied parameters"]
     if isinstance(f, nn.Module) and not asking:
         all_of_it = list(f.parameters())
+        if not all_of_it and not _hidden_in(f):
+            what = f"{type(f).__name__} has no parameters: there is nothing to train"
+            return [Finding("error", NOTHING, what, fix="nn.Parameter(...) for tensors, nn.Module for layers")]
         if all_of_it and not any(p.requires_grad for p in all_of_it):
             what = f"all {len(all_of_it)} parameters are frozen (requires_grad is False): nothing is trained"
             fix = "model.requires_grad_(True), or unfreeze the layers to be trained before the optimizer is made"

@@ -5,12 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import fx
 
-from memograd import autocast
-from memograd.doctor.patient import Patient, recursion
-from memograd.graph.interpreter import called, evaluate
+from memograd.doctor.patient import Patient
+from memograd.doctor.recursed import recursed
+from memograd.graph.interpreter import called
 from memograd.inspection.program import Inspected
 from memograd.ops import is_random
 from memograd.witness.widened import Widened, wide
@@ -26,15 +25,14 @@ class Wider:
 
 def widened(patient: Patient) -> Wider:
     """Run forward and recursion again in float64; what was drawn at random is what was drawn before."""
-    graph = patient.graph
-    inside = Inspected(patient.inspected.program, graph, patient.inspected.wrt)
+    inside = Inspected(patient.inspected.program, patient.graph, patient.inspected.wrt)
+    drawn = {n.name: patient.values[n] for n in patient.graph.nodes if is_random(n)}
 
     def call(node: fx.Node, args: Any, kwargs: Any) -> Any:
-        return wide_tree(patient.values[node]) if is_random(node) else called(node, args, kwargs)
+        return wide_tree(drawn[node.name]) if node.name in drawn else called(node, args, kwargs)
 
-    with torch.no_grad(), autocast.off(), Widened():
-        values = evaluate(graph, [wide(t) for t in patient.flat], call)
-        table, _ = recursion(inside, values)
+    with Widened():
+        values, table, _ = recursed(inside, [wide(t) for t in patient.flat], call)
     return Wider(values, table)
 
 

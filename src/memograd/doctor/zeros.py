@@ -171,6 +171,10 @@ def _multiplied_by_zero(patient: Patient, u: fx.Node, zero: fx.Node, names: tupl
         evidence = ("both factors of a product are zero, so both derivatives are: nothing here ever moves",)
         fix = f"nn.init.kaiming_normal_({spelled(own)}) (zeros are for biases, not for two layers in a row)"
         return patient.finding("error", "zero initialisation", what, u, "backward", evidence, fix, (own, *names))
+    made_here = not patient.source_of(zero).all_input_nodes and patient.source_of(zero).op == "call_function"
+    if made_here and patient.weight_of(u) is not None:
+        what = f"{listed(names)} get{'s' * (len(names) == 1)} no gradient here: a state that starts at zero meets it"
+        return patient.finding("note", "state of zeros", what, u, names=names)
     what = f"a factor of this product is zero everywhere: {listed(names)} get{'s' * (len(names) == 1)} no gradient"
     evidence = (f"{name_of(zero)} gives zeros only, and the derivative of a product is the other factor",)
     where = zero.meta.get("source") or ""
