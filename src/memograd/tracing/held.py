@@ -71,10 +71,8 @@ class Held:
         for node in reversed(self.tracer.graph.nodes):
             if node is since:
                 break
-            if of is None:
-                nodes.update((node, *node.all_input_nodes))
-            elif node in of:
-                nodes.add(node)
+            if of is None or node in of:
+                nodes.update(n for n in (node, *node.all_input_nodes) if of is None or n in of)
         self.kept = self.tracer.standing_for(nodes)
         for tensor in self.kept.values():
             if tensor.requires_grad and tensor.is_leaf and id(tensor) not in new:
