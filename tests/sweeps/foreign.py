@@ -37,7 +37,10 @@ from memograd.errors import GradientMismatchError, MemogradError
 # Name on PyPI -> what one imports, and the files of ``packages/`` that build its models.
 PACKAGES = {
     "torch": ("torch", ["distributions"]),
-    "papers": ("torch", ["papers_sequences", "papers_fields"]),
+    "papers": (
+        "torch",
+        ["papers_sequences", "papers_fields", "papers_generative", "papers_memory", "papers_learning"],
+    ),
     "torchvision": ("torchvision", ["torchvision_models"]),
     "timm": ("timm", ["timm_models"]),
     "diffusers": ("diffusers", ["diffusers_unets", "diffusers_transformers", "diffusers_autoencoders"]),

@@ -114,7 +114,9 @@ def trace(
             raise
         refused, raised = error, error.raised
     finally:
-        one.tracer.lift = None  # no circle: what the program has met is let go at once, weak references to it end
+        one.tracer.lift = one.tracer.used = (
+            None  # no circle: what the program has met is let go at once, weak references to it end
+        )
     raise one.raised_by_pytorch(args, kwargs, wrt, raised) or refused
 
 
@@ -125,7 +127,7 @@ class _Capture:
         self.graph = fx.Graph()
         self.tracer = Tracer(self.graph, stops=True, concrete=concrete)
         self.inputs = Inputs(self.tracer, closure)
-        self.tracer.lift = self.inputs.lift
+        self.tracer.lift, self.tracer.used = self.inputs.lift, self.inputs.used
         self.roots: list[tuple[str, Any]] = [("", f)]
         self.reads = Reads([])
         self.changes: list[Change] = []
@@ -153,6 +155,7 @@ class _Capture:
                 tensor_out.append(i)
         self._mutations(outputs, results)
         self.reads.counted_up(self.changes)
+        self.changes += self.inputs.frozen()
         templates = Templates(self.reads, self.inputs.names, self._is_captured, self.tracer.memory_of)
         effects = effects_of(self.changes, templates, out_leaves)
         for k, tensor in enumerate(templates.left):

@@ -94,6 +94,16 @@ class Variables(Keyed):
             self.assign(name, saved.get(name, MISSING))
 
 
+class Trained(Keyed):
+    """Whether a tensor requires a gradient."""
+
+    def contents(self) -> dict[Any, Any]:
+        return {"requires_grad": self.holder.requires_grad}
+
+    def assign(self, key: Any, value: Any) -> None:
+        self.holder.requires_grad_(value)
+
+
 class Sequence:
     """A list or deque."""
 

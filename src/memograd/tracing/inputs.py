@@ -16,7 +16,10 @@ from memograd._torch import copy_of, fake_like, is_fake, outside_torch_func
 from memograd.errors import CaptureError
 from memograd.graph.entries import Input, InputKind
 from memograd.tracing.closures import Closure
+from memograd.tracing.effects import Change
+from memograd.tracing.holders import Trained
 from memograd.tracing.processes import refuse_spread
+from memograd.tracing.provenance import caller
 from memograd.tracing.substitute import with_history
 from memograd.tracing.tracer import Tracer
 from memograd.tracing.under_way import ACTIVE
@@ -41,6 +44,7 @@ class Inputs:
         self.users: set[int] = set()
         self._stand_in = copy_of if tracer.concrete else fake_like
         self._first_operator: fx.Node | None = None
+        self._trained: dict[int, tuple[str, bool]] = {}  # names of parameters and whether they are trained, by stand-in
 
     def parameters(self, root: nn.Module) -> None:
         """Placeholders for parameters and buffers; tied ones share one."""
@@ -107,7 +111,47 @@ class Inputs:
         self.entries.append(entry)
         self.names[id(stand_in)] = entry.name
         self.stood_for[node] = stand_in
+        if entry.kind == "parameter":
+            self._trained[id(stand_in)] = (entry.name, stand_in.requires_grad)
         return self.tracer.bind(stand_in, node)
+
+    # -- parameters that the program freezes ---------------------------------------------------------------------
+
+    def used(self, tensor: torch.Tensor) -> fx.Node:
+        """The node of an operand: a parameter's behind a stop while the program has it frozen."""
+        node = self.tracer.node_of(tensor)
+        name, trained = self._trained.get(id(tensor), ("", tensor.requires_grad))
+        if trained == tensor.requires_grad:
+            return node
+        if trained:
+            return self.tracer.stopped(node, tensor)
+        if torch.is_grad_enabled():
+            raise CaptureError(
+                f"the program unfreezes its parameter {name!r} and uses it at {' ('.join(caller())}): a graph is "
+                "derived for what requires a gradient when it is called; call requires_grad_(True) before"
+            )
+        return node
+
+    def frozen(self) -> list[Change]:
+        """The parameters that the program has frozen, or unfrozen, and left so."""
+        changes: list[Change] = []
+        for entry, (node, stand_in) in zip(self.entries, self.stood_for.items(), strict=True):
+            name, trained = self._trained.get(id(stand_in), ("", stand_in.requires_grad))
+            if stand_in.requires_grad != trained:
+                changes.append((Trained(entry.tensor), "requires_grad", not trained, f"{name}.requires_grad"))
+                if trained:
+                    self._freeze(node, stand_in)
+        return changes
+
+    def _freeze(self, node: fx.Node, stand_in: torch.Tensor) -> None:
+        """No adjoint reaches a parameter that is frozen by the time of the backward pass, not even of uses before."""
+        users = list(node.users)
+        if users:
+            graph = self.tracer.graph
+            with graph.inserting_before(next(n for n in graph.nodes if n.op == "call_function")):
+                stop = self.tracer.stopped(node, stand_in)
+            for user in users:
+                user.replace_input_with(node, stop)
 
     def _check_ours(self, tensor: torch.Tensor, what: str) -> None:
         if is_fake(tensor) and not any(t is not self.tracer for t in ACTIVE.tracers):

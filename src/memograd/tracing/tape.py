@@ -268,6 +268,10 @@ class Tape:
         node.meta.update(self.meta)
         return node
 
+    def stopped(self, node: fx.Node, tensor: torch.Tensor) -> fx.Node:
+        """``node``, whose value is ``tensor``, for a use that gets no adjoint."""
+        return self._emit(ops.stop, (node,), {}, tensor)
+
     def document(self, node: fx.Node, value: Any) -> None:
         """Put shape, strides, dtype and device of ``node``'s value into its metadata."""
         if self.concrete:

@@ -17,7 +17,7 @@ Which tensor is which node is the business of ``tape.py``.
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
@@ -93,6 +93,7 @@ class Tracer(Tape, TorchDispatchMode):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.past_hooks: list[tuple[set[fx.Node], str]] = []  # who reads a tensor without its hook, and where that is
+        self.used: Callable[[torch.Tensor], fx.Node] | None = None  # the node of an operand, if it is not its tensor's
         self.applied: list[Any] = []  # applications of autograd.Functions under way, see ``applications.py``
 
     @contextmanager
@@ -313,6 +314,9 @@ class Tracer(Tape, TorchDispatchMode):
         """``func`` on stand-ins, its results laid out as its kernel does it."""
         args, kwargs = self._stand_ins(args), self._stand_ins(kwargs)
         return func(*args, **kwargs) if self.concrete else result_of(func, args, kwargs)
+
+    def _nodes(self, tree: Any) -> Any:
+        return map_tensors(self.used or self.node_of, tree)
 
     def _stand_ins(self, tree: Any) -> Any:
         """The user's tensors (constants of the program) replaced, so that nothing real is mutated."""

@@ -86,6 +86,8 @@ def _detector(name: str) -> Case:
     from torchvision.models import get_model
 
     sizes = {} if name.startswith("ssd") else {"min_size": 64, "max_size": 96}
+    if "rcnn" in name:
+        sizes |= {"rpn_pre_nms_top_n_train": 50, "rpn_post_nms_top_n_train": 30, "box_batch_size_per_image": 16}
     model = get_model(name, weights=None, weights_backbone=None, num_classes=4, **sizes)
     targets = [
         {
