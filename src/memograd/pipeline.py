@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from math import inf
 from typing import Any
 
+from memograd import progress
 from memograd.adjoint.derivation import differentiate as derive
 from memograd.adjoint.expand import expand
 from memograd.adjoint.selection import default_wrt, targets_of
@@ -44,6 +45,7 @@ _KEPT = 1000
 
 def _staged(name: str, stage: Callable[[], Graph], before: int) -> Graph:
     start = time.perf_counter()
+    progress.say(f"{name} of {before:,} operators" if before else name)
     graph = stage().verify()
     LOG.append(Stage(name, before, len(graph.nodes), time.perf_counter() - start))
     del LOG[:-_KEPT]
@@ -142,9 +144,14 @@ def lowered(graph: Graph) -> Graph:
 def plan(graph: Graph, memory_budget: int | str | Plan, at_least: int = 0, fused: bool = False) -> Plan:
     """A schedule of ``graph`` within ``memory_budget``; see ``memograd.memory.planner`` for arguments and errors.
     ``fused``: of compiled kernels rather than of PyTorch's single operators, where that can be trusted and fits."""
+    with progress.shown():
+        return _planned(lowered(graph), memory_budget, at_least, fused)
+
+
+def _planned(bare: Graph, memory_budget: int | str | Plan, at_least: int, fused: bool) -> Plan:
     from memograd.memory.planner import make_plan  # it loads the compiled search: only who plans waits for that
 
-    bare = lowered(graph)
+    progress.say(f"plan of {len(bare.nodes):,} operators")
     refusals: list[MemogradError] = []
     for last in layouts(bare) if fused else ():
         try:

@@ -6,7 +6,7 @@ import warnings
 from collections import Counter
 from collections.abc import Mapping
 
-from memograd import clock
+from memograd import clock, progress
 from memograd.errors import BackendError
 from memograd.fuse.build import build, kernel_of
 from memograd.fuse.groups import SLOW, Group, bytes_in, groups
@@ -41,7 +41,8 @@ def _compiled(samples: Mapping[Kernel, Group]) -> set[Kernel]:
     """Those kernels that Inductor can compile. It is given up after a few failures: there may be no compiler."""
     done: set[Kernel] = set()
     errors: list[BackendError] = []
-    for kernel, group in samples.items():
+    for k, (kernel, group) in enumerate(samples.items(), start=1):
+        progress.say(f"compiling kernel {k} of {len(samples)}")
         try:
             kernel.compile([n.meta["val"] for n in group.operands])
             done.add(kernel)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from memograd import clock
+from memograd import clock, progress
 from memograd.draws import same_draws
 from memograd.errors import BackendError
 from memograd.graph.graph import Graph
@@ -100,6 +100,7 @@ class _Trials:
             about = "took" if "inductor" in record.compiling else "is estimated to take"
             self.notes.append(f"inductor is not tried: compiling {about} {costs:.0f} s, more than compile_seconds")
             return
+        progress.say("Inductor compiles the step")
         start = time.perf_counter()
         try:
             compiled = BACKENDS["inductor"](self.graph)
@@ -161,6 +162,7 @@ BACKENDS: dict[str, Callable[[Graph], Eager]] = {"eager": Eager, "inductor": Ind
 def _seconds(backends: dict[str, Eager], flat: Sequence[Any]) -> dict[str, float]:
     """The best time of a few steps on each, in turn, so that what else the machine does is the same for all. The
     parameters are copies, and the generators' states are put back."""
+    progress.say("measuring " + " and ".join(backends))
     runs = {name: _run(backend, flat) for name, backend in backends.items()}
     best = dict.fromkeys(runs, float("inf"))
     start = time.perf_counter()

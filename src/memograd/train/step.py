@@ -10,6 +10,7 @@ from typing import Any, Literal
 import torch
 from torch import nn, optim
 
+from memograd import progress
 from memograd._torch import has_hooks, module_hooks
 from memograd.errors import GradientMismatchError, GraphError
 from memograd.finite import TrippedError
@@ -331,7 +332,8 @@ class TrainStep:
             return build(self._training, batch, options, self._choose, concrete, self._updates.alike)
 
         before = States()
-        program = capture(concrete)
+        with progress.shown():
+            program = capture(concrete)
         self.captures.append(why)
         noted = self._training.gathers or not self._updates.alike or self._updates.note(program.updated)
         if not noted:
