@@ -1,7 +1,7 @@
 """Whether the numbers of a step are finite: one operator over all of them, which is a number and not a flag, so that it
 also says how they grow from step to step.
 
-    largest([loss, gradient, gradient, ...]) = the largest absolute value in any of them; inf or NaN where one is
+    largest([loss, gradient, gradient, ...]) >= the largest absolute value in any of them; inf or NaN where one is
 
 Where values lie on the CPU it can end the run there and then, before anything is written. On an accelerator that would
 mean to wait for it: there the number is a result like others, writes look at it on the device, and it is read later.
@@ -21,6 +21,7 @@ from torch.library import Library
 _LIBRARY = Library("memograd", "FRAGMENT")
 _LIBRARY.define("largest(Tensor[] values) -> Tensor")
 _THREAD = threading.local()
+_PINNED = True  # memory that a device copies to while Python goes on
 
 
 class TrippedError(Exception):
@@ -72,7 +73,7 @@ def _largest(values: list[torch.Tensor]) -> torch.Tensor:
         largest = _on_cpu(numbers)
         if not math.isfinite(largest) and is_tripping():
             raise TrippedError
-        return torch.tensor(largest, dtype=dtype)
+        return torch.scalar_tensor(largest, dtype=dtype)
     norms = torch._foreach_norm(numbers, math.inf)  # pyright: ignore[reportPrivateImportUsage]
     found = torch.stack([n.to(device, dtype) for n in norms]).amax()
     if is_tripping():  # who writes on the way must know
@@ -81,16 +82,15 @@ def _largest(values: list[torch.Tensor]) -> torch.Tensor:
 
 
 def _on_cpu(numbers: Sequence[torch.Tensor]) -> float:
-    """One pass over memory each: an infinity norm takes ten times as long there."""
-    largest = 0.0
-    for number in numbers:
-        low, high = torch.aminmax(number)
-        size = max(-low.item(), high.item())  # NaN is both or none of them
-        if not size <= largest:
-            largest = size
-        if not math.isfinite(largest):
-            break
-    return largest
+    """One pass over memory: by their lengths, an upper bound of the largest; exactly where the squares overflow.
+    (Infinity norms take ten times as long there.)"""
+    total = 0.0
+    for norm in torch._foreach_norm(list(numbers)) if numbers else ():  # pyright: ignore[reportPrivateImportUsage]
+        total += norm.item()
+    if math.isfinite(total):
+        return total
+    sizes = [max(-low.item(), high.item()) for low, high in map(torch.aminmax, numbers)]
+    return max(sizes, default=0.0, key=lambda size: math.inf if math.isnan(size) else size)
 
 
 @torch.library.register_fake("memograd::largest", lib=_LIBRARY)
@@ -105,6 +105,10 @@ def refuse(number: torch.Tensor) -> None:
     """Raises TrippedError where ``number`` is not finite."""
     if not math.isfinite(number.item()):
         raise TrippedError
+
+
+def _on_the_host(tensor: torch.Tensor) -> bool:
+    return tensor.device.type == "cpu"
 
 
 class Guard:
@@ -127,7 +131,7 @@ class Guard:
         self.steps += 1
         self._carry = self._carry + largest.to(self._carry.dtype) * 0
         self._fine = self._carry == 0
-        held = torch.empty((), pin_memory=True).copy_(self._carry, non_blocking=True)
+        held = torch.empty((), pin_memory=_PINNED).copy_(self._carry, non_blocking=True)
         event = torch.Event(self.device)
         event.record()
         self._events.append((self.steps, held, event))
@@ -137,7 +141,7 @@ class Guard:
 
     def write(self, old: Sequence[torch.Tensor], new: Sequence[torch.Tensor]) -> None:
         """``old ← new`` where all steps so far are finite."""
-        if old[0].device.type == "cpu":
+        if _on_the_host(old[0]):
             self._counters.append((self.steps, list(old), [t.clone() for t in old]))
             torch._foreach_copy_(list(old), list(new))  # pyright: ignore[reportPrivateImportUsage]
             return

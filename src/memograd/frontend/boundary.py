@@ -119,7 +119,10 @@ class Boundary(torch.autograd.Function):
         if ready is not None and (own and not call.program.as_foreseen(call, running, question)):
             ready = None
         if ready is not None and not inside_torch_func() and not any(map(is_batched, arriving)):
-            return (None, None, *ready.gradients(call, saved, arriving))
+            gradients = ready.gradients(call, saved, arriving)
+            if own:
+                call.program.look(call, question, gradients, arriving)
+            return (None, None, *gradients)
         if not own:
             answer: dict[int, Any] = {}
             if used and wanted:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import Any
@@ -307,8 +307,8 @@ class Program:
         if gradients is None:
             gradients = self._unforeseen(call, running, question, inputs, arriving, further)
         if own:
-            if self.settings.watch is not None and max(question[0]) < len(self.results) and not many:
-                self.settings.watch.look(call, question, gradients, arriving)
+            if not many:
+                self.look(call, question, gradients.values(), arriving)
             self._as_autograd(call, question, gradients)
         if foreseen and isinstance(running, Running) and len(call.groups) == 1:
             running.get_ready(question, further, call.groups[0] if own else range(len(inputs)), gradients)
@@ -317,10 +317,14 @@ class Program:
             witness.compare(call, question, arriving, gradients, further)
         return gradients
 
+    def look(self, call: Call, question: Question, gradients: Iterable[Any], arriving: Sequence[Any]) -> None:
+        """Raises NonFiniteError where gradients are watched, and one is not finite."""
+        if self.settings.watch is not None and max(question[0]) < len(self.results):
+            self.settings.watch.look(call, question, gradients, arriving)
+
     def as_foreseen(self, call: Call, running: Any, question: Question) -> bool:
         """Whether this question of the program's own pass, which was answered before, may be answered the same way."""
-        looked_at = call.witness is not None or self.settings.watch is not None
-        if looked_at or running.of is not self.first or len(call.groups) > 1:
+        if call.witness is not None or running.of is not self.first or len(call.groups) > 1:
             return False
         self.expected.last = question
         return True

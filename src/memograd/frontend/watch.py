@@ -10,7 +10,7 @@ from __future__ import annotations
 import gc
 import math
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -48,9 +48,9 @@ class Watch:
     scaled: int = 0
     trail: deque[float] = field(default_factory=lambda: deque(maxlen=_TRAIL))
 
-    def look(self, call: Call, question: Question, gradients: dict[int, Any], arriving: Sequence[Any]) -> None:
+    def look(self, call: Call, question: Question, gradients: Iterable[Any], arriving: Sequence[Any]) -> None:
         """Raises NonFiniteError where a gradient is not finite, unless a scaler will leave this step out anyway."""
-        values = [g.detach() for g in gradients.values() if isinstance(g, Tensor)]
+        values = [g.detach() for g in gradients if isinstance(g, Tensor)]
         size = largest(values).item() if values else 0.0
         if math.isfinite(size):
             self.passes += 1
