@@ -162,7 +162,7 @@ def _vgg(mode: str) -> nn.Module:
 
 def gpt2(mode: str, depth: int = 8, width: int = 128) -> nn.Module:
     from transformers import GPT2Config
-    from transformers.models.gpt2.modelinggpt2 import GPT2Block
+    from transformers.models.gpt2.modeling_gpt2 import GPT2Block
 
     config = GPT2Config(n_layer=depth, n_embd=width, n_head=4, n_positions=128)
     blocks = [Hidden(GPT2Block(config, layer_idx=i)) for i in range(depth)]

@@ -65,8 +65,8 @@ def _numbers(value: torch.Tensor) -> torch.Tensor:
     return torch.view_as_real(value.resolve_conj()) if value.is_complex() else value
 
 
-@torch.library.impl(_LIBRARY, "largest", "CompositeExplicitAutograd")
-def _largest(values: list[torch.Tensor]) -> torch.Tensor:
+def measured(values: Sequence[torch.Tensor]) -> torch.Tensor:
+    """What ``largest`` computes."""
     dtype, device = _dtype(values), values[0].device
     numbers = [n for v in values if (n := _numbers(v)).numel()]
     if all(n.device.type == "cpu" for n in numbers):
@@ -79,6 +79,11 @@ def _largest(values: list[torch.Tensor]) -> torch.Tensor:
     if is_tripping():  # who writes on the way must know
         refuse(found)
     return found
+
+
+@torch.library.impl(_LIBRARY, "largest", "CompositeExplicitAutograd")
+def _largest(values: list[torch.Tensor]) -> torch.Tensor:
+    return measured(values)
 
 
 def _on_cpu(numbers: Sequence[torch.Tensor]) -> float:

@@ -125,3 +125,30 @@ def test_a_result_of_the_model_that_is_not_finite_is_blamed_and_not_the_loss() -
     (finding,) = caught.value.report.findings
     assert (finding.kind, finding.where.phase) == ("log at the edge of its domain", "forward")
     assert "is finite" in finding.tried
+
+
+def test_a_loss_that_is_not_finite_is_seen_though_all_gradients_are() -> None:
+    torch.manual_seed(0)
+    model = mg.wrap(nn.Linear(3, 2), watch=True)
+    target = torch.zeros(4, 2)
+    target[1, 1] = -torch.inf
+    loss = F.l1_loss(model(torch.randn(4, 3)), target)
+    with pytest.raises(mg.NonFiniteError) as caught:
+        loss.backward()
+    assert caught.value.report.findings[0].kind == "inf in the data"
+
+
+def test_a_model_that_returns_its_loss_is_watched_by_that() -> None:
+    class Model(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = nn.Linear(3, 2)
+
+        def forward(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+            return F.cross_entropy(self.inner(x), y, ignore_index=-1)
+
+    model = mg.wrap(Model(), watch=True)
+    with pytest.raises(mg.NonFiniteError) as caught:
+        model(torch.randn(4, 3), torch.full((4,), -1)).backward()
+    (finding,) = caught.value.report.findings
+    assert finding.kind == "mean over no element" and "is finite" in finding.tried

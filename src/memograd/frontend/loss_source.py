@@ -20,6 +20,18 @@ Tensor = torch.Tensor
 Found = tuple[Callable[..., Any], tuple[Tensor, ...], list[str]]
 
 
+def root() -> Tensor | None:
+    """The tensor whose ``backward()`` is under way in this thread."""
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None:
+        if frame.f_code.co_name == "backward":
+            own = frame.f_locals.get("self")
+            if isinstance(own, Tensor):
+                return own
+        frame = frame.f_back
+    return None
+
+
 def loss_program(call: Any) -> Found | None:
     """(the loss as a function of the model's results, these, and what the loop calls them); None where the loop's
     source does not say."""

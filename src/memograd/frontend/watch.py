@@ -20,11 +20,11 @@ from memograd.doctor.nan.examine import Step, examine
 from memograd.doctor.nan.repair import without_scale
 from memograd.doctor.nan.replay import as_it_was
 from memograd.doctor.probes import is_finite
-from memograd.doctor.report import Report
+from memograd.doctor.report import Finding, Report
 from memograd.errors import MemogradError, NonFiniteError
 from memograd.finite import largest
 from memograd.frontend.boundary import Call
-from memograd.frontend.loss_source import loss_program
+from memograd.frontend.loss_source import loss_program, root
 from memograd.frontend.passes import Question, derived
 from memograd.graph.graph import Graph
 from memograd.pipeline import capture_for, differentiate
@@ -52,21 +52,21 @@ class Watch:
         """Raises NonFiniteError where a gradient is not finite, unless a scaler will leave this step out anyway."""
         values = [g.detach() for g in gradients if isinstance(g, Tensor)]
         size = largest(values).item() if values else 0.0
-        if math.isfinite(size):
+        loss = root()
+        if math.isfinite(size) and (loss is None or loss.numel() != 1 or bool(loss.detach().isfinite())):
             self.passes += 1
             self.scaled = 0
             self.trail.append(size)
             return
-        program = call.program
         with call.generators(), torch.no_grad():
             step = _step(call, question, arriving, self)
             scale = _scale()
             if scale > 1.0 and self.scaled < _PATIENCE and _is_scaling(step, arriving, scale):
                 self.scaled += 1
                 return
-            report = examine(step)
+            report = examine(step) if not math.isfinite(size) or step.results else _only_the_loss(step)
             if report.findings[0].kind == "not finite behind the model":
-                report = _behind(call, program, report, step) or report
+                report = _behind(call, report, step) or report
         raise NonFiniteError(str(report), report)
 
 
@@ -109,7 +109,15 @@ def _step(call: Call, question: Question, arriving: Sequence[Any], watch: Watch)
     return replace(step, flat=flat)
 
 
-def _behind(call: Call, program: Any, report: Report, step: Step) -> Report | None:
+def _only_the_loss(step: Step) -> Report:
+    """What is to be said where all gradients are finite."""
+    text = "the model's results and all gradients are finite; the loss that was made of them is not"
+    fix = "let the wrapped module return the loss, and the operator in it is named here"
+    finding = Finding("error", "not finite behind the model", text, fix=fix)
+    return Report("the step", (finding,), f"step {step.number}: the loss is not finite\n{_UNTOUCHED}")
+
+
+def _behind(call: Call, report: Report, step: Step) -> Report | None:
     """What made the cotangents so: the loss, if its source can be found and run."""
     found = loss_program(call)
     if found is None:
