@@ -41,9 +41,20 @@ def _least(call: Callable[[], Any], trials: int) -> float:
     return min(times)
 
 
+def _lstm(x: Any, w_ih: Any, w_hh: Any, *_: Any, out_shape: Any = None, **__: Any) -> int:
+    return 2 * x[0] * x[1] * (w_ih[0] * w_ih[1] + w_hh[0] * w_hh[1])
+
+
+def _lstm_backward(*shapes: Any, **_: Any) -> int:
+    return 2 * _lstm(*shapes)
+
+
+_ALSO = {torch.ops.aten.mkldnn_rnn_layer: _lstm, torch.ops.aten.mkldnn_rnn_layer_backward: _lstm_backward}
+
+
 def operations(step: Callable[[], Any]) -> int:
-    """Multiplications and additions of matrix products and convolutions; what is elementwise does not count."""
-    with FlopCounterMode(display=False) as counter:
+    """Multiplications and additions of products, convolutions and LSTM layers; what is elementwise does not count."""
+    with FlopCounterMode(display=False, custom_mapping=_ALSO) as counter:
         step()
     return counter.get_total_flops()
 

@@ -75,8 +75,8 @@ def kernel(region: Region, graph: Graph, name: str) -> str:
         args, kwargs = fx.map_arg((node.args, node.kwargs), writer.values.__getitem__)  # pyright: ignore
         writer.values[node] = KERNELS[node.target](writer, node, *args, **kwargs)
     first, last = len(region.wholes) + len(region.numbers), []
-    for k, at in enumerate(region.results):
-        value = writer.values[graph.results[at]]
+    for k, node in enumerate([*(graph.results[at] for at in region.results), *region.exports]):
+        value = writer.values[node]
         c = C_TYPES[value.dtype]
         head.append(f"{c} *out{k} = p[{first + k}];")
         last.append(f"out{k}[i] = {value.at(body, 'i')};")

@@ -7,7 +7,7 @@ they compute, and the results they are there for: new values that are written wh
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,7 +24,8 @@ from memograd.run.native.values import C_TYPES
 aten = torch.ops.aten
 
 _ELEMENTWISE = {pointwise.__name__}  # whose emitters write formulas of one element, and nothing else
-_ALSO = {kernels.identity, kernels.to_copy, kernels.full, kernels.zeros, kernels.ones}
+_NUMBER = torch.empty(())
+_ALSO = {kernels.identity, kernels.to_copy, kernels.scalar_tensor, kernels.full, kernels.zeros, kernels.ones}
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,7 @@ class Region:
         nodes: the operators, in order.
         wholes: what they read that has an element for each of the parameter's; ``numbers``: what has only one.
         results: where they stand among the graph's; ``places``: where what they replace stands among the inputs.
+        exports: what other regions read of it.
     """
 
     name: str
@@ -45,6 +47,7 @@ class Region:
     numbers: tuple[fx.Node, ...]
     results: tuple[int, ...]
     places: tuple[int, ...]
+    exports: tuple[fx.Node, ...] = ()
 
 
 def regions(graph: Graph) -> list[Region]:
@@ -86,6 +89,36 @@ def _region(graph: Graph, inputs: dict[str, int], name: str, at: list[int], node
         tuple(at),
         tuple(places[k] for k in at),
     )
+
+
+def numbers(graph: Graph, found: Sequence[Region]) -> Region | None:
+    """What the updates compute of numbers alone (counters, bias corrections): one call, not one for each operator."""
+    inside = {n for n in graph.nodes if "update_of" in n.meta and _elementwise(n, _NUMBER)}
+    inside -= {n for r in found for n in r.nodes}
+    taken = inside | {n for r in found for n in r.nodes}
+    inputs = {entry.name: k for k, entry in enumerate(graph.inputs)}
+    written: dict[fx.Node, list[int]] = {}
+    for at, (node, entry) in enumerate(zip(graph.results, graph.outputs, strict=True)):
+        alike = entry.kind == "mutation" and _lies_alike(graph.placeholder(entry.name).meta["val"], _NUMBER)
+        if node in inside and not (alike and graph.placeholder(entry.name).meta["val"].dtype == node.meta["val"].dtype):
+            inside.discard(node)
+        written.setdefault(node, []).append(at)
+    while drop := {n for n in inside if not _lonely(n, inside, taken)}:
+        inside, taken = inside - drop, taken - drop
+    nodes = tuple(n for n in graph.nodes if n in inside)
+    read = dict.fromkeys(o for n in nodes for o in n.all_input_nodes if o not in inside)
+    results = tuple(at for n in nodes for at in written.get(n, ()))
+    places = tuple(inputs[graph.outputs[at].name] for at in results)
+    exports = dict.fromkeys(n for r in found for n in r.numbers if n in inside)
+    region = Region("numbers", _NUMBER, nodes, (), tuple(read), results, places, tuple(exports))
+    return region if nodes and list(_apart(graph, [region])) else None
+
+
+def _lonely(node: fx.Node, inside: set[fx.Node], taken: set[fx.Node]) -> bool:
+    """Whether only updates read this number, and it is made of numbers."""
+    if not all(u in taken for u in node.users if u.op != "output"):
+        return False
+    return all(o in inside or (_known(o.meta["val"]) and o.meta["val"].numel() == 1) for o in node.all_input_nodes)
 
 
 def _elementwise(node: fx.Node, like: torch.Tensor) -> bool:

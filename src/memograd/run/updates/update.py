@@ -16,7 +16,7 @@ from memograd.graph.printing import flat_function, load
 from memograd.ops import has_effect
 from memograd.run import threads
 from memograd.run.updates.kernels import Task, compiled
-from memograd.run.updates.regions import Region, regions
+from memograd.run.updates.regions import Region, numbers, regions
 
 Tensor = torch.Tensor
 _SHARE = 1 << 18  # elements, from which another thread is worth waking
@@ -30,24 +30,35 @@ class Updates:
     """
 
     def __init__(self, graph: Graph, found: Sequence[Region]) -> None:
+        first = numbers(graph, found)
+        self.count = len(found)
+        self.ahead = int(first is not None)  # regions that others wait for
+        found = found if first is None else [first, *found]
+        exports = {n: k for k, n in enumerate(first.exports if first is not None else ())}
         self.regions = found
         self.places = [k for r in found for k in r.places]
         self.positions = [k for r in found for k in r.results]
         apart = set(self.positions)
         self.others = [k for k in range(len(graph.results)) if k not in apart]
-        read = dict.fromkeys(n for r in found for n in (*r.wholes, *r.numbers) if n.op != "placeholder")
+        read = dict.fromkeys(
+            n for r in found for n in (*r.wholes, *r.numbers) if n.op != "placeholder" and n not in exports
+        )
         self.function = _rest(graph, [*(graph.results[k] for k in self.others), *read])
         flat = {n: k for k, n in enumerate(graph.placeholders)}
         computed = {n: len(flat) + len(self.others) + k for k, n in enumerate(read)}
-        self._where = flat | computed  # among the inputs and what ``function`` returns
+        among = {n: -1 - k for n, k in exports.items()}  # from the end
+        self._where = flat | computed | among  # among the inputs, what ``function`` returns, and what is exported
+        self._exported = [n.meta["val"].dtype for n in exports]
         self._reads = [([self._where[n] for n in r.wholes], [self._where[n] for n in r.numbers]) for r in found]
         self._geometry = [[_geometry(n.meta["val"].dtype, r.like) for n in r.wholes] for r in found]
         self._written = [[_geometry(graph.results[k].meta["val"].dtype, r.like) for k in r.results] for r in found]
         self._call, kinds = compiled(found, graph)
         self._starts = [0]
         for r in found:
-            self._starts.append(self._starts[-1] + len(r.wholes) + len(r.numbers) + len(r.results))
+            self._starts.append(self._starts[-1] + len(r.wholes) + len(r.numbers) + len(r.results) + len(r.exports))
         self._pieces = [(kind, at, r.like.numel()) for kind, at, r in zip(kinds, self._starts, found, strict=False)]
+        if self.ahead:
+            self._first = (Task * 1)(Task(*self._pieces.pop(0)[:2], 0, 1))
         self._shares: dict[int, list[Any]] = {}
 
     def write(self, flat: Sequence[Tensor], values: Sequence[Tensor]) -> None:
@@ -75,19 +86,24 @@ class Updates:
         return targets
 
     def _run(self, flat: Sequence[Tensor], values: Sequence[Tensor], targets: list[list[Tensor]]) -> None:
-        every = [*flat, *values]
+        exported = [torch.empty((), dtype=dtype) for dtype in self._exported]
+        every = [*flat, *values, *reversed(exported)]
         laid_out: list[Tensor] = []  # alive until the kernels are done
         pointers: list[int] = []
-        for (wholes, numbers), geometry, written in zip(self._reads, self._geometry, targets, strict=True):
+        for (wholes, single), geometry, written in zip(self._reads, self._geometry, targets, strict=True):
             for k, (dtype, shape, strides) in zip(wholes, geometry, strict=True):
                 tensor = every[k]
                 if not _fits(tensor, dtype, shape, strides):
                     tensor = torch.empty_strided(shape, strides, dtype=dtype).copy_(tensor)
                     laid_out.append(tensor)
                 pointers.append(tensor.data_ptr())
-            pointers += [every[k].data_ptr() for k in numbers]
+            pointers += [every[k].data_ptr() for k in single]
             pointers += [t.data_ptr() for t in written]
+            if len(pointers) == self._starts[1] - len(exported) and self.ahead:
+                pointers += [t.data_ptr() for t in exported]
         array = (ctypes.c_void_p * len(pointers))(*pointers)
+        if self.ahead:
+            self._call(array, self._first, 1)
         own, *others = self._tasks(torch.get_num_threads())
         waiting = [threads.also(self._call, array, tasks, len(tasks)) for tasks in others]
         self._call(array, own, len(own))
