@@ -299,6 +299,23 @@ def test_an_optimizer_that_evaluates_the_model_itself_is_a_note():
     assert report.ok and {f.kind for f in report.findings} >= {"updates not looked at", "not followed"}
 
 
+@pytest.mark.parametrize("clears", [True, False])
+def test_dropout_and_clipping_hide_no_forgotten_zero_grad_and_feign_none(clears):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(8, 64), nn.ReLU(), nn.Dropout(0.3), nn.Linear(64, 3))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+
+    def step(x, t):
+        if clears:
+            optimizer.zero_grad()
+        F.cross_entropy(model(x), t).backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 10.0)
+        optimizer.step()
+
+    report = mg.diagnose(model, X, T, loss=nn.CrossEntropyLoss(), step=step)
+    assert ("forgotten zero_grad" in {f.kind for f in report.findings}) is not clears
+
+
 def test_a_step_that_raises_leaves_everything_as_it_was():
     model = nn.Linear(8, 3)
     optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
@@ -312,6 +329,20 @@ def test_a_step_that_raises_leaves_everything_as_it_was():
     with pytest.raises(ValueError, match="mine"):
         mg.diagnose(model, X, T, loss=nn.CrossEntropyLoss(), optimizer=optimizer, step=step)
     assert torch.equal(model.weight, before) and model.weight.grad is None
+
+
+def test_the_optimizer_of_a_step_is_as_it_was_though_nobody_named_it():
+    model = nn.Linear(8, 3)
+    optimizer = torch.optim.Adam(model.parameters(), lr=1.0)
+    before = model.weight.detach().clone()
+
+    def step(x, t):
+        optimizer.zero_grad()
+        F.cross_entropy(model(x), t).backward()
+        optimizer.step()
+
+    report = mg.diagnose(model, X, T, loss=nn.CrossEntropyLoss(), step=step)
+    assert report.ok and not optimizer.state and torch.equal(model.weight, before) and model.weight.grad is None
 
 
 def test_a_function_of_which_nothing_asks_for_a_gradient_says_so():

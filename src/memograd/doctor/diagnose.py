@@ -124,7 +124,7 @@ def look_into(
     try:
         case.look(optimizer)
         if step is not None and isinstance(f, nn.Module):
-            case.findings += usage(step, f, args, optimizer, case.gradient)
+            case.findings += usage(step, f, args, case.gradient)
         if precision and case.patient is not None and case.patient.finite:
             case.count_digits(case.patient)
         if run is not None and case.patient is not None:
@@ -221,20 +221,21 @@ class _Case:
     def gradient(self) -> dict[str, torch.Tensor]:
         """Of every parameter, at what the parameters are now."""
         patient = self.again()
+        self.drawn.put_back()
         found = {patient.named(n): patient.gradient(n) for n in patient.parameters}
         return {n: g for n, g in found.items() if g is not None}
 
     def followed(self, run: Run, optimizer: optim.Optimizer | None) -> None:
         """A run of some steps, and what only that shows."""
         self.drawn.put_back()
-        try:
-            refuse(optimizer) if optimizer is not None else None
-        except GraphError as error:
-            self.findings.append(Finding("note", "not followed", str(error)))
-            return
         if optimizer is None:
             trained = [p for p in self.patient.tensors.values() if p.is_leaf] if self.patient is not None else []
             optimizer = optim.Adam(trained, lr=_RATE)
+        try:
+            refuse(optimizer)
+        except GraphError as error:
+            self.findings.append(Finding("note", "not followed", str(error)))
+            return
         batches = batches_of(run.data, (self.args, self.kwargs), run.steps)
         course = follow(self, batches, optimizer, run.steps, run.writer)
         self.numbers["steps"] = course.to_dict()

@@ -7,6 +7,7 @@ does not depend on, what was turned into a Python number on the way, what requir
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
+from dataclasses import replace
 from typing import Any
 
 from torch import fx, nn
@@ -39,7 +40,7 @@ def stopped(inspected: Inspected, unreached: Collection[str]) -> list[Finding]:
         what = "no gradient comes to any parameter: after backward() all of them have .grad None, or it raises"
         fix = "Mend what is named below" if findings else "Is this the right loss? It depends on no parameter"
         findings.insert(0, Finding("error", NOTHING, what, _place(inspected, inspected.loss), (), fix))
-        findings = [_as_error(f) for f in findings]
+        findings = [replace(f, severity="error") for f in findings]
     return findings
 
 
@@ -153,10 +154,6 @@ _KINDS = {"stopped gradient": "no gradient", "unused parameter": "unused paramet
 
 def _said(inspected: Inspected, finding: Look) -> Finding:
     return translated(finding, kind=_KINDS.get(finding.kind, finding.kind))
-
-
-def _as_error(finding: Finding) -> Finding:
-    return Finding("error", *list(vars(finding).values())[1:])
 
 
 def _values_read(inspected: Inspected) -> list[Finding]:

@@ -7,6 +7,7 @@ gradient of that batch at those parameters.
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import ExitStack
 from typing import Any
 
 import torch
@@ -17,16 +18,17 @@ from memograd.doctor.report import Finding, Where
 from memograd.doctor.updates import as_it_was
 from memograd.tracing.undisturbed import Contents, Generators, taken_back
 
-# A sum of two gradients beside one of them is apart by its own size; rounding and dropout are below a tenth of that.
-_CLOSE = 0.1
+# Clipping scales, and a step may draw before its model does: a gradient is never quite the one that is expected. What
+# was not cleared is as large as a gradient itself, so the nearer of the two by far is the one.
+_NEARER = 0.5
 Gradients = dict[str, torch.Tensor]
 
 
 class _Watched:
-    """What optimizers are about to use, each time one is stepped."""
+    """What optimizers are about to use, each time one is stepped. ``before``: where it is left how each of them is."""
 
-    def __init__(self, model: nn.Module) -> None:
-        self.model = model
+    def __init__(self, model: nn.Module, before: ExitStack) -> None:
+        self.model, self.before = model, before
         self.used: list[Gradients] = []
         self.optimizers: list[torch.optim.Optimizer] = []
 
@@ -36,43 +38,40 @@ class _Watched:
         self.used.append({n: p.grad.detach().clone() for n, p in named if p.grad is not None})
         if optimizer not in self.optimizers:
             self.optimizers.append(optimizer)
+            self.before.enter_context(as_it_was(optimizer))
 
 
 def usage(
     step: Callable[..., Any],
     model: nn.Module,
     args: tuple[Any, ...],
-    optimizer: torch.optim.Optimizer | None,
     gradient: Callable[[], Gradients],
 ) -> list[Finding]:
-    """Call ``step(*args)`` twice. ``gradient()`` is that of the batch at the parameters of the moment."""
+    """Call ``step(*args)`` twice. ``gradient()`` is that of the batch at the parameters of the moment; generators stand
+    behind it where they stood for it, so that a step draws the same."""
     drawn, held = Generators(model), [*model.parameters(), *model.buffers()]
     contents, before = Contents(held), {p: p.grad for p in model.parameters()}
-    watched = _Watched(model)
-    handle = register_optimizer_step_pre_hook(watched)
-    try:
+    with ExitStack() as stack:
+        watched = _Watched(model, stack)
+        stack.callback(register_optimizer_step_pre_hook(watched).remove)
+        stack.callback(_as_before, contents, before, drawn)
         for p in before:
             p.grad = None
-        with taken_back(model), _restored(optimizer):
+        with taken_back(model):
             step(*args)
             moved = any(contents.changed({n: p for n, p in model.named_parameters()}))
             first = len(watched.used)
-            fresh = gradient()
             left = {n: p.grad.detach().clone() for n, p in model.named_parameters() if p.grad is not None}
+            fresh = gradient()
             step(*args)
             return _judged(watched, first, fresh, left, moved)
-    finally:
-        handle.remove()
-        contents.put_back()
-        for p, grad in before.items():
-            p.grad = grad
-        drawn.put_back()
 
 
-def _restored(optimizer: torch.optim.Optimizer | None) -> Any:
-    from contextlib import nullcontext
-
-    return nullcontext() if optimizer is None else as_it_was(optimizer)
+def _as_before(contents: Contents, gradients: dict[nn.Parameter, Any], drawn: Generators) -> None:
+    contents.put_back()
+    for p, gradient in gradients.items():
+        p.grad = gradient
+    drawn.put_back()
 
 
 def _judged(watched: _Watched, first: int, fresh: Gradients, left: Gradients, moved: bool) -> list[Finding]:
@@ -89,11 +88,11 @@ def _judged(watched: _Watched, first: int, fresh: Gradients, left: Gradients, mo
         return []
     used = watched.used[first]
     both = {n: g + left[n] for n, g in fresh.items() if n in left}
-    if left and _apart(used, both) < _CLOSE < _apart(used, fresh):
+    if left and _apart(used, both) < _NEARER * _apart(used, fresh):
         what = "the second step uses the sum of both batches' gradients: .grad is never cleared"
         evidence = (
-            f"what the optimizer uses is {_apart(used, both):.1e} from the sum of the gradients of two steps",
-            f"and {_apart(used, fresh):.2g} from this batch's own gradient (as shares of their size)",
+            f"what the optimizer uses is {_apart(used, both):.1e} away from the sum of the gradients of two steps",
+            f"and {_apart(used, fresh):.1e} away from this batch's own gradient",
         )
         fix = "optimizer.zero_grad() in front of loss.backward()"
         return [Finding("error", "forgotten zero_grad", what, where, evidence, fix)]
@@ -109,10 +108,8 @@ def _judged(watched: _Watched, first: int, fresh: Gradients, left: Gradients, mo
 
 
 def _apart(a: Gradients, b: Gradients) -> float:
-    """The distance of two gradients, as a share of the second one."""
+    """The distance of two gradients."""
     names = [n for n in b if n in a]
     if not names:
         return float("inf")
-    distance = sum((a[n].double() - b[n].double()).square().sum().item() for n in names) ** 0.5
-    size = sum(b[n].double().square().sum().item() for n in names) ** 0.5
-    return distance / size if size else (0.0 if distance == 0 else float("inf"))
+    return sum((a[n].double() - b[n].double()).square().sum().item() for n in names) ** 0.5
