@@ -47,7 +47,7 @@ def test_the_right_answers_follow_from_the_numbers(small):
     x = torch.tensor(1.0, dtype=torch.float64, requires_grad=True)
     torch.sin(x * x).backward()
     assert quiz["chain"] == pytest.approx(x.grad.item(), rel=1e-8)
-    assert quiz["rungs"] == sum(2 ** (k + 1) * 2 for k in range(10)) - 0 == 4092
+    assert quiz["rungs"] == sum(2 * 2 ** (k + 1) for k in range(10)) == 4092
     assert quiz["time"] == pytest.approx(0.9**27, rel=1e-8)
     assert quiz["steps"] == pytest.approx(torch.tensor(2.0).log().item(), rel=1e-6)
     assert quiz["pooling"] == "25%" and quiz["why"] == "down" and quiz["asking"] == 18

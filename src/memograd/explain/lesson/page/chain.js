@@ -6,7 +6,7 @@ import { num } from "./tensors.js";
 import { t } from "./words.js";
 
 const SHAPES = { square: "□²", sin: "sin □", tanh: "tanh □", exp: "e^(□/2)", relu: "max(0, □)", sigmoid: "σ(□)" };
-const shape = (name, letter) => SHAPES[name].replace("□", letter).replace("e^(x/2)", "e^(x/2)");
+const shape = (name, letter) => SHAPES[name].replace("□", letter);
 
 export function chain(data, state) {
   state.inner ??= "square";
