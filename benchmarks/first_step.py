@@ -92,9 +92,13 @@ def network(name: str) -> tuple[Any, Any, tuple[Any, Any]]:
         w = next(w for w in lecture_workloads() if w.name.startswith("CNN"))
         return w.model(), w.criterion, (w.x, w.y)
     if name == "gpt2":  # 4 layers of 256
-        from networks import _gpt2
+        from networks import Hidden, Stack
+        from transformers import GPT2Config
+        from transformers.models.gpt2.modeling_gpt2 import GPT2Block
 
-        return _gpt2("none", 4, 256), nn.MSELoss(), (torch.randn(8, 128, 256), torch.randn(8, 128, 256))
+        config = GPT2Config(n_layer=4, n_embd=256, n_head=4, n_positions=128)
+        model = Stack(*[Hidden(GPT2Block(config, layer_idx=i)) for i in range(4)], nn.LayerNorm(256))
+        return model, nn.MSELoss(), (torch.randn(8, 128, 256), torch.randn(8, 128, 256))
     model = nn.Sequential(nn.Linear(64, 128), nn.ReLU(), nn.Linear(128, 128), nn.ReLU(), nn.Linear(128, 10))
     return model, nn.CrossEntropyLoss(), (torch.randn(64, 64), torch.randint(0, 10, (64,)))
 
