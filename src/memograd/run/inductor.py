@@ -50,6 +50,8 @@ def compiled(graph: Graph) -> Callable[..., Any]:
         if function is None:
             with _COMPILING:
                 function = functions.setdefault(geometry, _compiled(graph, flat))
+        if not torch.is_grad_enabled():
+            return function(*flat)
         with torch.no_grad():
             return function(*flat)
 

@@ -74,7 +74,7 @@ class Applied:
         tracer, cls = self.tracer, self.cls
         self.inputs = [a for a in args if _is_smooth(a)]
         self.nodes = [tracer.node_of(a) for a in self.inputs]  # before forward writes to them
-        self.first = next(reversed(tracer.graph.nodes), None)
+        self.first = next(iter(reversed(tracer.graph.nodes)), None)
         self.known = tracer.count
 
         def whole(ctx: Any, *inputs: Any) -> Any:

@@ -96,7 +96,7 @@ def pulled_back(call: Backward, operands: Operands) -> tuple[list[Any], list[Any
     """
     tracer = current()
     assert tracer is not None, "rules run under a tracer"
-    last = next(reversed(tracer.graph.nodes))
+    last = next(iter(reversed(tracer.graph.nodes)))
     reason = "is marked with @once_differentiable"
     if not call.once:
         try:
@@ -261,7 +261,7 @@ def _once(tracer: Tracer, tensor: Any, name: str, why: str) -> Any:
 
 
 def _erase_after(graph: fx.Graph, last: fx.Node) -> None:
-    node = next(reversed(graph.nodes))
+    node = next(iter(reversed(graph.nodes)))
     while node is not last:
         node, erased = node.prev, node
         graph.erase_node(erased)

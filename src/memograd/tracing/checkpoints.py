@@ -38,9 +38,9 @@ def run_through(tracer: Tracer, function: Callable[..., Any], preserve_rng_state
     if not any(isinstance(a, torch.Tensor) and a.requires_grad for a in args):
         with torch.no_grad():
             return function(*args)
-    last = next(reversed(tracer.graph.nodes), None)
+    last = next(iter(reversed(tracer.graph.nodes)), None)
     out = function(*args)
-    node = next(reversed(tracer.graph.nodes), None)
+    node = next(iter(reversed(tracer.graph.nodes)), None)
     while not preserve_rng_state and node is not None and node is not last:
         if ops.is_random(node):
             raise CaptureError(
