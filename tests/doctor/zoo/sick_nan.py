@@ -184,6 +184,34 @@ def angle_of_equal_directions() -> Made:
     return Net(middle), None, [regression()]
 
 
+# github.com/papagina/RotationContinuity/issues/1: the squared angle of two rotations that are equal
+@sick("acos at the edge of its domain", "acos", "backward", "torch.acos(")
+def angle_of_no_rotation() -> Made:
+    class Rotation(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.r = nn.Parameter(torch.eye(3))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.acos(((self.r @ x).diagonal().sum() - 1) / 2) ** 2
+
+    return Rotation(), None, [(torch.eye(3),)]
+
+
+# github.com/ZJULearning/RMI/issues/12: the logarithm of the determinant of a matrix that has no inverse
+@sick("singular matrix", "_linalg_slogdet", "forward", "torch.logdet(")
+def determinant_of_a_singular_matrix() -> Made:
+    class Covariance(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a = nn.Parameter(torch.ones(3, 3))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.logdet(self.a @ self.a.T) - x.sum()
+
+    return Covariance(), None, [(torch.randn(3),)]
+
+
 # -- division ----------------------------------------------------------------------------------------------------------
 
 

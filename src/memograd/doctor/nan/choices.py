@@ -61,7 +61,7 @@ def _choice_behind(node: fx.Node) -> tuple[fx.Node, int] | None:
     shape = node.meta["val"].shape
     for one in waiting:
         for user in one.users:
-            if user in seen or "adjoint_of" in user.meta:
+            if user in seen or user.op == "output" or "adjoint_of" in user.meta:
                 continue
             if getattr(user.target, "overloadpacket", None) is aten.where:
                 args: Any = user.args

@@ -15,6 +15,21 @@ from memograd.doctor.nan.producer import Producer
 from memograd.doctor.nan.replay import Step, mended
 from memograd.graph.bindings import name_of
 
+_CHOOSERS = frozenset(
+    {
+        "where",
+        "masked_fill",
+        "masked_select",
+        "index",
+        "index_select",
+        "gather",
+        "slice",
+        "select",
+        "index_put",
+        "clamp",
+    }
+)
+
 
 def of_derivative(step: Step, made: Producer, name: str) -> Cause:
     forward = forward_of(step, made)
@@ -29,7 +44,9 @@ def of_derivative(step: Step, made: Producer, name: str) -> Cause:
     if wide is not None and math.isfinite(exact := element(wide, made)):
         cause = too_large(step, made, name, forward or made.node, exact)
         return Cause(cause.kind, whose, forward, (*told[:1], *cause.evidence[1:]), cause.numbers)
-    if adjoint == 0.0:
+    if adjoint == 0.0 and forward is not None and not _is_left_out(forward):
+        told.append("0 times an infinite derivative is NaN")
+    elif adjoint == 0.0:
         told.append("nobody reads that element, so its adjoint is 0; 0 times an infinite derivative is NaN")
         return Cause("where-gradient trap", whose, forward, tuple(told))
     if whose in DIVISIONS:
@@ -39,6 +56,24 @@ def of_derivative(step: Step, made: Producer, name: str) -> Cause:
     else:
         kind = f"{plain(whose)} at the edge of its domain"
     return Cause(kind, whose, forward, tuple(told))
+
+
+def _is_left_out(node: fx.Node) -> bool:
+    """Whether something behind ``node`` chooses among its elements: a condition, a mask, an index."""
+    shape = node.meta["val"].shape
+    waiting, seen = [node], {node}
+    for one in waiting:
+        for user in one.users:
+            if user in seen or user.op == "output" or "adjoint_of" in user.meta:
+                continue
+            name = getattr(getattr(user.target, "overloadpacket", None), "__name__", "")
+            by_a_mask = name == "mul" and any(n is not one for n in user.all_input_nodes)
+            if name in _CHOOSERS or by_a_mask:
+                return True
+            if getattr(user.meta["val"], "shape", None) == shape:
+                seen.add(user)
+                waiting.append(user)
+    return False
 
 
 def hidden(step: Step, made: Producer, name: str) -> Cause | None:

@@ -25,8 +25,7 @@ def examine(step: Step) -> Report:
     made = producer(step)
     if made is None:
         return Report("the step", (_not_again(step),), _headline(step, []))
-    cause = cause_of(step, made)
-    code, outcome = tried(step, made, cause)
+    cause, code, outcome = _judged(step, made)
     spoiled = _gradients(step, made.before)
     bad, all_of_it = len(made.positions), made.tensor.numel()
     what = f"{bad} of {all_of_it} element{'s' * (all_of_it != 1)} {'are' if bad != 1 else 'is'} not finite"
@@ -45,6 +44,18 @@ def examine(step: Step) -> Report:
         "error", cause.kind, what, _where(step, made, cause), tuple(evidence), code, outcome, tuple(spoiled), numbers
     )
     return Report("the step", (finding,), _headline(step, spoiled, made))
+
+
+def _judged(step: Step, made: Producer) -> tuple[Cause, str, str]:
+    """The cause, what to write, and what came of it. Whatever goes wrong here must not hide who did it."""
+    try:
+        cause = cause_of(step, made)
+    except Exception as error:
+        cause = Cause("not finite", evidence=(f"the cause could not be looked for: {type(error).__name__}: {error}",))
+    try:
+        return (cause, *tried(step, made, cause))
+    except Exception as error:
+        return cause, "", f"no remedy could be tried: {type(error).__name__}: {error}"
 
 
 def _headline(step: Step, spoiled: list[str], made: Producer | None = None) -> str:

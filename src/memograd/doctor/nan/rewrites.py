@@ -12,7 +12,7 @@ import torch
 from torch import fx
 
 from memograd.doctor.nan import repair, source
-from memograd.doctor.nan.evidence import NORMS, SPREADS, plain
+from memograd.doctor.nan.evidence import NORMS, SOLVERS, SPREADS, plain
 from memograd.doctor.nan.repair import Outcome
 from memograd.doctor.nan.replay import Step
 from memograd.graph.bindings import name_of
@@ -40,9 +40,11 @@ def line_of(node: fx.Node) -> source.Line:
     return source.Line(str(node.meta.get("line") or ""), own.index(node) if node in own else 0)
 
 
-def _operand(step: Step, node: fx.Node, names: set[str], method: str, position: int = 0) -> Remedy:
-    """A method called on an operand before the operator sees it."""
-    written = source.on_operand(line_of(node), names, position, method)
+def _operand(
+    step: Step, node: fx.Node, names: set[str], method: str, position: int = 0, written_at: int | None = None
+) -> Remedy:
+    """A method called on an operand before the operator sees it; in the program it may stand in another place."""
+    written = source.on_operand(line_of(node), names, position if written_at is None else written_at, method)
     name = plain(name_of(node.target))
     code = written or f"call .{method} on what {name} is called with, before the call"
     arguments = source.parsed(method)
@@ -90,7 +92,10 @@ def of_operator(step: Step, name: str, node: fx.Node) -> Iterator[Remedy]:
         yield _operand(step, node, {"/", "div", "divide", "true_divide"}, f"clamp_min({eps})", 1)
         yield _away_from_zero(step, node, eps)
     elif name == "reciprocal":
-        yield _operand(step, node, {"reciprocal"}, f"clamp_min({eps})")
+        inverse = {"reciprocal"} if "reciprocal" in line_of(node).text else {"/"}
+        yield _operand(step, node, inverse, f"clamp_min({eps})", 0, int("/" in inverse))
+    elif name in SOLVERS:
+        yield _of_matrix(step, node)
     elif name in ("acos", "asin", "atanh", "erfinv"):
         yield _operand(step, node, {name, f"arc{name[1:]}"}, "clamp(-1 + 1e-06, 1 - 1e-06)")
     elif name == "acosh":
@@ -231,6 +236,17 @@ def _of_eps(step: Step, node: fx.Node) -> Iterator[Remedy]:
     at = [k for k, a in enumerate(args) if isinstance(a, float)]
     if at:
         yield _options_at(step, node, "eps=1e-5 in the normalization", at[-1], 1e-5)
+
+
+def _of_matrix(step: Step, node: fx.Node) -> Remedy:
+    """Something on the diagonal of a matrix that has no inverse."""
+
+    def changed(matrix: Tensor, *args: Any, **kwargs: Any) -> Any:
+        eye = torch.eye(matrix.shape[-1], dtype=matrix.dtype, device=matrix.device)
+        return operator_of(node)(matrix + 1e-4 * eye, *args, **kwargs)
+
+    code = "A = A + 1e-4 * torch.eye(A.shape[-1])  # before its inverse, determinant or factorization is asked for"
+    return Remedy(code, lambda: repair.with_operator(step, node, changed))
 
 
 def _of_ctc(step: Step, node: fx.Node) -> Remedy:
