@@ -34,6 +34,14 @@ def test_a_sparse_tensor_has_indices_and_values() -> None:
     assert torch.equal(adapter.copy_of(real).to_dense(), real.to_dense()), WHY + "copies of sparse tensors"
 
 
+@pytest.mark.parametrize("layout", [torch.sparse_csr, torch.sparse_csc])
+def test_a_compressed_fake_tensor_has_a_layout(layout: torch.layout) -> None:
+    fake = adapter.fake_like(torch.eye(3, dtype=torch.float64).to_sparse(layout=layout))
+    assert fake.layout is layout and fake.shape == (3, 3) and fake.dtype is torch.float64, (
+        WHY + "to_sparse of a FakeTensor"
+    )
+
+
 def test_a_fake_tensor_has_a_geometry() -> None:
     real = torch.empty(2, 3, 4, dtype=torch.float64).transpose(0, 2)
     fake = adapter.fake_like(real)

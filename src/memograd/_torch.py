@@ -211,6 +211,8 @@ def fake_like(tensor: torch.Tensor) -> torch.Tensor:
     """A fresh fake tensor with the geometry of ``tensor`` (never a memoized one: traces must not share state)."""
     if tensor.layout is torch.sparse_coo:
         return _sparse_fake_like(tensor)
+    if tensor.layout is not torch.strided:
+        return compressed_fake(tensor.shape, tensor.dtype, tensor.layout, tensor.device)
     with FAKE:
         return torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device=tensor.device)
 
@@ -235,6 +237,21 @@ def _sparse_fake_like(tensor: torch.Tensor) -> torch.Tensor:
     with FAKE:
         made = torch.sparse_coo_tensor(indices, values, tensor.shape, check_invariants=False)
         return made._coalesced_(tensor.is_coalesced())
+
+
+def compressed_fake(
+    shape: Sequence[int], dtype: torch.dtype, layout: torch.layout, device: torch.device
+) -> torch.Tensor:
+    """A fake CSR or CSC matrix, which has no entries: how many a real one has cannot be told to it (PyTorch's functions
+    of its parts say that these lie on two devices)."""
+    if layout not in (torch.sparse_csr, torch.sparse_csc) or len(shape) != 2:
+        raise NotImplementedError(
+            f"a tensor of layout {layout} and shape {tuple(shape)} has no stand-in; use to_dense()"
+        )
+    with FAKE:
+        indices = torch.zeros(2, 0, dtype=torch.long, device=device)
+        values = torch.zeros(0, dtype=dtype, device=device)
+        return torch.sparse_coo_tensor(indices, values, shape, check_invariants=False).to_sparse(layout=layout)
 
 
 def copy_of(tensor: torch.Tensor) -> torch.Tensor:

@@ -195,10 +195,12 @@ def section(package: str, results: dict[str, dict[str, Verdict]]) -> str:
     tried = {name: row for name, row in results.items() if any(v.kind != "untried" for v in row.values())}
     whole = sum(all(v.kind == "pass" for v in row.values()) for row in tried.values())
     source = "torch" if package in OF_TORCH else package
+    rest = len(catalog(package)) - len(results)
+    left_out = f" {rest} more of the catalog were not run." if rest > 0 else ""
     lines = [
         f"## {OF_TORCH.get(package, package)}",
         "",
-        f"{whole} of {len(tried)} pass both ways ({source} {_version(source)}).",
+        f"{whole} of {len(tried)} pass both ways ({source} {_version(source)}).{left_out}",
         "",
         "| model | TrainStep | wrap | operators | seconds |",
         "|---|---|---|---:|---:|",

@@ -163,3 +163,28 @@ def test_values_of_a_program_may_be_compressed() -> None:
     x = torch.ones(3, 2, requires_grad=True)
     program(x).backward()
     torch.testing.assert_close(mg.grad(program)(torch.ones(3, 2)), x.grad)
+
+
+CROW, COLUMNS = torch.tensor([0, 2, 3]), torch.tensor([0, 1, 1])
+
+
+def product_of_compressed(x: torch.Tensor) -> torch.Tensor:
+    adjacency = torch.sparse_csr_tensor(CROW, COLUMNS, torch.ones(3, dtype=x.dtype), size=(2, 2))
+    twice = (adjacency @ adjacency).to_sparse_coo()
+    return (x[twice.indices()[0]].sin() * twice.values()).sum()
+
+
+def product_with_a_compressed_one(x: torch.Tensor) -> torch.Tensor:
+    columns = torch.sparse_csc_tensor(CROW, COLUMNS, torch.arange(3, dtype=x.dtype), size=(2, 2))
+    return (columns @ x[:2, None]).sin().sum()
+
+
+def values_of_a_compressed_one(x: torch.Tensor) -> torch.Tensor:
+    adjacency = torch.sparse_csr_tensor(CROW, COLUMNS, torch.arange(3, dtype=x.dtype), size=(2, 2))
+    return (adjacency.values() * x).sin().sum() + x[adjacency.col_indices()].square().sum()
+
+
+@pytest.mark.parametrize("f", [product_of_compressed, product_with_a_compressed_one, values_of_a_compressed_one])
+def test_compressed_matrices_made_of_their_parts(f) -> None:
+    x = torch.randn(3, dtype=torch.float64, requires_grad=True)
+    torch.testing.assert_close(mg.grad(f)(x.detach()), torch.autograd.grad(f(x), x)[0])

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from memograd._torch import DATA_DEPENDENT, shapes_of
+from memograd._torch import DATA_DEPENDENT, compressed_fake, shapes_of
 
 aten = torch.ops.aten
 
@@ -47,6 +47,25 @@ def _lstsq_shapes(mode: Any, func: Any, a: Any, b: Any, rcond: Any = None, *, dr
         rank = a.new_empty(a.shape[:-2] if driver != "gels" else (0,), dtype=torch.long)
         singular = (*a.shape[:-2], min(rows, columns)) if driver in ("gelsd", "gelss") else (0,)
         return solution, residuals, rank, a.new_empty(singular, dtype=real)
+
+
+@shapes_of(aten.sparse_compressed_tensor.comp_plain_value_size)
+def _compressed_shapes(
+    mode: Any, func: Any, compressed: Any, plain: Any, values: Any, size: Any, *, layout: Any, **_: Any
+) -> Any:
+    """A sparse matrix of its rows, columns and values."""
+    return compressed_fake(size, values.dtype, layout, values.device)
+
+
+@shapes_of(
+    *(aten.values.default, aten.crow_indices.default, aten.col_indices.default),
+    *(aten.ccol_indices.default, aten.row_indices.default),
+)
+def _shapes_of_parts(mode: Any, func: Any, matrix: Any) -> Any:
+    """How many entries a compressed matrix has, its stand-in does not know."""
+    if matrix.layout is torch.sparse_coo:
+        return NotImplemented
+    raise DATA_DEPENDENT[1](func)
 
 
 @shapes_of(aten._thnn_fused_gru_cell.default)
