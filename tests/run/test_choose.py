@@ -124,7 +124,10 @@ def test_one_that_cannot_run_the_step_is_left_out(refused: str, monkeypatch: pyt
     assert backends.made.count("inductor") == (1 if refused == "inductor" else 2)
 
 
-def test_a_record_that_cannot_be_read_is_measured_again(a_machine_that_has_measured_nothing: Path) -> None:
+def test_a_record_that_cannot_be_read_is_measured_again(
+    a_machine_that_has_measured_nothing: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Backends(monkeypatch, eager=2e-5, native=1e-5)
     graph, flat = step_graph()
     choose(graph, flat)
     (path,) = a_machine_that_has_measured_nothing.glob("times-*.json")
