@@ -40,7 +40,7 @@ def adam(p: Tensor, g: Tensor, lr: Tensor, state: State, group: dict[str, Any]) 
     v = new["exp_avg_sq"]
     if group["amsgrad"]:
         new["max_exp_avg_sq"] = v = torch.maximum(state["max_exp_avg_sq"], v)
-    denominator = v.sqrt() / (1 - beta2**step).sqrt() + group["eps"]
+    denominator = root(v) / (1 - beta2**step).sqrt() + group["eps"]
     return p - (lr / (1 - beta1**step)) * (new["exp_avg"] / denominator), new
 
 
@@ -49,7 +49,7 @@ def adagrad(p: Tensor, g: Tensor, lr: Tensor, state: State, group: dict[str, Any
     g = decayed(p, g, group)
     rate = lr / (1 + (state["shared_step"].double() - 1) * group["lr_decay"])
     new = torch.addcmul(state["sum"], g, g)
-    return p - rate * (g / (new.sqrt() + group["eps"])), {"sum": new}
+    return p - rate * (g / (root(new) + group["eps"])), {"sum": new}
 
 
 def rmsprop(p: Tensor, g: Tensor, lr: Tensor, state: State, group: dict[str, Any]) -> tuple[Tensor, State]:
@@ -60,7 +60,7 @@ def rmsprop(p: Tensor, g: Tensor, lr: Tensor, state: State, group: dict[str, Any
     if group["centered"]:
         new["grad_avg"] = mean = average(state["grad_avg"], g, group["alpha"])
         v = torch.addcmul(v, mean, mean, value=-1)
-    g = g / (v.sqrt() + group["eps"])
+    g = g / (root(v) + group["eps"])
     if on(group["momentum"]):
         new["momentum_buffer"] = g = state["momentum_buffer"] * group["momentum"] + g
     return p - lr * g, new
@@ -85,7 +85,7 @@ def nadam(p: Tensor, g: Tensor, lr: Tensor, state: State, group: dict[str, Any])
     new = _moments(state, g, beta1, beta2)
     new["mu_product"] = state["mu_product"] * mu.to(state["mu_product"].dtype)
     product = new["mu_product"].double()
-    denominator = (new["exp_avg_sq"] / (1 - beta2**step)).sqrt() + group["eps"]
+    denominator = root(new["exp_avg_sq"] / (1 - beta2**step)) + group["eps"]
     p = p - (lr * (1 - mu) / (1 - product)) * (g / denominator)
     return p - (lr * mu_next / (1 - product * mu_next)) * (new["exp_avg"] / denominator), new
 
@@ -100,7 +100,7 @@ def radam(p: Tensor, g: Tensor, lr: Tensor, state: State, group: dict[str, Any])
     most = 2 / (1 - beta2) - 1
     rho = most - 2 * step * beta2**step / correction
     rectified = ((rho - 4) * (rho - 2) * most / ((most - 4) * (most - 2) * rho)).sqrt() * correction.sqrt()
-    adapted = torch.where(rho > 5, rectified / (new["exp_avg_sq"].sqrt() + group["eps"]), 1.0)
+    adapted = torch.where(rho > 5, rectified / (root(new["exp_avg_sq"]) + group["eps"]), 1.0)
     return p - (lr / (1 - beta1**step)) * (new["exp_avg"] * adapted), new
 
 
@@ -117,6 +117,11 @@ def decoupled(p: Tensor, g: Tensor, lr: Tensor, group: dict[str, Any]) -> tuple[
     if group.get("decoupled_weight_decay"):
         return (p * (1 - lr * group["weight_decay"]) if on(group["weight_decay"]) else p), g
     return p, decayed(p, g, group)
+
+
+def root(v: Tensor) -> Tensor:
+    """√v, in single precision correctly rounded: PyTorch's own is not, and no other kernel rounds as it does."""
+    return v.double().sqrt().to(v.dtype) if v.dtype == torch.float32 else v.sqrt()
 
 
 def average(old: Tensor, new: Tensor, beta: Any) -> Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from torch import fx
 from memograd import c_compiler
 from memograd.graph.graph import Graph
 from memograd.run.native.emit import KERNELS, Builder
+from memograd.run.native.pointwise import pointwise
 from memograd.run.native.values import C_TYPES, Body, Index, Lazy, Value
 from memograd.run.updates.regions import Region
 
@@ -57,6 +59,27 @@ class Elements(Builder):
         return Lazy(tuple(shape), dtype, operands, write, compute)
 
 
+@cache
+def _fused() -> dict[Any, str]:
+    """What PyTorch's kernels compute with fused multiply-adds, where they have them: with one rounding less."""
+    if torch.backends.cpu.get_cpu_capability() == "DEFAULT":
+        return {}
+    aten = torch.ops.aten
+    near = "(({c} < 0 ? -{c} : {c}) < (T)0.5)"
+    lerp = f"({near} ? @fma({{c}}, {{b}} - {{a}}, {{a}}) : @fma({{c}} - (T)1, {{b}} - {{a}}, {{b}}))"
+    addcmul = "@fma({d} * {b}, {c}, {a})"
+    return {aten.lerp.Scalar: lerp, aten.addcmul.default: addcmul}
+
+
+def _emit(writer: Elements, node: fx.Node) -> Any:
+    args, kwargs = fx.map_arg((node.args, node.kwargs), writer.values.__getitem__)  # pyright: ignore
+    if (text := _fused().get(node.target)) is None:
+        return KERNELS[node.target](writer, node, *args, **kwargs)
+    if node.target is torch.ops.aten.addcmul.default and len(args) == 3:
+        args = (*args, kwargs.get("value", 1))
+    return pointwise(writer, node, text, *args)
+
+
 def kernel(region: Region, graph: Graph, name: str) -> str:
     """The C function ``name(p, first, last)`` of a region; ``p`` points to what it reads whole, to the numbers, and to
     what it writes."""
@@ -72,8 +95,7 @@ def kernel(region: Region, graph: Graph, name: str) -> str:
         head.append(f"const {c} n{k} = *(const {c} *)p[{len(region.wholes) + k}];")
         writer.values[node] = Named((), node.meta["val"].dtype, f"n{k}")
     for node in region.nodes:
-        args, kwargs = fx.map_arg((node.args, node.kwargs), writer.values.__getitem__)  # pyright: ignore
-        writer.values[node] = KERNELS[node.target](writer, node, *args, **kwargs)
+        writer.values[node] = _emit(writer, node)
     first, last = len(region.wholes) + len(region.numbers), []
     for k, node in enumerate([*(graph.results[at] for at in region.results), *region.exports]):
         value = writer.values[node]

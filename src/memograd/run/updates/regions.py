@@ -1,8 +1,9 @@
 """What of a step's graph can run as one loop over the elements of a parameter.
 
 The update of a parameter is a handful of elementwise operators on the parameter, its gradient and its optimizer state,
-and on numbers that all parameters share. A region is these operators of one parameter, as far as nobody else reads what
-they compute, and the results they are there for: new values that are written where the old ones lie.
+and on numbers that all parameters share. A region is these operators of one parameter, as far as a loop of ours
+computes what PyTorch does and nobody else reads it, and the results they are there for: new values that are written
+where the old ones lie.
 """
 
 from __future__ import annotations
@@ -23,7 +24,11 @@ from memograd.run.native.values import C_TYPES
 
 aten = torch.ops.aten
 
-_ELEMENTWISE = {pointwise.__name__}  # whose emitters write formulas of one element, and nothing else
+# Whose result IEEE arithmetic decides to the last bit, so that it is PyTorch's: no powers and no exponentials.
+_EXACT = frozenset(
+    "add sub rsub mul div neg abs sign sgn maximum minimum eq ne lt le gt ge where logical_and logical_or logical_xor "  # noqa: SIM905
+    "logical_not clamp clamp_min clamp_max lerp addcmul addcdiv masked_fill".split()
+)
 _NUMBER = torch.empty(())
 _ALSO = {kernels.identity, kernels.to_copy, kernels.scalar_tensor, kernels.full, kernels.zeros, kernels.ones}
 
@@ -123,8 +128,20 @@ def _lonely(node: fx.Node, inside: set[fx.Node], taken: set[fx.Node]) -> bool:
 
 def _elementwise(node: fx.Node, like: torch.Tensor) -> bool:
     emitter, value = KERNELS.get(node.target), node.meta["val"]
-    formula = emitter is not None and (emitter.__module__ in _ELEMENTWISE or emitter in _ALSO)
-    return formula and not has_effect(node) and _known(value) and value.shape == like.shape
+    name = str(node.target).removeprefix("aten.").partition(".")[0]
+    exact = emitter is not None and emitter.__module__ == pointwise.__name__ and name in _EXACT
+    if name in ("add", "sub", "rsub"):
+        exact = exact and len(node.args) == 2 and node.kwargs.get("alpha", 1) == 1
+    formula = exact or emitter in _ALSO or (name == "sqrt" and _of_single(node))
+    return bool(formula) and not has_effect(node) and _known(value) and value.shape == like.shape
+
+
+def _of_single(root: fx.Node) -> bool:
+    """Whether a root in double precision is one of single precision, and becomes one: no kernel errs there."""
+    [operand] = root.all_input_nodes
+    whole = operand.target is aten._to_copy.default and operand.all_input_nodes[0].meta["val"].dtype == torch.float32
+    users = all(u.op == "output" or u.meta["val"].dtype == torch.float32 for u in root.users)
+    return whole and users and all(u.target is aten._to_copy.default for u in root.users)
 
 
 def _closed(node: fx.Node, inside: set[fx.Node], results: set[fx.Node], like: torch.Tensor) -> bool:
