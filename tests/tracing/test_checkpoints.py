@@ -48,6 +48,52 @@ def test_draws_and_gradients_are_those_of_pytorch(reentrant):
         torch.testing.assert_close(p, q, rtol=1e-10, atol=1e-12)
 
 
+class Normed(nn.Module):
+    """BatchNorm inside checkpoints, one in another, one block twice."""
+
+    def __init__(self, reentrant):
+        super().__init__()
+        self.first, self.last = nn.Linear(3, 4), nn.Linear(4, 1)
+        self.blocks = nn.ModuleList(
+            [nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4), nn.Dropout(0.2), nn.Tanh()) for _ in range(2)]
+        )
+        self.reentrant = reentrant
+
+    def inner(self, x):
+        return self.blocks[1](self.part(self.blocks[0], x))
+
+    def part(self, part, x):
+        return checkpoint(part, x, use_reentrant=self.reentrant)
+
+    def forward(self, x):
+        x = self.first(x)
+        x = self.part(self.blocks[0], x) if self.reentrant else self.part(self.inner, x)
+        return self.last(self.part(self.blocks[1], x))
+
+
+@pytest.mark.parametrize("reentrant", [True, False])
+@pytest.mark.parametrize("way", ["step", "wrap"])
+def test_what_a_checkpoint_writes_is_written_again_in_the_backward_pass(reentrant, way):
+    torch.manual_seed(0)
+    theirs, ours = Normed(reentrant).double(), Normed(reentrant).double()
+    ours.load_state_dict(theirs.state_dict())
+    x, y = torch.randn(5, 3, dtype=torch.float64), torch.randn(5, 1, dtype=torch.float64)
+    step = mg.TrainStep(ours, nn.MSELoss(), torch.optim.SGD(ours.parameters(), lr=0.1)) if way == "step" else None
+    ours = ours if way == "step" else mg.wrap(ours)
+    for model in (ours, theirs):
+        torch.manual_seed(1)
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        for _ in range(3):
+            if model is ours and step is not None:
+                step(x, y)
+                continue
+            optimizer.zero_grad()
+            nn.MSELoss()(model(x), y).backward()
+            optimizer.step()
+    for (name, p), q in zip(ours.state_dict().items(), theirs.state_dict().values(), strict=True):
+        torch.testing.assert_close(p, q, rtol=1e-9, atol=1e-11, msg=lambda m, n=name: f"{n}: {m}")
+
+
 def test_a_gradient_inside_the_program_draws_nothing_again():
     """Autograd computes the checkpointed part anew; the dropout in it has been drawn."""
     torch.manual_seed(0)

@@ -46,6 +46,7 @@ class Witness:
         say: Callable[[str], None],
     ) -> None:
         self.program, self.names, self.sources, self.results, self.say = program, names, sources, results, say
+        self.buffers: list[Tensor] = []  # a checkpoint computes a part of the forward pass again, and writes again
 
     @classmethod
     def of(
@@ -63,7 +64,9 @@ class Witness:
         for position, k in zip(program.graph.calling.tensor_out, program.graph.positions("output"), strict=True):
             if k in program.places:
                 results[program.places[k]] = out[position]
-        return cls(program, names, sources, results, say)
+        witness = cls(program, names, sources, results, say)
+        witness.buffers = list(model.buffers())
+        return witness
 
     def look(self, results: Sequence[Tensor]) -> None:
         """Compare our results, at once: the loop may write to them.
@@ -135,12 +138,15 @@ class Witness:
     ) -> dict[int, Any] | None:
         """PyTorch's gradients by position; None where it has none."""
         sources = [self.sources[k] for k in wanted]
+        contents = Contents(self.buffers)
         try:
             with without_hooks(self.sources.values()), autocast.off():
                 theirs = torch.autograd.grad(ends, sources, seeds, create_graph=further, allow_unused=True)
         except (RuntimeError, NotImplementedError) as error:
             self.say(f"not compared: PyTorch cannot run it: {str(error).splitlines()[0]}")
             return None
+        finally:
+            contents.put_back()
         return dict(zip(wanted, theirs, strict=True))
 
     def _refuse(self, what: str, ours: dict[int, Any], theirs: dict[int, Any]) -> None:

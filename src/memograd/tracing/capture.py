@@ -34,6 +34,7 @@ from memograd.errors import CaptureError, DataDependentError, MemogradError, add
 from memograd.graph.entries import Calling, Output
 from memograd.graph.graph import Graph
 from memograd.tracing.chance import no_seeds
+from memograd.tracing.checkpoints import written_again
 from memograd.tracing.closures import Closure, closure_of
 from memograd.tracing.counters import number
 from memograd.tracing.cudnn import plain_recurrence
@@ -153,6 +154,7 @@ class _Capture:
                 name = f"output_{len(outputs)}" if len(out_leaves) > 1 else "output"
                 outputs.append(Output("output", name, leaf.requires_grad))
                 tensor_out.append(i)
+        written_again(self.tracer)
         self._mutations(outputs, results)
         self.reads.counted_up(self.changes)
         self.changes += self.inputs.frozen()

@@ -9,10 +9,12 @@ CPU, nowhere) make no difference to a graph; one that gives back other numbers t
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch import fx
 from torch.autograd.graph import save_on_cpu, saved_tensors_hooks
 from torch.utils.checkpoint import CheckpointFunction, checkpoint
 
@@ -23,6 +25,7 @@ from memograd.tracing.provenance import caller
 from memograd.tracing.tracer import Tracer
 
 aten = torch.ops.aten
+_BATCH_NORM = aten._native_batch_norm_legit_functional.default
 
 
 def is_checkpoint(cls: type) -> bool:
@@ -39,7 +42,9 @@ def run_through(tracer: Tracer, function: Callable[..., Any], preserve_rng_state
         with torch.no_grad():
             return function(*args)
     last = next(iter(reversed(tracer.graph.nodes)), None)
+    region = Region(tracer)
     out = function(*args)
+    region.over()
     node = next(iter(reversed(tracer.graph.nodes)), None)
     while not preserve_rng_state and node is not None and node is not last:
         if ops.is_random(node):
@@ -49,6 +54,62 @@ def run_through(tracer: Tracer, function: Callable[..., Any], preserve_rng_state
             )
         node = node.prev
     return out
+
+
+class Region:
+    """A part of the forward pass that autograd will compute again."""
+
+    def __init__(self, tracer: Tracer) -> None:
+        self.tracer = tracer
+        self.last = next(iter(reversed(tracer.graph.nodes)), None)
+        self.before = {s: s.node for s in tracer.storages() if s.origin.op == "placeholder"}
+        self.after: dict[Any, fx.Node] = {}
+
+    def over(self) -> None:
+        self.after = {s: s.node for s, node in self.before.items() if s.node is not node}
+        if self.after and torch.is_grad_enabled():
+            self.tracer.regions.append(self)
+
+    def write(self) -> None:
+        """Write again what was written, on top of what is there by now."""
+        needed = self._needed()
+        where = {self.before[s]: s.node for s in self.after}
+        for node in list(self.tracer.graph.nodes):
+            if node in needed and not _of_batch(node) and any(operand in where for operand in node.all_input_nodes):
+                if ops.is_random(node):
+                    raise CaptureError(
+                        f"{node.target} at {node.meta.get('source')}, inside a checkpoint, draws random numbers by "
+                        "what is in a buffer, which the backward pass would find changed; leave the checkpoint out"
+                    )
+                where[node] = self.tracer.graph.node_copy(node, lambda n: where.get(n, n))
+        for storage, node in self.after.items():
+            storage.assign(where[node], None, self.tracer.emit_node)
+
+    def _needed(self) -> set[fx.Node]:
+        """What was computed in the region for what it wrote."""
+        inside: set[fx.Node] = set()
+        for node in reversed(self.tracer.graph.nodes):
+            if node is self.last:
+                break
+            inside.add(node)
+        needed, waiting = set(), [node for node in self.after.values() if node in inside]
+        while waiting:
+            node = waiting.pop()
+            needed.add(node)
+            waiting += [n for n in node.all_input_nodes if n in inside and n not in needed]
+        return needed
+
+
+def _of_batch(node: fx.Node) -> bool:
+    """Whether ``node`` is a result of BatchNorm in train mode that is the same whatever its statistics are."""
+    source, index = node.args if node.target is operator.getitem else (None, None)
+    return isinstance(source, fx.Node) and source.target is _BATCH_NORM and index in (0, 1, 2)
+
+
+def written_again(tracer: Tracer) -> None:
+    """The program has run: the backward pass goes through its checkpoints from the last to the first."""
+    for region in reversed(tracer.regions):
+        region.write()
 
 
 _PUSH, _EXIT = saved_tensors_hooks.__enter__, saved_tensors_hooks.__exit__
@@ -62,7 +123,7 @@ def _enter(hooks: saved_tensors_hooks) -> None:
     if tracer is None or not tracer.stops:
         _PUSH(hooks)
     elif type(hooks).__module__ == checkpoint.__module__:
-        setattr(hooks, _ABSENT, True)
+        setattr(hooks, _ABSENT, Region(tracer))
     elif type(hooks) in _HARMLESS:
         _PUSH(hooks)  # which may be forbidden here
         _EXIT(hooks)
@@ -72,7 +133,10 @@ def _enter(hooks: saved_tensors_hooks) -> None:
 
 
 def _exit(hooks: saved_tensors_hooks, *args: Any) -> None:
-    if not vars(hooks).pop(_ABSENT, False):
+    absent = vars(hooks).pop(_ABSENT, False)
+    if isinstance(absent, Region):
+        absent.over()
+    elif not absent:
         _EXIT(hooks, *args)
 
 
