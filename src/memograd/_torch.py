@@ -251,7 +251,7 @@ def compressed_fake(
     with FAKE:
         indices = torch.zeros(2, 0, dtype=torch.long, device=device)
         values = torch.zeros(0, dtype=dtype, device=device)
-        return torch.sparse_coo_tensor(indices, values, shape, check_invariants=False).to_sparse(layout=layout)
+        return torch.sparse_coo_tensor(indices, values, torch.Size(shape)).to_sparse(layout=layout)
 
 
 def copy_of(tensor: torch.Tensor) -> torch.Tensor:
