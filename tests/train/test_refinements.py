@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ from torch import nn, optim
 
 import memograd as mg
 from memograd.errors import OptionError
-from memograd.train import gather, update
+from memograd.train import formulas, gather, update
 from memograd.train.refinements import Clip
 
 WAYS: dict[str, dict[str, Any]] = {
@@ -113,7 +114,11 @@ def test_a_wrong_stage_is_caught(fault: str, backend: str, monkeypatch: pytest.M
         monkeypatch.setattr(gather.Gather, "__init__", lambda s, *a: (init(s, *a), setattr(s, "share", 1.0))[0])
     else:
         ways = {"accumulate": 2}
-        monkeypatch.setitem(update.RULES, optim.AdamW, update.adam)
+
+        def coupled(p, g, lr, state, group):  # no decay of its own
+            return formulas.adam(p, g, lr, state, {**group, "decoupled_weight_decay": False})
+
+        monkeypatch.setitem(update.RULES, optim.AdamW, replace(update.RULES[optim.AdamW], formula=coupled))
     model = small()
     before = {k: v.clone() for k, v in model.state_dict().items()}
     step = mg.TrainStep(
