@@ -12,7 +12,7 @@ from torch import nn
 from torch.fx.experimental.proxy_tensor import make_fx
 
 import memograd as mg
-from memograd.frontend.wrap import Wrapped
+from memograd.frontend.forward import Wrapped
 
 X = torch.randn(6, 4, generator=torch.Generator().manual_seed(1))
 

@@ -143,7 +143,7 @@ def test_a_model_that_sets_something_at_each_call_pays_only_now_and_then(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     written: list[Any] = []
-    monkeypatch.setattr("memograd.frontend.wrap.lane_of", lambda *args: written.append(args))
+    monkeypatch.setattr("memograd.frontend.forward.lane_of", lambda *args: written.append(args))
     model: Any = mg.wrap(Model(), check="never")
     for _ in range(20):
         model.scale = float("0.5")  # equal, and another object

@@ -21,7 +21,7 @@ from torch.profiler import ProfilerActivity, profile
 from torch.utils.checkpoint import checkpoint
 
 import memograd as mg
-from memograd.frontend.wrap import Wrapped
+from memograd.frontend.forward import Wrapped
 from memograd.rules import registry
 
 F64 = torch.float64

@@ -13,8 +13,9 @@ from typing import Any
 from torch import nn
 
 from memograd.errors import BackendError
-from memograd.frontend.program import Settings
-from memograd.frontend.wrap import Wrapped, check_options
+from memograd.frontend.forward import Wrapped
+from memograd.frontend.settings import Settings
+from memograd.frontend.wrap import check_options
 
 _OPTIONS = ("memory_budget", "backend", "check")
 

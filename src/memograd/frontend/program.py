@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property, partial
 from typing import Any
 
@@ -20,46 +20,17 @@ from memograd.frontend.expected import Expected
 from memograd.frontend.held import HeldOpen
 from memograd.frontend.passes import Pass, Running
 from memograd.frontend.segments import bytes_of
+from memograd.frontend.settings import Settings
 from memograd.graph.entries import Input, Output
 from memograd.graph.graph import Graph
 from memograd.graph.signature import may_share, refuse_shared
 from memograd.graph.views import tensors_of
 from memograd.looks import look
-from memograd.memory.plan import Plan
 from memograd.ops import is_random
-from memograd.pipeline import capture_for, plan
-from memograd.run.inductor import compiled
+from memograd.pipeline import capture_for
 from memograd.transforms.boundary import one_by_one
 
 Tensor = torch.Tensor
-
-
-@dataclass(eq=False)
-class Settings:
-    """How the programs of one model run.
-
-    Attributes:
-        memory_budget, backend: see ``wrap``.
-        watch: who looks at gradients before they are handed on (``watch.Watch``); None: nobody.
-        allowed: bytes that a share ("50%") has meant for the largest program so far: smaller ones may have them too.
-    """
-
-    memory_budget: int | str | Plan | None = None
-    backend: str = "auto"
-    allowed: int = 0
-    watch: Any = None
-
-    def plan(self, graph: Graph) -> Plan:
-        """A schedule of ``graph`` within the budget."""
-        assert self.memory_budget is not None
-        made = plan(graph, self.memory_budget, self.allowed, fused=self.backend == "inductor")
-        self.allowed = max(self.allowed, made.budget)
-        return made
-
-    @property
-    def build(self) -> Callable[[Graph], Callable[..., Any]] | None:
-        """Makes of a graph what the backend runs; None where that is the graph's own text."""
-        return compiled if self.backend == "inductor" else None
 
 
 class Program:
