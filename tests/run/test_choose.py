@@ -16,6 +16,7 @@ from memograd.graph.graph import Graph
 from memograd.lower import lower as lowering
 from memograd.lower.lower import lower
 from memograd.run import choose as choosing
+from memograd.run.backend import Backend
 from memograd.run.choose import choose
 from memograd.run.eager import Eager
 from memograd.run.records import Record, fingerprint
@@ -41,7 +42,7 @@ class Backends:
         self.measured: list[list[str]] = []
 
         def build(name: str) -> Any:
-            def made(graph: Graph) -> Eager:
+            def made(graph: Graph) -> Backend:
                 self.made.append(name)
                 if name == refuse:
                     raise BackendError("no such kernel")
@@ -51,7 +52,7 @@ class Backends:
 
             return made
 
-        def measure(backends: dict[str, Eager], flat: Any) -> dict[str, float]:
+        def measure(backends: dict[str, Backend], flat: Any) -> dict[str, float]:
             self.measured.append(sorted(backends))
             return {name: seconds[name] for name in backends}
 

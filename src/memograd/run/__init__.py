@@ -1,1 +1,1 @@
-"""Backends: each turns a graph into something that runs. All have the same two methods, see ``run/eager.py``."""
+"""Backends: each turns a graph into something that runs. What each has to provide: ``run/backend.py``."""

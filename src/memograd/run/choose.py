@@ -14,6 +14,7 @@ from memograd.errors import BackendError
 from memograd.graph.graph import Graph
 from memograd.looks import look
 from memograd.memory.plan import Plan
+from memograd.run.backend import Backend
 from memograd.run.eager import Eager
 from memograd.run.inductor import Inductor
 from memograd.run.planned import Planned
@@ -29,7 +30,7 @@ _SECONDS, _OPERATORS_A_SECOND = 10.0, 15.0  # what Inductor takes at first for a
 class Choice:
     """A backend and the reason for it."""
 
-    backend: Eager
+    backend: Backend
     reason: str
 
 
@@ -61,7 +62,7 @@ class _Trials:
     def __init__(self, graph: Graph, flat: Sequence[Any], compile_seconds: float) -> None:
         self.graph = graph
         self.flat = flat
-        self.ready: dict[str, Eager] = {"eager": Eager(graph)}
+        self.ready: dict[str, Backend] = {"eager": Eager(graph)}
         self.notes: list[str] = []
         self.record: Record | None = None
         self.native()
@@ -150,16 +151,16 @@ def choose_planned(graph: Graph, plan: Plan, name: str = "auto") -> Choice:
     return Choice(Planned(graph, plan), reason)
 
 
-def _native(graph: Graph) -> Eager:
+def _native(graph: Graph) -> Backend:
     from memograd.run.native.backend import Native  # enters its operators, which who plans has no use for
 
     return Native(graph)
 
 
-BACKENDS: dict[str, Callable[[Graph], Eager]] = {"eager": Eager, "inductor": Inductor, "native": _native}
+BACKENDS: dict[str, Callable[[Graph], Backend]] = {"eager": Eager, "inductor": Inductor, "native": _native}
 
 
-def _seconds(backends: dict[str, Eager], flat: Sequence[Any]) -> dict[str, float]:
+def _seconds(backends: dict[str, Backend], flat: Sequence[Any]) -> dict[str, float]:
     """The best time of a few steps on each, in turn, so that what else the machine does is the same for all. The
     parameters are copies, and the generators' states are put back."""
     progress.say("measuring " + " and ".join(backends))
@@ -175,7 +176,7 @@ def _seconds(backends: dict[str, Eager], flat: Sequence[Any]) -> dict[str, float
     return best
 
 
-def _run(backend: Eager, flat: Sequence[Any]) -> Callable[[], Any]:
+def _run(backend: Backend, flat: Sequence[Any]) -> Callable[[], Any]:
     """A step as it will be run, in place; one that may refuse to write is run without writing."""
     if backend.flag is not None:
         return lambda: backend.compute(flat)

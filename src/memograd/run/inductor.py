@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import operator
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -14,19 +14,31 @@ from memograd._torch import inductor_graph, one_graph
 from memograd.errors import BackendError
 from memograd.graph.graph import Graph
 from memograd.graph.rewriting import Rewriting
-from memograd.run.eager import Eager
+from memograd.graph.signature import run
+from memograd.run.backend import Backend
+from memograd.run.pool.places import ANYWHERE, Places
 
 _stride = torch.Tensor.stride
 _COMPILING = threading.Lock()
 
 
-class Inductor(Eager):
-    """Like ``Eager``, with fused kernels. Compiling takes seconds to minutes, at the first call."""
+class Inductor(Backend):
+    """Fused kernels. Compiling takes seconds to minutes, at the first call."""
 
     name = "inductor"
 
-    def build(self, graph: Graph) -> Any:
-        return compiled(graph)
+    def __init__(self, graph: Graph) -> None:
+        super().__init__(graph)
+        self.places = Places()
+        self.function = compiled(graph)
+
+    def compute(self, flat: Sequence[Any]) -> tuple[torch.Tensor, ...]:
+        with ANYWHERE:
+            return run(self.function, flat)
+
+    def step(self, flat: Sequence[Any]) -> list[torch.Tensor]:
+        with self.places:
+            return self.commit(flat, run(self.function, flat))
 
 
 def compiled(graph: Graph) -> Callable[..., Any]:

@@ -1,4 +1,5 @@
-"""The eager backend in a plan's order: what the plan computes again is computed again, what it drops is freed."""
+"""The backend of a plan: operator by operator, in the plan's order; what the plan computes again is computed again,
+what it drops is freed."""
 
 from __future__ import annotations
 
@@ -13,18 +14,19 @@ from memograd.graph.graph import Graph
 from memograd.graph.printing import load
 from memograd.graph.signature import run
 from memograd.memory.plan import Plan
-from memograd.run.eager import Eager
-from memograd.run.pool.places import ANYWHERE
+from memograd.run.backend import Backend
+from memograd.run.pool.places import ANYWHERE, Places
 
 
-class Planned(Eager):
+class Planned(Backend):
     """Runs ``plan.code``: it writes mutations in place as soon as nobody needs the old value any more."""
 
     def __init__(self, graph: Graph, plan: Plan, name: str = "eager") -> None:
+        super().__init__(graph)
         self.name = name
         self.plan = plan
+        self.places = Places()
         self.function = load(plan.code, "step")
-        self.route(graph)
 
     def compute(self, flat: Sequence[Any]) -> tuple[torch.Tensor, ...]:
         """Results from inputs, beyond the budget: what the step writes to is copied first."""
@@ -32,10 +34,14 @@ class Planned(Eager):
         for i in self.feedback.values():
             own[i] = flat[i].clone()
         with ANYWHERE:
-            kept = iter(self._step(own))
-        return tuple(own[self.feedback[o]] if o in self.feedback else next(kept) for o in range(self.count))
+            returned = iter(self._written(own))
+        return tuple(own[self.feedback[o]] if o in self.feedback else next(returned) for o in range(self.count))
 
-    def _step(self, flat: Sequence[Any]) -> list[torch.Tensor]:
+    def step(self, flat: Sequence[Any]) -> list[torch.Tensor]:
+        with self.places:
+            return self._written(flat)
+
+    def _written(self, flat: Sequence[Any]) -> list[torch.Tensor]:
         try:
             if self.flag is None:
                 return list(run(self.function, flat))

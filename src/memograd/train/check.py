@@ -95,7 +95,7 @@ class Check:
         Raises:
             GradientMismatchError: it is not what PyTorch computes; no parameter was overwritten.
         """
-        plan = getattr(choice.backend, "plan", None)
+        plan = choice.backend.plan
         if self.when == "never":
             return None
         if plan is not None and plan.unplanned_bytes + _written(graph) > plan.budget:
@@ -197,7 +197,7 @@ def _samples(batch: tuple[Any, ...], options: dict[str, Any]) -> int:
 
 def _affordable(program: Program, joint: Graph, samples: int, clips: bool) -> int | None:
     """How many samples a comparison has room for within the step's budget; None for all of them."""
-    plan = getattr(program.choice.backend, "plan", None)
+    plan = program.choice.backend.plan
     if plan is None or not samples:
         return None
     gradients = sum(_bytes(joint.results[i].meta["val"]) for i in joint.positions("gradient"))

@@ -18,6 +18,7 @@ from torch import optim
 
 from memograd.graph.graph import Graph
 from memograd.ops import is_random
+from memograd.run.backend import Backend
 from memograd.run.choose import Choice
 from memograd.tracing.undisturbed import Generators
 from memograd.train.build import Training
@@ -151,7 +152,7 @@ class Comparison:
         return replace(self.trial, flat=joint), step
 
     @property
-    def backend(self) -> Any:
+    def backend(self) -> Backend:
         return self.program.choice.backend
 
     @property
@@ -161,7 +162,7 @@ class Comparison:
     @property
     def _comparable(self) -> bool:
         """Inductor's random numbers are its own."""
-        one_function = self.backend.name == "inductor" and getattr(self.backend, "plan", None) is None
+        one_function = self.backend.name == "inductor" and self.backend.plan is None
         return not (one_function and any(map(is_random, self.program.graph.nodes)))
 
     @property

@@ -8,18 +8,24 @@ from typing import Any
 import torch
 
 from memograd.graph.graph import Graph
+from memograd.graph.signature import run
 from memograd.run import native
-from memograd.run.eager import Eager
+from memograd.run.backend import Backend
+from memograd.run.pool.places import ANYWHERE
 
 
-class Native(Eager):
-    """Like ``Eager``, without Python between the operators."""
+class Native(Backend):
+    """No Python between the operators, nor between the steps of a run."""
 
     name = "native"
 
-    def build(self, graph: Graph) -> Any:
+    def __init__(self, graph: Graph) -> None:
+        super().__init__(graph)
         self.program = native.compile(graph)
-        return self.program
+
+    def compute(self, flat: Sequence[Any]) -> tuple[torch.Tensor, ...]:
+        with ANYWHERE:
+            return run(self.program, flat)
 
     def step(self, flat: Sequence[Any]) -> list[torch.Tensor]:
         return list(self.program.step(flat, self.feedback))
