@@ -2,26 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from functools import cached_property, partial
 from typing import Any
 
 import torch
-from torch import fx
 
 from memograd._torch import address, inside_torch_func, is_batched, pytree
-from memograd.adjoint.activity import active_nodes
-from memograd.errors import CaptureError
 from memograd.frontend.answers import Question
 from memograd.frontend.boundary import Call, through
 from memograd.frontend.chain import Ends, UnderWay, linked
 from memograd.frontend.expected import Expected
 from memograd.frontend.held import HeldOpen
 from memograd.frontend.passes import Pass, Running
+from memograd.frontend.reach import Reach
+from memograd.frontend.results import Results, refuse_histories
 from memograd.frontend.segments import bytes_of
 from memograd.frontend.settings import Settings
-from memograd.graph.entries import Input, Output
+from memograd.graph.entries import Input
 from memograd.graph.graph import Graph
 from memograd.graph.signature import may_share, refuse_shared
 from memograd.graph.views import tensors_of
@@ -55,12 +54,14 @@ class Program:
         forward = capture_for(function, args, kwargs, tracked, concrete)
         self.guards, self.effects = forward.guards, forward.effects
         self.graph = forward
-        self._refuse_writes()
+        refuse_histories(forward)
         given = iter([leaves[k] for k in forward.calling.tensor_in])
         values = [i.bound if i.tensor is not None else next(given) for i in forward.inputs]
         self.wrt = [i.name for i, t in zip(forward.inputs, values, strict=True) if t is not None and t.requires_grad]
         self.early: tuple[Input, ...] = forward.inputs
-        self._results()
+        handed = Results(forward)
+        self.results, self.nodes, self.places, self.passed = handed.entries, handed.nodes, handed.places, handed.passed
+        self.mutations = forward.positions("mutation")
         self.devices = tuple({str(t.device) for n in forward.nodes if is_random(n) for t in tensors_of(n)})
         looks: list[Any] = sorted((n for n in forward.nodes if n.target is look), key=lambda n: n.args[1])  # pyright: ignore[reportArgumentType]
         self.decisions = tuple((n.args[2], n.args[3]) for n in looks)
@@ -69,44 +70,10 @@ class Program:
         self._plans: dict[Question, HeldOpen] = {}
         self._begin()
         self.first.expect(self.expected.last)
-        self._reach: dict[frozenset[int], frozenset[int]] = {}
+        self._reach = Reach(forward, self.wrt, self.nodes)
         self.bound: list[Any] | None = None
         self._held: list[Tensor] = []
         self._addresses: list[int] = []
-
-    def _refuse_writes(self) -> None:
-        for entry in self.graph.outputs:
-            if entry.kind == "mutation" and entry.tracked:
-                raise CaptureError(
-                    f"the model writes to {entry.name!r} what depends on its parameters, so that this tensor has a "
-                    "history from then on: a wrapped model cannot hand that on. Write the detached value "
-                    "(copy_(h.detach())), or return the new one"
-                )
-
-    def _results(self) -> None:
-        """Each tensor that is handed out once; what the program was given it hands back itself."""
-        graph = self.graph
-        self.results: list[Output] = []
-        self.places: dict[int, int] = {}  # of an output or left among all results: where it stands in ``results``
-        self.passed: dict[int, int] = {}  # or which of the flat inputs it is
-        at: dict[fx.Node, int] = {}
-        written = {graph.results[k]: graph.placeholder(graph.outputs[k].name) for k in graph.positions("mutation")}
-        for k, (node, entry) in enumerate(zip(graph.results, graph.outputs, strict=True)):
-            if entry.kind == "mutation":
-                continue
-            if node in written and not entry.tracked:  # the tensor itself, as it is after the write
-                node = written[node]
-            if node.op == "placeholder":
-                self.passed[k] = graph.placeholders.index(node)
-                continue
-            if node not in at:
-                at[node] = len(self.results)
-                self.results.append(Output("output", f"result {at[node]}", entry.tracked))
-            elif entry.tracked:
-                self.results[at[node]] = replace(self.results[at[node]], tracked=True)
-            self.places[k] = at[node]
-        self.nodes = list(at)
-        self.mutations = graph.positions("mutation")
 
     @cached_property
     def plain(self) -> bool:
@@ -229,7 +196,7 @@ class Program:
     def _ends(self) -> Ends:
         """The inputs that some result depends on: autograd knows of no others, nor does who looks for parameters that
         have no part in a call."""
-        reached = self._reached([k for k, o in enumerate(self.results) if o.tracked])
+        reached = self._reach.of([k for k, o in enumerate(self.results) if o.tracked])
         known = sorted(reached) or [k for k, i in enumerate(self.early) if i.name in self.wrt]
         sizes = {k: bytes_of(self.graph.placeholders[k]) for k in known}
         return Ends(sizes, {k for k in known if self.early[k].kind == "parameter"})
@@ -243,7 +210,7 @@ class Program:
             self._see(running, question, further, own=True)
             parts = running.in_segments(call, question, saved, arriving)
             if parts is not None:
-                return UnderWay(parts, partial(self._one_as_autograd, call, question))
+                return UnderWay(parts, partial(self._reach.one_as_autograd, call, question))
         return UnderWay([self.pulled(call, running, question, call.flat, saved, arriving)])
 
     def pulled(
@@ -280,7 +247,7 @@ class Program:
         if own:
             if not many:
                 self.look(call, question, gradients.values(), arriving)
-            self._as_autograd(call, question, gradients)
+            self._reach.as_autograd(call, question, gradients)
         if foreseen and isinstance(running, Running) and len(call.groups) == 1:
             running.get_ready(question, further, call.groups[0] if own else range(len(inputs)), gradients)
         if own and call.witness is not None and max(question[0]) < len(self.results) and not many:
@@ -330,28 +297,6 @@ class Program:
             call = replace(call, running=None)
             again.start(call, inputs)
             return again.answer(call, question, [], arriving, further) or {}
-
-    def _as_autograd(self, call: Call, question: Question, gradients: dict[int, Any]) -> None:
-        """Zeros, or none, where PyTorch has these."""
-        for k in question[1]:
-            gradients[k] = self._one_as_autograd(call, question, k, gradients.get(k))
-
-    def _one_as_autograd(self, call: Call, question: Question, k: int, gradient: Any) -> Any:
-        used, wanted = question
-        if k not in wanted or max(used) >= len(self.results) or (gradient is None) == (k not in self._reached(used)):
-            return gradient
-        return torch.zeros_like(call.flat[k]) if gradient is None else None
-
-    def _reached(self, used: Collection[int]) -> frozenset[int]:
-        """The flat inputs that get a gradient, be it zero, where these results are used; the others get none, which
-        an optimizer takes for something else."""
-        used = frozenset(used)
-        if used not in self._reach:
-            nodes = self.graph.placeholders
-            sources = [n for n, i in zip(nodes, self.early, strict=True) if i.name in self.wrt]
-            active = set(active_nodes(sources, [self.nodes[k] for k in used]))
-            self._reach[used] = frozenset(k for k, n in enumerate(nodes) if n in active)
-        return self._reach[used]
 
 
 def only_tensors(args: Sequence[Any]) -> bool:
