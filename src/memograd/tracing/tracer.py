@@ -42,46 +42,13 @@ from memograd.rules.registry import is_constant_result, own_results_of
 from memograd.tracing import cudnn, generators, shapes, zeros  # noqa: F401  (shapes enters what it knows)
 from memograd.tracing.constants import constant
 from memograd.tracing.mutation import arguments_for, functional_twin, is_view, options_of, write_back
+from memograd.tracing.operator_kinds import COMPARISONS, INDEXED, MEMORY, NUMBERS, QUERIES, looked_at, of_numbers_only
 from memograd.tracing.processes import COLLECTIVE, refuse_collective
 from memograd.tracing.provenance import caller, in_graph
 from memograd.tracing.shapes_seen import result_of
 from memograd.tracing.tape import Tape, map_tensors
 
 aten = torch.ops.aten
-
-# Questions about a tensor, not computations.
-_QUERIES = frozenset({torch.ops.prim.device.default, aten.is_pinned.default, aten.sym_size.default})
-
-# Operators that take a list of indices, of which some may be masks.
-_INDEXED = frozenset({aten.index, aten.index_put, aten.index_put_, aten._unsafe_index, aten._index_put_impl_})
-
-# Operators whose results have as many elements as the values decide.
-_DECIDES_SHAPES = frozenset(
-    {
-        aten._unique,
-        aten._unique2,
-        aten.bincount,
-        aten.masked_select,
-        aten.nonzero,
-        aten.one_hot,
-        aten.repeat_interleave,
-        aten.unique_consecutive,
-        aten.unique_dim,
-        aten.unique_dim_consecutive,
-    }
-)
-
-# Operators that return a tensor's one number.
-_NUMBERS = frozenset({aten._local_scalar_dense.default, aten.item.default, aten.is_nonzero.default})
-
-# Operators that look at whole tensors and return a Python bool, by operators that return tensors.
-_COMPARISONS = {
-    aten.equal.default: lambda x, y: x.shape == y.shape and bool((x == y).all()),
-    aten.allclose.default: lambda *args, **kwargs: bool(torch.isclose(*args, **kwargs).all()),
-}
-
-# Operators that return memory nobody has written to yet.
-_MEMORY = frozenset({aten.empty, aten.empty_strided, aten.empty_like, aten.new_empty, aten.new_empty_strided})
 
 
 class Tracer(Tape, TorchDispatchMode):
@@ -107,7 +74,7 @@ class Tracer(Tape, TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        if self.paused or func in _QUERIES:
+        if self.paused or func in QUERIES:
             return func(*args, **kwargs)
         if func.namespace in COLLECTIVE:
             refuse_collective(func, *caller())
@@ -129,12 +96,12 @@ class Tracer(Tape, TorchDispatchMode):
             return cudnn.as_returned_by(func, out)
         if func is aten.native_batch_norm.default and args[3] is not None and args[5]:
             func = aten._native_batch_norm_legit.default  # the same, with a schema that owns up to its writes
-        if self.concrete and func.overloadpacket in _INDEXED:
+        if self.concrete and func.overloadpacket in INDEXED:
             args = (args[0], self._positions(args[1]), *args[2:])
-        if func in _COMPARISONS:
+        if func in COMPARISONS:
             with self:
-                return _COMPARISONS[func](*args, **kwargs)
-        if _of_numbers(func, args):
+                return COMPARISONS[func](*args, **kwargs)
+        if of_numbers_only(func, args):
             with without_modes():
                 known = func(*args, **kwargs)
                 number, dtype = known.item(), known.dtype
@@ -149,28 +116,19 @@ class Tracer(Tape, TorchDispatchMode):
             if functional := functional_twin(func):
                 return self._record_write(func, functional, args, kwargs)
             out = self._run(aten.zeros.default if func is zeros.ZEROS else func, args, kwargs)
-            if self.concrete and func.overloadpacket in _MEMORY:
+            if self.concrete and func.overloadpacket in MEMORY:
                 return self.raw(out)
         except DATA_DEPENDENT as error:
-            if func in _NUMBERS and (known := constant(self.node_of(args[0]))) is not None:
+            if func in NUMBERS and (known := constant(self.node_of(args[0]))) is not None:
                 return bool(known) if func is aten.is_nonzero.default else known
             raise DataDependentError(self._data_dependent(func)) from error
         if zeros.is_product(func) and zeros.vanishes(func, self._nodes(args)):
             return self.__torch_dispatch__(zeros.ZEROS, types, *zeros.like(out))
         self._record(func, args, kwargs, out)
         if self.concrete:
-            self._looks_of(func, args, out)
+            for tensor, what in looked_at(func, args, out):
+                self.look(tensor, what)
         return out
-
-    def _looks_of(self, func: Any, args: Any, out: Any) -> None:
-        """What the program is told of values by an operator that has just run."""
-        if func in _NUMBERS:
-            self.look(args[0], "value")
-        elif func is aten._pack_padded_sequence.default:
-            self.look(args[1], "value")  # C++ reads the lengths, to call an LSTM for each time step
-        elif func.overloadpacket in _DECIDES_SHAPES:
-            for result in pytree.tree_leaves(out):
-                self.look(result, "shape")
 
     def look(self, tensor: torch.Tensor, what: str) -> None:
         """The program is told the value of ``tensor`` (or its shape, which depends on values): the graph is right for
@@ -330,11 +288,3 @@ class Tracer(Tape, TorchDispatchMode):
             "while the graph is captured (data-dependent control flow, .item(), or a data-dependent shape). "
             "Write it with tensor operations (torch.where), or compute it outside and pass it in."
         )
-
-
-def _of_numbers(func: Any, args: Any) -> bool:
-    """``torch.div(length, 2, rounding_mode="trunc")``: numbers only, which PyTorch takes in a tensor's place."""
-    if not args or not isinstance(args[0], int | float | complex):
-        return False
-    parameters = schema_of(func).arguments
-    return isinstance(parameters[0].type, torch.TensorType) and not any(isinstance(a, torch.Tensor) for a in args)
