@@ -1,8 +1,8 @@
 """What a program can get at as soon as it has got hold of something: what containers, functions and classes hold.
 
 Dicts, lists and functions cannot be watched while they are used: everything inside counts as read. What holds neither
-attributes nor items (an array, an iterator) has a state, see ``states.py``; what a program asks the standard library
-for (``os.environ``, ``time.time()``) is in ``standard.py``.
+attributes nor items (an array, an iterator) has a state, see ``state_kinds.py``; what a program asks the standard
+library for (``os.environ``, ``time.time()``) is in ``standard.py``.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from memograd.tracing.names import (
 )
 from memograd.tracing.objects import CARRIERS, Objects
 from memograd.tracing.standard import CALLED, Question, named, question
-from memograd.tracing.states import BIG, UNKNOWN, Kind
+from memograd.tracing.state_kinds import BIG, UNKNOWN, Kind
 
 _DEPTH = 2  # of calls from function to function inside libraries: what decides there does not change
 _LARGEST = 100_000  # entries of a container that are met one by one

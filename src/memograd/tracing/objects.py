@@ -1,5 +1,5 @@
 """What objects and classes hold. Attributes of objects are seen one by one, when the program asks for them; those of
-classes, and the state of what has no attributes (``states.py``), count as read at once."""
+classes, and the state of what has no attributes (``state_kinds.py``), count as read at once."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ import torch
 from memograd.tracing import asked
 from memograd.tracing.holders import ClassAttributes, Holder, dict_of, slots_of
 from memograd.tracing.names import is_library_module, is_machinery, is_standard
-from memograd.tracing.states import States, inside, kind_of
+from memograd.tracing.state_kinds import inside, kind_of
+from memograd.tracing.states import States
 
 _WITHOUT_VALUES = frozenset(  # modules of the standard library whose objects decide nothing
     {

@@ -33,7 +33,8 @@ from memograd.tracing.holders import MISSING, Attributes, Holder, dict_of, holde
 from memograd.tracing.meetings import Meetings
 from memograd.tracing.names import is_machinery
 from memograd.tracing.provenance import hooks_of_every_module
-from memograd.tracing.states import UNKNOWN, States
+from memograd.tracing.state_kinds import UNKNOWN
+from memograd.tracing.states import States
 
 _HOOKS = frozenset(name for name, value in vars(nn.Module()).items() if isinstance(value, dict))
 

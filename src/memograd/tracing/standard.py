@@ -24,7 +24,7 @@ from typing import Any
 import torch
 
 from memograd.tracing.holders import MISSING
-from memograd.tracing.states import ANSWER, UNKNOWN, Kind
+from memograd.tracing.state_kinds import ANSWER, UNKNOWN, Kind
 
 CALLED = (types.FunctionType, types.BuiltinFunctionType, types.MethodType, types.MethodWrapperType, type)
 _FLAGS = (bool, int, float, str)

@@ -17,7 +17,8 @@ from torch import nn
 from memograd._torch import address, copy_of
 from memograd.tracing.effects import Change, take_back
 from memograd.tracing.reads import Reads
-from memograd.tracing.states import GENERATOR, States, is_generator
+from memograd.tracing.state_kinds import GENERATOR, is_generator
+from memograd.tracing.states import States
 
 
 @contextmanager
