@@ -6,7 +6,6 @@ import math
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -19,6 +18,7 @@ from memograd.errors import DataError, MemogradError, with_notes
 from memograd.memory.plan import Plan
 from memograd.train import checkpoint as checkpoints
 from memograd.train.history import History
+from memograd.train.modes import evaluating, training
 from memograd.train.refinements import StepOptions
 from memograd.train.step import TrainStep
 
@@ -100,7 +100,7 @@ def train_model(
         run.history = History(saved["history"], saved["backend"], saved["backend_reason"])
         step.load_state_dict(saved.get("step") or step.state_dict())  # an older release had none
         checkpoints.restore_random(saved["random"], dataloader)
-    with _training(model), run.bar(dataloader, epochs, progress) as bar:
+    with training(model), run.bar(dataloader, epochs, progress) as bar:
         for epoch in range(len(run.history) + 1, epochs + 1):
             record = run.epoch(epoch, dataloader, validation, bar)
             run.history.epochs.append(record)
@@ -219,7 +219,7 @@ class _Run:
         """Mean loss and metrics over ``loader``: plain PyTorch, eval mode, no gradients."""
         sums: dict[str, float] = {}
         count = 0
-        with _evaluating(self.model):
+        with evaluating(self.model):
             for number, batch in enumerate(loader, 1):
                 args, kwargs = self.arguments(batch, f"validation batch {number}")
                 with self.step.precision():
@@ -293,28 +293,3 @@ def _size(batch: Any) -> int:
 
 def _kind(batch: Any) -> str:
     return f"{type(batch).__name__} of {len(batch)}" if isinstance(batch, (tuple, list, dict)) else type(batch).__name__
-
-
-@contextmanager
-def _training(model: nn.Module) -> Iterator[None]:
-    """Train mode; a model found in it keeps its modules' own modes (frozen BatchNorms). Put back as found."""
-    modes = {m: m.training for m in model.modules()}
-    if not model.training:
-        model.train()
-    try:
-        yield
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
-
-
-@contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
-    modes = {m: m.training for m in model.modules()}
-    model.eval()
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
