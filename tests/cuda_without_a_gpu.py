@@ -38,7 +38,7 @@ from memograd.train.appended import Update
 from memograd.train.objective import Objective
 from memograd.train.rates import Rates
 from memograd.train.refinements import Clip
-from memograd.train.update import _counter
+from memograd.train.update import counter
 
 Tensor = torch.Tensor
 
@@ -161,7 +161,7 @@ def main() -> None:
     with FAKE:
         parameter = torch.empty(3, device="cuda")
         kinds: list[dict[str, bool]] = [{}, {"fused": True}, {"capturable": True}]
-        found["counters"] = [_counter(kind, parameter).device.type for kind in kinds]
+        found["counters"] = [counter(parameter, kind).device.type for kind in kinds]
     print(json.dumps(found))
 
 
