@@ -9,7 +9,9 @@ import pytest
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
+from torch import optim
 
+import memograd as mg
 from memograd import c_compiler, rules  # noqa: F401  enters the derivative table
 from memograd.adjoint.derivation import differentiate
 from memograd.errors import BackendError
@@ -506,3 +508,60 @@ def test_cache_folder_is_private(monkeypatch, tmp_path):
     assert folder.parent == tmp_path and folder.stat().st_mode & 0o077 == 0
     folder.chmod(0o777)  # what others can write is never loaded
     assert c_compiler.cache_folder() != folder
+
+
+# -- indices out of range: PyTorch raises, and so does the compiled function, before anything is written --------------
+
+
+class Reads(nn.Module):
+    def __init__(self, how: str) -> None:
+        super().__init__()
+        self.how = how
+        self.table = nn.Parameter(torch.randn(5, 4))
+
+    def forward(self, index: torch.Tensor) -> torch.Tensor:
+        if self.how == "embedding":
+            return F.embedding(index, self.table)
+        return self.table[:3]
+
+
+@pytest.mark.parametrize("bad", [5, -1])
+@pytest.mark.parametrize("how", ["embedding", "label"])
+def test_an_index_out_of_range_stops_the_step(how: str, bad: int) -> None:
+    torch.manual_seed(0)
+    model = Reads(how)
+    optimizer = optim.SGD(model.parameters(), lr=0.1)
+    step = mg.TrainStep(model, nn.CrossEntropyLoss(), optimizer, backend="native")
+    good, wrong = torch.tensor([0, 3, 2]), torch.tensor([0, bad, 2])
+    labels = torch.tensor([1, 0, 3])
+    step(good, labels)
+    before = model.table.detach().clone()
+    batch = (good, wrong) if how == "label" else (wrong, labels)
+    with pytest.raises((IndexError, RuntimeError), match=r"out of (range|bounds)"):  # the witness
+        nn.CrossEntropyLoss()(model(batch[0]), batch[1])
+    for call in (lambda: step(*batch), lambda: step.run(*batch, steps=3)):
+        with pytest.raises(IndexError, match=f"index out of range: aten.{'nll_loss' if how == 'label' else how}.* at "):
+            call()
+        assert torch.equal(model.table, before), "nothing was written"
+    step(good, labels)
+    assert not torch.equal(model.table, before), "it goes on"
+
+
+@pytest.mark.parametrize("bad", [5, -1])
+@pytest.mark.parametrize("operator", [aten.index_select.default, aten.gather.default])
+def test_an_index_out_of_range_stops_a_call(operator, bad: int) -> None:
+    x, good, wrong = torch.randn(5), torch.tensor([0, 3, 2]), torch.tensor([0, bad, 2])
+    program = native.compile(graph_of([(operator, (x, 0, good), {})], [x, good]))
+    with pytest.raises((IndexError, RuntimeError), match=r"out of (range|bounds)"):  # the witness
+        operator(x, 0, wrong)
+    with pytest.raises(IndexError, match=f"index out of range: {operator} has 5 to choose from"):
+        program(x, wrong)
+    assert torch.equal(program(x, good)[0], operator(x, 0, good))
+
+
+def test_a_label_to_be_ignored_is_not_out_of_range() -> None:
+    model = Reads("label")
+    step = mg.TrainStep(model, nn.CrossEntropyLoss(), optim.SGD(model.parameters(), lr=0.1), backend="native")
+    for _ in range(2):
+        expected = nn.CrossEntropyLoss()(model(torch.zeros(3)), torch.tensor([1, -100, 3])).item()
+        assert step(torch.zeros(3), torch.tensor([1, -100, 3])).item() == pytest.approx(expected)

@@ -65,6 +65,9 @@ class Source:
     text: str
     arena_bytes: int
     work: int  # roughly how many elements one step touches
+    indexed: tuple[
+        str, ...
+    ] = ()  # what reads by an index that may be out of range, in the order of their numbers, from 1
 
 
 class Builder:
@@ -76,6 +79,7 @@ class Builder:
         self.values: dict[fx.Node, Any] = {}
         self.stored: dict[Value, View] = {}
         self.work = 0
+        self.indexed: list[str] = []
         self._temporaries = 0
         self._homes: dict[fx.Node, Buffer] = {}
         for number, node in enumerate(graph.placeholders):
@@ -162,7 +166,8 @@ class Builder:
             )
         offsets, arena = _place(self.statements)
         flags = [C_TYPES[self.graph.results[k].meta["val"].dtype] for k in self.graph.positions("flag")]
-        return Source(_source(self.statements, offsets, flags[0] if flags else "float"), arena, self.work)
+        text = _source(self.statements, offsets, flags[0] if flags else "float")
+        return Source(text, arena, self.work, tuple(self.indexed))
 
     def emit(self, node: fx.Node) -> Any:
         operands: Any = fx.map_arg((node.args, node.kwargs), self.values.__getitem__)
@@ -266,12 +271,13 @@ struct memograd_plan {
     char *losses;
     long width;  /* bytes of one loss; 0: keep none */
     long flag;  /* the output that is finite where the step may write; -1: none */
+    long out_of_range;  /* the number of what was stopped by an index; 0: nothing */
 };
 
 /* how many steps it has done */
-long memograd_loop(const struct memograd_plan *p) {
+long memograd_loop(struct memograd_plan *p) {
     for (long s = p->first; s < p->first + p->count; ++s) {
-        memograd_step(p->in, p->out, p->arena);
+        if ((p->out_of_range = memograd_step(p->in, p->out, p->arena))) return s - p->first;
         if (p->flag >= 0 && !__builtin_isfinite(*(const FLAG *)p->out[p->flag])) return s - p->first;
         if (p->width && s % p->every == 0) __builtin_memcpy(p->losses + s / p->every * p->width, p->out[0], p->width);
         for (long f = 0; f < p->fed; ++f) __builtin_memcpy(p->in[p->to[f]], p->out[p->from[f]], p->bytes[f]);
@@ -282,7 +288,7 @@ long memograd_loop(const struct memograd_plan *p) {
 
 
 def _source(statements: list[Statement], offsets: dict[Buffer, int], flag: str) -> str:
-    lines = ["void memograd_step(void **in, void **out, char *arena) {", "(void)in; (void)out; (void)arena;"]
+    lines = ["long memograd_step(void **in, void **out, char *arena) {", "long out_of_range = 0;"]
     for statement in statements:
         lines.append("{")
         for buffer in sorted(statement.reads | statement.writes, key=lambda b: b.name):
@@ -292,4 +298,4 @@ def _source(statements: list[Statement], offsets: dict[Buffer, int], flag: str) 
             # only what is written is promised not to alias: two inputs may be the same tensor
             lines.append(f"{kind} *{'restrict ' if not const else ''}{buffer.name} = ({kind} *){where};")
         lines += [*statement.lines, "}"]
-    return "\n".join([*lines, "}", LOOP.replace("FLAG", flag)])
+    return "\n".join([*lines, "return out_of_range;", "}", LOOP.replace("FLAG", flag)])

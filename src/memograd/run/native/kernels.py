@@ -168,46 +168,6 @@ def scatter_view(b: Builder, node: fx.Node, x: Value, source: Value, *args: Any)
     return target
 
 
-@kernel(aten.index_select.default)
-def index_select(b: Builder, node: fx.Node, x: Value, dim: int, index: Value) -> Indexed:
-    source, where, shape = b.view(x), b.view(index), tuple(node.meta["val"].shape)
-    dim = dim % max(len(shape), 1)
-
-    def element(body: Body, i: tuple[str, ...]) -> str:
-        row = wrapped(body, where, (i[dim],) if where.shape else (), source.shape[dim])
-        return source.at(body, (*i[:dim], row, *i[dim + 1 :]))
-
-    return Indexed(shape, x.dtype, element)
-
-
-@kernel(aten.gather.default)
-def gather(b: Builder, node: fx.Node, x: Value, dim: int, index: Value, **_: Any) -> Indexed:
-    source, where, shape = b.view(x), b.view(index), tuple(node.meta["val"].shape)
-    dim = dim % max(len(shape), 1)
-
-    def element(body: Body, i: tuple[str, ...]) -> str:
-        row = wrapped(body, where, i, source.shape[dim])
-        return source.at(body, (*i[:dim], row, *i[dim + 1 :]))
-
-    return Indexed(shape, x.dtype, element)
-
-
-@kernel(aten.embedding.default)
-def embedding(b: Builder, node: fx.Node, weight: Value, index: Value, *_: Any) -> Indexed:
-    source, where = b.view(weight), b.view(index)
-
-    def element(body: Body, i: tuple[str, ...]) -> str:
-        return source.at(body, (wrapped(body, where, i[:-1], source.shape[0]), i[-1]))
-
-    return Indexed(tuple(node.meta["val"].shape), weight.dtype, element)
-
-
-def wrapped(body: Body, index: View, at: tuple[str, ...], size: int) -> str:
-    """An index read from a tensor, kept inside the memory: a bad one gives a wrong number, never a wild read."""
-    text = index.at(body, at)
-    return body.let((index, at, size), torch.int64, f"({text} < 0 || {text} >= {size}) ? 0 : {text}")
-
-
 def converted(value: Value, dtype: torch.dtype) -> Value:
     """``value`` in another dtype."""
     if value.dtype == dtype:

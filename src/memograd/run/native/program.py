@@ -30,7 +30,7 @@ class Call(ctypes.Structure):
         *((name, ctypes.c_void_p) for name in ("inputs", "outputs", "arena")),
         *((name, ctypes.c_long) for name in ("first", "count", "every", "fed")),
         *((name, ctypes.c_void_p) for name in ("origin", "target", "bytes", "losses")),
-        *((name, ctypes.c_long) for name in ("width", "flag")),
+        *((name, ctypes.c_long) for name in ("width", "flag", "out_of_range")),
     ]
 
 
@@ -73,15 +73,15 @@ class Program:
 
     Inputs that were seen in the last call are recognized and not checked again. Tensors whose memory is not contiguous
     are copied at every call; contiguous ones are read, and for fed-back inputs written, where they lie. An index out of
-    range reads element 0 instead of raising as PyTorch does.
+    range raises ``IndexError`` as PyTorch does, and its step writes nothing.
     """
 
     def __init__(self, graph: Graph, source: Source) -> None:
         library = c_compiler.load(source.text)
         quick = ctypes.PyDLL(library._name) if source.work < QUICK else library  # PyDLL keeps the GIL
         self._step, self._once, self._many = quick.memograd_step, quick.memograd_loop, library.memograd_loop
-        self._step.restype = None
-        self._once.restype = self._many.restype = ctypes.c_long
+        self._step.restype = self._once.restype = self._many.restype = ctypes.c_long
+        self._indexed = source.indexed
         self._flag = next(iter(graph.positions("flag")), None)
         self.names = [i.name for i in graph.inputs]
         self.specs = [(n.meta["val"].shape, n.meta["val"].dtype) for n in graph.placeholders]
@@ -104,7 +104,7 @@ class Program:
             plan = self._plain
             outputs = [torch.empty_like(p) for p in self.prototypes]
             plan.out[: len(outputs)] = [*map(_data_ptr, outputs)]
-            self._step(self._in, plan.out, plan.arena)
+            self._stop(self._step(self._in, plan.out, plan.arena))
         return tuple(outputs)
 
     def step(self, flat: Sequence[torch.Tensor], feedback: Mapping[int, int]) -> list[torch.Tensor]:
@@ -119,6 +119,7 @@ class Program:
             self._bind(flat)
             outputs = self._fresh(plan)
             if not self._once(plan.once):
+                self._stop(plan.call.out_of_range)
                 raise TrippedError
             if plan.feedback:
                 self._written(plan)
@@ -160,10 +161,15 @@ class Program:
             start = time.perf_counter()
             call.first, call.count = done, count
             if (finite := self._many(at)) < count:
+                self._stop(call.out_of_range)
                 raise TrippedError(done + finite)
             done += count
             seconds = max(time.perf_counter() - start, 1e-9)
             count = max(1, min(32 * count, int(count * CHUNK_SECONDS / seconds)))
+
+    def _stop(self, out_of_range: int) -> None:
+        if out_of_range:
+            raise IndexError(self._indexed[out_of_range - 1])
 
     # ---- inputs and outputs
 

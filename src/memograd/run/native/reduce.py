@@ -12,6 +12,7 @@ from torch import fx
 from memograd.errors import BackendError
 from memograd.finite import largest
 from memograd.run.native.emit import Builder, kernel
+from memograd.run.native.indexing import within
 from memograd.run.native.pointwise import pointwise
 from memograd.run.native.values import FLOATS, Body, Lazy, Value, View, cast, formula
 
@@ -274,6 +275,7 @@ def nll_loss(
     x, y = b.view(x), b.view(y)
     out, total = (b.new(tuple(v.shape), v.dtype) for v in node.meta["val"])
     classes, rows = x.shape[-1], 1 if len(x.shape) == 1 else x.shape[0]
+    within(b, node, y, classes, besides=ignore)
     reads = {x.buffer, y.buffer}
     label, score = y.ref(("n",) if y.shape else ()), x.ref(("n", "t") if len(x.shape) == 2 else ("t",))
     w = "1"
