@@ -10,6 +10,7 @@ from torch import nn
 
 import memograd as mg
 from memograd.doctor.curves import panels, svg
+from memograd.errors import OptionError
 
 X, T = torch.randn(32, 8, generator=torch.Generator().manual_seed(0)), torch.arange(32) % 3
 
@@ -53,6 +54,43 @@ def test_afterwards_everything_is_as_it_was():
     followed(model)
     torch.testing.assert_close(model.state_dict(), held, rtol=0, atol=0)
     assert torch.equal(torch.get_rng_state(), drawn) and all(p.grad is None for p in model.parameters())
+
+
+def test_what_a_function_closes_over_and_its_arguments_are_as_they_were_too():
+    norm, layer, x = nn.BatchNorm1d(8), nn.Linear(8, 1), X.clone()
+
+    def loss(x):
+        return layer(norm(x.mul_(2))).square().mean()
+
+    frames = mg.diagnose(loss, x, steps=3).numbers["steps"]
+    assert len({frame["loss"] for frame in frames}) == 3 and torch.equal(x, X)
+    assert norm.num_batches_tracked == 0 and not norm.running_mean.any()
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"precision": "bfloat16"}, "precision must be True, torch.float16 or torch.bfloat16"),
+        ({"precision": torch.float64}, "precision must be"),
+        ({"steps": -1}, "steps must be a whole number of at least 1"),
+        ({"data": [(X, T)]}, "`data` and `writer` are for a run that is followed"),
+        ({"steps": 2, "data": []}, "`data` has no batch"),
+    ],
+    ids=str,
+)
+def test_options_that_would_be_left_out_without_a_word_are_refused(options, said):
+    with pytest.raises(OptionError, match=said):
+        mg.diagnose(network(), X, T, loss=nn.CrossEntropyLoss(), **options)
+
+
+def test_a_step_beside_a_function_is_refused():
+    with pytest.raises(OptionError, match="hand over the model"):
+        mg.diagnose(lambda x: x.sum(), X.clone().requires_grad_(), step=lambda x: None)
+
+
+def test_a_run_that_moves_nothing_is_a_note():
+    report = mg.diagnose(lambda x: x.square().sum(), X.clone().requires_grad_(), steps=2)
+    assert [f.kind for f in report.findings] == ["not followed"]
 
 
 def test_a_model_that_learns_gets_no_finding():

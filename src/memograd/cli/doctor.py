@@ -38,7 +38,8 @@ def run(a: argparse.Namespace) -> int:
     """Look into the model and print the report; 1 where something is wrong."""
     import torch
 
-    from memograd.doctor.diagnose import Run, look_into
+    from memograd.doctor.diagnose import look_into
+    from memograd.doctor.follow import Run
 
     made = load(a.factory)
     precision = a.precision is not None if a.precision in (None, "asis") else getattr(torch, a.precision)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -20,7 +20,7 @@ from memograd.doctor import unreached
 from memograd.doctor.batch import batch
 from memograd.doctor.cancelling import cancelling
 from memograd.doctor.consequences import without_consequences
-from memograd.doctor.follow import batches_of, follow, outcome
+from memograd.doctor.follow import Run, batches_of, follow, outcome
 from memograd.doctor.gain import gain
 from memograd.doctor.initial import initialisation
 from memograd.doctor.losses import inputs_unused, losses
@@ -37,7 +37,7 @@ from memograd.doctor.updates import held_by, updates
 from memograd.doctor.usage import usage
 from memograd.doctor.wider import Wider, widened
 from memograd.doctor.zeros import zero_gradients
-from memograd.errors import GraphError
+from memograd.errors import GraphError, OptionError
 from memograd.inspection.capturing import asked, captured, differentiable
 from memograd.inspection.objective import PREFIX, Loss, loss_of
 from memograd.inspection.program import Inspected
@@ -79,7 +79,7 @@ def diagnose(
         args, kwargs: a batch: what it is called with; with a ``loss`` of two arguments the last of ``args`` is its
             target: ``loss(f(*args[:-1]), args[-1])``.
         loss: a criterion ``loss(output, target)``, or ``loss(output)``. None: what ``f`` returns is the loss, or has
-            one (``.loss``).
+            one (``.loss``); where it is neither, the weighted sum of all results stands for one.
         optimizer: who is to train it: whether it holds the parameters, and how far a step of it moves them.
         step: a step of your own loop, ``step(*args)``, watched for two calls: forgotten ``zero_grad`` and the like.
         precision: also say which operators lose how many digits beside float64; a dtype: under autocast to it.
@@ -92,19 +92,13 @@ def diagnose(
         ``report.to_json()``, ``report.save("report.html")``.
 
     Raises:
+        ValueError: an option that says nothing that could be done.
         CaptureError, MissingRuleError: the program cannot be captured, or differentiated; ``mg.preflight`` says more.
     """
+    if not steps and (data is not None or writer is not None):
+        raise OptionError("`data` and `writer` are for a run that is followed: say of how many steps (steps=100)")
     run = Run(steps, data, writer) if steps else None
     return look_into(f, args, kwargs, loss, optimizer=optimizer, step=step, precision=precision, run=run)
-
-
-@dataclass(frozen=True)
-class Run:
-    """A run to be followed: how many steps, on which batches, and who is told of them."""
-
-    steps: int
-    data: Iterable[Any] | None = None
-    writer: Any = None
 
 
 def look_into(
@@ -120,15 +114,17 @@ def look_into(
     """The same with arguments that no name of ours can be taken for."""
     if isinstance(f, nn.Module) and any(map(is_lazy, f.parameters())):
         raise GraphError("the model has parameters without a shape (LazyLinear): call it once before, model(*args)")
+    if precision not in (True, False, torch.float16, torch.bfloat16):
+        raise OptionError(f"precision must be True, torch.float16 or torch.bfloat16, got {precision!r}")
     case = _Case(f, args, kwargs, loss, precision if isinstance(precision, torch.dtype) else None)
     try:
         case.look(optimizer)
-        if step is not None and isinstance(f, nn.Module):
+        if step is not None:
             case.findings += usage(step, f, args, case.gradient)
         if precision and case.patient is not None and case.patient.finite:
             case.count_digits(case.patient)
         if run is not None and case.patient is not None:
-            case.followed(run, optimizer)
+            case.followed(run, case.patient, optimizer)
     finally:
         case.drawn.put_back()
     name = type(f).__name__ if isinstance(f, nn.Module) else getattr(f, "__name__", "the function")
@@ -225,19 +221,24 @@ class _Case:
         found = {patient.named(n): patient.gradient(n) for n in patient.parameters}
         return {n: g for n, g in found.items() if g is not None}
 
-    def followed(self, run: Run, optimizer: optim.Optimizer | None) -> None:
+    def followed(self, run: Run, patient: Patient, optimizer: optim.Optimizer | None) -> None:
         """A run of some steps, and what only that shows."""
         self.drawn.put_back()
         if optimizer is None:
-            trained = [p for p in self.patient.tensors.values() if p.is_leaf] if self.patient is not None else []
+            trained = [p for p in patient.tensors.values() if p.is_leaf]
+            if not trained:
+                what = "only arguments are differentiated: an optimizer has nothing to move"
+                self.findings.append(Finding("note", "not followed", what))
+                return
             optimizer = optim.Adam(trained, lr=_RATE)
         try:
             refuse(optimizer)
         except GraphError as error:
             self.findings.append(Finding("note", "not followed", str(error)))
             return
-        batches = batches_of(run.data, (self.args, self.kwargs), run.steps)
-        course = follow(self, batches, optimizer, run.steps, run.writer)
+        batches = batches_of(run, (self.args, self.kwargs))
+        held = [t for i in patient.graph.inputs if (t := i.bound) is not None]  # a function's are its own, too
+        course = follow(self, batches, optimizer, run, held)
         self.numbers["steps"] = course.to_dict()
         found = outcome(course, optimizer, len(batches) == 1) if not course.broken else []
         if course.last is not None and course.last.finite:

@@ -6,7 +6,7 @@ Each step is the recursion on numbers, and the update is the optimizer's own. Af
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol
@@ -14,11 +14,13 @@ from typing import Any, Protocol
 import torch
 from torch import nn, optim
 
+from memograd._torch import pytree
 from memograd.doctor import units
 from memograd.doctor.gain import gains
 from memograd.doctor.patient import Patient, rms, wide
 from memograd.doctor.report import Finding
 from memograd.doctor.updates import as_it_was, hand_over
+from memograd.errors import OptionError
 from memograd.tracing.undisturbed import Contents, taken_back
 
 # A network with enough parameters learns one batch by heart within some tens of steps (Karpathy, A Recipe for Training
@@ -42,6 +44,19 @@ class Writer(Protocol):
     """TensorBoard's ``SummaryWriter``, or who understands the same call."""
 
     def add_scalar(self, tag: str, scalar_value: float, global_step: int) -> Any: ...
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run to be followed: how many steps, on which batches, and who is told of them."""
+
+    steps: int
+    data: Iterable[Any] | None = None
+    writer: Writer | None = None
+
+    def __post_init__(self) -> None:
+        if self.steps < 1:
+            raise OptionError(f"steps must be a whole number of at least 1, or 0 for no run, got {self.steps!r}")
 
 
 @dataclass(frozen=True)
@@ -77,19 +92,21 @@ def follow(
     case: Case,
     batches: Sequence[tuple[tuple[Any, ...], dict[str, Any]]],
     optimizer: optim.Optimizer,
-    steps: int,
-    writer: Writer | None = None,
+    run: Run,
+    held: Sequence[torch.Tensor] = (),
 ) -> Course:
-    """``steps`` steps of ``optimizer``, on the batches in turn."""
+    """The steps of ``optimizer``, on the batches in turn. ``held``: tensors besides the program's own that it may write
+    to."""
     course = Course()
-    with _put_back(case.program, optimizer):
-        for k in range(steps):
+    given = [t for t in pytree.tree_leaves(list(batches)) if isinstance(t, torch.Tensor)]
+    with _put_back(case.program, optimizer, [*held, *given]):
+        for k in range(run.steps):
             args, kwargs = batches[k % len(batches)]
             patient = course.last = case.step(args, kwargs)
             frame = _frame(k, patient, optimizer)
             course.frames.append(frame)
-            if writer is not None:
-                _written(writer, frame)
+            if run.writer is not None:
+                _written(run.writer, frame)
             if not patient.finite:
                 course.broken = case.not_finite(patient, k, [f.loss for f in course.frames[:-1]])
                 break
@@ -97,8 +114,9 @@ def follow(
 
 
 @contextmanager
-def _put_back(program: Any, optimizer: optim.Optimizer) -> Iterator[None]:
+def _put_back(program: Any, optimizer: optim.Optimizer, more: Sequence[torch.Tensor]) -> Iterator[None]:
     held = [*program.parameters(), *program.buffers()] if isinstance(program, nn.Module) else []
+    held += more
     contents, gradients = Contents(held), [(t, t.grad) for t in held if t.is_leaf]
     try:
         with as_it_was(optimizer), taken_back(program):
@@ -196,16 +214,18 @@ def _died(course: Course) -> Iterator[Finding]:
         )
 
 
-def batches_of(data: Any, given: tuple[tuple[Any, ...], dict[str, Any]], steps: int) -> list[Any]:
+def batches_of(run: Run, given: tuple[tuple[Any, ...], dict[str, Any]]) -> list[Any]:
     """The batches of a run: those of ``data`` (each a tuple of arguments, or a dict), else the one that was given."""
-    if data is None:
+    if run.data is None:
         return [given]
     found = []
-    for batch in data:
+    for batch in run.data:
         found.append(((), dict(batch)) if isinstance(batch, dict) else (_tuple(batch), {}))
-        if len(found) == steps:
+        if len(found) == run.steps:
             break
-    return found or [given]
+    if not found:
+        raise OptionError("`data` has no batch (an iterator that was used up?): a list, or a DataLoader")
+    return found
 
 
 def _tuple(batch: Any) -> tuple[Any, ...]:

@@ -14,8 +14,10 @@ import torch
 from torch import nn
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
+from memograd._torch import pytree
 from memograd.doctor.report import Finding, Where
 from memograd.doctor.updates import as_it_was
+from memograd.errors import OptionError
 from memograd.tracing.undisturbed import Contents, Generators, taken_back
 
 # Clipping scales, and a step may draw before its model does: a gradient is never quite the one that is expected. What
@@ -43,13 +45,16 @@ class _Watched:
 
 def usage(
     step: Callable[..., Any],
-    model: nn.Module,
+    model: Callable[..., Any],
     args: tuple[Any, ...],
     gradient: Callable[[], Gradients],
 ) -> list[Finding]:
     """Call ``step(*args)`` twice. ``gradient()`` is that of the batch at the parameters of the moment; generators stand
     behind it where they stood for it, so that a step draws the same."""
-    drawn, held = Generators(model), [*model.parameters(), *model.buffers()]
+    if not isinstance(model, nn.Module):
+        raise OptionError("step= is watched by the parameters of a model, and this is a function: hand over the model")
+    given = [t for t in pytree.tree_leaves(args) if isinstance(t, torch.Tensor)]
+    drawn, held = Generators(model), [*model.parameters(), *model.buffers(), *given]
     contents, before = Contents(held), {p: p.grad for p in model.parameters()}
     with ExitStack() as stack:
         watched = _Watched(model, stack)
