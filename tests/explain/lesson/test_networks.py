@@ -12,6 +12,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from memograd.explain.lesson import digit, time_steps
+from memograd.explain.lesson.numbers import levels, signed_levels
 from memograd.recipes.models import SimpleCNN, SimpleRNN
 
 
@@ -33,6 +34,14 @@ def test_adjoint_images_are_those_of_autograd(model):
         pixels = x[image : image + 1].clone().requires_grad_()
         (theirs,) = torch.autograd.grad(F.cross_entropy(model(pixels), torch.tensor([target])), [pixels])
         torch.testing.assert_close(adjoints[image, target], theirs[0], rtol=1e-4, atol=1e-7)
+
+
+def test_a_pixel_whose_adjoint_is_0_has_no_colour_even_if_all_are_0():
+    adjoints = torch.tensor([[-0.02, 0.0, 0.015], [0.0, 0.0, 0.0]])
+    cells = base64.b64decode(signed_levels(adjoints, adjoints.abs().amax(-1, keepdim=True)))
+    assert [cell / 127 - 1 for cell in cells] == pytest.approx([-1, 0, 95 / 127, 0, 0, 0], abs=0)
+    with pytest.raises(AssertionError, match="NaN"):
+        levels(torch.tensor([math.nan]), 0, 1)
 
 
 def test_what_pooling_lets_through_is_what_autograd_says(model):

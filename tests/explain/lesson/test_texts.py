@@ -7,7 +7,8 @@ from pathlib import Path
 
 from memograd.explain.lesson import texts
 from memograd.explain.lesson.quiz import _QUESTIONS
-from memograd.explain.lesson.seeds import FATES
+from memograd.explain.lesson.seeds import FATES, SEEDS
+from memograd.explain.lesson.time_steps import STEPS
 
 PAGE = Path(texts.__file__).parent / "page"
 
@@ -32,6 +33,20 @@ def test_both_languages_fill_in_the_same_numbers_and_formulas():
     for pattern in (texts.PLACE, re.compile(r"\$([^$]+)\$"), re.compile("`[^`]+`"), re.compile(r"\*\*$|^\*\*")):
         differing = [k for k in EN if sorted(pattern.findall(EN[k])) != sorted(pattern.findall(ZH[k]))]
         assert not differing
+
+
+def test_settings_that_texts_name_are_those_of_the_sections():
+    large = {}
+    for words in (EN, ZH):
+        for key, text in words.items():
+            for number in re.findall(r"(?<![\w.])\d[\d,]*", texts.PLACE.sub("", text)):
+                if (value := int(number.replace(",", ""))) > 10:
+                    large.setdefault(key, set()).add(value)
+    assert large.pop("fates.title") == {SEEDS}
+    size = {28, 14}  # of an image, and behind the pooling
+    assert large.pop("digits.before") | large.pop("digits.behind") == size
+    assert set().union(*large.values()) == {STEPS, STEPS - 1}
+    assert {key.split(".")[0] for key in large} == {"times", "quiz"}
 
 
 def test_chinese_is_chinese_and_english_is_not():

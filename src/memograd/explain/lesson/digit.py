@@ -12,7 +12,7 @@ from torch import nn, optim
 from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
-from memograd.explain.lesson.numbers import floats, levels, numbers
+from memograd.explain.lesson.numbers import floats, levels, numbers, signed_levels
 from memograd.pipeline import capture, differentiate
 from memograd.recipes import data
 from memograd.recipes.images import loaders
@@ -41,10 +41,11 @@ def images(batches: int | None = None) -> dict[str, Any]:
     return {
         "trained": len(losses),
         "images": len(digits.train_y),
+        "tested": len(digits.test_y),
         "accuracy": accuracy,
         "pixels": levels(x, x.min().item(), x.max().item()),
         "answers": numbers(answers),
-        "adjoints": levels(adjoints / limits[..., None, None, None], -1, 1),
+        "adjoints": signed_levels(adjoints, limits[..., None, None, None]),
         "limits": numbers(limits),
         "pooling": _pooling(model, x),
     }

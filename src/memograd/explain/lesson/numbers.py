@@ -26,8 +26,14 @@ def floats(values: torch.Tensor) -> str:
 
 def levels(values: torch.Tensor, low: float, high: float) -> str:
     """As bytes from ``low`` (0) to ``high`` (255), in base64."""
+    assert values.isfinite().all(), "no byte says NaN or infinity"
     cells = ((values.detach().double() - low) / (high - low) * 255).round().clamp(0, 255).to(torch.uint8)
     return base64.b64encode(cells.contiguous().numpy().tobytes()).decode()
+
+
+def signed_levels(values: torch.Tensor, most: torch.Tensor) -> str:
+    """As bytes from ``-most`` (0) over 0 (127, exactly) to ``most`` (254), in base64."""
+    return levels(values / most.where(most > 0, 1), -1, 128 / 127)
 
 
 def spread(last: int, each: int, count: int) -> Sequence[int]:

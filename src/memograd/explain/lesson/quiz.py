@@ -17,7 +17,7 @@ def _why(data: Data) -> dict[str, Any]:
     weight = data["why"]["weights"][1]
     slope = weight["slope"][len(weight["slope"]) // 2]
     name = f"{weight['name']}[{','.join(map(str, weight['index']))}]"
-    right = "down" if slope > 0 else "up"
+    right = "down" if slope > 0 else "up" if slope < 0 else "either"
     return _of(["up", "down", "either"], right, name=name, start=weight["start"], slope=slope, kind="word")
 
 

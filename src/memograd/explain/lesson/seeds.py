@@ -59,7 +59,6 @@ def fates(seeds: int = SEEDS, epochs: int = EPOCHS) -> dict[str, Any]:
     """Train them all, and say what became of each."""
     networks = Networks(range(seeds))
     x, y = data.xor()
-    first = networks.weights()
     dead_before = _dead(networks, x)
     frames = spread(epochs, 4, FRAMES)
     losses_of = capture(networks.losses, x, y)
@@ -81,11 +80,10 @@ def fates(seeds: int = SEEDS, epochs: int = EPOCHS) -> dict[str, Any]:
         "fate": fate.tolist(),
         "counts": [int((fate == k).sum()) for k in range(len(FATES))],
         "dead": int(_dead(networks, x).any(0).sum()),
-        "deadBefore": dead_before.any(0).int().tolist(),
+        "deadBefore": dead_before.sum(0).tolist(),
         "losses": levels(torch.stack(losses, 1), 0, TOP),
         "last": numbers(losses[-1], 6),
         "answers": numbers(answers, 4),
-        "before": floats(first),
         "behind": floats(networks.weights()),
         "cells": CELLS,
         "low": LOW,

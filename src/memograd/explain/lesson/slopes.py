@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from torch import nn
 
-from memograd.adjoint.products import count_products
 from memograd.explain.lesson.numbers import numbers
 from memograd.pipeline import capture, differentiate
 from memograd.recipes import data
@@ -88,7 +87,6 @@ def _costs(joint: Any, forward: Any) -> dict[str, Any]:
         "cnn": cnn,
         "forward": len(forward.nodes),
         "joint": len(joint.nodes),
-        "products": count_products(forward).memoized,
     }
 
 

@@ -44,10 +44,10 @@ def recorded(epochs: int = EPOCHS) -> dict[str, Any]:
     everywhere = plane()
     on_the_plane = capture(model, everywhere)
     step = TrainStep(model, criterion, optim.SGD(model.parameters(), lr=RATE))
-    frames, losses, done = [], [], 0
+    frames, done = [], 0
     for epoch in spread(epochs, EACH, FRAMES):
         if epoch > done:
-            losses += step.run(x, y, steps=epoch - done).tolist()
+            step.run(x, y, steps=epoch - done)
             done = epoch
         (loss, hidden, answers, each), gradients = joint(x, y)
         frames.append(

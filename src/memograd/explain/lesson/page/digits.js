@@ -20,7 +20,7 @@ export function digits(data, state) {
     const part = (canvas, caption) => el("figure", { class: "small" }, canvas, el("figcaption", {}, caption));
     clear(pictures,
       part(cells(SIDE, SIDE, pixel(digit), ink, { label: t("digits.image", digit), kind: "large" }), t("digits.image", digit)),
-      part(cells(SIDE, SIDE, (i) => adjoints[at + i] / 127.5 - 1, signed, { label: t("digits.adjoint"), kind: "large" }), `${t("digits.adjoint")} · ${t("digits.limit", num(data.limits[digit][target]))}`));
+      part(cells(SIDE, SIDE, (i) => adjoints[at + i] / 127 - 1, signed, { label: t("digits.adjoint"), kind: "large" }), `${t("digits.adjoint")} · ${t("digits.limit", num(data.limits[digit][target]))}`));
     clear(answers, el("h4", {}, t("digits.probability")), data.answers[digit].map((p, c) => {
       const bar = el("span", { class: "fill" });
       bar.style.setProperty("--share", p);

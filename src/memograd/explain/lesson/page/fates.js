@@ -12,7 +12,7 @@ export function fates(data, state) {
   state.seed ??= 5;
   state.only ??= -1;
   const key = (k) => data.names[k].replaceAll(" ", "_");
-  const losses = bytes(data.losses), before = floats(data.before), behind = floats(data.behind), planes = bytes(data.plane);
+  const losses = bytes(data.losses), behind = floats(data.behind), planes = bytes(data.plane);
   const detail = el("div", { class: "seed-detail", role: "status" }), holder = el("div", { class: "seed-grid" });
   let columns = 40;
   const grid = responsive((width) => {
@@ -56,7 +56,7 @@ export function fates(data, state) {
     const picture = planeFigure(data, btoa(String.fromCharCode(...plane)), { label: t("fates.plane", state.seed), lines: (at) => [0, 1].map((j) => fold(w[2 * j], w[2 * j + 1], w[4 + j], data, at)) });
     clear(detail,
       el("p", { class: `fate f${fate}` }, el("strong", {}, `${t("fates.seed")} ${state.seed} · ${t(`fates.${key(fate)}`)}`), " ", t(`fates.why_${key(fate)}`)),
-      el("p", { class: "hint" }, dead ? t("fates.deadBefore", deadUnits(before, state.seed)) : t("fates.aliveBefore"), " ", t("fates.lastLoss", num(data.last[state.seed]))),
+      el("p", { class: "hint" }, dead ? t("fates.deadBefore", dead) : t("fates.aliveBefore"), " ", t("fates.lastLoss", num(data.last[state.seed]))),
       el("div", { class: "two" }, el("figure", { class: "small" }, picture, el("figcaption", {}, t("fates.plane", state.seed))), el("figure", { class: "small wide" }, curve.root)),
       el("h4", {}, t("fates.answers")), facts([[0, 0], [0, 1], [1, 0], [1, 1]].map(([a, b], k) => [`${a} ⊕ ${b} → ${a ^ b}`, num(data.answers[state.seed][k])])));
     grid.again(), curve.again();
@@ -78,12 +78,6 @@ export function fates(data, state) {
   clear(holder, grid.root);
   show(state.seed);
   return el("div", { class: "stage" }, filter.root, holder, el("div", { class: "row seed-row" }, el("label", {}, `${t("fates.seed")} `, number), button(t("fates.next"), next, { "data-do": "next" })), detail);
-}
-
-// How many of a network's two units are off for all four samples.
-function deadUnits(weights, seed) {
-  const w = weights.subarray(seed * 9, seed * 9 + 9);
-  return [0, 1].filter((j) => [[0, 0], [0, 1], [1, 0], [1, 1]].every(([a, b]) => w[2 * j] * a + w[2 * j + 1] * b + w[4 + j] <= 0)).length;
 }
 
 // The line on which a ReLU switches: w0 x + w1 y + b = 0.
