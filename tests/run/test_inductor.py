@@ -13,6 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import memograd as mg
 from memograd.pipeline import capture_for, differentiate
+from memograd.rules.nn import _lstm_kernel
 from memograd.run import inductor
 
 ops: Any = torch.ops
@@ -87,17 +88,23 @@ def an_lstm() -> tuple[nn.LSTM, torch.Tensor]:
     return nn.LSTM(5, 6, num_layers=2, batch_first=True), torch.randn(3, 4, 5)
 
 
-def test_what_is_said_of_an_lstm_s_workspace_is_so() -> None:
-    """Compilers believe it."""
+@pytest.mark.parametrize("default", [torch.float32, torch.float64])
+def test_what_is_said_of_an_lstm_s_workspace_is_so(default: torch.dtype) -> None:
+    """Compilers believe it. In whatever precision other tensors are made meanwhile."""
     model, x = an_lstm()
     weights = [w.detach() for w in model.all_weights[0]]
     zero = torch.zeros(3, 6)
+    _lstm_kernel._workspace.cache_clear()
+    torch.set_default_dtype(default)
     operands = (x.transpose(0, 1).contiguous(), *weights, zero, zero, False, [], 2, 6, 1, True, False, False, True)
     real = ops.memograd.lstm_layer.default(*operands)
-    with FakeTensorMode() as mode:
-        said = ops.memograd.lstm_layer.default(
-            *(mode.from_tensor(t) if isinstance(t, torch.Tensor) else t for t in operands)
-        )
+    try:
+        with FakeTensorMode() as mode:
+            said = ops.memograd.lstm_layer.default(
+                *(mode.from_tensor(t) if isinstance(t, torch.Tensor) else t for t in operands)
+            )
+    finally:
+        torch.set_default_dtype(torch.float32)
     assert [(t.shape, t.stride(), t.dtype) for t in said] == [(t.shape, t.stride(), t.dtype) for t in real]
     assert real[3].numel() > 1
 

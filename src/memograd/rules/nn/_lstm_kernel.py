@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch.library import Library
 
-from memograd._torch import schema_of, without_modes
+from memograd._torch import schema_of, unseen
 
 aten = torch.ops.aten
 
@@ -70,14 +70,13 @@ def _layer(*args: Any) -> tuple[torch.Tensor, ...]:
 def _layer_without_data(*args: Any) -> tuple[torch.Tensor, ...]:
     tensors, (reverse, lengths, *options) = args[:_TENSORS], args[_TENSORS:]
     *parts, _ = aten.mkldnn_rnn_layer.default(*args)
-    size = _workspace(tuple(t.shape for t in tensors), reverse, tuple(lengths), tuple(options))
+    size = _workspace(tuple((t.shape, t.dtype) for t in tensors), reverse, tuple(lengths), tuple(options))
     return (*parts, tensors[0].new_empty(size, dtype=torch.uint8))
 
 
 @cache
-def _workspace(
-    shapes: tuple[torch.Size, ...], reverse: bool, lengths: tuple[int, ...], options: tuple[Any, ...]
-) -> int:
+def _workspace(tensors: tuple[Any, ...], reverse: bool, lengths: tuple[int, ...], options: tuple[Any, ...]) -> int:
     """Bytes of the kernel's workspace, which only the kernel knows."""
-    with without_modes():
-        return _layer(*(torch.zeros(s) for s in shapes), reverse, list(lengths), *options)[3].numel()
+    with unseen():
+        zeros = [torch.zeros(shape, dtype=dtype, device="cpu") for shape, dtype in tensors]
+        return _layer(*zeros, reverse, list(lengths), *options)[3].numel()
