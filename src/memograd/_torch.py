@@ -303,7 +303,7 @@ def forget_shapes(most: int) -> None:
         FakeTensorMode.cache_clear()
 
 
-Geometry = tuple[Any, ...]  # shape, strides, dtype, device, offset in its memory
+Geometry = tuple[Any, ...]  # shape, strides, dtype, device, offset in its memory, bytes of that memory
 
 
 def geometry_of(value: Any) -> Geometry | None:
@@ -314,12 +314,14 @@ def geometry_of(value: Any) -> Geometry | None:
     with torch._C.DisableTorchFunction():
         if value.layout is not torch.strided or value.is_conj() or value.is_neg():
             return None
-        return value.shape, value.stride(), value.dtype, value.fake_device, value.storage_offset()
+        size = value.untyped_storage().nbytes()
+        return value.shape, value.stride(), value.dtype, value.fake_device, value.storage_offset(), size
 
 
 def fake_of(geometry: Geometry) -> torch.Tensor:
-    """A new tensor without data that lies so, at the beginning of its memory; nobody is asked how that would be."""
-    shape, strides, dtype, device, _ = geometry
+    """A new tensor without data that lies so, at the beginning of memory of its own that is no larger than it; nobody
+    is asked how that would be."""
+    shape, strides, dtype, device = geometry[:4]
     with torch._C.DisableTorchFunction(), torch._C._DisableTorchDispatch():
         return FakeTensor(FAKE, torch.empty_strided(shape, strides, dtype=dtype, device="meta"), device)
 

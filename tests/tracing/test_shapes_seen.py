@@ -87,6 +87,20 @@ def test_another_default_dtype_is_another_question() -> None:
             torch.set_default_dtype(torch.float32)
 
 
+def test_more_memory_behind_an_operand_is_another_question() -> None:
+    """Results of some operators have as much of it."""
+    with FAKE:
+        alone, part, source = torch.empty(3), torch.empty(100)[:3], torch.empty(2)
+        calls = [
+            (aten._new_zeros_with_same_feature_meta.default, (alone,), ()),
+            (aten.as_strided_scatter.default, (), (source, [2], [1], 1)),
+        ]
+        for one in (alone, part, alone):
+            for func, before, behind in calls:
+                out = result_of(func, (*before, one, *behind), {})
+                assert out.untyped_storage().nbytes() == one.untyped_storage().nbytes()
+
+
 def test_views_are_views_each_time() -> None:
     """Also where the schema does not say so."""
     with FAKE:
