@@ -91,6 +91,60 @@ def test_a_rule_that_is_not_the_optimizers_is_caught(entered) -> None:
     torch.testing.assert_close(model.state_dict(), before, rtol=0, atol=0)
 
 
+def _writes(p, g, lr, state, group):
+    state["exp_avg"].mul_(0.9)
+    return p - lr * g, {}
+
+
+@pytest.mark.parametrize("backend", ["eager", "native"])
+@pytest.mark.parametrize(
+    ("rule", "complaint"),
+    [
+        (lambda p, g, lr, state, group: p - lr * g, "not .new parameter"),
+        (lambda p, g, lr, state, group: ((p - lr * g).mean(), {}), r"returned \(\) of torch.float64 for the parameter"),
+        (lambda p, g, lr, state, group: (p - lr * g, {"exp_avg": g.sum()}), r"returned \(\) .* for 'exp_avg'"),
+        (lambda p, g, lr, state, group: (p - lr * g, {"exp_avg": g + 0j}), "complex128 for 'exp_avg'"),
+        (lambda p, g, lr, state, group: (p - lr * g, {"exp_avg": 0.5}), "returned float for 'exp_avg'"),
+        (lambda p, g, lr, state, group: (p - lr * g, {"other": g}), "returned 'other', which it may not write"),
+        (_writes, "writes to 'exp_avg' of the state"),
+    ],
+)
+def test_what_a_rule_returns_must_be_what_is_updated_even_where_nothing_is_compared(
+    entered, backend, rule, complaint
+) -> None:
+    mg.update_rule(Lion, RULES[Lion].start)(rule)
+    model = small()
+    optimizer, before = Lion(model.parameters(), lr=0.01), copy.deepcopy(model.state_dict())
+    with pytest.raises(mg.GraphError, match=complaint):
+        mg.TrainStep(model, nn.CrossEntropyLoss(), optimizer, backend=backend, check="never")(*DATA[0])
+    torch.testing.assert_close(model.state_dict(), before, rtol=0, atol=0)
+    assert not optimizer.state
+
+
+@pytest.mark.parametrize("backend", ["eager", "native"])
+def test_a_state_in_a_wider_precision_than_it_is_kept_in_is_rounded_on_every_backend(entered, backend) -> None:
+    rule = RULES[Lion].formula
+    mg.update_rule(Lion, lambda p, group: {"exp_avg": torch.zeros_like(p)})(
+        lambda p, g, lr, state, group: tuple_of_doubles(*rule(p, g, lr, state, group))
+    )
+    ours, theirs = (nn.Linear(2, 1) for _ in range(2))
+    theirs.load_state_dict(ours.state_dict())
+    optimizers = [Lion(m.parameters(), lr=0.01) for m in (ours, theirs)]
+    step = mg.TrainStep(ours, nn.MSELoss(), optimizers[0], backend=backend)
+    x, y = torch.rand(4, 2), torch.rand(4, 1)
+    for _ in range(3):
+        step(x, y)
+        optimizers[1].zero_grad()
+        nn.functional.mse_loss(theirs(x), y).backward()
+        optimizers[1].step()
+    torch.testing.assert_close(ours.state_dict(), theirs.state_dict())
+    torch.testing.assert_close(*(o.state_dict()["state"] for o in optimizers))
+
+
+def tuple_of_doubles(p, state):
+    return p.double(), {key: t.double() for key, t in state.items()}
+
+
 def test_a_state_that_the_rule_does_not_know_is_refused() -> None:
     class Counting(optim.SGD):
         def step(self, closure: Any = None) -> None:

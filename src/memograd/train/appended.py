@@ -17,7 +17,7 @@ from memograd.train.carried import Carried
 from memograd.train.formulas import State
 from memograd.train.rates import Rates
 from memograd.train.refinements import Clip
-from memograd.train.update import RULES, prepare
+from memograd.train.update import RULES, prepare, updated
 
 Tensor = torch.Tensor
 EVERY = "all parameters"  # whose update an operator belongs to that reads every gradient
@@ -181,8 +181,7 @@ class Update(Appended):
                     state |= {key: shared.setdefault((key, number), state[key]) for key, number in numbers.items()}
                 gradient = -gradients[name] if group.get("maximize") else gradients[name]
                 old = self._value(name)
-                value, new = self.rule.formula(old, gradient, lr, state, group)
-                value = value.to(old.dtype)  # one number and a learning rate are two numbers: the wider dtype wins
+                value, new = updated(self.optimizer, old, gradient, lr, state, group)
                 self.new[name] = value
                 self._mutation(name, value)
                 for key, tensor in new.items():

@@ -53,7 +53,8 @@ def update_rule(kind: type[optim.Optimizer], start: Start | None = None) -> Call
     seen. With an entry ``step`` in it updates are counted there; ``state["shared_step"]`` is the number of this one.
 
     It holds for ``kind`` itself, not for classes derived from it. Each step's first update is compared with that of
-    ``kind.step()``; see ``check`` of ``mg.TrainStep``.
+    ``kind.step()``; see ``check`` of ``mg.TrainStep``. What shows only in later ones (the factor of a momentum that
+    begins with zeros) is compared with ``check="always"``: run a new rule so for a few steps.
     """
     if not (inspect.isclass(kind) and issubclass(kind, optim.Optimizer)):
         raise GraphError(f"an update rule is for a class of optimizers, not for {kind!r}")
@@ -113,6 +114,40 @@ def prepare(optimizer: optim.Optimizer, group: dict[str, Any], p: Tensor) -> Sta
     if not held and (held := RULES[type(optimizer)].start(p, group)):
         optimizer.state[p].update(held)
     return held
+
+
+def updated(
+    optimizer: optim.Optimizer, p: Tensor, g: Tensor, lr: Tensor, state: State, group: Any
+) -> tuple[Tensor, State]:
+    """What the optimizer's rule makes of a parameter and of its state, each in the dtype of what it replaces: one
+    number and a learning rate are two numbers, of which the wider dtype wins.
+
+    Raises:
+        GraphError: it returns anything else than these, or in another shape, or writes to the state.
+    """
+    versions = {key: t._version for key, t in state.items()}
+    result: Any = RULES[type(optimizer)].formula(p, g, lr, state, group)
+    rule = f"the update rule of {type(optimizer).__name__}"
+    if not (isinstance(result, tuple) and len(result) == 2 and isinstance(result[1], dict)):
+        raise GraphError(f"{rule} returned {type(result).__name__}, not (new parameter, {{name: new state}})")
+    value, new = result
+    held = {key: t for key, t in state.items() if key not in ("step", "shared_step")}
+    if unknown := new.keys() - held.keys():
+        names = ", ".join(map(repr, sorted(unknown, key=str)))
+        raise GraphError(
+            f"{rule} returned {names}, which it may not write: the state has {', '.join(held) or 'nothing'}"
+        )
+    if lost := [key for key, t in state.items() if t._version != versions[key] and key not in new]:
+        raise GraphError(f"{rule} writes to {', '.join(map(repr, lost))} of the state: let it return the new tensor")
+    pairs = [("the parameter", p, value), *((repr(key), held[key], t) for key, t in new.items())]
+    for what, old, t in pairs:
+        if not isinstance(t, Tensor):
+            raise GraphError(f"{rule} returned {type(t).__name__} for {what}, not a tensor")
+        if t.shape != old.shape or not torch.can_cast(t.dtype, old.dtype):
+            raise GraphError(
+                f"{rule} returned {tuple(t.shape)} of {t.dtype} for {what}, which is {tuple(old.shape)} of {old.dtype}"
+            )
+    return value.to(p.dtype), {key: t.to(held[key].dtype) for key, t in new.items()}
 
 
 # -- what torch.optim begins with ----------------------------------------------------------------------------------
