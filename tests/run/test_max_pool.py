@@ -57,6 +57,15 @@ def test_other_memory_than_was_said_is_pytorchs() -> None:
     assert all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
 
 
+def test_a_row_that_does_not_fit_on_the_stack_is_pytorchs() -> None:
+    x = torch.randn(1, 1, 4_000_000)  # samples of a sound; the stack has 8 MB
+    graph = max_pool.compiled_pooling(mg.capture(lambda x: nn.functional.max_pool1d(x, 2), x))
+    assert all("memograd" not in str(node.target) for node in graph.nodes)
+    case = ([1, 2], [1, 2], [0, 0], [1, 1], False)
+    ours, theirs = torch.ops.memograd.max_pool2d(x[None], *case), aten.max_pool2d_with_indices(x[None], *case)
+    assert all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
+
+
 class Pools(nn.Module):
     def __init__(self) -> None:
         super().__init__()

@@ -26,6 +26,7 @@ aten = torch.ops.aten
 _C = {torch.float32: "float", torch.float64: "double"}
 _WORTH = 1 << 12  # results: fewer take PyTorch no longer than a call of ours
 _SHARE = 1 << 16  # results, from which another thread is worth waking
+_LONGEST = 1 << 14  # elements of a row: those of its result lie on the stack
 
 _LIBRARY = Library("memograd", "FRAGMENT")
 _LIBRARY.define(
@@ -75,15 +76,17 @@ def compiled_pooling(graph: Graph) -> Graph:
 
 def _worth(node: fx.Node) -> bool:
     x, sizes = node.args[0].meta["val"], _arguments(*node.args)[1:]  # pyright: ignore
-    if x.device.type != "cpu" or x.dtype not in _C or not x.is_contiguous() or node.kwargs:
-        return False
-    if node.meta["val"][0].numel() < _WORTH:
+    if x.device.type != "cpu" or not _fits(x) or node.kwargs or node.meta["val"][0].numel() < _WORTH:
         return False
     try:
         _function(x.dtype, *_windows(tuple(x.shape), *map(_hashable, sizes)))
     except BackendError:
         return False
     return True
+
+
+def _fits(x: torch.Tensor) -> bool:
+    return x.dtype in _C and x.is_contiguous() and x.shape[-1] <= _LONGEST and x.shape[-2] * x.shape[-1] < 1 << 31
 
 
 def _arguments(
@@ -111,7 +114,7 @@ def _max_pool2d(
     dilation: list[int],
     ceil_mode: bool,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    if not x.is_contiguous() or x.dtype not in _C:  # other than the graph said
+    if not _fits(x):  # it is other than the graph said
         return aten.max_pool2d_with_indices.default(x, kernel, stride, padding, dilation, ceil_mode)
     rows, columns = _windows(tuple(x.shape), *map(tuple, (kernel, stride, padding, dilation)), ceil_mode)
     shape = (*x.shape[:-2], rows.out, columns.out)
