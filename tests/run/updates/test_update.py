@@ -1,6 +1,7 @@
 """One pass over each parameter: the numbers of the operators one by one, in place, and only where that is safe."""
 
 import copy
+import time
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from torch import nn, optim
 
 import memograd as mg
 from memograd import c_compiler
+from memograd.run.threads import at_once
 from memograd.run.updates.update import _split
 
 ONE_PASS = "asked for; one pass over each of {} parameters updates it"
@@ -177,7 +179,52 @@ def test_autograd_knows_that_a_parameter_was_written_to() -> None:
         loss.backward()
 
 
+class Given(torch.autograd.Function):
+    """Its derivative is an input, as it lies."""
+
+    @staticmethod
+    def forward(ctx, w, y):
+        ctx.save_for_backward(y)
+        return (w * y).sum()
+
+    @staticmethod
+    def backward(ctx, *grads):
+        return ctx.saved_tensors[0], None
+
+
+class Gives(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.arange(5.0))
+
+    def forward(self, y: torch.Tensor) -> torch.Tensor:
+        return Given.apply(self.weight, y)  # pyright: ignore
+
+
+def test_a_gradient_that_lies_in_memory_with_the_other_sign() -> None:
+    parts = torch.complex(torch.ones(5), torch.arange(1.0, 6))
+    y = torch._neg_view(parts.imag.contiguous())
+    assert y.is_neg() and y.is_contiguous()
+    step = beside_torch(Gives(), KINDS[0], [(y, torch.zeros(()))], criterion=lambda out, _: out, check="never")
+    assert step.backend_reason == ONE_PASS.format(1)
+
+
 # -- threads -------------------------------------------------------------------------------------------------------
+
+
+def test_the_other_threads_are_waited_for_whatever_happens_on_this_one() -> None:
+    """Ctrl-C: they write to memory that is released when the exception leaves."""
+    done: list[int] = []
+
+    def call(part: int) -> None:
+        if part == 0:
+            raise KeyboardInterrupt
+        time.sleep(0.1)
+        done.append(part)
+
+    with pytest.raises(KeyboardInterrupt):
+        at_once(call, [(0,), (1,)])
+    assert done == [1]
 
 
 def test_threads_change_no_bit() -> None:

@@ -104,11 +104,7 @@ class Updates:
         array = (ctypes.c_void_p * len(pointers))(*pointers)
         if self.ahead:
             self._call(array, self._first, 1)
-        own, *others = self._tasks(torch.get_num_threads())
-        waiting = [threads.also(self._call, array, tasks, len(tasks)) for tasks in others]
-        self._call(array, own, len(own))
-        for one in waiting:
-            one.result()
+        threads.at_once(self._call, [(array, tasks, len(tasks)) for tasks in self._tasks(torch.get_num_threads())])
 
     def _tasks(self, most: int) -> list[Any]:
         """Ranges of elements for each of the threads that are worth it."""
@@ -153,7 +149,7 @@ def _geometry(dtype: torch.dtype, like: Tensor) -> tuple[torch.dtype, torch.Size
 
 
 def _fits(tensor: Tensor, dtype: torch.dtype, shape: torch.Size, strides: tuple[int, ...]) -> bool:
-    return tensor.dtype == dtype and tensor.shape == shape and tensor.stride() == strides
+    return tensor.dtype == dtype and tensor.shape == shape and tensor.stride() == strides and not tensor.is_neg()
 
 
 def _split(pieces: Sequence[tuple[int, int, int]], total: int, count: int) -> list[list[Task]]:
