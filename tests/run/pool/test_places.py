@@ -257,6 +257,26 @@ def test_an_exception_leaves_the_pool():
             assert torch.ones(5000).sum() == 5000
 
 
+def test_only_the_run_that_was_written_down_gets_places():
+    """Two threads on one backend: the second comes to its end while the first is written down."""
+    places = Places()
+    with places:
+        pass
+
+    def other() -> None:
+        with places:
+            torch.ones(5000)
+
+    with places:
+        x = torch.ones(5000)
+        thread = threading.Thread(target=other)
+        thread.start()
+        thread.join()
+        assert places.extent is None
+        y = torch.ones(7000)
+    assert places.extent == 20032 + 28032 and len(x) + len(y) == 12_000
+
+
 def test_a_child_process_can_go_on():
     with ANYWHERE:
         x = torch.ones(5000)

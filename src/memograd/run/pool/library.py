@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import hashlib
 import os
+import secrets
 import shutil
 import subprocess
 import sys
@@ -84,8 +85,9 @@ class Pool:
             return f"it cannot be loaded: {error}"
         library.pool_places.restype = ctypes.c_void_p
         library.pool_enter.argtypes = [ctypes.c_void_p, ctypes.c_int]
-        library.pool_forget.argtypes = library.pool_pack.argtypes = [ctypes.c_void_p]
-        library.pool_pack.restype = library.pool_number.restype = ctypes.c_size_t
+        library.pool_forget.argtypes = [ctypes.c_void_p]
+        library.pool_leave.restype = ctypes.c_longlong
+        library.pool_number.restype = ctypes.c_size_t
         if refused := library.pool_install():
             return _REFUSALS[refused]
         self.library = library
@@ -122,7 +124,7 @@ def built_at() -> Path:
 
 def start(built: Path) -> subprocess.Popen[bytes]:
     """Compile into ``built``, in a process of its own that nobody need wait for, or even survive."""
-    root, own = Path(torch.__file__).parent, built.with_name(f"{built.name}.{os.getpid()}")
+    root, own = Path(torch.__file__).parent, built.with_name(f"{built.name}.{secrets.token_hex(8)}")
     cxx = compiler()
     assert cxx is not None
     command = [cxx, *FLAGS, f"-D_GLIBCXX_USE_CXX11_ABI={_new_strings()}", f"-I{root / 'include'}", str(SOURCE)]

@@ -19,7 +19,6 @@ class Places:
     def __init__(self) -> None:
         self.extent: int | None = None
         self._runs = 0
-        self._recording = False
         self._handle: Any = None
         self._finalizer: Any = None
 
@@ -41,18 +40,16 @@ class Places:
         library = POOL.library
         if library is None:
             return
-        library.pool_leave()
-        if self._recording:
-            self._recording = False
-            if error is None:
-                self.extent = library.pool_pack(self._handle)
+        extent = library.pool_leave(error is None)
+        if extent >= 0:
+            self.extent = extent
 
     def _record(self, library: Any) -> None:
         if self._handle is None:
             self._handle = library.pool_places()
             self._finalizer = weakref.finalize(self, library.pool_forget, self._handle)
             self._finalizer.atexit = False
-        self._recording = bool(library.pool_enter(self._handle, 1))
+        library.pool_enter(self._handle, 1)
 
 
 class Anywhere:
@@ -64,7 +61,7 @@ class Anywhere:
 
     def __exit__(self, *_: Any) -> None:
         if POOL.library is not None:
-            POOL.library.pool_leave()
+            POOL.library.pool_leave(0)
 
 
 ANYWHERE = Anywhere()

@@ -8,7 +8,7 @@
 // A block is free or belongs to one tensor, until the memory of that tensor is released, wherever and whenever that is:
 // so what somebody keeps is never handed out again.
 //
-// The allocations of a step are the same each time. pool_enter can write down one run of it; pool_pack gives each its
+// The allocations of a step are the same each time. pool_enter can write down one run of it; pool_leave gives each its
 // place by size and lifetime, so that all together need little more than is alive at once, and the k-th allocation of a
 // later run asks for its place. It gets it if every byte there is free, else the smallest free block that is large enough.
 
@@ -109,15 +109,48 @@ class Pool {
 
   bool start_recording(Places* places) {
     std::lock_guard<std::mutex> guard(mutex_);
-    if (recording_) return false;
+    if (recording_ || places->end) return false;
     recording_ = places;
     places->requests.clear();
     return true;
   }
 
-  void stop_recording() {
+  // What was written down gets its places, if it is all of the run; nobody else may write it down before that is done.
+  // Returns the bytes they need, or -1.
+  long long stop_recording(bool whole) {
+    forget_recorded();
+    long long extent = whole ? (long long)pack(*recording_) : -1;
     std::lock_guard<std::mutex> guard(mutex_);
     recording_ = nullptr;
+    return extent;
+  }
+
+  void forget(Places* places) {
+    std::lock_guard<std::mutex> guard(mutex_);
+    if (auto found = ends_.find(places->end); found != ends_.end()) ends_.erase(found);
+    trim(ends_.empty() ? 0 : *ends_.rbegin());
+    delete places;
+  }
+
+  void trim_all() {
+    std::lock_guard<std::mutex> guard(mutex_);
+    trim(0);
+  }
+
+  size_t number(int which) {
+    std::lock_guard<std::mutex> guard(mutex_);
+    const size_t numbers[] = {in_use_, usable_, hits_, misses_, peak_};
+    if (which == 4) peak_ = in_use_;
+    return numbers[which];
+  }
+
+  void lock() { mutex_.lock(); }
+  void unlock() { mutex_.unlock(); }
+
+ private:
+  // From here on releases write nothing down.
+  void forget_recorded() {
+    std::lock_guard<std::mutex> guard(mutex_);
     recorded_.clear();
   }
 
@@ -152,29 +185,6 @@ class Pool {
     return extent;
   }
 
-  void forget(Places* places) {
-    std::lock_guard<std::mutex> guard(mutex_);
-    if (auto found = ends_.find(places->end); found != ends_.end()) ends_.erase(found);
-    trim(ends_.empty() ? 0 : *ends_.rbegin());
-    delete places;
-  }
-
-  void trim_all() {
-    std::lock_guard<std::mutex> guard(mutex_);
-    trim(0);
-  }
-
-  size_t number(int which) {
-    std::lock_guard<std::mutex> guard(mutex_);
-    const size_t numbers[] = {in_use_, usable_, hits_, misses_, peak_};
-    if (which == 4) peak_ = in_use_;
-    return numbers[which];
-  }
-
-  void lock() { mutex_.lock(); }
-  void unlock() { mutex_.unlock(); }
-
- private:
   size_t place(size_t size, Inside& who) {
     auto& all = who.places->requests;
     for (size_t k = who.next; k < std::min(all.size(), who.next + AHEAD); k++) {
@@ -325,7 +335,6 @@ int pool_install() {
 
 void* pool_places() { return new Places; }
 void pool_forget(void* places) { pool().forget(static_cast<Places*>(places)); }
-size_t pool_pack(void* places) { return pool().pack(*static_cast<Places*>(places)); }
 
 // Whether this run is written down: one at a time is, in the whole process.
 int pool_enter(void* places, int record) {
@@ -338,11 +347,13 @@ int pool_enter(void* places, int record) {
   return who.recording;
 }
 
-void pool_leave() {
+// The bytes of the places that were just written down, if the run was ``whole``; else -1.
+long long pool_leave(int whole) {
   Inside& who = inside;
-  if (!who.depth || --who.depth) return;
-  if (who.recording) pool().stop_recording();
+  if (!who.depth || --who.depth) return -1;
+  long long extent = who.recording ? pool().stop_recording(whole) : -1;
   who = Inside();
+  return extent;
 }
 
 void pool_trim() { pool().trim_all(); }
