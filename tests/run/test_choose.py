@@ -125,8 +125,11 @@ def test_one_that_cannot_run_the_step_is_left_out(refused: str, monkeypatch: pyt
     assert backends.made.count("inductor") == (1 if refused == "inductor" else 2)
 
 
+@pytest.mark.parametrize(
+    "text", ['{"seconds": [', "{}", "[]", '{"seconds": {"eager": 1, "native": 2}, "compiling": {}, "failed": 3}', ""]
+)
 def test_a_record_that_cannot_be_read_is_measured_again(
-    a_machine_that_has_measured_nothing: Path, monkeypatch: pytest.MonkeyPatch
+    text: str, a_machine_that_has_measured_nothing: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     Backends(monkeypatch, eager=2e-5, native=1e-5)
     graph, flat = step_graph()
@@ -137,8 +140,9 @@ def test_a_record_that_cannot_be_read_is_measured_again(
         "compiling",
         "failed",
     }
-    path.write_text('{"seconds": [')
-    assert choose(graph, flat).reason.startswith("measured: ")
+    path.write_text(text)
+    choice = choose(graph, flat)
+    assert choice.reason.startswith("measured: ") and choice.backend.name == "native"
 
 
 def test_measuring_changes_nothing() -> None:

@@ -46,12 +46,12 @@ class Record:
     def of(cls, graph: Graph) -> Record:
         """What was written about ``graph``; nothing where nothing was, or where it cannot be read."""
         record = cls(c_compiler.cache_folder() / f"times-{fingerprint(graph)}.json")
-        with contextlib.suppress(OSError, ValueError, TypeError, AttributeError):
+        with contextlib.suppress(OSError, ValueError, TypeError, AttributeError, KeyError):
             kept = json.loads(record.path.read_text(encoding="utf-8"))
-            record.seconds = {str(k): float(v) for k, v in kept["seconds"].items()}
-            record.compiling = {str(k): float(v) for k, v in kept["compiling"].items()}
-            record.failed = {str(k): str(v) for k, v in kept["failed"].items()}
-            record.earlier = True
+            seconds = {str(k): float(v) for k, v in kept["seconds"].items()}
+            compiling = {str(k): float(v) for k, v in kept["compiling"].items()}
+            failed = {str(k): str(v) for k, v in kept["failed"].items()}
+            return cls(record.path, seconds, compiling, failed, earlier=True)
         return record
 
     def keep(self) -> None:
@@ -95,4 +95,5 @@ def surroundings(devices: set[Any]) -> list[str]:
 def _own_text() -> str:
     """The texts of the backends: what was measured with others is not used."""
     files = sorted(p for p in Path(__file__).parent.rglob("*") if p.suffix in (".py", ".cpp", ".c"))
+    files.append(Path(c_compiler.__file__))  # its flags
     return hashlib.sha256(b"".join(p.read_bytes() for p in files)).hexdigest()
