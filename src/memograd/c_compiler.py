@@ -49,8 +49,20 @@ def load(source: str) -> ctypes.CDLL:
         path = cache_folder() / f"{key}.so"
         if not path.exists():
             _compile(cc, source, path)
-        _loaded[key] = ctypes.CDLL(str(path))
+        _loaded[key] = _library(cc, source, path)
     return _loaded[key]
+
+
+def _library(cc: str, source: str, path: Path) -> ctypes.CDLL:
+    try:
+        return ctypes.CDLL(str(path))
+    except OSError:  # what lies there was damaged, by a full disk or a crash
+        _compile(cc, source, path)
+    try:
+        return ctypes.CDLL(str(path))
+    except OSError as error:
+        raise BackendError(f"what the C compiler made cannot be loaded (set MEMOGRAD_CACHE to another folder if this "
+                           f"one does not allow it): {error}") from error  # fmt: skip
 
 
 def cache_folder() -> Path:
