@@ -50,7 +50,9 @@ def lane_of(program: Program, args: Sequence[Any], hooks: Sequence[dict[int, Any
         writer.refuse(_geometry(writer, name, x))
     writer.guards(program.guards)
     bound = {k: writer.name(t) for k, t in enumerate(flat) if t is not None}
-    writer.refuse([f"{name}.data_ptr() != {flat[k].data_ptr()}" for k, name in bound.items()])
+    for k, name in bound.items():
+        at, strides = flat[k].data_ptr(), writer.name(flat[k].stride())
+        writer.refuse([f"{name}.data_ptr() != {at}", f"{name}.stride() != {strides}"])
     late = iter(names)
     writer.lines.append(f"    return [{', '.join(bound[k] if k in bound else next(late) for k in range(len(flat)))}]")
     return load("\n".join(["def lane(args):", *writer.lines]) + "\n", "lane", writer.scope)

@@ -73,7 +73,7 @@ class Program:
         self._reach = Reach(forward, self.wrt, self.nodes)
         self.bound: list[Any] | None = None
         self._held: list[Tensor] = []
-        self._addresses: list[int] = []
+        self._lie: list[Any] = []
 
     @cached_property
     def plain(self) -> bool:
@@ -132,12 +132,12 @@ class Program:
             return self.graph.bind(args, kwargs)
         self.graph.check_offsets(args)
         bound = self.bound
-        if bound is None or self.guards.moved or [*map(address, self._held)] != self._addresses:
+        if bound is None or self.guards.moved or [*map(_lies, self._held)] != self._lie:
             flat = self.graph.bind(args, kwargs)
             pairs = [(i.bound, t) for i, t in zip(self.early, flat, strict=True)]
             self.bound = [b for b, _ in pairs] if all(b is None or b is t for b, t in pairs) else None
             self._held = [b for b, _ in pairs if b is not None]
-            self._addresses = [*map(address, self._held)]
+            self._lie = [*map(_lies, self._held)]
             self.guards.moved = False
             return flat
         flat = bound.copy()
@@ -297,6 +297,11 @@ class Program:
             call = replace(call, running=None)
             again.start(call, inputs)
             return again.answer(call, question, [], arriving, further) or {}
+
+
+def _lies(tensor: Tensor) -> Any:
+    """How ``tensor`` lies in memory."""
+    return address(tensor), tensor.stride() if tensor.layout is torch.strided else None
 
 
 def only_tensors(args: Sequence[Any]) -> bool:

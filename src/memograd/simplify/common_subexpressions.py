@@ -11,6 +11,7 @@ from torch import fx
 
 from memograd.graph.graph import Graph
 from memograd.graph.rewriting import Rewriting
+from memograd.graph.signature import distinct
 from memograd.ops import has_effect, opaque
 
 
@@ -36,6 +37,4 @@ def _freeze(value: Any) -> Any:
         return (type(value).__name__, *(_freeze(v) for v in value))
     if isinstance(value, dict):
         return tuple((k, _freeze(v)) for k, v in sorted(value.items()))
-    if isinstance(value, (float, complex)):
-        return (type(value), repr(value))
-    return (type(value), value)
+    return (type(value), distinct(value))

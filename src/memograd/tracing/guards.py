@@ -15,8 +15,10 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.parameter import is_lazy
 
 from memograd.errors import CaptureError
+from memograd.graph.signature import distinct
 from memograd.tracing.holders import MISSING
 from memograd.tracing.provenance import hooks_of_every_module
 from memograd.tracing.reads import Place, Reads, tensors_in
@@ -34,6 +36,7 @@ SIMPLE = (int, float, complex, bool, str, bytes, type(None))
 _EQUAL = frozenset({*SIMPLE, torch.dtype, torch.device, torch.Size, torch.layout, torch.memory_format, slice, range})
 _PLAIN = (dict, list, collections.OrderedDict, collections.deque, types.MappingProxyType)
 _TRAINED = attrgetter("requires_grad")
+_SHAPE = attrgetter("shape")
 
 
 class Guards:
@@ -78,6 +81,8 @@ class Guards:
     def _remember_tensors(self) -> None:
         self._tensors = [t for way in self._ways for v in way.last for _, t in tensors_in(v)]
         self._trained = list(map(_TRAINED, self._tensors))
+        self._solid = _solid(self._tensors)
+        self._shapes = list(map(_SHAPE, self._solid))
 
     def run_again(self) -> None:
         """The program is about to be run once more for the same call.
@@ -104,6 +109,7 @@ class Guards:
         """The same of what is no value in a place: which places are empty, sizes, states, hooks."""
         return (
             list(map(_TRAINED, self._tensors)) == self._trained
+            and list(map(_SHAPE, self._solid)) == self._shapes  # ``data`` set, ``resize_``
             and not any(self._empty)
             and list(map(len, self._filled)) == self._sizes
             and list(map(list, self._dicts)) == self._orders
@@ -147,7 +153,7 @@ class Guards:
         ids = {(id(value), id(before)) for value, before in zip(tensors, self._tensors, strict=True)}
         if len(ids) != len({a for a, _ in ids}) or len(ids) != len({b for _, b in ids}):
             return False
-        if list(map(_TRAINED, tensors)) != self._trained:
+        if list(map(_TRAINED, tensors)) != self._trained or list(map(_SHAPE, _solid(tensors))) != self._shapes:
             return False
         self.moved |= any(a != b for a, b in ids)
         for way, values in zip(self._ways, now, strict=True):
@@ -188,7 +194,12 @@ def _will_do(value: Any, before: Any) -> bool:
         return _geometry(value) == _geometry(before)
     if issubclass(kind, tuple) and kind is not torch.Size:
         return len(value) == len(before) and all(a is b or _will_do(a, b) for a, b in zip(value, before, strict=True))
-    return kind in _EQUAL and (value == before or (value != value and before != before))  # nan, too
+    return kind in _EQUAL and distinct(value) == distinct(before)
+
+
+def _solid(tensors: list[torch.Tensor]) -> list[torch.Tensor]:
+    """Those that have a shape."""
+    return [t for t in tensors if not is_lazy(t)]
 
 
 def _geometry(tensor: torch.Tensor) -> tuple[Any, ...]:

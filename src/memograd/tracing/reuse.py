@@ -11,6 +11,7 @@ import torch
 from memograd import autocast
 from memograd._torch import default_device, entries_of, pytree
 from memograd.errors import CaptureError, DataDependentError
+from memograd.graph.signature import distinct
 from memograd.tracing.guards import SIMPLE, Guards
 from memograd.tracing.under_way import capturing, needs_values
 
@@ -35,7 +36,7 @@ def _leaf(value: Any) -> Any:
         if value.layout is not torch.strided:
             raise CaptureError(f"an argument of layout {value.layout} cannot be captured; pass x.to_dense()")
         return (value.shape, value.stride(), value.storage_offset() != 0, value.dtype, value.device)
-    return (type(value), value) if isinstance(value, SIMPLE) else (type(value), id(value))
+    return (type(value), distinct(value)) if isinstance(value, SIMPLE) else (type(value), id(value))
 
 
 class Recent(dict[Any, Any]):

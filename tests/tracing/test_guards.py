@@ -1,0 +1,82 @@
+"""What compares equal and is another program all the same. Witness: the same model, not wrapped."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+import memograd as mg
+
+X = torch.arange(12.0).view(4, 3) / 12
+
+
+class Model(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear, self.scale, self.part = nn.Linear(3, 3), 0.0, slice(1)
+        self.table: Any = nn.Buffer(torch.arange(12.0).view(4, 3))
+        self.unit = 0.5
+
+    def forward(self, x: torch.Tensor, shift: float = 0.0) -> torch.Tensor:
+        y = self.linear(x) * self.table.size(0) + self.table.sum() * self.unit
+        y = y * (2 if self.part.stop is True else 3)
+        return y + torch.atan2(torch.full((3,), self.scale), -y) + torch.atan2(torch.full((3,), shift), -y)
+
+
+def resized_beside_an_equal_number(model: Any) -> None:
+    model.table.resize_(2, 3)
+    model.unit = float("0.5")
+
+
+CHANGES: dict[str, Callable[[Any], Any]] = {
+    "zero of the other sign": lambda m: setattr(m, "scale", -0.0),
+    "a slice to True": lambda m: setattr(m, "part", slice(True)),
+    "a buffer that shrinks where it is": lambda m: m.table.resize_(2, 3),
+    "a buffer turned around where it is": lambda m: m.table.t_(),
+    "other data in the same place": lambda m: setattr(m.table, "data", m.table.data[:2]),
+    "a buffer that shrinks, and an equal number": resized_beside_an_equal_number,
+}
+
+
+@pytest.fixture
+def models() -> tuple[Any, Any]:
+    torch.manual_seed(0)
+    theirs = Model()
+    ours: Any = mg.wrap(copy.deepcopy(theirs))
+    for _ in range(3):
+        trained(ours, X)
+    return ours, theirs
+
+
+def trained(model: Any, *args: Any) -> list[Any]:
+    model.zero_grad()
+    y = model(*args)
+    y.square().sum().backward()
+    return [y, *(p.grad for p in model.parameters())]
+
+
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+def test_what_only_compares_equal_is_captured_anew(models: Any, change: Callable[[Any], Any]) -> None:
+    before = trained(models[0], X)[0]
+    for model in models:
+        change(model)
+    ours, theirs = (trained(model, X) for model in models)
+    torch.testing.assert_close(ours, theirs)
+    assert not torch.allclose(before, theirs[0])
+
+
+def test_zero_of_the_other_sign_is_another_argument(models: Any) -> None:
+    for shift in (0.0, -0.0):
+        torch.testing.assert_close(*(trained(model, X, shift) for model in models))
+
+
+def test_nan_is_the_same_argument_again() -> None:
+    model: Any = mg.wrap(Model())
+    for _ in range(3):
+        model(X, float("nan")).sum().backward()
+    assert len(model.forward.captures) == 1
