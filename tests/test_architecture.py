@@ -17,8 +17,9 @@ import torch
 SRC = Path(__file__).parent.parent / "src" / "memograd"
 
 # What may be used from anywhere: errors, our marks and looks, draws, autocast, clocks, the C compiler, the line on the
-# terminal, the door to PyTorch's internals.
-GROUND = {"errors", "ops", "looks", "finite", "draws", "autocast", "clock", "c_compiler", "progress", "_torch"}
+# terminal, what reports have in common, the door to PyTorch's internals.
+GROUND = {"errors", "ops", "looks", "finite", "draws", "autocast", "clock", "c_compiler", "progress"}
+GROUND |= {"findings", "_torch"}
 FOUNDATIONS = GROUND | {"graph", "rules.registry"}
 STAGES = {"tracing", "adjoint", "simplify", "lower", "fuse", "memory", "run"}
 PIPELINE = FOUNDATIONS | STAGES | {"pipeline"}
@@ -36,6 +37,7 @@ ALLOWED: dict[str, set[str]] = {
     "clock": set(),
     "c_compiler": {"errors"},
     "progress": set(),
+    "findings": set(),
     "graph": GROUND,
     "rules.registry": {"errors"},
     "rules": GROUND | {"rules.registry"},

@@ -2,7 +2,8 @@ from __future__ import annotations
 
 import json
 
-from memograd.doctor.report import Finding, Report, Where, severest_first
+from memograd.doctor.report import Finding, Report, Where
+from memograd.findings import severest_first
 
 LOG = Finding(
     "error",

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import math
 import random
 
 import pytest
@@ -408,3 +409,12 @@ def test_a_report_reads_as_text_and_as_data():
     assert data == json.loads(json.dumps(report.to_dict())) and data["ok"] is False
     assert data["findings"][0]["severity"] == "warning" and data["memory"]["fits"] is True
     assert "detach" in text and "unplanned peak" in text and "along direction 2" in text
+
+
+def test_numbers_that_are_not_finite_are_strings_in_json():
+    def refused(constant):
+        raise AssertionError(f"{constant} is not JSON")
+
+    model = Function(lambda h: h * math.nan)
+    data = json.loads(mg.preflight(model, X).to_json(), parse_constant=refused)
+    assert "nan" in {direction["autograd"] for direction in data["gradients"]["directions"]}

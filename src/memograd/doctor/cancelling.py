@@ -8,7 +8,8 @@ import torch
 from torch import fx
 
 from memograd.doctor.patient import NORMS, Patient, name_of, norm, wide
-from memograd.doctor.report import Finding, listed
+from memograd.doctor.report import Finding
+from memograd.findings import listed
 
 # Float32 has 7 digits. What is left of a sum that is 1e-5 of its parts has two right digits, and of one that is 1e-6
 # one: Higham, Accuracy and Stability of Numerical Algorithms, section 1.7. Random signs of n parts leave 1/sqrt(n).

@@ -29,7 +29,7 @@ from memograd.doctor.nan.replay import Step
 from memograd.doctor.noise import noise
 from memograd.doctor.patient import Patient, examine
 from memograd.doctor.precision import precision as digits
-from memograd.doctor.report import Finding, Report, severest_first
+from memograd.doctor.report import Finding, Report
 from memograd.doctor.saturation import saturation
 from memograd.doctor.underflow import underflow
 from memograd.doctor.units import dead_units
@@ -38,6 +38,7 @@ from memograd.doctor.usage import usage
 from memograd.doctor.wider import Wider, widened
 from memograd.doctor.zeros import zero_gradients
 from memograd.errors import GraphError, OptionError
+from memograd.findings import severest_first
 from memograd.inspection.capturing import asked, captured, differentiable
 from memograd.inspection.objective import PREFIX, Loss, loss_of
 from memograd.inspection.program import Inspected

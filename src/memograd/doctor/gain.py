@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from torch import fx
 
 from memograd.doctor.patient import Patient, name_of, norm
-from memograd.doctor.report import Finding, Severity
+from memograd.doctor.report import Finding
+from memograd.findings import Severity
 
 # From the last layer of a way to its first one. Where the product of the factors is 1 on average, it stays within a
 # factor of some tens over any depth (Schoenholz et al. 2017, Deep Information Propagation; Xiao et al. 2018 train

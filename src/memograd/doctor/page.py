@@ -6,11 +6,11 @@ Plain HTML and CSS, no script; nothing is fetched, and no text of the user's bec
 from __future__ import annotations
 
 import html
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 from memograd.doctor.curves import svg
+from memograd.findings import Severity, counted
 
 _STYLE = """
 :root{color-scheme:light;--ink:#18181b;--soft:#52525b;--edge:#d4d4d8;--error:#b91c1c;--warning:#b45309;--note:#1d4ed8}
@@ -44,7 +44,7 @@ class Finding(Protocol):
     """What the page shows of one."""
 
     @property
-    def severity(self) -> str: ...
+    def severity(self) -> Severity: ...
     @property
     def kind(self) -> str: ...
     @property
@@ -55,9 +55,7 @@ class Finding(Protocol):
 
 def page(name: str, findings: Sequence[Finding], numbers: Mapping[str, Any]) -> str:
     """The whole page."""
-    counts = Counter(f.severity for f in findings)
-    said = ", ".join(f"{counts[s]} {s}{'s' * (counts[s] != 1)}" for s in ("error", "warning", "note") if counts[s])
-    verdict = said or "nothing to report"
+    said = verdict = counted(findings)
     loss = numbers.get("loss")
     if isinstance(loss, float):
         verdict += f"; the loss of this batch is {loss:.6g}"
@@ -70,7 +68,7 @@ def page(name: str, findings: Sequence[Finding], numbers: Mapping[str, Any]) -> 
         f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
         f'<meta name="viewport" content="width=device-width, initial-scale=1">'
         f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">'
-        f"<title>{_text(name)}: {_text(said or 'nothing to report')}</title><style>{_STYLE}</style></head>"
+        f"<title>{_text(name)}: {_text(said)}</title><style>{_STYLE}</style></head>"
         f"<body>{''.join(body)}</body></html>\n"
     )
 

@@ -18,8 +18,9 @@ from torch import fx
 
 from memograd.adjoint.expand import expand
 from memograd.doctor.recursed import recursed
-from memograd.doctor.report import Finding, Severity, Where
+from memograd.doctor.report import Finding, Where
 from memograd.explain.mathml import real
+from memograd.findings import Severity
 from memograd.graph.graph import Graph
 from memograd.inspection.program import Inspected, name_of
 from memograd.inspection.report import Finding as Look

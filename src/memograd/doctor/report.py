@@ -14,20 +14,15 @@ from __future__ import annotations
 
 import html
 import json
-import math
-from collections import Counter
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from memograd.doctor.curves import svg
 from memograd.doctor.page import page
+from memograd.findings import Severity, counted, jsonable, listed
 
-Severity = Literal["error", "warning", "note"]
 Phase = Literal["", "forward", "backward", "update"]
-_ORDER: tuple[Severity, ...] = ("error", "warning", "note")
-_NAMED = 4  # parameters that a line of text names
 _INDENT = 7  # of what stands below the first line of a finding
 _LABEL = 10
 
@@ -168,27 +163,4 @@ class Report:
         return f'<iframe sandbox="" style="{style}" srcdoc="{inside}"></iframe>'
 
     def __str__(self) -> str:
-        counts = Counter(f.severity for f in self.findings)
-        said = ", ".join(f"{n} {s}{'s' * (n != 1)}" for s in _ORDER if (n := counts[s])) or "nothing to report"
-        return "\n".join([self.headline or f"{self.name}: {said}", *map(str, self.findings)])
-
-
-def jsonable(value: Any) -> Any:
-    """``value`` as JSON knows it, which has no NaN and no tuples."""
-    if isinstance(value, dict):
-        return {str(k): jsonable(v) for k, v in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [jsonable(v) for v in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return str(value)
-    return value
-
-
-def severest_first(findings: Sequence[Finding]) -> tuple[Finding, ...]:
-    return tuple(sorted(findings, key=lambda f: _ORDER.index(f.severity)))
-
-
-def listed(names: Sequence[str]) -> str:
-    """Some of ``names``, and how many more."""
-    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
-    return ", ".join(map(repr, names[:_NAMED])) + more
+        return "\n".join([self.headline or f"{self.name}: {counted(self.findings)}", *map(str, self.findings)])

@@ -7,7 +7,8 @@ from torch import fx
 
 from memograd.doctor import zeros
 from memograd.doctor.patient import Patient, name_of, norm, wide
-from memograd.doctor.report import Finding, listed
+from memograd.doctor.report import Finding
+from memograd.findings import listed
 
 # A unit counts as saturated where its slope is below 1 % of the steepest one: |tanh| > 0.995, sigmoid beyond 0.0025 or
 # 0.9975. Glorot & Bengio 2010 (figure 2) call the top layer of a sigmoid network that does not learn saturated when its

@@ -11,7 +11,8 @@ from torch import fx
 
 from memograd.doctor import zeros
 from memograd.doctor.patient import Patient, name_of
-from memograd.doctor.report import Finding, Severity, listed
+from memograd.doctor.report import Finding
+from memograd.findings import Severity, listed
 
 # "as much as 40 % of your network can be dead if the learning rate is set too high" (CS231n, notes on commonly used
 # activation functions). At He's initialisation a unit is off for one sample with probability 1/2, so for 8 independent

@@ -14,7 +14,8 @@ from torch import fx, nn
 
 from memograd import ops
 from memograd.doctor.patient import known, translated
-from memograd.doctor.report import Finding, Where, listed
+from memograd.doctor.report import Finding, Where
+from memograd.findings import listed
 from memograd.graph.graph import Graph
 from memograd.inspection import stops
 from memograd.inspection.parameters import parameters

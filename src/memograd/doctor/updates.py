@@ -15,7 +15,8 @@ import torch
 from torch import nn, optim
 
 from memograd.doctor.patient import Patient, rms, wide
-from memograd.doctor.report import Finding, Where, listed
+from memograd.doctor.report import Finding, Where
+from memograd.findings import listed
 from memograd.tracing.undisturbed import Contents
 
 # "This ratio should be somewhere around 1e-3" (CS231n, Neural Networks Part 3, ratio of weights and updates). The first

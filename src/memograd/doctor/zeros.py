@@ -12,7 +12,8 @@ import torch
 from torch import fx
 
 from memograd.doctor.patient import Patient, name_of, spelled, tensors
-from memograd.doctor.report import Finding, listed
+from memograd.doctor.report import Finding
+from memograd.findings import listed
 
 RECTIFIERS = frozenset(
     ["relu", "threshold", "clamp", "clamp_min", "clamp_max", "hardtanh", "hardswish", "maximum", "minimum"]

@@ -6,8 +6,9 @@ from collections.abc import Callable
 from typing import Any
 
 from memograd._torch import has_hooks, hooks_by_kind
+from memograd.findings import listed
 from memograd.inspection.parameters import modules_of
-from memograd.inspection.report import Finding, listed
+from memograd.inspection.report import Finding
 from memograd.tracing.backward import source_of
 
 _BECOME = {

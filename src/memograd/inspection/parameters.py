@@ -8,7 +8,8 @@ from itertools import pairwise
 import torch
 from torch import nn
 
-from memograd.inspection.report import Finding, listed
+from memograd.findings import listed
+from memograd.inspection.report import Finding
 from memograd.tracing.closures import closure_of
 
 Named = list[tuple[str, torch.Tensor]]

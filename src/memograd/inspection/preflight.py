@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from memograd.errors import CaptureError, MemogradError, with_notes
+from memograd.findings import severest_first
 from memograd.graph.graph import Graph
 from memograd.inspection import operators, stops, values
 from memograd.inspection.capturing import asked, captured, differentiable
@@ -23,7 +24,7 @@ from memograd.inspection.memory import memory
 from memograd.inspection.objective import loss_of
 from memograd.inspection.parameters import parameters
 from memograd.inspection.program import Inspected
-from memograd.inspection.report import Finding, Gradients, Memory, Report, severest_first
+from memograd.inspection.report import Finding, Gradients, Memory, Report
 from memograd.pipeline import differentiate
 from memograd.tracing.undisturbed import Generators
 

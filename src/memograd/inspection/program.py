@@ -17,9 +17,10 @@ from torch import fx
 
 from memograd import ops
 from memograd.adjoint.activity import active_nodes, is_smooth, operands
+from memograd.findings import Severity
 from memograd.graph.graph import Graph
 from memograd.inspection.objective import PREFIX, Loss
-from memograd.inspection.report import Finding, Severity
+from memograd.inspection.report import Finding
 from memograd.looks import look
 from memograd.rules.registry import lookup
 from memograd.tracing.functions import RESULTS, Call

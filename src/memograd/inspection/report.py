@@ -3,16 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any
 
+from memograd.findings import Severity, counted, jsonable
 from memograd.memory.budget import human
-
-Severity = Literal["error", "warning", "note"]
-_ORDER: tuple[Severity, ...] = ("error", "warning", "note")
-_NAMED = 4  # parameters that a line of text names
 
 
 @dataclass(frozen=True)
@@ -164,13 +159,11 @@ class Report:
         return {"ok": self.ok, **asdict(self), "memory": memory}
 
     def to_json(self) -> str:
-        """The same as one JSON object."""
-        return json.dumps(self.to_dict())
+        """The same as one JSON object; a number that is not finite is a string ("nan", "inf", "-inf")."""
+        return json.dumps(jsonable(self.to_dict()))
 
     def __str__(self) -> str:
-        counts = Counter(f.severity for f in self.findings)
-        said = ", ".join(f"{n} {s}{'s' * (n != 1)}" for s in _ORDER if (n := counts[s])) or "nothing to report"
-        lines = [f"Preflight of {self.name}: {said}", *map(str, self.findings)]
+        lines = [f"Preflight of {self.name}: {counted(self.findings)}", *map(str, self.findings)]
         if self.backward:
             lines.append(f"operators  {self.forward} forward, {self.backward} backward")
         if self.memory is not None:
@@ -178,13 +171,3 @@ class Report:
         if self.gradients is not None:
             lines.append(f"gradients  {self.gradients}")
         return "\n".join(lines)
-
-
-def severest_first(findings: Sequence[Finding]) -> tuple[Finding, ...]:
-    return tuple(sorted(findings, key=lambda f: _ORDER.index(f.severity)))
-
-
-def listed(names: Sequence[str]) -> str:
-    """Some of ``names``, and how many more."""
-    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
-    return ", ".join(map(repr, names[:_NAMED])) + more

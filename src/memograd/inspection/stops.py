@@ -15,8 +15,9 @@ from torch import fx
 
 from memograd import ops
 from memograd.adjoint.activity import is_smooth
+from memograd.findings import listed
 from memograd.inspection.program import Inspected, all_of, is_drawn, name_of, read
-from memograd.inspection.report import Finding, listed
+from memograd.inspection.report import Finding
 from memograd.rules.registry import lookup
 from memograd.tracing.functions import Call
 
