@@ -257,6 +257,15 @@ def test_memory_that_nothing_was_written_to_is_no_number():
     assert all(n["value"] is not None for n in page.data["nodes"] if n is not empty)
 
 
+def test_a_view_of_memory_that_nothing_was_written_to_is_no_number_either():
+    def f(x):
+        return (x * torch.empty(4).view(2, 2).fill_(2.0)).sum()
+
+    nodes = {n["label"]: n["value"] for n in mg.explain(f, torch.ones(2, 2)).data["nodes"]}
+    assert nodes["empty"] is nodes["view"] is None
+    assert nodes["fill"]["numbers"] == [2.0] * 4 and nodes["sum_1"]["numbers"] == [8.0]
+
+
 def test_folders_say_of_what_type_their_module_is_and_parameters_lie_in_the_forward_pass():
     model = nn.Sequential(nn.Sequential(nn.Linear(3, 3), nn.Tanh()), nn.Sequential(nn.Linear(3, 3), nn.Tanh()))
     page = mg.explain(model, torch.randn(2, 3), torch.randn(2, 3), loss=nn.MSELoss())

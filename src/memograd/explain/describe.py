@@ -15,7 +15,10 @@ from memograd.explain.mathml import real, typeset
 from memograd.graph.entries import Input
 from memograd.graph.graph import Graph
 from memograd.graph.printing import expression, target_name
+from memograd.graph.views import owner
+from memograd.ops import behind_stops
 from memograd.rules.registry import Entry, lookup
+from memograd.tracing.operator_kinds import MEMORY
 from memograd.tracing.provenance import file_called
 
 _AROUND = 4  # lines of the source before and behind the one that is shown
@@ -38,12 +41,14 @@ def short(node: fx.Node) -> str:
     return parts[1] if len(parts) > 1 and parts[0] in ("aten", "memograd", "prims") else parts[-1]
 
 
-_UNWRITTEN = {torch.ops.aten.empty, torch.ops.aten.empty_like, torch.ops.aten.empty_strided}
-_UNWRITTEN |= {torch.ops.aten.empty_permuted, torch.ops.aten.new_empty, torch.ops.aten.new_empty_strided}
+_UNWRITTEN = MEMORY | {torch.ops.aten.empty_permuted}
 
 
 def unwritten(node: fx.Node) -> bool:
-    """Whether nothing was written to the memory that is its value: what happens to stand there is no number of ours."""
+    """Whether nothing was written to the memory that is its value, or that it is a view of: what happens to stand there
+    is no number of ours."""
+    while (base := owner(behind_stops(node))) is not node:
+        node = base
     return getattr(node.target, "overloadpacket", None) in _UNWRITTEN
 
 
