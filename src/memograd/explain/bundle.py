@@ -1,5 +1,5 @@
-"""One HTML file out of a template, style sheets, scripts and data: nothing is compiled, nothing is fetched, and no text
-of the user's becomes markup or script.
+"""One HTML file out of a frame that all pages share (`frame.html`), a body, style sheets, scripts and
+data: nothing is compiled, nothing is fetched, and no text of the user's becomes markup or script.
 
 Scripts are JavaScript modules in files of their own. A page that is opened from disk cannot import one file from
 another, so each becomes a function that returns what it exports.
@@ -14,6 +14,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from importlib import resources
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -28,12 +29,12 @@ class Bundle:
     """The files of a page.
 
     Attributes:
-        template: HTML with ``{{policy}}``, ``{{style}}``, ``{{script}}`` and ``{{data}}``.
+        body: HTML, what stands in the page before its script has run.
         libraries: scripts that are taken as they are.
         scripts: modules, each behind those it imports; a module is called as its file is.
     """
 
-    template: Traversable
+    body: Traversable
     styles: Sequence[Traversable]
     libraries: Sequence[Traversable]
     scripts: Sequence[Traversable]
@@ -53,8 +54,10 @@ class Bundle:
         for what, text in {"script-src": self.script, "style-src": self.style}.items():
             digest = base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
             policy += f"; {what} 'sha256-{digest}'"
-        parts = {"policy": policy, "style": self.style, "script": self.script, "data": inert(data)}
-        return re.sub(r"\{\{(\w+)\}\}", lambda m: parts[m.group(1)], _read(self.template))
+        parts = {"policy": policy, "style": self.style, "script": self.script}
+        parts |= {"body": _read(self.body), "data": inert(data)}
+        frame = _read(resources.files("memograd.explain") / "frame.html")
+        return re.sub(r"\{\{(\w+)\}\}", lambda m: parts[m.group(1)], frame)
 
 
 def inert(data: Any) -> str:

@@ -102,7 +102,7 @@ def bundle() -> Bundle:
     """The files of the page."""
     folder = resources.files("memograd.explain") / "page"
     return Bundle(
-        folder / "index.html",
+        folder / "body.html",
         [folder / f"{name}.css" for name in _STYLES],
         [folder / "vendor" / "dagre.min.js"],
         [folder / f"{name}.js" for name in _SCRIPTS],

@@ -82,7 +82,7 @@ def bundle() -> Bundle:
     """The files of the page."""
     own, shared = resources.files("memograd.explain.lesson") / "page", resources.files("memograd.explain") / "page"
     return Bundle(
-        own / "index.html",
+        own / "body.html",
         [*(shared / f"{name}.css" for name in _STYLES), own / "style.css"],
         [shared / "vendor" / "dagre.min.js"],
         [
