@@ -293,7 +293,7 @@ class TrainStep:
     @property
     def plan(self) -> Plan | None:
         """The memory plan of the step last run; None without a budget."""
-        return getattr(self._required().choice.backend, "plan", None)
+        return self._required().choice.backend.plan
 
     def _required(self) -> Program:
         if self._last is None:
