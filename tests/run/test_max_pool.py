@@ -66,6 +66,11 @@ def test_a_row_that_does_not_fit_on_the_stack_is_pytorchs() -> None:
     assert all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
 
 
+def test_a_window_as_wide_as_a_text_is_pytorchs() -> None:
+    graph = mg.capture(lambda x: nn.functional.max_pool1d(x, 500), torch.randn(50, 100, 500))
+    assert all("memograd" not in str(node.target) for node in max_pool.compiled_pooling(graph).nodes)
+
+
 class Pools(nn.Module):
     def __init__(self) -> None:
         super().__init__()

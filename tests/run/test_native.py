@@ -565,3 +565,10 @@ def test_a_label_to_be_ignored_is_not_out_of_range() -> None:
     for _ in range(2):
         expected = nn.CrossEntropyLoss()(model(torch.zeros(3)), torch.tensor([1, -100, 3])).item()
         assert step(torch.zeros(3), torch.tensor([1, -100, 3])).item() == pytest.approx(expected)
+
+
+def test_a_number_has_one_element_to_choose_from() -> None:
+    x, one, vector = torch.tensor(3.0), torch.tensor(0), torch.tensor([0])
+    cases = [(aten.gather.default, (x, 0, i), {}) for i in (one, vector)]
+    cases += [(aten.index_select.default, (x, 0, i), {}) for i in (one, vector)]
+    check(cases, [x, one, vector])

@@ -26,6 +26,7 @@ aten = torch.ops.aten
 _C = {torch.float32: "float", torch.float64: "double"}
 _WORTH = 1 << 12  # results: fewer take PyTorch no longer than a call of ours
 _SHARE = 1 << 16  # results, from which another thread is worth waking
+_WIDEST = 64  # elements of a window's row: each is a loop of its own, for compilers to take long over
 _LONGEST = 1 << 14  # elements of a row: those of its result lie on the stack
 
 _LIBRARY = Library("memograd", "FRAGMENT")
@@ -77,6 +78,8 @@ def compiled_pooling(graph: Graph) -> Graph:
 def _worth(node: fx.Node) -> bool:
     x, sizes = node.args[0].meta["val"], _arguments(*node.args)[1:]  # pyright: ignore
     if x.device.type != "cpu" or not _fits(x) or node.kwargs or node.meta["val"][0].numel() < _WORTH:
+        return False
+    if sizes[0][-1] > _WIDEST:
         return False
     try:
         _function(x.dtype, *_windows(tuple(x.shape), *map(_hashable, sizes)))

@@ -15,12 +15,12 @@ aten = torch.ops.aten
 
 @kernel(aten.index_select.default)
 def index_select(b: Builder, node: fx.Node, x: Value, dim: int, index: Value) -> Indexed:
-    source, where, shape = b.view(x), b.view(index), tuple(node.meta["val"].shape)
+    source, where, shape = _with_rows(b, x), b.view(index), tuple(node.meta["val"].shape)
     dim = dim % max(len(shape), 1)
     within(b, node, where, source.shape[dim])
 
     def element(body: Body, i: tuple[str, ...]) -> str:
-        row = wrapped(body, where, (i[dim],) if where.shape else (), source.shape[dim])
+        row = wrapped(body, where, (i or ("0",))[dim : dim + 1] if where.shape else (), source.shape[dim])
         return source.at(body, (*i[:dim], row, *i[dim + 1 :]))
 
     return Indexed(shape, x.dtype, element)
@@ -28,7 +28,7 @@ def index_select(b: Builder, node: fx.Node, x: Value, dim: int, index: Value) ->
 
 @kernel(aten.gather.default)
 def gather(b: Builder, node: fx.Node, x: Value, dim: int, index: Value, **_: Any) -> Indexed:
-    source, where, shape = b.view(x), b.view(index), tuple(node.meta["val"].shape)
+    source, where, shape = _with_rows(b, x), b.view(index), tuple(node.meta["val"].shape)
     dim = dim % max(len(shape), 1)
     within(b, node, where, source.shape[dim])
 
@@ -48,6 +48,12 @@ def embedding(b: Builder, node: fx.Node, weight: Value, index: Value, *_: Any) -
         return source.at(body, (wrapped(body, where, i[:-1], source.shape[0]), i[-1]))
 
     return Indexed(tuple(node.meta["val"].shape), weight.dtype, element)
+
+
+def _with_rows(b: Builder, x: Value) -> View:
+    """``x`` in memory; a number is a vector of one element."""
+    view = b.view(x)
+    return view if view.shape else View((1,), view.dtype, view.buffer, view.offset, (1,))
 
 
 def wrapped(body: Body, index: View, at: tuple[str, ...], size: int) -> str:
