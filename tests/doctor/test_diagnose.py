@@ -316,6 +316,26 @@ def test_dropout_and_clipping_hide_no_forgotten_zero_grad_and_feign_none(clears)
     assert ("forgotten zero_grad" in {f.kind for f in report.findings}) is not clears
 
 
+def test_gradients_of_several_calls_to_a_step_are_no_forgotten_zero_grad():
+    model = nn.Linear(8, 3)
+    optimizer, calls = torch.optim.SGD(model.parameters(), lr=0.01), []
+
+    def step(x, t):
+        calls.append(None)
+        F.cross_entropy(model(x), t).backward()
+        if len(calls) % 2 == 0:
+            optimizer.step()
+            optimizer.zero_grad()
+
+    assert not mg.diagnose(model, X, T, loss=nn.CrossEntropyLoss(), step=step).findings
+
+
+def test_a_step_whose_gradients_are_no_attributes_is_fine():
+    model = nn.Linear(8, 3)
+    step = mg.TrainStep(model, nn.CrossEntropyLoss(), torch.optim.SGD(model.parameters(), lr=0.01))
+    assert not mg.diagnose(model, X, T, loss=nn.CrossEntropyLoss(), step=step).findings
+
+
 def test_a_step_that_raises_leaves_everything_as_it_was():
     model = nn.Linear(8, 3)
     optimizer = torch.optim.SGD(model.parameters(), lr=1.0)

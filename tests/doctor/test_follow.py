@@ -67,6 +67,12 @@ def test_what_a_function_closes_over_and_its_arguments_are_as_they_were_too():
     assert norm.num_batches_tracked == 0 and not norm.running_mean.any()
 
 
+def test_batches_may_be_arguments_by_place_and_by_name():
+    data = [(X,), {"input": X}]
+    frames = mg.diagnose(nn.Linear(8, 1), X, loss=lambda y: y.square().mean(), steps=4, data=data).numbers["steps"]
+    assert len(frames) == 4
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [

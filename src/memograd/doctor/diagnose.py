@@ -253,7 +253,8 @@ class _Case:
     def step(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Patient:
         """One step of a run: what the model writes (statistics, counters) stays written, draws go on."""
         inspected = self._inspected
-        geometry = [(t.shape, t.dtype) for t in pytree.tree_leaves((args, kwargs)) if isinstance(t, torch.Tensor)]
+        leaves, structure = pytree.tree_flatten((args, kwargs))
+        geometry = [structure, *((t.shape, t.dtype) for t in leaves if isinstance(t, torch.Tensor))]
         if inspected is None or geometry != self._geometry or not _holds(inspected):
             now = Generators(self.f)
             inspected = self._inspected = self.inspected(args, kwargs)

@@ -86,10 +86,12 @@ def _judged(watched: _Watched, first: int, fresh: Gradients, left: Gradients, mo
         fix = "optimizer.step() behind loss.backward()"
         return [Finding("error", "no step", what, where, (), fix)]
     if not any(watched.used):
+        if moved:  # by gradients that are nobody's .grad (mg.TrainStep)
+            return []
         what = "the optimizer is stepped with no gradient at all: .grad of everything it holds is None"
         fix = "loss.backward() belongs between optimizer.zero_grad() and optimizer.step()"
         return [Finding("error", "no gradients at the step", what, where, (), fix)]
-    if len(watched.used) <= first:
+    if not first or len(watched.used) <= first:  # several calls make one step: gradients are to be added up
         return []
     used = watched.used[first]
     both = {n: g + left[n] for n, g in fresh.items() if n in left}
