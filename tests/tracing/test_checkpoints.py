@@ -94,6 +94,44 @@ def test_what_a_checkpoint_writes_is_written_again_in_the_backward_pass(reentran
         torch.testing.assert_close(p, q, rtol=1e-9, atol=1e-11, msg=lambda m, n=name: f"{n}: {m}")
 
 
+class Counted(nn.Module):
+    def __init__(self, way):
+        super().__init__()
+        self.way = way
+        self.weight = nn.Parameter(torch.ones(3))
+        self.register_buffer("count", torch.zeros(()))
+
+    def early(self, x):
+        self.count += 1
+        return (x * self.weight).sin()
+
+    def late(self, x):
+        x = (x * self.weight).sin()
+        self.count += 1
+        return x + 1
+
+    def first_within(self, x):
+        return checkpoint(self.early, x, use_reentrant=False).sin()
+
+    def last_within(self, x):
+        return checkpoint(self.early, x.sin(), use_reentrant=False)
+
+    def forward(self, x):
+        return checkpoint(getattr(self, self.way), x, use_reentrant=False).sum()
+
+
+@pytest.mark.parametrize("way", ["early", "late", "first_within", "last_within"])
+def test_writes_where_the_backward_pass_has_stopped_are_refused(way):
+    theirs, ours, x = Counted(way), Counted(way), torch.randn(2, 3)
+    theirs(x).backward()
+    if way in ("late", "last_within"):
+        with pytest.raises(mg.CaptureError, match="writes to a buffer behind the last operator"):
+            mg.wrap(ours)(x)
+    else:
+        mg.wrap(ours)(x).backward()
+        assert ours.count == theirs.count
+
+
 def test_a_gradient_inside_the_program_draws_nothing_again():
     """Autograd computes the checkpointed part anew; the dropout in it has been drawn."""
     torch.manual_seed(0)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable
+from itertools import takewhile
 from typing import Any
 
 import torch
@@ -21,11 +22,14 @@ from torch.utils.checkpoint import CheckpointFunction, checkpoint
 from memograd import ops
 from memograd.errors import CaptureError
 from memograd.tracing.interposed import Interposed, current
+from memograd.tracing.mutation import is_view
 from memograd.tracing.provenance import caller
 from memograd.tracing.tracer import Tracer
 
 aten = torch.ops.aten
 _BATCH_NORM = aten._native_batch_norm_legit_functional.default
+_LINEAR = frozenset({aten.add, aten.sub, aten.rsub, aten.neg, aten.sum, aten.mean, aten.cat, aten.stack, aten._to_copy})
+_COPIES = (ops.stop, ops.no_grad, aten.alias.default, aten.clone.default, aten.detach.default)
 
 
 def is_checkpoint(cls: type) -> bool:
@@ -64,11 +68,40 @@ class Region:
         self.last = next(iter(reversed(tracer.graph.nodes)), None)
         self.before = {s: s.node for s in tracer.storages() if s.origin.op == "placeholder"}
         self.after: dict[Any, fx.Node] = {}
+        self.inner: dict[fx.Node, bool] = {}  # of regions within this one; whether it is the first of such a region
+        tracer.open_regions.append(self)
 
-    def over(self) -> None:
+    def over(self, may_stop: bool = False) -> None:
+        """``may_stop``: autograd computes it again only as far as it has saved something (``use_reentrant=False``)."""
         self.after = {s: s.node for s, node in self.before.items() if s.node is not node}
+        around = self.tracer.open_regions
+        del around[around.index(self) :]
+        if around:
+            nodes = list(takewhile(lambda n: n is not self.last, reversed(self.tracer.graph.nodes)))
+            around[-1].inner |= {node: node is nodes[-1] for node in nodes}
         if self.after and torch.is_grad_enabled():
+            if may_stop and any(self._is_last(node) for node in self.after.values()):
+                raise CaptureError(
+                    f"the checkpoint at {' ('.join(caller())}) writes to a buffer behind the last operator that "
+                    "autograd saves something of, and the backward pass, which stops there, would not write again: "
+                    "write first, leave the checkpoint out, or set use_reentrant=True"
+                )
             self.tracer.regions.append(self)
+
+    def _is_last(self, written: fx.Node) -> bool:
+        """Whether nothing behind ``written`` saves anything for its backward, as far as that can be told. A region
+        within this one saves what it is given, and nothing else here."""
+        needed = self._needed()
+        while written.target is operator.getitem or written.target in _COPIES or written.target is ops.written:
+            written = written.all_input_nodes[0]
+        if written.target is _BATCH_NORM and written not in self.inner:
+            return False
+        for node in reversed(self.tracer.graph.nodes):
+            if node is written or node is self.last:
+                return True
+            if self.inner.get(node, node not in needed and not _saves_nothing(node)):
+                return False
+        return True
 
     def write(self) -> None:
         """Write again what was written, on top of what is there by now."""
@@ -106,6 +139,16 @@ def _of_batch(node: fx.Node) -> bool:
     return isinstance(source, fx.Node) and source.target is _BATCH_NORM and index in (0, 1, 2)
 
 
+def _saves_nothing(node: fx.Node) -> bool:
+    """Whether ``node`` is linear, with numbers as factors: its backward needs none of its operands."""
+    target = node.target
+    if target is operator.getitem or target in _COPIES or target is ops.written:
+        return True
+    if target in (aten.mul.Tensor, aten.div.Tensor):
+        return len(node.all_input_nodes) == 1 and not isinstance(node.args[1], fx.Node)
+    return isinstance(target, torch._ops.OpOverload) and (target.overloadpacket in _LINEAR or is_view(target))
+
+
 def written_again(tracer: Tracer) -> None:
     """The program has run: the backward pass goes through its checkpoints from the last to the first."""
     for region in reversed(tracer.regions):
@@ -114,7 +157,6 @@ def written_again(tracer: Tracer) -> None:
 
 _PUSH, _EXIT = saved_tensors_hooks.__enter__, saved_tensors_hooks.__exit__
 _HARMLESS = (save_on_cpu,)  # whose hooks give back what they were given
-_COPIES = (ops.stop, ops.no_grad, aten.alias.default, aten.clone.default, aten.detach.default)
 _ABSENT = "_memograd_absent"  # attribute of hooks that were not put in force
 
 
@@ -135,7 +177,7 @@ def _enter(hooks: saved_tensors_hooks) -> None:
 def _exit(hooks: saved_tensors_hooks, *args: Any) -> None:
     absent = vars(hooks).pop(_ABSENT, False)
     if isinstance(absent, Region):
-        absent.over()
+        absent.over(may_stop=args[:1] in ((), (None,)))  # what the program raises is the program's
     elif not absent:
         _EXIT(hooks, *args)
 

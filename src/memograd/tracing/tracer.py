@@ -62,6 +62,7 @@ class Tracer(Tape, TorchDispatchMode):
         self.past_hooks: list[tuple[set[fx.Node], str]] = []  # who reads a tensor without its hook, and where that is
         self.used: Callable[[torch.Tensor], fx.Node] | None = None  # the node of an operand, if it is not its tensor's
         self.regions: list[Any] = []  # that write and will be computed again, see ``checkpoints.py``
+        self.open_regions: list[Any] = []  # the program is in
         self.applied: list[Any] = []  # applications of autograd.Functions under way, see ``applications.py``
 
     @contextmanager
