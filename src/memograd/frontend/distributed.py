@@ -52,11 +52,6 @@ def _sharded() -> list[type]:
     return [] if module is None else [module.FSDPModule]
 
 
-def is_sharded(model: nn.Module) -> bool:
-    """Whether ``fully_shard`` was called on it."""
-    return isinstance(model, tuple(_sharded()))
-
-
 def _refuse(model: nn.Module) -> None:
     flat = [name for name, _ in model.named_parameters() if name.endswith("_flat_param")]
     if flat:

@@ -14,9 +14,9 @@ from torch import fx
 from memograd._torch import pytree, without_modes
 from memograd.graph.interpreter import interpret
 from memograd.ops import MARKS, WRITES, is_random
+from memograd.tracing.operator_kinds import MEMORY
 
 aten = torch.ops.aten
-_MEMORY = (aten.empty, aten.empty_strided, aten.empty_like, aten.new_empty, aten.new_empty_strided)
 _OVERWRITING = (aten.fill, aten.zero, aten.copy)  # all of their first operand
 _LARGEST = 1 << 24  # elements of one tensor: what is larger was not made to be looked at
 
@@ -24,7 +24,7 @@ _LARGEST = 1 << 24  # elements of one tensor: what is larger was not made to be 
 def constant(node: fx.Node) -> bool | int | float | complex | None:
     """The number that ``node`` is; None where it depends on an input or on random numbers."""
     node = _seen(node)
-    if _packet(node) in _MEMORY:
+    if _packet(node) in MEMORY:
         return None
     needed: set[fx.Node] = set()
     stack = [node]
@@ -34,7 +34,7 @@ def constant(node: fx.Node) -> bool | int | float | complex | None:
             if current.op != "call_function" or is_random(current) or _large(current.meta["val"]):
                 return None
             read = [_seen(n) for n in current.all_input_nodes]
-            if any(_packet(n) in _MEMORY for n in read) and _packet(current) not in _OVERWRITING:
+            if any(_packet(n) in MEMORY for n in read) and _packet(current) not in _OVERWRITING:
                 return None  # what happened to be there
             needed.add(current)
             stack += read
