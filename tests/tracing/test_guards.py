@@ -21,10 +21,12 @@ class Model(nn.Module):
         self.linear, self.scale, self.part = nn.Linear(3, 3), 0.0, slice(1)
         self.table: Any = nn.Buffer(torch.arange(12.0).view(4, 3))
         self.unit = 0.5
+        self.chosen, self.named = {1}, {1: 2.0}
 
     def forward(self, x: torch.Tensor, shift: float = 0.0) -> torch.Tensor:
         y = self.linear(x) * self.table.size(0) + self.table.sum() * self.unit
         y = y * (2 if self.part.stop is True else 3)
+        y = y * (2 if any(k is True for k in self.chosen) else 3) * (5 if any(k is True for k in self.named) else 7)
         return y + torch.atan2(torch.full((3,), self.scale), -y) + torch.atan2(torch.full((3,), shift), -y)
 
 
@@ -33,9 +35,20 @@ def resized_beside_an_equal_number(model: Any) -> None:
     model.unit = float("0.5")
 
 
+def member_to_true(model: Any) -> None:
+    model.chosen.discard(1)
+    model.chosen.add(True)
+
+
+def key_to_true(model: Any) -> None:
+    model.named[True] = model.named.pop(1)
+
+
 CHANGES: dict[str, Callable[[Any], Any]] = {
     "zero of the other sign": lambda m: setattr(m, "scale", -0.0),
     "a slice to True": lambda m: setattr(m, "part", slice(True)),
+    "a member of a set to True": member_to_true,
+    "a key to True": key_to_true,
     "a buffer that shrinks where it is": lambda m: m.table.resize_(2, 3),
     "a buffer turned around where it is": lambda m: m.table.t_(),
     "other data in the same place": lambda m: setattr(m.table, "data", m.table.data[:2]),
@@ -80,3 +93,14 @@ def test_nan_is_the_same_argument_again() -> None:
     for _ in range(3):
         model(X, float("nan")).sum().backward()
     assert len(model.forward.captures) == 1
+
+
+def test_a_key_of_an_argument_to_true() -> None:
+    def f(parts: dict[Any, torch.Tensor]) -> torch.Tensor:
+        return sum(v.square() * (2 if k is True else 3) for k, v in parts.items()).sum()  # pyright: ignore
+
+    gradient, x = mg.grad(f), torch.ones(2)
+    for key, slope in ((True, 4.0), (1, 6.0), (1.0, 6.0), (True, 4.0)):
+        leaf = torch.ones(2, requires_grad=True)
+        (expected,) = torch.autograd.grad(f({key: leaf}), leaf)
+        assert torch.equal(gradient({key: x})[key], expected) and expected[0] == slope

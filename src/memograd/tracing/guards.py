@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import collections
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from operator import attrgetter, contains, getitem, is_
 from typing import Any
 
@@ -69,6 +69,8 @@ class Guards:
         self._dicts = [c for c, n in sized if n and isinstance(c, dict)]
         self._orders = [list(reads.before[id(c)][1]) for c in self._dicts]
         self._sets = [(c, reads.before[id(c)][1]) for c in reads.containers if isinstance(c, set)]
+        keyed = [(c, reads.before[id(c)][1]) for c in reads.containers if isinstance(c, (dict, set))]
+        self._keyed = [(c, _kinds(before)) for c, before in keyed if any(type(k) is not str for k in before)]
         self._hooks = hooks_of_every_module()
         self._states = [(value, kind.state, before) for value, kind, before, _ in reads.states.met if kind.guarded]
         self.volatile = next(iter(reads.states.moved()), reads.again)
@@ -117,6 +119,7 @@ class Guards:
             and (not self._counters or all([type(table[name]) is int for table, name in self._counters]))
             and (not self._states or all([state(value) == before for value, state, before in self._states]))
             and (not self._sets or all([held == before for held, before in self._sets]))
+            and (not self._keyed or all([_kinds(held) == before for held, before in self._keyed]))
             and (not self._unset or all([place.get() is MISSING for place in self._unset]))
             and hooks_of_every_module() == self._hooks
         )
@@ -195,6 +198,11 @@ def _will_do(value: Any, before: Any) -> bool:
     if issubclass(kind, tuple) and kind is not torch.Size:
         return len(value) == len(before) and all(a is b or _will_do(a, b) for a, b in zip(value, before, strict=True))
     return kind in _EQUAL and distinct(value) == distinct(before)
+
+
+def _kinds(keys: Iterable[Any]) -> set[Any]:
+    """Keys, or members of a set, as a program can tell them apart: True is not 1."""
+    return {(type(k), distinct(k)) for k in keys}
 
 
 def _solid(tensors: list[torch.Tensor]) -> list[torch.Tensor]:

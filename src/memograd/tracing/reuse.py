@@ -21,7 +21,14 @@ _ENTERING = threading.Lock()
 def signature(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, ...]:
     """Structure, geometry and baked values of the arguments, and the ambient modes an operator may ask for."""
     leaves, spec = pytree.tree_flatten((args, kwargs))
-    return (spec, tuple(_leaf(x) for x in leaves), *ambient())
+    return (spec, _keys((args, kwargs)), tuple(_leaf(x) for x in leaves), *ambient())
+
+
+def _keys(tree: Any) -> Any:
+    """The keys of dicts that equal others which a program can tell from them: structures compare True as 1."""
+    if isinstance(tree, dict):
+        return tuple([repr(k) for k in tree if type(k) is not str]), tuple(map(_keys, tree.values()))
+    return tuple(map(_keys, tree)) if isinstance(tree, (tuple, list)) else None
 
 
 def ambient() -> tuple[Any, ...]:
