@@ -1,4 +1,4 @@
-"""What we rely on inside PyTorch, thing by thing (``src/memograd/_torch.py``).
+"""What we rely on inside PyTorch, thing by thing (``src/memograd/_torch/``).
 
 When one of these fails after an upgrade of PyTorch, the message says which assumption no longer holds; nothing else
 needs to be searched.
@@ -11,6 +11,7 @@ import inspect
 import sys
 import warnings
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,8 +23,9 @@ from torch.testing._internal.logging_tensor import LoggingTensor
 from torch.utils import _python_dispatch as python_dispatch
 
 from memograd import _torch as adapter
+from memograd._torch.fake import _FakeMode
 
-WHY = f"PyTorch {torch.__version__} changed something memograd/_torch.py relies on: "
+WHY = f"PyTorch {torch.__version__} changed something memograd/_torch relies on: "
 
 
 def test_a_sparse_tensor_has_indices_and_values() -> None:
@@ -152,12 +154,12 @@ def test_the_fake_mode_is_entered_by_thread() -> None:
 
 def test_the_fake_mode_is_made_ready_by_its_first_use_in_whichever_thread() -> None:
     """Importing makes none of its attributes; all threads that come first at once see all of them."""
-    mode = adapter._FakeMode.__new__(adapter._FakeMode)
+    mode = _FakeMode.__new__(_FakeMode)
     assert not vars(mode)
     with ThreadPoolExecutor(8) as pool:
         stacks = list(pool.map(lambda _: mode.enter_stack, range(8)))
     assert stacks == [[]] * 8
-    assert vars(mode).keys() == vars(adapter._FakeMode()).keys(), WHY + "attributes of FakeTensorMode"
+    assert vars(mode).keys() == vars(_FakeMode()).keys(), WHY + "attributes of FakeTensorMode"
     with mode:
         assert torch.ones(2).fake_mode is mode, WHY + "FakeTensorMode.__enter__"  # pyright: ignore
     with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
@@ -171,8 +173,8 @@ def test_the_fake_mode_is_made_ready_out_of_sight(monkeypatch: pytest.MonkeyPatc
         warnings.warn("old", DeprecationWarning, stacklevel=1)
         vars(self).update(own=torch.ones(1).device)
 
-    monkeypatch.setattr(adapter._FakeMode, "__init__", init)
-    mode = adapter._FakeMode.__new__(adapter._FakeMode)
+    monkeypatch.setattr(_FakeMode, "__init__", init)
+    mode = _FakeMode.__new__(_FakeMode)
     with warnings.catch_warnings(), Recorder() as recorder, torch.device("meta"):
         warnings.simplefilter("error")
         mode.prepare()
@@ -476,16 +478,16 @@ def test_composite_operators_are_known() -> None:
 
 def test_every_private_name_is_tested() -> None:
     """Whatever the adapter imports from PyTorch's private modules is mentioned here."""
-    tree = ast.parse(inspect.getsource(adapter))
     private = [
         alias.asname or alias.name
-        for node in ast.walk(tree)
+        for file in Path(inspect.getfile(adapter)).parent.glob("*.py")
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8")))
         if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("torch.")
         for alias in node.names
     ]
     text = inspect.getsource(sys.modules[__name__])
     untested = [name for name in private if name not in text]
-    assert private and not untested, f"memograd/_torch.py imports {untested}, which no test here mentions"
+    assert private and not untested, f"memograd/_torch imports {untested}, which no test here mentions"
 
 
 @pytest.mark.parametrize(

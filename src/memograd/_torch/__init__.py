@@ -1,0 +1,136 @@
+"""The one door to PyTorch's internals.
+
+Everything here is private API of PyTorch that has no public counterpart. Each file says why its names are needed;
+``tests/test_torch_adapter.py`` fails with a clear message when one of them changes. The rest of the library imports
+from ``memograd._torch``.
+
+fake.py        tensors without data, on which a program is traced
+modes.py       what sees an operator before it runs, and who else traces
+functorch.py   other people's transforms: ``torch.func``, forward mode, batched cotangents
+autograd.py    the engine, and custom ``autograd.Function``s as it sees them
+hooks.py       what users registered on tensors, modules and optimizers
+modules.py     where modules hold what they hold; TorchScript
+operators.py   schemas, composite operators, operators of ``torch.library``
+memory.py      which memory a tensor looks at, and how it lies there
+generators.py  where random numbers come from
+compilers.py   Inductor and Dynamo
+
+``pytree``, flattening of nested containers, is that of PyTorch with the registrations other libraries (transformers)
+made.
+"""
+
+# ruff: noqa: F401  (imported for the rest of the library)
+
+from __future__ import annotations
+
+import torch
+
+try:
+    from torch.utils import _pytree as pytree
+
+    from memograd._torch.autograd import (
+        SingleLevelFunction,
+        apply_alone,
+        backward_class,
+        free_saved,
+        needed_inputs,
+        run_backward,
+    )
+    from memograd._torch.compilers import (
+        dynamo_listens,
+        inductor_function,
+        inductor_graph,
+        keeps_roundings,
+        one_graph,
+    )
+    from memograd._torch.fake import (
+        DATA_DEPENDENT,
+        FAKE,
+        UNSUPPORTED,
+        DataDependentOutputException,
+        DynamicOutputShapeException,
+        FakeTensor,
+        FakeTensorMode,
+        Geometry,
+        UnsupportedOperatorException,
+        compressed_fake,
+        fake_like,
+        fake_of,
+        forget_shapes,
+        geometry_of,
+        has_data,
+        is_fake,
+        needs_data,
+        quiet,
+        shapes_of,
+    )
+    from memograd._torch.functorch import (
+        batched,
+        has_batching_rule,
+        in_forward_mode,
+        inside_torch_func,
+        is_batched,
+        is_tracked,
+        is_wrapped,
+        level_of,
+        levels,
+        outside_torch_func,
+        unbatched,
+        wrapped_value,
+    )
+    from memograd._torch.generators import (
+        is_default_generator,
+        put_generator,
+        put_state,
+        state_of,
+    )
+    from memograd._torch.hooks import (
+        forward_hooks,
+        has_hooks,
+        has_step_hooks,
+        hooks_by_kind,
+        hooks_of,
+        module_hooks,
+        note_step,
+        register_hook,
+        without_hooks,
+        without_saved_tensor_hooks,
+    )
+    from memograd._torch.memory import (
+        address,
+        copy_of,
+        elementwise_strides,
+        entries_of,
+        is_lent,
+        keeps_its_numbers_elsewhere,
+        memory_of,
+        share_memory,
+        suggested_format,
+    )
+    from memograd._torch.modes import (
+        DispatchMode,
+        TorchDispatchMode,
+        default_device,
+        dispatch_modes,
+        inside_make_fx,
+        unseen,
+        without_modes,
+    )
+    from memograd._torch.modules import (
+        ScriptMethod,
+        forget_plans,
+        optimized_execution,
+        scripted_state,
+        tables_of,
+    )
+    from memograd._torch.operators import (
+        generated_function,
+        is_composite,
+        registered_backward,
+        schema_of,
+    )
+except ImportError as error:
+    raise ImportError(
+        f"memograd reads internals of PyTorch 2.11 to 2.13, and PyTorch {torch.__version__} lacks one: {error}. "
+        "Install one of those versions"
+    ) from error

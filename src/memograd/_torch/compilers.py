@@ -1,0 +1,54 @@
+"""Inductor and Dynamo.
+
+- ``inductor_graph``, ``inductor_function``: a graph through Inductor. The public ``torch.compile`` guards every call
+  (50 µs, more than a small kernel takes). ``keeps_roundings``: what its kernels round, by PyTorch's version.
+- ``dynamo_listens``: whether ``torch.compile`` is at work in this thread. The public way to be left alone
+  (``torch.compiler.disable``) takes 15 µs a call, also where nobody compiles anything.
+- ``one_graph``: inside a call of ``DistributedDataParallel``, Dynamo cuts what ``torch.compile`` is given at the bounds
+  of that one's buckets, as if it were the model. A setting of Dynamo's keeps it from that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch._C._dynamo import eval_frame as _eval_frame
+
+
+def inductor_graph(module: torch.fx.GraphModule, operands: Sequence[Any], options: Any = None) -> Any:
+    """A graph of ATen operators compiled by Inductor, as a function of operands of this geometry, without gradients."""
+    import torch._inductor as inductor  # slow to import, like the compiler itself
+
+    with torch.no_grad():
+        return inductor.compile(module, list(operands), options=options)
+
+
+def inductor_function(function: Any, operands: Any) -> Any:
+    """``function``, of ATen operators and with a tuple as its result, compiled by Inductor for operands of this
+    geometry. Roundings to a lower precision stay where the program has them."""
+    return inductor_graph(torch.fx.symbolic_trace(function), operands, {"emulate_precision_casts": True})
+
+
+def keeps_roundings(device: str) -> bool:
+    """Whether Inductor's kernels on a type of device round to a lower precision where the program does: those for the
+    CPU did not before PyTorch 2.13."""
+    version = tuple(int(part) for part in torch.__version__.split(".")[:2])
+    return device != "cpu" or version >= (2, 13)
+
+
+def dynamo_listens() -> bool:
+    """Whether ``torch.compile`` traces who asks this, or would compile what is called from here."""
+    return torch.compiler.is_dynamo_compiling() or _eval_frame.get_eval_frame_callback() is not None
+
+
+@contextmanager
+def one_graph() -> Iterator[None]:
+    """What ``torch.compile`` compiles inside is not cut for ``DistributedDataParallel``."""
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        yield
+        return
+    with torch._dynamo.config.patch(optimize_ddp=False):  # pyright: ignore[reportAttributeAccessIssue]
+        yield

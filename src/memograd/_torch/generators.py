@@ -1,0 +1,41 @@
+"""Where random numbers come from.
+
+- ``state_of`` / ``put_state``: where a ``torch.Generator`` stands, which is a tensor, is asked while a program is
+  captured.
+- ``is_default_generator``: C++ hands out several objects for one generator (``_cdata`` tells which).
+- ``put_generator``: ``torch.manual_seed`` and its like go past every mode to the generator that ``torch.random`` holds.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from memograd._torch.modes import unseen
+
+
+def state_of(generator: torch.Generator) -> bytes:
+    """Where a generator stands, also while a program is captured: the tensor of its state is no business of a trace."""
+    with unseen():
+        return bytes(generator.get_state().numpy())
+
+
+def put_state(generator: torch.Generator, state: bytes) -> None:
+    """Let ``generator`` draw from there."""
+    with unseen():
+        generator.set_state(torch.frombuffer(bytearray(state), dtype=torch.uint8))
+
+
+def is_default_generator(generator: torch.Generator) -> bool:
+    """Whether it is the one that operators draw from which are given none; C++ hands out other objects for the same."""
+    defaults = (torch.default_generator, *torch.cuda.default_generators)
+    return any(generator._cdata == g._cdata for g in defaults)  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def put_generator(generator: Any) -> Any:
+    """The generator that the functions of ``torch.random`` set, which is ``generator`` from now on (None: as it is)."""
+    before = torch.random.default_generator  # pyright: ignore[reportPrivateImportUsage]
+    if generator is not None:
+        torch.random.default_generator = generator  # pyright: ignore
+    return before

@@ -1,0 +1,42 @@
+"""What modules hold, and modules compiled by TorchScript.
+
+- ``tables_of``: what a module holds is public one by one (``named_buffers``), where it holds it is not.
+- ``scripted_state``: what a module compiled by ``torch.jit.script`` holds is in C++; nothing public lists its
+  attributes.
+- ``ScriptMethod``, ``optimized_execution``, ``forget_plans``: TorchScript differentiates some operators by itself. What
+  would keep it from that (not documented) comes too late once it has decided how to run a function, and keeps that.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+from torch.jit._fuser import optimized_execution  # noqa: F401
+
+
+def tables_of(module: nn.Module) -> list[dict[str, Any]]:
+    """The dicts in which a module keeps its attributes, parameters, buffers and submodules."""
+    own = vars(module)
+    return [own, *(own[table] for table in ("_parameters", "_buffers", "_modules") if table in own)]
+
+
+def scripted_state(module: torch.jit.ScriptModule) -> dict[tuple[Any, str], Any]:
+    """What it and the modules in it have as attributes: numbers and texts, and tensors (always as the same objects). By
+    the object of C++ that holds it and the name."""
+    state: dict[tuple[Any, str], Any] = {}
+    for part in module.modules():
+        own = vars(vars(part).get("_actual_script_module", part))  # that of a traced one holds another
+        if "_concrete_type" in own:  # else it is being made
+            names = own["_concrete_type"].get_attributes()
+            state |= {(own["_c"], name): own["_c"].getattr(name) for name in names}
+    return state
+
+
+ScriptMethod: Any = torch._C.ScriptMethod
+
+
+def forget_plans(function: Any) -> None:
+    """Let TorchScript decide anew how to run a function or method."""
+    function._debug_flush_compilation_cache()

@@ -1,0 +1,45 @@
+"""What PyTorch knows of an operator.
+
+- ``schema_of``: what it takes, returns and writes to. PyTorch's own code reads ``_schema``; there is no public name.
+- ``is_composite``: no public function tells operators that autograd takes apart from those it differentiates.
+- ``registered_backward``: nothing public says whether ``register_autograd`` was called for a custom operator;
+  ``generated_function``: nor what the ``autograd.Function`` is called that it gets.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+
+def schema_of(operator: Any) -> Any:
+    """What an operator takes and returns; None for what is none of PyTorch's (a fused kernel, ``getitem``)."""
+    return getattr(operator, "_schema", None)
+
+
+def is_composite(operator: Any) -> bool:
+    """True for an operator that autograd sees only as the operators it is composed of (``linear``, ``matmul``)."""
+    return torch._C._dispatch_has_kernel_for_dispatch_key(operator.name(), "CompositeImplicitAutograd")
+
+
+def generated_function(node: Any) -> str:
+    """Name of the ``autograd.Function`` that ``torch.library.custom_op`` makes for the operator of an fx node."""
+    schema = schema_of(node.target)
+    if schema is None:
+        return ""
+    return f"GeneratedBackwardFor_{schema.name.replace('::', '_')}_{schema.overload_name or 'default'}"
+
+
+def registered_backward(generated: Any) -> bool:
+    """Whether ``register_autograd`` was called for the operator whose ``autograd.Function`` is ``generated``."""
+    functions = [generated.backward]
+    while functions:
+        function = functions.pop()
+        free = getattr(getattr(function, "__code__", None), "co_freevars", ())
+        for name, cell in zip(free, getattr(function, "__closure__", None) or (), strict=True):
+            if name == "info":
+                return cell.cell_contents._backward_fn is not None
+            if name == "orig_backward":  # an operator with lists of tensors
+                functions.append(cell.cell_contents)
+    return True
