@@ -7,8 +7,8 @@ compiled by the machine's own compiler into a library that is loaded with ctypes
     outputs = program(*flat)                              # once, fresh outputs
     outputs, losses = program.loop(flat, feedback, 1000)  # a thousand steps without Python in between
 
-``kernels``, ``indexing``, ``pointwise``, ``reduce`` and ``nn`` know one operator each time; ``emit`` puts them
-together; ``program`` runs.
+``kernels``, ``indexing``, ``pointwise``, ``reduce``, ``rows``, ``losses`` and ``nn`` know operators, each its own;
+``emit`` puts them together; ``program`` runs.
 """
 
 from __future__ import annotations
@@ -16,7 +16,16 @@ from __future__ import annotations
 from memograd import c_compiler
 from memograd.errors import BackendError
 from memograd.graph.graph import Graph
-from memograd.run.native import emit, indexing, kernels, nn, pointwise, reduce  # noqa: F401  they enter their operators
+from memograd.run.native import (  # noqa: F401  they enter their operators
+    emit,
+    indexing,
+    kernels,
+    losses,
+    nn,
+    pointwise,
+    reduce,
+    rows,
+)
 from memograd.run.native.program import Program
 
 __all__ = ["Program", "compile", "supports"]
