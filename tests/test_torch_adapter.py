@@ -904,3 +904,11 @@ def test_tensors_that_look_at_one_memory_are_known() -> None:
         fake = torch.ones(4)
         assert adapter.share_memory(fake, fake[1:]) and not adapter.share_memory(fake, fake.clone())
     assert adapter.share_memory(real, real[1:]) and not adapter.share_memory(real, real.clone())
+
+
+def test_inductor_says_by_a_class_that_its_compiler_failed():
+    from torch._inductor import exc
+
+    assert adapter.compiler_failed(exc.InvalidCxxCompiler())
+    assert adapter.compiler_failed(exc.CppCompileError(["c++"], "No space left on device"))
+    assert not adapter.compiler_failed(RuntimeError("no lowering"))

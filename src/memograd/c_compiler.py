@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import atexit
+import contextlib
 import ctypes
 import hashlib
 import os
@@ -11,16 +13,27 @@ import stat
 import subprocess
 import sys
 import tempfile
+import warnings
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from memograd.errors import BackendError
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl: Any = None
 
 # -O2 with vectorized loops: -O3 also unrolls every loop of constant length, which costs seconds in small graphs.
 # No -ffast-math and no contraction to fused multiply-adds: NaN, infinity and x*x - x*x must come out as PyTorch's do.
 FLAGS = ("-O2", "-ftree-vectorize", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=off", "-fopenmp-simd",
          "-fno-strict-aliasing", "-std=gnu11", "-w", "-fPIC", "-shared")  # fmt: skip
 TIMEOUT = 120  # seconds for one compiler run
+
+UNFINISHED = "unfinished-"  # in the name of what is being written
+_HOURS = 2 * 3600.0
+_TEMPORARY = "memograd-process-"
 
 _loaded: dict[str, ctypes.CDLL] = {}
 
@@ -66,7 +79,7 @@ def _library(cc: str, source: str, path: Path) -> ctypes.CDLL:
 
 
 def cache_folder() -> Path:
-    """Where libraries are kept: $MEMOGRAD_CACHE, the platform's cache folder, or a private temporary one.
+    """Where libraries are kept: $MEMOGRAD_CACHE, the platform's cache folder, or one for this process alone.
 
     What lies there is loaded as code, so a folder that others may write to is refused.
     """
@@ -100,7 +113,54 @@ def _private(folder: Path) -> bool:
 
 @cache
 def _private_temporary() -> Path:
-    return Path(tempfile.mkdtemp(prefix="memograd-"))
+    """A folder that goes when this process does. One that is killed leaves it: the next that needs one clears it."""
+    folders = " and ".join(map(str, _candidates()))
+    warnings.warn(f"what is compiled is kept for this process only: others may write to {folders}, or this user may "
+                  "not; set MEMOGRAD_CACHE to a folder of your own", stacklevel=3)  # fmt: skip
+    if fcntl is not None:
+        for left in Path(tempfile.gettempdir()).glob(f"{_TEMPORARY}*"):
+            if _private(left) and (held := _hold(left)) is not None:
+                shutil.rmtree(left, ignore_errors=True)
+                os.close(held)
+    folder = Path(tempfile.mkdtemp(prefix=_TEMPORARY))
+    while fcntl is not None and _hold(folder) is None:  # another process has just taken it for one that was left
+        folder = Path(tempfile.mkdtemp(prefix=_TEMPORARY))
+    atexit.register(_remove, folder, os.getpid())
+    return folder
+
+
+def _hold(folder: Path) -> int | None:
+    """The lock on a folder, which ends with the process that holds it, however that ends; None: another one has it."""
+    handle = None
+    try:
+        handle = os.open(folder, os.O_RDONLY)
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if os.path.samestat(os.fstat(handle), folder.stat()):
+            return handle
+    except OSError:
+        pass
+    if handle is not None:
+        os.close(handle)
+    return None
+
+
+def _remove(folder: Path, owner: int) -> None:
+    if os.getpid() == owner:  # and not one that was forked from it
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@cache
+def clear_unfinished(folder: Path) -> None:
+    """What processes left in a folder of libraries that were killed while they wrote it, hours ago: ours take minutes
+    at most, by the clock of who keeps the folder."""
+    with contextlib.suppress(OSError), tempfile.NamedTemporaryFile(prefix=UNFINISHED, dir=folder) as new:
+        latest = os.fstat(new.fileno()).st_mtime - _HOURS
+        for entry in os.scandir(folder):
+            if UNFINISHED in entry.name and entry.stat(follow_symlinks=False).st_mtime < latest:
+                if entry.is_dir(follow_symlinks=False):
+                    shutil.rmtree(entry.path, ignore_errors=True)
+                else:
+                    os.remove(entry.path)
 
 
 @cache
@@ -116,7 +176,8 @@ def machine() -> str:
 
 def _compile(cc: str, source: str, path: Path) -> None:
     """Compile into ``path``; another process that does the same at the same time does no harm."""
-    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+    clear_unfinished(path.parent)
+    with tempfile.TemporaryDirectory(prefix=UNFINISHED, dir=path.parent) as folder:
         text, library = Path(folder) / "step.c", Path(folder) / "step.so"
         text.write_text(source)
         error = ""

@@ -125,6 +125,34 @@ def test_one_that_cannot_run_the_step_is_left_out(refused: str, monkeypatch: pyt
     assert backends.made.count("inductor") == (1 if refused == "inductor" else 2)
 
 
+def test_a_compiler_that_was_missing_is_tried_by_the_next_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    from torch._inductor.exc import InvalidCxxCompiler
+
+    graph, flat = step_graph()
+    for cause in map(_as_inductor_raises, (OSError("No space left on device"), InvalidCxxCompiler())):
+        backends = Backends(monkeypatch, eager=2e-5, native=1e-5, inductor=1e-6)
+
+        def build(graph: Graph, cause: BaseException = cause) -> Backend:
+            raise BackendError("no kernel") from cause
+
+        working = choosing.BACKENDS["inductor"]
+        monkeypatch.setitem(choosing.BACKENDS, "inductor", build)
+        assert "inductor cannot run this step" in choose(graph, flat, compile_seconds=60.0).reason
+        monkeypatch.setitem(choosing.BACKENDS, "inductor", working)
+        assert choose(graph, flat, compile_seconds=60.0).backend.name == "inductor" and len(backends.made) > 2
+        Record.of(graph).path.unlink()
+
+
+def _as_inductor_raises(inner: Exception) -> Exception:
+    try:
+        try:
+            raise inner
+        except Exception:
+            raise RuntimeError("it failed") from None
+    except RuntimeError as error:
+        return error
+
+
 @pytest.mark.parametrize(
     "text", ['{"seconds": [', "{}", "[]", '{"seconds": {"eager": 1, "native": 2}, "compiling": {}, "failed": 3}', ""]
 )

@@ -507,7 +507,8 @@ def test_cache_folder_is_private(monkeypatch, tmp_path):
     folder = c_compiler.cache_folder()
     assert folder.parent == tmp_path and folder.stat().st_mode & 0o077 == 0
     folder.chmod(0o777)  # what others can write is never loaded
-    assert c_compiler.cache_folder() != folder
+    monkeypatch.setattr(c_compiler, "_private_temporary", lambda: tmp_path / "private")
+    assert c_compiler.cache_folder() == tmp_path / "private"
 
 
 # -- indices out of range: PyTorch raises, and so does the compiled function, before anything is written --------------

@@ -37,6 +37,7 @@ try:
         run_backward,
     )
     from memograd._torch.compilers import (
+        compiler_failed,
         dynamo_listens,
         inductor_function,
         inductor_graph,

@@ -2,6 +2,8 @@
 
 - ``inductor_graph``, ``inductor_function``: a graph through Inductor. The public ``torch.compile`` guards every call
   (50 µs, more than a small kernel takes). ``keeps_roundings``: what its kernels round, by PyTorch's version.
+- ``compiler_failed``: whether Inductor's C++ compiler or Triton was missing or failed is in the class of the exception,
+  which is private.
 - ``dynamo_listens``: whether ``torch.compile`` is at work in this thread. The public way to be left alone
   (``torch.compiler.disable``) takes 15 µs a call, also where nobody compiles anything.
 - ``one_graph``: inside a call of ``DistributedDataParallel``, Dynamo cuts what ``torch.compile`` is given at the bounds
@@ -10,6 +12,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -30,6 +33,13 @@ def inductor_function(function: Any, operands: Any) -> Any:
     """``function``, of ATen operators and with a tuple as its result, compiled by Inductor for operands of this
     geometry. Roundings to a lower precision stay where the program has them."""
     return inductor_graph(torch.fx.symbolic_trace(function), operands, {"emulate_precision_casts": True})
+
+
+def compiler_failed(error: BaseException) -> bool:
+    """Whether an exception of Inductor's says that there is no compiler to write kernels for, or that it failed."""
+    if (exceptions := sys.modules.get("torch._inductor.exc")) is None:  # it has raised nothing then
+        return False
+    return isinstance(error, (exceptions.InvalidCxxCompiler, exceptions.CppCompileError, exceptions.TritonMissing))
 
 
 def keeps_roundings(device: str) -> bool:

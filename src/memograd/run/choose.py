@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import time
 import warnings
 from collections.abc import Callable, Sequence
@@ -9,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from memograd import clock, progress
+from memograd._torch import compiler_failed
 from memograd.draws import same_draws
 from memograd.errors import BackendError
 from memograd.graph.graph import Graph
@@ -108,7 +110,8 @@ class _Trials:
             with same_draws():
                 compiled.compute(self.flat)
         except BackendError as error:
-            record.failed["inductor"] = str(error)
+            if not _of_the_machine(error):
+                record.failed["inductor"] = str(error)
             self.notes.append(f"inductor cannot run this step: {error}")
         else:
             record.compiling["inductor"] = time.perf_counter() - start
@@ -130,6 +133,16 @@ class _Trials:
         known = "measured before" if self.record.earlier else "measured"
         rows = sorted((s, name) for name, s in seconds.items())
         return f"{known}: " + ", ".join(f"{name} {s * 1e6:.1f} µs" for s, name in rows) + " a step"
+
+
+def _of_the_machine(error: BaseException | None) -> bool:
+    """Whether compiling may go well another time: the disk was full, a compiler or a header was missing. Only what a
+    compiler says of the graph itself stays so until one of the two changes."""
+    while error is not None:
+        if isinstance(error, (OSError, MemoryError, subprocess.SubprocessError)) or compiler_failed(error):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def choose_planned(graph: Graph, plan: Plan, name: str = "auto") -> Choice:

@@ -31,7 +31,7 @@ class Record:
     Attributes:
         seconds: a step takes, by backend.
         compiling: seconds that it took to make the backend ready, the last time.
-        failed: why a backend cannot run the graph.
+        failed: why a backend cannot run the graph, on whatever machine.
         path: where this is kept.
         earlier: whether it was there before this process measured anything.
     """
@@ -58,10 +58,15 @@ class Record:
         """Write it; a folder that cannot be written to means that the next process measures again."""
         text = json.dumps({k: v for k, v in asdict(self).items() if k not in ("path", "earlier")})
         with contextlib.suppress(OSError):
-            handle, own = tempfile.mkstemp(dir=self.path.parent)
-            with os.fdopen(handle, "w", encoding="utf-8") as file:
-                file.write(text)
-            os.replace(own, self.path)  # at once: another process reads all of it or nothing
+            c_compiler.clear_unfinished(self.path.parent)
+            handle, own = tempfile.mkstemp(prefix=c_compiler.UNFINISHED, dir=self.path.parent)
+            try:
+                with os.fdopen(handle, "w", encoding="utf-8") as file:
+                    file.write(text)
+                os.replace(own, self.path)  # at once: another process reads all of it or nothing
+            except BaseException:
+                os.remove(own)  # the disk may be full, and Ctrl-C may come
+                raise
 
 
 def fingerprint(graph: Graph) -> str:

@@ -14,15 +14,17 @@ import shutil
 import subprocess
 import sys
 import threading
+import time
 from functools import cache
 from pathlib import Path
 
 import torch
 
-from memograd.c_compiler import cache_folder
+from memograd.c_compiler import UNFINISHED, cache_folder, clear_unfinished
 
 SOURCE = Path(__file__).with_name("pool.cpp")
 FLAGS = ("-O2", "-std=c++20", "-fPIC", "-shared", "-w")
+_AGAIN = 3600.0  # seconds after which a compiler is asked again: the disk was full, a header was missing
 _WAITING = "it is being compiled"
 _REFUSALS = {1: "another allocator has taken PyTorch's place", 2: "the system gives no region of addresses"}
 
@@ -68,7 +70,7 @@ class Pool:
         failed = built.with_suffix(".failed")
         if built.exists():
             return self._install(built)
-        if failed.exists():
+        if failed.exists() and (self._compiler is not None or time.time() - failed.stat().st_mtime < _AGAIN):
             return f"the C++ compiler refused it, see {failed}"
         if self._compiler is not None:
             return f"the C++ compiler left nothing at {built}"
@@ -124,7 +126,8 @@ def built_at() -> Path:
 
 def start(built: Path) -> subprocess.Popen[bytes]:
     """Compile into ``built``, in a process of its own that nobody need wait for, or even survive."""
-    root, own = Path(torch.__file__).parent, built.with_name(f"{built.name}.{secrets.token_hex(8)}")
+    root, own = Path(torch.__file__).parent, built.with_name(f"{built.name}.{UNFINISHED}{secrets.token_hex(8)}")
+    clear_unfinished(built.parent)
     cxx = compiler()
     assert cxx is not None
     command = [cxx, *FLAGS, f"-D_GLIBCXX_USE_CXX11_ABI={_new_strings()}", f"-I{root / 'include'}", str(SOURCE)]
@@ -132,8 +135,9 @@ def start(built: Path) -> subprocess.Popen[bytes]:
     words = '"$@" 2> "$0.failed" && mv "$0" "${0%.*}" && rm "$0.failed" || mv "$0.failed" "${0%.so.*}.failed"'
     gently = ["nice", "-n", "10"] if shutil.which("nice") else []
     return subprocess.Popen(
-        ["sh", "-c", words, str(own), *gently, *command], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL
-    )
+        ["sh", "-c", words, str(own), *gently, *command],
+        stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
 
 
 def _new_strings() -> int:
