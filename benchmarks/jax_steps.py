@@ -1,4 +1,6 @@
-"""The same three training steps in JAX: each runner starts from the torch model's weights, so losses can be compared.
+"""The lecture's three training steps and an MLP in JAX.
+
+Each runner starts from the torch model's weights, so losses can be compared.
 
 Max-pooling is written by reshaping, which is several times faster on CPUs than ``reduce_window``.
 """
@@ -48,7 +50,18 @@ def lstm_loss(p: Params, x: jax.Array, y: jax.Array) -> jax.Array:
     return cross_entropy(h @ p["out.weight"].T + p["out.bias"], y)
 
 
-LOSSES: dict[str, Loss] = {"XOR": xor_loss, "CNN, batch 64": cnn_loss, "LSTM, batch 64": lstm_loss}
+def mlp_loss(p: Params, x: jax.Array, y: jax.Array) -> jax.Array:
+    h = jax.nn.relu(x @ p["0.weight"].T + p["0.bias"])
+    h = jax.nn.relu(h @ p["2.weight"].T + p["2.bias"])
+    return cross_entropy(h @ p["4.weight"].T + p["4.bias"], y)
+
+
+LOSSES: dict[str, Loss] = {
+    "XOR": xor_loss,
+    "CNN, batch 64": cnn_loss,
+    "LSTM, batch 64": lstm_loss,
+    "MLP 64-128-128-10, batch 64": mlp_loss,
+}
 
 
 def sgd(p: Params, g: Params, state: dict, lr: float = 0.1) -> tuple[Params, dict]:

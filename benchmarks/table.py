@@ -33,7 +33,7 @@ from typing import Any
 
 import torch
 from floors import Machine, machine, operations, traffic
-from steps import CHECKED_STEPS, TOLERANCE, Ours, Runner
+from steps import CHECKED_STEPS, TOLERANCE, Ours, Runner, jax_runner
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from workloads import Workload, every_workload
@@ -44,6 +44,10 @@ KEEP = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**40), "MALLOC_T
 EAGER, OURS = "PyTorch eager", "memograd, eager"
 ALONE = {f"{EAGER}, alone": {}, f"{EAGER}, alone, malloc keeps": KEEP}
 SHOWN = 5  # operators of a profile
+
+
+IN_JAX = ("XOR", "CNN", "LSTM", "MLP")
+ONE_THREAD = "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1"
 
 
 class Loop:
@@ -70,6 +74,10 @@ CONTESTANTS: dict[str, Callable[[Workload, nn.Module], Runner]] = {
     "PyTorch eager, fused=True": lambda w, m: Loop(w, m, fused=True),
     "PyTorch eager, channels last": lambda w, m: Loop(w, m, last=True),
     "torch.compile": lambda w, m: Loop(w, m, compiled=True),
+    "JAX jit": jax_runner(scan=False),
+    "JAX scan": jax_runner(scan=True),
+    "memograd, auto": lambda w, m: Ours(w, m, "auto"),
+    "memograd, auto, run": lambda w, m: Ours(w, m, "auto", at_once=True),
     "memograd, eager": lambda w, m: Ours(w, m, "eager"),
     "memograd, native": lambda w, m: Ours(w, m, "native"),
     "memograd, inductor": lambda w, m: Ours(w, m, "inductor"),
@@ -85,12 +93,13 @@ def prepare(w: Workload, names: Sequence[str]) -> tuple[dict[str, Runner], dict[
     failed: dict[str, str] = {}
     expected = None
     for name in names:
-        if "channels last" in name and w.x.dim() != 4:
+        if ("channels last" in name and w.x.dim() != 4) or ("JAX" in name and not w.name.startswith(IN_JAX)):
             continue
         try:
             runner = CONTESTANTS[name](w, copy.deepcopy(model))
             start = runner.run(1)
             loss = runner.run(CHECKED_STEPS)
+            runner.run(w.steps)  # JAX's scan compiles for the number of steps
         except Exception as error:  # not supported: reported in the table
             failed[name] = f"{type(error).__name__}: {str(error).splitlines()[0][:90] if str(error) else ''}"
             continue
@@ -180,6 +189,9 @@ def section(w: Workload, here: Machine, options: argparse.Namespace) -> str:
     bytes_ms = traffic(ours.step.graph) / here.bytes * 1e3
     floors = f"Floors: arithmetic {arithmetic:.2f} ms, bytes {bytes_ms:.2f} ms."
     lines += ["", f"{floors} Of {OURS}, in ms: {profile(ours)}.", ""]
+    chosen: Any = runners.get("memograd, auto")
+    if chosen is not None:
+        lines += [f"`auto` took {chosen.step.backend_name}: {chosen.step.backend_reason}.", ""]
     return "\n".join(lines)
 
 
@@ -201,6 +213,8 @@ def main() -> None:
     parser.add_argument("--child", help=argparse.SUPPRESS)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
+    if options.threads == 1:
+        os.environ.setdefault("XLA_FLAGS", ONE_THREAD)  # JAX reads it when it is imported
     warnings.filterwarnings("ignore")
     workloads = every_workload()
     if options.child:

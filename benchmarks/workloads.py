@@ -87,17 +87,19 @@ def lecture_workloads() -> list[Workload]:
 
 def every_workload() -> list[Workload]:
     """The lecture's, and what people train beyond it."""
-    from networks import gpt2, resnet  # transformers is slow to import
+    from networks import UNet, gpt2, resnet  # transformers is slow to import
 
     generator = torch.Generator().manual_seed(0)
     features, classes = torch.rand(64, 64, generator=generator), torch.randint(10, (64,), generator=generator)
     images, labels = torch.randn(8, 3, 96, 96, generator=generator), torch.randint(10, (8,), generator=generator)
     tokens, targets = (torch.randn(8, 128, 256, generator=generator) for _ in range(2))
+    scenes, parts = torch.randn(8, 3, 64, 64, generator=generator), torch.randint(2, (8, 64, 64), generator=generator)
     loss = nn.CrossEntropyLoss()
     return [
         *lecture_workloads(),
         Workload("MLP 64-128-128-10, batch 64", _mlp, loss, adam, features, classes, 100),
         Workload("ResNet-18, 96 px, batch 8", partial(resnet, (2, 2, 2, 2), False), loss, adam, images, labels, 2),
+        Workload("U-Net, 64 px, batch 8", UNet, loss, adam, scenes, parts, 2),
         Workload(
             "GPT-2, 4 x 256, batch 8 x 128", partial(gpt2, "none", 4, 256), nn.MSELoss(), adamw, tokens, targets, 2
         ),

@@ -11,6 +11,7 @@ import torch
 from memograd.finite import refuse
 from memograd.graph.graph import Graph
 from memograd.graph.signature import run
+from memograd.run import bernoulli  # noqa: F401  it enters its operator
 from memograd.run.backend import Backend
 from memograd.run.max_pool import compiled_pooling
 from memograd.run.pool.places import ANYWHERE, Places

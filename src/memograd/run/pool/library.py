@@ -1,7 +1,8 @@
-"""The compiled pool: built once by the machine's C++ compiler, kept on disk, installed when it is there.
+"""The compiled pool: built once by the machine's C++ compiler, kept on disk, installed when it is there. With it comes
+the loan of PyTorch's generator, which `run/bernoulli` draws from.
 
 Nothing waits for it. The first step on a machine starts the compiler and goes on with PyTorch's own allocator; a later
-one finds the library. ``MEMOGRAD_POOL=off`` leaves PyTorch's allocator alone.
+one finds the library. ``MEMOGRAD_POOL=off`` leaves PyTorch's allocator and generator alone.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ import torch
 
 from memograd.c_compiler import UNFINISHED, cache_folder, clear_unfinished
 
-SOURCE = Path(__file__).with_name("pool.cpp")
+SOURCES = tuple(Path(__file__).with_name(name) for name in ("pool.cpp", "generator.cpp"))
 FLAGS = ("-O2", "-std=c++20", "-fPIC", "-shared", "-w")
 _AGAIN = 3600.0  # seconds after which a compiler is asked again: the disk was full, a header was missing
 _WAITING = "it is being compiled"
@@ -120,7 +121,8 @@ def compiler() -> str | None:
 @cache
 def built_at() -> Path:
     """Where the library is, or will be: for this text, this compiler and this PyTorch."""
-    parts = (SOURCE.read_text(encoding="utf-8"), str(compiler()), *FLAGS, torch.__version__, str(_new_strings()))
+    texts = (source.read_text(encoding="utf-8") for source in SOURCES)
+    parts = (*texts, str(compiler()), *FLAGS, torch.__version__, str(_new_strings()))
     return cache_folder() / f"pool-{hashlib.sha256(chr(0).join(parts).encode()).hexdigest()[:32]}.so"
 
 
@@ -130,8 +132,8 @@ def start(built: Path) -> subprocess.Popen[bytes]:
     clear_unfinished(built.parent)
     cxx = compiler()
     assert cxx is not None
-    command = [cxx, *FLAGS, f"-D_GLIBCXX_USE_CXX11_ABI={_new_strings()}", f"-I{root / 'include'}", str(SOURCE)]
-    command += ["-o", str(own), f"-L{root / 'lib'}", "-lc10"]
+    command = [cxx, *FLAGS, f"-D_GLIBCXX_USE_CXX11_ABI={_new_strings()}", f"-I{root / 'include'}"]
+    command += [*map(str, SOURCES), "-o", str(own), f"-L{root / 'lib'}", "-lc10", "-ltorch_cpu"]
     words = '"$@" 2> "$0.failed" && mv "$0" "${0%.*}" && rm "$0.failed" || mv "$0.failed" "${0%.so.*}.failed"'
     gently = ["nice", "-n", "10"] if shutil.which("nice") else []
     return subprocess.Popen(

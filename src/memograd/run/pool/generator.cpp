@@ -1,0 +1,18 @@
+// PyTorch's CPU generator, lent to a compiled loop that draws many numbers at once: locked as PyTorch's own kernels lock
+// it, so that other threads draw before or after, never the same numbers.
+
+#include <ATen/CPUGeneratorImpl.h>
+
+#include <cstdint>
+#include <mutex>
+
+extern "C" void generator_lend(void (*draw)(uint32_t *words, int *left, uint32_t *next, void *task), void *task) {
+  at::Generator generator = at::detail::getDefaultCPUGenerator();
+  const std::lock_guard<std::mutex> lock(generator.mutex());
+  auto *own = generator.get<at::CPUGeneratorImpl>();
+  at::mt19937 engine = own->engine();
+  at::mt19937_data_pod data = engine.data();
+  draw(data.state_.data(), &data.left_, &data.next_, task);
+  engine.set_data(data);
+  own->set_engine(engine);
+}
