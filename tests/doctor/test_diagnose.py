@@ -370,3 +370,15 @@ def test_a_function_of_which_nothing_asks_for_a_gradient_says_so():
     assert [f.kind for f in mg.diagnose(model, X, T, loss=nn.CrossEntropyLoss()).findings] == [
         "nothing to differentiate"
     ]
+
+
+def test_a_loss_that_has_its_target_as_a_default_is_called_with_the_output_alone():
+    model = nn.Linear(8, 3)
+    report = mg.diagnose(model, X, loss=lambda output, target=T: F.cross_entropy(output, target))
+    assert math.isclose(report.numbers["loss"], F.cross_entropy(model(X), T).item(), rel_tol=1e-6)
+
+
+def test_parts_in_eval_mode_are_somebodys_choice():
+    model = nn.Sequential(nn.Linear(8, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Linear(16, 3))
+    model[1].eval()
+    assert "eval mode" not in str(mg.diagnose(model, X, T, loss=nn.CrossEntropyLoss()))

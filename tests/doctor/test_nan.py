@@ -74,3 +74,35 @@ def test_the_text_is_what_a_desperate_person_can_follow() -> None:
     assert "log(0) = -inf" in lines[6]
     assert lines[-2].split(maxsplit=1)[1] == "return torch.log(torch.relu(self.head(x)).clamp_min(1e-08)).sum()"
     assert "the step is finite" in lines[-1]
+
+
+def test_weights_that_an_optimizer_in_float16_has_spoiled_say_so() -> None:
+    """github.com/pytorch/pytorch/issues/8860: Adam's eps of 1e-8 is 0 in float16."""
+    torch.manual_seed(0)
+    model = mg.wrap(nn.Sequential(nn.Linear(4, 16), nn.ReLU(), nn.Linear(16, 1)).half(), watch=True)
+    optimizer = torch.optim.Adam(model.parameters())
+    x, y = torch.randn(32, 4).half() * torch.tensor([0, 1, 1, 1]), torch.randn(32, 1).half()
+    with pytest.raises(mg.NonFiniteError) as caught:
+        for _ in range(3):
+            optimizer.zero_grad()
+            nn.functional.mse_loss(model(x), y).backward()
+            optimizer.step()
+    (finding,) = caught.value.report.findings
+    assert finding.kind == "NaN in the weights" and finding.numbers["step"] == 1
+    assert "Adam divides 0 by 0" in str(finding) and "eps=1e-4" in finding.fix
+
+
+def test_numbers_beyond_all_measure_in_the_first_step_are_not_blamed_on_the_learning_rate() -> None:
+    torch.manual_seed(0)
+    layers = [m for _ in range(30) for m in (nn.Linear(32, 32), nn.ReLU())]
+    model = mg.wrap(nn.Sequential(*layers), watch=True)
+    for layer in layers[::2]:
+        nn.init.normal_(layer.weight, std=4.0)  # pyright: ignore[reportArgumentType]
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-6)
+    with pytest.raises(mg.NonFiniteError) as caught:
+        for _ in range(2):
+            optimizer.zero_grad()
+            model(torch.randn(4, 32)).mean().backward()
+            optimizer.step()
+    (finding,) = caught.value.report.findings
+    assert "in the first step already" in str(finding) and "kaiming_normal_" in finding.fix

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import memograd as mg
-from memograd.witness.agreement import FLOAT64, Results, difference, differences, precision_of
+from memograd.witness.agreement import FLOAT64, Results, difference, differences, largest, precision_of
 
 
 def far(ours, theirs, share=1e-5, noise=0.0):
@@ -18,6 +18,15 @@ def test_within_a_share_of_the_largest_element_is_rounding():
     found = far([100.0, 1.0], [100.0, 2.0])
     assert found is not None and (found.error, found.scale, found.index) == (1.0, 100.0, (1,))
     assert "ours is 1 at index (1,), PyTorch's 2" in str(found)
+
+
+def test_sparse_gradients_have_a_largest_element_and_are_compared():
+    indices = torch.tensor([[3, 1, 3]])
+    sparse = torch.sparse_coo_tensor(
+        indices, torch.tensor([[1.0, 2.0], [0.5, -7.0], [4.0, 0.0]]), (5, 2), check_invariants=False
+    )
+    assert largest(sparse) == 7.0 and largest(torch.sparse_coo_tensor(size=(5, 2), check_invariants=False)) == 0.0
+    assert difference("x", "x", sparse, sparse.to_dense(), 0.0, 0.0) is None
 
 
 def test_noise_is_allowed_element_by_element():

@@ -25,6 +25,9 @@ def cancelling(patient: Patient) -> list[Finding]:
         parts = sum(patient.share(u, p) for u in consumers)
         total = norm(patient.table.get(p))
         if len(consumers) > 1 and parts and total < CANCELS * parts:
+            if all(_is_bias(u, p) for u in consumers):
+                biases.append(_of_both(patient, name, consumers, total / parts))
+                continue
             cancelled.append((patient.named(name), p, total / parts))
         elif p.meta["val"].dim() == 1 and len(consumers) == 1:
             biases += _of_a_bias(patient, name, p, consumers[0])
@@ -32,6 +35,22 @@ def cancelling(patient: Patient) -> list[Finding]:
         names, nodes, left = zip(*cancelled, strict=True)
         return [*_one(biases), _of_operators(patient, nodes[0], max(left), names)]
     return [*_one(biases), *_at_values(patient)]
+
+
+def _is_bias(u: fx.Node, p: fx.Node) -> bool:
+    """Whether ``u`` adds ``p``, and nothing else with it."""
+    kind = name_of(u)
+    added = u.args[2:3] if kind == "convolution" else u.args[:2] if kind == "add" else u.args[:1]
+    return p.meta["val"].dim() == 1 and kind in ("addmm", "add", "convolution") and p in added
+
+
+def _of_both(patient: Patient, name: str, consumers: list[fx.Node], left: float) -> Finding:
+    """The last bias of a critic: the difference of two of its results does not know it, and rightly so."""
+    what = f"the gradient of the bias {patient.named(name)!r} cancels: {left:.1e} of it is left"
+    why = f"it is added {len(consumers)} times, and the loss knows only differences of these results"
+    names = (patient.named(name),)
+    fix = "nothing, if it is meant so: such a loss does not depend on it"
+    return patient.finding("note", "bias without effect", what, consumers[0], "backward", (why,), fix, names, left=left)
 
 
 def _one(biases: list[Finding]) -> list[Finding]:

@@ -24,6 +24,7 @@ from memograd.doctor.follow import Run, batches_of, follow, outcome
 from memograd.doctor.gain import gain
 from memograd.doctor.initial import initialisation
 from memograd.doctor.losses import inputs_unused, losses
+from memograd.doctor.mode import mode
 from memograd.doctor.nan.examine import examine as nan_of
 from memograd.doctor.nan.replay import Step
 from memograd.doctor.noise import noise
@@ -160,6 +161,7 @@ class _Case:
             return
         self.patient = patient = self.examined(inspected, self.args, self.kwargs)
         self.findings += unreached.stopped(inspected, patient.unreached)
+        self.findings += mode(self.f)
         held = set(held_by(optimizer)) if optimizer is not None else None
         self.findings += unreached.outsiders(inspected, inspected.graph, held)
         self.findings += unreached.beforehand(inspected, inspected.graph)
@@ -167,8 +169,7 @@ class _Case:
         if not patient.finite:
             self.findings += self.not_finite(patient)
             return
-        for detector in _DETECTORS:
-            self.findings += detector(patient)
+        self.findings += [f for detector in _DETECTORS for f in detector(patient)]
         if _in_half(patient) and (wider := self.wider(patient)) is not None:
             self.findings += underflow(patient, wider)
         if optimizer is not None:

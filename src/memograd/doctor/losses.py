@@ -19,6 +19,7 @@ _SCALED = frozenset(["mul", "div"])  # a temperature
 _ELEMENTWISE = frozenset(
     ["sub", "mse_loss", "l1_loss", "smooth_l1_loss", "huber_loss", "mul", "add", "pow", "abs", "rsub"]
 )
+_REDUCTIONS = frozenset(["mean", "sum", "amax", "amin", "max", "min", "prod", "logsumexp", "median"])
 _ELEMENTWISE |= {"binary_cross_entropy", "binary_cross_entropy_with_logits"}
 
 
@@ -180,7 +181,29 @@ def _same_for_all(patient: Patient, arguments: set[fx.Node]) -> list[Finding]:
     what = f"the model says the same for all {patient.batch} samples, whose inputs differ: {_few(y[0])}"
     evidence = (f"its outputs differ by {spread:.1e} at most, and are {size:.3g} in size",)
     fix = "Somewhere the input is lost: dead or saturated units, a weight of zero, a normalisation over one element"
-    return [patient.finding("error", "same output for all samples", what, output, "forward", evidence, fix)]
+    at = _lost_at(patient, output)
+    if at is not None and name_of(at) in _REDUCTIONS:
+        what += f"; this {name_of(at)} is over the {patient.batch} samples"
+        fix = "Sum and average over the other dimensions (dim=1, dim=-1): the first one is that of the samples"
+    place = output if at is None else at
+    return [patient.finding("error", "same output for all samples", what, place, "forward", evidence, fix)]
+
+
+def _lost_at(patient: Patient, output: fx.Node) -> fx.Node | None:
+    """The operator nearest to the output that is given what differs from sample to sample, and gives what does not."""
+    waiting, seen = [output], {output}
+    for node in waiting:
+        fresh = [v for v in node.all_input_nodes if v not in seen and v.op == "call_function"]
+        if any(_by_sample(patient, v) for v in node.all_input_nodes):
+            return node
+        seen.update(fresh)
+        waiting += fresh
+    return None
+
+
+def _by_sample(patient: Patient, v: fx.Node) -> bool:
+    value = patient.values.get(v)
+    return isinstance(value, torch.Tensor) and value.shape[:1] == (patient.batch,) and _varies(value)
 
 
 def _placeholders(patient: Patient) -> list[fx.Node]:

@@ -176,18 +176,29 @@ def _values_read(inspected: Inspected) -> list[Finding]:
     return list(lines.values())
 
 
+def _is_new_parameter(node: fx.Node) -> bool:
+    """Whether a module is made in forward, whose weights these are: a tensor out of nothing, detached twice, as
+    ``nn.Parameter`` does it, and written to."""
+    for _ in range(2):
+        if node.target is not ops.stop:
+            return False
+        node = node.all_input_nodes[0]
+    return node.op == "call_function" and not node.all_input_nodes
+
+
 def _made_anew(inspected: Inspected) -> list[Finding]:
-    """``nn.Parameter(...)`` or ``requires_grad=True`` inside forward: a new leaf at each call, which nobody trains."""
+    """``nn.Parameter(...)``, a layer, or ``requires_grad=True`` inside forward: a new leaf at each call, which nobody
+    trains."""
     lines: dict[Any, Finding] = {}
     for node in inspected.graph.nodes:
         text = node.meta.get("line") or ""
         made = "Parameter(" in text or "requires_grad=True" in text or "requires_grad_(" in text
-        if not made or node not in inspected.needed or read(node) == ():
+        if not (made or _is_new_parameter(node)) or node not in inspected.needed or read(node) == ():
             continue
         if not all_of(inspected.depends, (node,)) and node.target in ops.MARKS:
             what = "this makes a new tensor that requires a gradient each time it runs: its gradient is thrown away"
             evidence = ("an optimizer holds the tensors there were when it was made; this one lives for one call",)
-            fix = "Make it once, in __init__: self.weight = nn.Parameter(...)"
+            fix = "Make it once, in __init__: self.weight = nn.Parameter(...), self.layer = nn.Linear(...)"
             found = Finding("warning", "made anew in forward", what, _place(inspected, node), evidence, fix)
             lines.setdefault((node.meta.get("source"), text), found)
     return list(lines.values())

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import fx
+from torch import fx, nn
 
 from memograd.doctor.patient import Patient, name_of, spelled, tensors
 from memograd.doctor.report import Finding
@@ -49,7 +49,8 @@ def _frontier(patient: Patient, p: fx.Node, silent: set[fx.Node]) -> list[tuple[
         v = waiting.pop()
         for u in patient.consumers(v):
             if u not in silent:
-                frontier.append((u, v))
+                if not patient.share(u, v):  # else what reaches ``v`` cancels there (``cancelling.py``)
+                    frontier.append((u, v))
             elif u not in seen:
                 seen.add(u)
                 waiting.append(u)
@@ -152,6 +153,18 @@ def _one_number(patient: Patient, u: fx.Node, shape: tuple[int, ...], names: tup
     return patient.finding("error", "normalised away", what, u, "backward", evidence, fix, names)
 
 
+def _all_dropped(patient: Patient, u: fx.Node) -> str | None:
+    """A dropout layer that this product belongs to, if its probability is 1."""
+    program, path = patient.inspected.program, u.meta.get("module") or ""
+    try:
+        layer = program.get_submodule(path) if isinstance(program, nn.Module) else None
+    except AttributeError:
+        return None
+    if isinstance(layer, nn.modules.dropout._DropoutNd) and layer.p >= 1:
+        return f"{type(layer).__name__}(p={layer.p})"
+    return None
+
+
 def _is_added(u: fx.Node, operand: fx.Node) -> bool:
     """Whether the operator adds this operand, and does not multiply by it."""
     kind = name_of(u)
@@ -176,6 +189,10 @@ def _multiplied_by_zero(patient: Patient, u: fx.Node, zero: fx.Node, names: tupl
     if made_here and patient.weight_of(u) is not None:
         what = f"{listed(names)} get{'s' * (len(names) == 1)} no gradient here: a state that starts at zero meets it"
         return patient.finding("note", "state of zeros", what, u, names=names)
+    if (p := _all_dropped(patient, u)) is not None:
+        what = f"{p} drops everything: {listed(names)} get{'s' * (len(names) == 1)} no gradient"
+        fix = "a probability below 1; 0.1 to 0.5 is usual"
+        return patient.finding("error", "zero factor", what, u, "backward", (), fix, names)
     what = f"a factor of this product is zero everywhere: {listed(names)} get{'s' * (len(names) == 1)} no gradient"
     evidence = (f"{name_of(zero)} gives zeros only, and the derivative of a product is the other factor",)
     where = zero.meta.get("source") or ""

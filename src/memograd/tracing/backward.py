@@ -187,7 +187,14 @@ class _Run:
         tracer.stops, tracer.lift = self.differentiable, self._lift
         try:
             own = frozenset(id(t) for t, _ in self.call.foreign)
-            with torch.set_grad_enabled(self.differentiable), Substitute(tracer, own), RUN_BACKWARD():
+            # Each operator says on which line of that backward it stands, not where the Function was applied.
+            applied = ("source", "line") if tracer.stops else ()
+            with (
+                tracer.labelled({k: v for k, v in tracer.meta.items() if k not in applied}),
+                torch.set_grad_enabled(self.differentiable),
+                Substitute(tracer, own),
+                RUN_BACKWARD(),
+            ):
                 yield
         finally:
             tracer.stops, tracer.lift = before

@@ -77,7 +77,10 @@ def objective_of(model: nn.Module, loss: Callable[..., Any] | None) -> nn.Module
 def takes_target(loss: Callable[..., Any]) -> bool:
     """Whether ``loss`` wants (output, target) rather than the output alone."""
     try:
-        inspect.signature(loss.forward if isinstance(loss, nn.Module) else loss).bind(None, None)
+        signature = inspect.signature(loss.forward if isinstance(loss, nn.Module) else loss)
+        signature.bind(None, None)
     except (TypeError, ValueError):
         return False
-    return True
+    # ``lambda output, y=y: ...`` has its target already
+    first_two = [*signature.parameters.values()][:2]
+    return not any(isinstance(p.default, torch.Tensor) for p in first_two)

@@ -192,6 +192,8 @@ def _distance(ours: Tensor, theirs: Tensor) -> Tensor:
 
 def largest(tensor: Tensor) -> float:
     """The largest finite absolute value; 0 for an empty tensor."""
+    if tensor.layout is torch.sparse_coo:
+        tensor = tensor.detach().coalesce().values()
     if not tensor.numel():
         return 0.0
     sizes = _wide(tensor).abs()

@@ -403,3 +403,32 @@ class Checkpointed(nn.Module):
 @healthy
 def checkpointed() -> Made:
     return Checkpointed(), nn.CrossEntropyLoss(), (torch.randn(16, 8), classes(3, 16))
+
+
+class Differences(nn.Module):
+    """Differences of two of its results: the gradient of its last bias is 0, as it should be."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = nn.Sequential(nn.Linear(6, 16), nn.ReLU(), nn.Linear(16, 1))
+
+    def forward(self, real: torch.Tensor, made: torch.Tensor) -> torch.Tensor:
+        return self.net(made).mean() - self.net(real).mean()
+
+
+@healthy
+def wasserstein_critic() -> Made:
+    return Differences(), None, (torch.randn(16, 6) + 1, torch.randn(16, 6))
+
+
+@healthy
+def clipped_policy() -> Made:
+    """Proximal policy optimization: some samples are clipped, some have no advantage, and get no gradient."""
+    advantage = torch.randn(24) * (torch.arange(24) > 6)
+
+    def loss(scores: torch.Tensor, action: torch.Tensor) -> torch.Tensor:
+        ratio = (scores.log_softmax(-1).gather(1, action[:, None])[:, 0] + math.log(3)).exp()
+        return -torch.minimum(ratio * advantage, ratio.clamp(0.8, 1.2) * advantage).mean()
+
+    model = nn.Sequential(nn.Linear(4, 16), nn.Tanh(), nn.Linear(16, 3))
+    return model, loss, (torch.randn(24, 4), classes(3, 24))

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import torch
 import torch.nn.functional as F
 from torch import nn
-from zoo.sick_nan import Attention, Made, Net, Tensor, data, regression, sequences
+from zoo.sick_nan import Attention, Made, Net, Tensor, data, regression, sequences, silence, silent
 
 HEALTHY_NAN: dict[str, Callable[[], Made]] = {}
 
@@ -140,5 +140,28 @@ def largest_of_nothing_yet() -> Made:
         for part in x.split(2, 1):
             best = torch.maximum(best, self.outer(self.inner(part.repeat(1, 3))))
         return F.cross_entropy(best, t)
+
+    return Net(middle), None, [data()]
+
+
+@healthy
+def angle_of_nothing() -> Made:
+    """The derivative of atan2 at 0 is 0 in PyTorch."""
+
+    def middle(self: Net, x: Tensor, y: Tensor) -> Tensor:
+        v = self.outer(self.inner(x))
+        return (torch.atan2(v[:, 0], v[:, 1]) - 0.3).square().mean()
+
+    model = silent(Net(middle))
+    nn.init.zeros_(model.outer.bias)
+    return model, None, [silence()]
+
+
+@healthy
+def root_behind_a_rectifier() -> Made:
+    """The derivative of the root is infinite at 0, and that of relu does not multiply by it."""
+
+    def middle(self: Net, x: Tensor, t: Tensor) -> Tensor:
+        return torch.relu(self.outer(self.inner(x))).sqrt().mean()
 
     return Net(middle), None, [data()]

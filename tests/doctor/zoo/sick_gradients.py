@@ -520,3 +520,36 @@ def parameter_moved_to_a_device() -> Options:
 @sick("zero factor", "encoder.weight")
 def empty_mask() -> Options:
     return classifier(lambda self, x: self.head(self.encoder(x).relu() * torch.zeros(16)))
+
+
+# -- made anew, in the wrong mode, over the wrong dimension -----------------------------------------------------------
+
+
+# github.com/meta-pytorch/opacus/issues/432, github.com/pytorch/pytorch/issues/14467: layers that no optimizer knows
+@sick("made anew in forward", "nn.Linear(16, 3)(")
+def layer_made_in_forward() -> Options:
+    return classifier(lambda self, x: nn.Linear(16, 3)(self.encoder(x).relu()))
+
+
+# datarekha.com/interview/deep-learning/debugging-model-not-learning: trained as an evaluation has left it
+@sick("eval mode", "'1'")
+def evaluated_and_not_trained() -> Options:
+    options = layered(nn.Linear(8, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Dropout(0.3), nn.Linear(16, 3))
+    options["model"].eval()
+    return options
+
+
+# github.com/caogang/wgan-gp/issues/27: reduced over the wrong dimension
+@sick("same output for all samples", "this mean is over the 32 samples")
+def mean_over_the_batch() -> Options:
+    def forward(self: Written, x: torch.Tensor) -> torch.Tensor:
+        pooled = self.encoder(x).relu().mean(0, keepdim=True)
+        return self.head(pooled).expand(len(x), -1)
+
+    return classifier(forward)
+
+
+# own: nn.Dropout(1.0), where the share to be kept was meant, as in older libraries
+@sick("zero factor", "Dropout(p=1.0)")
+def everything_dropped() -> Options:
+    return layered(nn.Linear(8, 16), nn.ReLU(), nn.Dropout(1.0), nn.Linear(16, 3))

@@ -579,3 +579,77 @@ def kernel_that_is_wrong() -> Made:
         return F.nll_loss(p, t)
 
     return Net(middle), None, [data()]
+
+
+# -- behind something harmless, or in a derivative that somebody has written ------------------------------------------
+
+
+# github.com/RasmussenLab/vamb/issues/12: 0 log 0, where a mask has made the probability 0
+@sick("log at the edge of its domain", "log", "forward", "p * p.log()")
+def entropy_of_a_masked_policy() -> Made:
+    def middle(self: Net, x: Tensor, forbidden: Tensor) -> Tensor:
+        p = torch.softmax(self.outer(self.inner(x)).masked_fill(forbidden, -math.inf), -1)
+        return (p * p.log()).sum(-1).mean()
+
+    return Net(middle), None, [(torch.randn(8, 6), torch.tensor([False, True, False]).expand(8, 3).clone())]
+
+
+class ClampedLog(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.save_for_backward(x)
+        return torch.log(x.clamp_min(1e-12))
+
+    @staticmethod
+    def backward(ctx: Any, adjoint: Tensor) -> Tensor:
+        (x,) = ctx.saved_tensors
+        return adjoint / x
+
+
+# github.com/facebookresearch/fairchem/pull/1574: a derivative of one's own divides by what is 0
+@sick("division by zero", "_call_", "backward", "adjoint / x")
+def logarithm_with_a_backward_of_its_own() -> Made:
+    def middle(self: Net, x: Tensor, y: Tensor) -> Tensor:
+        return ClampedLog.apply(self.outer(self.inner(x)).abs()).sub(y).square().mean()  # pyright: ignore
+
+    model = silent(Net(middle))
+    nn.init.zeros_(model.outer.bias)
+    return model, None, [silence()]
+
+
+# github.com/HobbitLong/SupContrast/pull/142: an anchor without another sample of its class
+@sick("division by zero", "div", "forward", "/ same.sum(1)")
+def anchor_without_a_partner() -> Made:
+    def middle(self: Net, x: Tensor, label: Tensor) -> Tensor:
+        z = F.normalize(self.outer(self.inner(x)), dim=-1)
+        same = (label[:, None] == label[None]).float() - torch.eye(len(label))
+        return -((same * (z @ z.T).log_softmax(-1)).sum(1) / same.sum(1)).mean()
+
+    return Net(middle), None, [(torch.randn(4, 6), torch.tensor([0, 1, 1, 2]))]
+
+
+# github.com/pytorch/pytorch/issues/49886: eigenvectors where two eigenvalues are equal
+@sick("_linalg_eigh at the edge of its domain", "_linalg_eigh", "backward", "torch.linalg.eigh(", fixed=False)
+def eigenvectors_of_equal_eigenvalues() -> Made:
+    def middle(self: Net, x: Tensor, y: Tensor) -> Tensor:
+        values, vectors = torch.linalg.eigh(self.inner.weight[:6] @ self.inner.weight[:6].T)
+        return (x @ vectors @ torch.diag(values.rsqrt()) - 1).square().mean()
+
+    model = Net(middle)
+    with torch.no_grad():
+        model.inner.weight.copy_(torch.eye(8, 6))
+    return model, None, [regression()]
+
+
+# github.com/pytorch/pytorch/issues/2534: the norm of a gradient that is 0, in a penalty
+@sick("sqrt at the edge of its domain", "sqrt", "backward", ".sqrt()")
+def penalty_on_a_gradient_of_zero() -> Made:
+    def middle(self: Net, x: Tensor, y: Tensor) -> Tensor:
+        x = x.detach().requires_grad_()
+        (slope,) = torch.autograd.grad(self.outer(torch.relu(self.inner(x))).sum(), x, create_graph=True)
+        length = slope.square().sum(-1).sqrt()
+        return (length - 1).square().mean()
+
+    model = Net(middle)
+    nn.init.constant_(model.inner.bias, -30.0)
+    return model, None, [regression()]

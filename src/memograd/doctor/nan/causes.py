@@ -48,12 +48,32 @@ def _of_input(step: Step, made: Producer) -> Cause:
         if rising := growth.training(step):
             evidence.append(f"{step.trail_of} grew before: {growth.shown(rising)}")
             return Cause("exploding training", evidence=tuple(evidence), numbers={"losses": rising})
-        evidence.append("it is the first step" if not step.number else f"{step.number} steps before were finite")
+        evidence += _before(step)
+        if is_lost_in_halves(step, made):
+            evidence.append(
+                "float16 has no number as small as an eps of 1e-8: it is 0, and where squares of gradients are 0 too, "
+                "Adam divides 0 by 0"
+            )
         return Cause(f"{value} in the weights", evidence=tuple(evidence))
     if entry.kind == "buffer":
         return Cause(f"{value} in a buffer", evidence=tuple(evidence))
     rows = _rows(made)
     return Cause(f"{value} in the data", evidence=(*evidence, *rows))
+
+
+def _before(step: Step) -> list[str]:
+    if not step.number:
+        return ["it is the first step"]
+    last = f", the last one with {step.trail[-1]:.3g} for {step.trail_of}" if step.trail else ""
+    return [
+        f"{step.number} step{'s' * (step.number != 1)} before {'were' if step.number != 1 else 'was'} finite{last}",
+        "so the update behind it, or who else writes to weights, has made them so",
+    ]
+
+
+def is_lost_in_halves(step: Step, made: Producer) -> bool:
+    """Whether an optimizer that divides by a root and an ``eps`` may have divided by zero: weights in float16."""
+    return bool(step.number) and made.tensor.dtype is torch.float16
 
 
 def _rows(made: Producer) -> list[str]:

@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from torch import fx
 
-from memograd.doctor.nan.evidence import DIVISIONS, NORMS, Cause, element, in_float64, number, plain, said
-from memograd.doctor.nan.operators import too_large
+from memograd.doctor.nan.evidence import DIVISIONS, NORMS, Cause, called, element, in_float64, number, plain, said
+from memograd.doctor.nan.operators import edge, too_large
 from memograd.doctor.nan.producer import Producer
 from memograd.doctor.nan.replay import Step, mended
-from memograd.graph.bindings import name_of
+from memograd.tracing.functions import Call
 
 _CHOOSERS = frozenset(
     {
@@ -33,7 +33,7 @@ _CHOOSERS = frozenset(
 
 def of_derivative(step: Step, made: Producer, name: str) -> Cause:
     forward = forward_of(step, made)
-    whose = name_of(forward.target) if forward is not None and not isinstance(forward.target, str) else name
+    whose = called(forward.target) if forward is not None else name
     operands, adjoint = met(step, made, forward)
     told = [f"the derivative of {plain(whose)}: {said(made, name)}"]
     if operands:
@@ -49,6 +49,9 @@ def of_derivative(step: Step, made: Producer, name: str) -> Cause:
     elif adjoint == 0.0:
         told.append("nobody reads that element, so its adjoint is 0; 0 times an infinite derivative is NaN")
         return Cause("where-gradient trap", whose, forward, tuple(told))
+    if forward is not None and isinstance(forward.target, Call):
+        # The author's own backward: what it does there is named, as in a forward pass
+        return Cause(edge(name, made), whose, forward, (f"in the backward of {whose}: {said(made, name)}", *told[1:]))
     if whose in DIVISIONS:
         kind = "division by zero"
     elif whose in NORMS:
@@ -97,7 +100,7 @@ def first_derivative(step: Step, made: Producer) -> Cause | None:
     forward = _forward_of(step, node) if node is not None else None
     if node is None or forward is None:
         return None
-    name, line = name_of(forward.target), (forward.meta.get("line") or "").strip()
+    name, line = called(forward.target), (forward.meta.get("line") or "").strip()
     told = (
         f"the loss is finite: it leaves out what is not finite in {step.shown(_entry(step, made))!r}",
         f"but the derivative of {plain(name)} at {forward.meta.get('source', 'an unknown line')} ({line}) reads it, "
@@ -129,7 +132,7 @@ def met(step: Step, made: Producer, forward: fx.Node | None) -> tuple[list[Any],
         return [], None
     arriving = adjoint_of(step, forward)
     nodes = {forward, *([arriving] if arriving is not None else [])}
-    seen = mended(step, (made.written or made.node,), nodes).seen
+    seen = mended(step, made.alone, nodes).seen
     operands = [made.operand(a) for a in seen[forward][0]]
     numbers = [v for v in operands if isinstance(v, (int, float, complex)) and not isinstance(v, bool)]
     if arriving is None or arriving not in seen:

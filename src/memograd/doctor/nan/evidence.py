@@ -12,6 +12,7 @@ from torch import fx
 from memograd.doctor.nan.producer import Producer
 from memograd.doctor.nan.replay import bad_positions
 from memograd.doctor.probes import largest_of, tensors_in
+from memograd.graph.bindings import name_of
 
 DIVISIONS = frozenset({"div", "true_divide", "reciprocal", "addcdiv", "remainder", "fmod"})
 NORMS = frozenset({"linalg_vector_norm", "norm", "_foreach_norm", "dist", "_cdist_forward", "_pdist_forward"})
@@ -47,6 +48,14 @@ class Cause:
     forward: fx.Node | None = None
     evidence: tuple[str, ...] = ()
     numbers: dict[str, Any] = field(default_factory=dict)
+
+
+def called(target: Any) -> str:
+    """The name of an operator; of an application of a ``torch.autograd.Function``, which has no schema, as it is."""
+    try:
+        return name_of(target)
+    except AttributeError:
+        return getattr(target, "__name__", str(target))
 
 
 def plain(name: str) -> str:

@@ -16,6 +16,7 @@ from memograd.doctor.report import Finding, Report, Where
 from memograd.graph.bindings import name_of
 from memograd.graph.entries import Output
 from memograd.rules.registry import lookup
+from memograd.tracing.functions import Call
 
 _STATIONS = 7  # of the way from the operator to the loss, that are shown
 
@@ -83,7 +84,8 @@ def _where(step: Step, made: Producer, cause: Cause) -> Where:
     if made.is_backward and cause.forward is not None:
         entry = lookup(cause.forward.target)
         formula = f": {entry.formula}" if entry is not None else ""
-        rule = f"derivative of {cause.forward.target}{formula}"
+        whose = cause.name if isinstance(cause.forward.target, Call) else cause.forward.target
+        rule = f"derivative of {whose}{formula}"
     return Where(
         step.shown(meta.get("module") or ""),
         meta.get("source") or "",

@@ -61,7 +61,7 @@ def layers(step: Step, made: Producer) -> list[float]:
 
 def sizes_of(step: Step, made: Producer, nodes: Sequence[fx.Node]) -> list[float]:
     """The largest absolute number in the results of ``nodes``; infinity where one is not finite."""
-    seen = mended(step, (made.written or made.node,), set(nodes)).seen
+    seen = mended(step, made.alone, set(nodes)).seen
     sizes = [largest_of(seen[n][2]) if n in seen else 0.0 for n in nodes]
     return [math.inf if math.isnan(s) else s for s in sizes]
 
@@ -75,6 +75,11 @@ def training(step: Step) -> list[float]:
     rising = last[low:]
     grew = len(rising) >= 2 and rising[-1] > _FACTOR * max(rising[0], 1e-6) and _mostly_up(rising)
     return rising if grew else []
+
+
+def from_the_first(step: Step) -> bool:
+    """Whether the numbers were beyond all measure before any update: not the learning rate has done it."""
+    return bool(step.trail) and step.number <= len(step.trail) and step.trail[0] > _HUGE**2
 
 
 def heaviest(step: Step) -> tuple[str, float]:

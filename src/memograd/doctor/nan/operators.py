@@ -100,6 +100,8 @@ def _inside_too_large(made: Producer, name: str, most: float) -> bool:
 def growing(step: Step, made: Producer, cause: Cause) -> Cause:
     """An overflow that was long in coming."""
     told = cause.evidence
+    if growth.from_the_first(step):
+        told = (*told, f"{step.trail_of} was {step.trail[0]:.3g} in the first step already, before any update")
     if rising := growth.training(step):
         told = (*told, f"{step.trail_of} grew from step to step: {growth.shown(rising)}")
         return Cause("exploding training", cause.name, cause.forward, told, {"losses": rising})

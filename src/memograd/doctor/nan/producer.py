@@ -53,6 +53,7 @@ class Producer:
         target: the loss, or the gradient, that it spoils.
         run: of the step in which nothing else is wrong.
         before: the step as it was.
+        beside: masks and the like, harmless by themselves, without which ``node`` would be finite.
     """
 
     node: fx.Node
@@ -66,6 +67,12 @@ class Producer:
     target: fx.Node
     run: Run
     before: Run
+    beside: tuple[fx.Node, ...] = ()
+
+    @property
+    def alone(self) -> tuple[fx.Node, ...]:
+        """What stays as it is where everything else is made finite (``replay.mended``)."""
+        return (self.written or self.node, *self.beside)
 
     @property
     def is_input(self) -> bool:
@@ -104,10 +111,17 @@ def producer(step: Step) -> Producer | None:
         return None
     targets = [n for n in spoiled if n in step.losses] or spoiled
     births = list(mended(step, ()).births)
+    harmless: list[fx.Node] = []
     for birth in _worth_trying(step, births, targets):
         run = mended(step, (birth,))
         if reached := run.spoils(targets):
             return _described(step, birth, reached[0], run, before)
+        harmless.append(birth)
+    # A harmless one may leave finite numbers behind it that another operator cannot take: -inf, a softmax, log(0).
+    for birth in list(mended(step, harmless).births)[:_MOST]:
+        beside = tuple(n for n in harmless if n is not birth)
+        if birth not in births and (reached := (run := mended(step, (birth, *beside))).spoils(targets)):
+            return _described(step, birth, reached[0], run, before, beside)
     run = mended(step, births)  # none of them alone: the first of all together
     return _described(step, births[0], (run.spoils(targets) or targets)[0], run, before) if births else None
 
@@ -142,18 +156,21 @@ def _is_mask(step: Step, birth: fx.Node, turn: fx.Node) -> bool:
     return not trained and "softmax" in getattr(turn.target, "__name__", "")
 
 
-def _described(step: Step, birth: fx.Node, target: fx.Node, run: Run, before: Run) -> Producer:
+def _described(
+    step: Step, birth: fx.Node, target: fx.Node, run: Run, before: Run, beside: tuple[fx.Node, ...] = ()
+) -> Producer:
+    alone = (birth, *beside)
     turn = run.turns[0] if run.turns else None
-    on_purpose = turn is not None and _is_mask(step, birth, turn) and _only_minus_infinity(step, birth)
+    on_purpose = turn is not None and _is_mask(step, birth, turn) and _only_minus_infinity(step, alone)
     node = turn if on_purpose and turn is not None else birth
-    seen = mended(step, (birth,), (node,)).seen[node]
+    seen = mended(step, alone, (node,)).seen[node]
     positions = bad_positions(seen[2])
     if on_purpose:  # the operator takes them apart itself: NaN is what is wrong, not the -inf beside it
         nans = torch.cat([t.isnan().reshape(-1) for t in tensors_in(seen[2])][:1]).nonzero().reshape(-1)
         positions = nans if nans.numel() else positions
         position = int(positions[0])
     else:
-        position = _one_that_does_it(step, birth, positions, target)
+        position = _one_that_does_it(step, alone, positions, target)
     return Producer(
         node,
         *seen,
@@ -164,25 +181,26 @@ def _described(step: Step, birth: fx.Node, target: fx.Node, run: Run, before: Ru
         target,
         run,
         before,
+        beside,
     )
 
 
-def _only_minus_infinity(step: Step, birth: fx.Node) -> bool:
-    """Whether all that is not finite there is -inf, as in a mask."""
-    value = mended(step, (birth,), (birth,)).seen[birth][2]
+def _only_minus_infinity(step: Step, alone: tuple[fx.Node, ...]) -> bool:
+    """Whether all that is not finite in the first of them is -inf, as in a mask."""
+    value = mended(step, alone, alone[:1]).seen[alone[0]][2]
     bad = [t.reshape(-1)[bad_positions(t)] for t in tensors_in(value) if bad_positions(t).numel()]
     return all(bool((b == -math.inf).all()) for b in bad)
 
 
-def _one_that_does_it(step: Step, birth: fx.Node, positions: torch.Tensor, target: fx.Node) -> int:
-    """The first element, by halves, that alone spoils ``target``."""
+def _one_that_does_it(step: Step, alone: tuple[fx.Node, ...], positions: torch.Tensor, target: fx.Node) -> int:
+    """The first element, by halves, that alone spoils ``target``; of the first of ``alone``."""
     for _ in range(_HALVES):
         if len(positions) == 1:
             break
         first, second = positions[: len(positions) // 2], positions[len(positions) // 2 :]
-        if mended(step, (birth,), part=first).spoils([target]):
+        if mended(step, alone, part=first).spoils([target]):
             positions = first
-        elif mended(step, (birth,), part=second).spoils([target]):
+        elif mended(step, alone, part=second).spoils([target]):
             positions = second
         else:
             break  # it takes several

@@ -9,13 +9,15 @@ from typing import Any
 import torch
 from torch import fx
 
-from memograd.doctor.nan import repair
-from memograd.doctor.nan.causes import cause_of
+from memograd.doctor.nan import growth, repair
+from memograd.doctor.nan.causes import cause_of, is_lost_in_halves
 from memograd.doctor.nan.choices import of_mask, of_trap
-from memograd.doctor.nan.evidence import Cause
+from memograd.doctor.nan.evidence import Cause, called
 from memograd.doctor.nan.producer import Producer, producer
 from memograd.doctor.nan.replay import Step
 from memograd.doctor.nan.rewrites import Remedy, line_of, of_operator, operator_of
+from memograd.doctor.probes import is_finite
+from memograd.tracing.functions import Call
 
 Tensor = torch.Tensor
 _DEEPER = 2  # further faults behind one that is mended
@@ -75,6 +77,8 @@ def remedies(step: Step, made: Producer, cause: Cause) -> Iterator[Remedy]:
         yield _in_float64(step, forward)
     elif kind == "exploding recurrence":
         yield from _of_recurrence(step)
+    elif forward is not None and isinstance(forward.target, Call):  # the operator in the author's own backward
+        yield from of_operator(step, called(made.node.target), made.node)
     elif forward is not None:
         yield from of_operator(step, name, forward)
         yield from _of_data(step)
@@ -113,8 +117,16 @@ def _of_input(step: Step, made: Producer, cause: Cause) -> Iterator[Remedy]:
     elif cause.kind == "exploding training":
         yield from _of_training(step)
     elif entry.kind == "parameter":
-        attempt = lambda: repair.with_inputs(step, {entry.name: torch.nan_to_num})  # noqa: E731
-        yield Remedy(f"start from finite weights: initialise {name!r} anew, or load an earlier checkpoint", attempt)
+        spoiled = {
+            i.name: _clean
+            for i, t in zip(step.joint.inputs, step.flat, strict=True)
+            if i.kind == "parameter" and not is_finite(t)
+        }
+        attempt = lambda: repair.with_inputs(step, spoiled)  # noqa: E731
+        again = f"start from finite weights: initialise {name!r} anew, or load an earlier checkpoint"
+        if is_lost_in_halves(step, made):
+            again = f"weights in float32, and torch.autocast for the model; or torch.optim.Adam(..., eps=1e-4)\n{again}"
+        yield Remedy(again, attempt)
     else:
         attempt = lambda: repair.with_inputs(step, {entry.name: _clean})  # noqa: E731
         yield Remedy(f"{name} = torch.nan_to_num({name}, posinf=0.0, neginf=0.0)  # or drop such samples", attempt)
@@ -125,6 +137,15 @@ def _clean(x: Tensor) -> Tensor:
 
 
 def _of_training(step: Step) -> Iterator[Remedy]:
+    if growth.from_the_first(step):
+        if wide := _wide(step):
+            name = step.shown(wide[0])
+            yield Remedy(f"{name} = ({name} - {name}.mean()) / {name}.std()  # bring the data to a scale of 1")
+        yield Remedy(
+            "smaller weights to begin with (torch.nn.init.kaiming_normal_), or normalisations between the layers "
+            "(nn.LayerNorm, nn.BatchNorm1d): the learning rate is not to blame"
+        )
+        return
     yield Remedy(
         "start again with a tenth of the learning rate, and clip_grad_norm=1.0 (these weights are gone too far)"
     )
@@ -148,15 +169,20 @@ def _of_recurrence(step: Step) -> Iterator[Remedy]:
     yield Remedy(code, (lambda: repair.with_inputs(step, changes)) if changes else None)
 
 
-def _of_data(step: Step) -> Iterator[Remedy]:
-    """Data on a scale of its own."""
-    wide = {
-        i.name: t
+def _wide(step: Step) -> list[str]:
+    """Names of inputs of a scale of their own."""
+    return [
+        i.name
         for i, t in zip(step.joint.inputs, step.flat, strict=True)
         if i.kind == "input" and t.is_floating_point() and t.numel() > 1 and t.abs().max() > 1e3
-    }
+    ]
+
+
+def _of_data(step: Step) -> Iterator[Remedy]:
+    """Data on a scale of its own."""
+    wide = _wide(step)
     if wide:
-        name = step.shown(next(iter(wide)))
+        name = step.shown(wide[0])
 
         def normal(x: Tensor) -> Tensor:
             return (x - x.mean()) / x.std().clamp_min(1e-6)

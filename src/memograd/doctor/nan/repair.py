@@ -41,11 +41,14 @@ class Outcome:
 def with_operator(
     step: Step, forward: fx.Node, function: Callable[..., Any], first: tuple[fx.Node, ...] = ()
 ) -> Outcome | None:
-    """The step with ``function`` in the place of an operator of its forward pass; None where that cannot be run.
+    """The step with ``function`` in the place of an operator of its forward pass, or of a backward that somebody has
+    written; None where that cannot be run.
 
     Args:
         first: nodes that ``function`` is handed besides, as ``function(nodes, *args, **kwargs)``, where there are any.
     """
+    if "adjoint_of" in forward.meta:  # an operator of a backward that somebody has written
+        return _with_product(step, forward, function) if not first else None
     place = {n.name: n for n in step.forward.nodes}
     node = place.get(forward.name)
     if node is None or node.target is not forward.target:
@@ -57,6 +60,18 @@ def with_operator(
         changed = _rewritten(step.forward, node, function, others)
         return _outcome(step, changed)
     except (MemogradError, RuntimeError, TypeError, ValueError, IndexError, AssertionError):
+        return None
+
+
+def _with_product(step: Step, node: fx.Node, function: Callable[..., Any]) -> Outcome | None:
+    """The step with ``function`` in the place of an operator of its backward pass."""
+
+    def call(one: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        return function(*args, **kwargs) if one is node else called(one, args, kwargs)
+
+    try:
+        return _judged(step, step.joint, results_of(step.joint, step.flat, call))
+    except (RuntimeError, TypeError, ValueError, IndexError):
         return None
 
 

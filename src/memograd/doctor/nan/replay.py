@@ -109,13 +109,13 @@ def as_it_was(step: Step, look_at: Collection[fx.Node] = ()) -> Run:
     return _run(step, None, look_at)
 
 
-def mended(step: Step, but: Collection[fx.Node], look_at: Collection[fx.Node] = (), part: Any = None) -> Run:
-    """The step with every birth made finite, except those in ``but``; of these only the elements in ``part`` stay, by
-    flat position, if that is given."""
+def mended(step: Step, but: Sequence[fx.Node], look_at: Collection[fx.Node] = (), part: Any = None) -> Run:
+    """The step with every birth made finite, except those in ``but``; of the first of these only the elements in
+    ``part`` stay, by flat position, if that is given."""
     return _run(step, but, look_at, part)
 
 
-def _run(step: Step, but: Collection[fx.Node] | None, look_at: Collection[fx.Node], part: Any = None) -> Run:
+def _run(step: Step, but: Sequence[fx.Node] | None, look_at: Collection[fx.Node], part: Any = None) -> Run:
     run, graph = Run(), step.joint
 
     def settled(node: fx.Node, value: Any, operands: Any) -> Any:
@@ -125,7 +125,7 @@ def _run(step: Step, but: Collection[fx.Node] | None, look_at: Collection[fx.Nod
             run.births[node] = None
             if but is not None and node not in but:
                 return made_finite(value)
-            if part is not None:
+            if part is not None and but is not None and node is but[0]:
                 value = _only(value, part)
         elif has_nan(value) and not has_nan(operands):
             run.turns.append(node)

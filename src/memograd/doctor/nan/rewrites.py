@@ -36,7 +36,7 @@ def _eps(node: fx.Node) -> str:
 def line_of(node: fx.Node) -> source.Line:
     """The line of ``node``, and which of its operations it is."""
     alike = [n for n in node.graph.nodes if n.target is node.target and n.meta.get("source") == node.meta.get("source")]
-    own = [n for n in alike if "adjoint_of" not in n.meta]
+    own = [n for n in alike if n is node or "adjoint_of" not in n.meta]
     return source.Line(str(node.meta.get("line") or ""), own.index(node) if node in own else 0)
 
 
