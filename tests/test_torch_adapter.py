@@ -912,3 +912,11 @@ def test_inductor_says_by_a_class_that_its_compiler_failed():
     assert adapter.compiler_failed(exc.InvalidCxxCompiler())
     assert adapter.compiler_failed(exc.CppCompileError(["c++"], "No space left on device"))
     assert not adapter.compiler_failed(RuntimeError("no lowering"))
+
+
+def test_a_view_is_negated_when_it_is_read() -> None:
+    x = torch.tensor([1.0, -2.0])
+    view = adapter.neg_view(x)
+    assert view.is_neg() and view.tolist() == [-1.0, 2.0], WHY + "torch._neg_view"
+    x[0] = 5
+    assert view.tolist() == [-5.0, 2.0], WHY + "it is a view"

@@ -105,6 +105,7 @@ try:
         is_lent,
         keeps_its_numbers_elsewhere,
         memory_of,
+        neg_view,
         share_memory,
         suggested_format,
     )

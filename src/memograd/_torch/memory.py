@@ -7,6 +7,8 @@
   (``DisableTorchFunction``).
 - ``suggested_format``: ``Tensor.suggest_memory_format`` of C++, by which kernels choose the strides of their results.
 - ``elementwise_strides``: how a result of several operands lies, in the order of theirs.
+- ``neg_view``: a view whose numbers are negated when they are read. PyTorch makes such views (``x.conj().imag``); no
+  public function makes one of a given tensor.
 """
 
 from __future__ import annotations
@@ -34,6 +36,11 @@ def entries_of(tensor: torch.Tensor) -> int:
 def memory_of(tensor: torch.Tensor) -> int:
     """Which memory ``tensor`` looks at, of a sparse one its values."""
     return (tensor._values() if tensor.layout is torch.sparse_coo else tensor).untyped_storage().data_ptr()
+
+
+def neg_view(tensor: torch.Tensor) -> torch.Tensor:
+    """A view of ``tensor`` whose numbers are negated when they are read."""
+    return torch._neg_view(tensor)
 
 
 def share_memory(first: torch.Tensor, second: torch.Tensor) -> bool:

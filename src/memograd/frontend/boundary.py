@@ -18,6 +18,7 @@ import torch
 from memograd._torch import apply_alone, free_saved, inside_torch_func, is_batched
 from memograd.draws import drawing_from, rng_state
 from memograd.frontend.chain import UnderWay, wanted_of
+from memograd.graph.bits import worked_out
 
 Tensor = torch.Tensor
 _VERSION = attrgetter("_version")
@@ -113,7 +114,7 @@ class Boundary(torch.autograd.Function):
         used = tuple([k for k, c in enumerate(cotangents) if c is not None])
         wanted = wanted_of(ctx, call.groups if own else None, running.surely(used))
         free_saved(ctx)
-        question, arriving = (used, wanted), [cotangents[k].contiguous() for k in used]
+        question, arriving = (used, wanted), [worked_out(cotangents[k]).contiguous() for k in used]
         del cotangents
         ready = running.ready.get((question, torch.is_grad_enabled()))
         if ready is not None and (own and not call.program.as_foreseen(call, running, question)):

@@ -20,6 +20,7 @@ from memograd.frontend.reach import Reach
 from memograd.frontend.results import Results, refuse_histories
 from memograd.frontend.segments import bytes_of
 from memograd.frontend.settings import Settings
+from memograd.graph.bits import has_bits
 from memograd.graph.entries import Input
 from memograd.graph.graph import Graph
 from memograd.graph.signature import may_share, refuse_shared
@@ -306,4 +307,4 @@ def _lies(tensor: Tensor) -> Any:
 
 def only_tensors(args: Sequence[Any]) -> bool:
     """Whether there is nothing to look through for tensors, and these are dense."""
-    return all([type(x) is Tensor and x.layout is torch.strided for x in args])
+    return all([type(x) is Tensor and x.layout is torch.strided and not has_bits(x) for x in args])

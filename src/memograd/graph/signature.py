@@ -15,6 +15,7 @@ import torch
 from memograd import autocast
 from memograd._torch import is_wrapped, memory_of, pytree
 from memograd.errors import CaptureError
+from memograd.graph.bits import has_bits, worked_out
 from memograd.graph.entries import Calling, Input, Output
 from memograd.graph.overlap import overlapping
 
@@ -64,7 +65,14 @@ def fit(entry: Input, traced: torch.Tensor, tensor: Any, written: bool) -> torch
             f"argument {entry.name!r} has shape {tuple(tensor.shape)} and dtype {tensor.dtype}; the graph was captured "
             f"with {tuple(traced.shape)} and {traced.dtype}; capture again for other shapes"
         )
-    return _laid_out(entry, traced, tensor, written)
+    if not has_bits(tensor):
+        return _laid_out(entry, traced, tensor, written)
+    if written:
+        raise CaptureError(
+            f"{entry.name!r}, which is written to, is a conjugated or negated view (its numbers are others than those "
+            "in its memory); work it out before: x.resolve_conj().resolve_neg()"
+        )
+    return _laid_out(entry, traced, worked_out(tensor), written)
 
 
 def refuse_shared(inputs: Sequence[Input], outputs: Sequence[Output], flat: Sequence[Any]) -> None:

@@ -213,4 +213,5 @@ def _solid(tensors: list[torch.Tensor]) -> list[torch.Tensor]:
 def _geometry(tensor: torch.Tensor) -> tuple[Any, ...]:
     if tensor.layout is not torch.strided or (tensor.requires_grad and tensor.is_leaf):
         return (id(tensor),)
-    return (tensor.shape, tensor.stride(), tensor.storage_offset() != 0, tensor.dtype, tensor.device)
+    bits = tensor.is_conj(), tensor.is_neg()
+    return (tensor.shape, tensor.stride(), tensor.storage_offset() != 0, tensor.dtype, tensor.device, *bits)

@@ -14,6 +14,7 @@ from torch import fx, nn
 
 from memograd._torch import copy_of, fake_like, is_fake, outside_torch_func
 from memograd.errors import CaptureError
+from memograd.graph.bits import has_bits
 from memograd.graph.entries import Input, InputKind
 from memograd.tracing.closures import Closure
 from memograd.tracing.effects import Change
@@ -59,6 +60,7 @@ class Inputs:
                 self.entries[at] = Input(entry.kind, entry.name, tensor, (*entry.aliases, name))
             else:
                 refuse_spread(tensor, f"the {kind} {name!r}")
+                self.tracer.bits |= has_bits(tensor)
                 position[id(tensor)] = len(self.entries)
                 stand_in = self._stand_in(tensor.detach())
                 if kind == "parameter":
@@ -154,6 +156,7 @@ class Inputs:
                 user.replace_input_with(node, stop)
 
     def _check_ours(self, tensor: torch.Tensor, what: str) -> None:
+        self.tracer.bits |= has_bits(tensor)
         if is_fake(tensor) and not any(t is not self.tracer for t in ACTIVE.tracers):
             raise CaptureError(
                 f"{what} belongs to a capture that is over or runs in another thread; do not keep tensors or start "

@@ -42,7 +42,8 @@ def _leaf(value: Any) -> Any:
             return (value.shape, entries_of(value), value.is_coalesced(), value.sparse_dim(), value.dtype, value.device)
         if value.layout is not torch.strided:
             raise CaptureError(f"an argument of layout {value.layout} cannot be captured; pass x.to_dense()")
-        return (value.shape, value.stride(), value.storage_offset() != 0, value.dtype, value.device)
+        bits = value.is_conj(), value.is_neg()
+        return (value.shape, value.stride(), value.storage_offset() != 0, value.dtype, value.device, *bits)
     return (type(value), distinct(value)) if isinstance(value, SIMPLE) else (type(value), id(value))
 
 

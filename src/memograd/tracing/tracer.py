@@ -55,6 +55,7 @@ class Tracer(Tape, TorchDispatchMode):
     """Appends every ATen call made under it to ``graph``; see ``Tape`` for the arguments."""
 
     offset_inputs = False  # some input starts inside its memory, which its stand-in does not
+    bits = False  # some input is a conjugated or negated view, which its stand-in is not
     own_node = False  # the hook that is being registered is one on the node of an autograd.Function
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:

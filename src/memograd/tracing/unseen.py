@@ -20,7 +20,7 @@ _SET_DATA = torch.Tensor.data.__set__  # pyright: ignore[reportAttributeAccessIs
 _SPLITS = frozenset({torch.tensor_split, torch.Tensor.tensor_split})
 _READS = frozenset({torch.Tensor.tolist, torch.Tensor.numpy, torch.Tensor.__array__, torch.Tensor.__dlpack__})
 
-
+_BITS = frozenset({torch.Tensor.is_conj, torch.is_conj, torch.Tensor.is_neg, torch.is_neg})
 _SOBOL = frozenset(getattr(torch, name) for name in dir(torch) if name.startswith("_sobol_engine"))
 
 
@@ -35,6 +35,12 @@ class Unseen(TorchFunctionMode):
         kwargs = kwargs or {}
         if self.tracer.paused:
             return func(*args, **kwargs)
+        if func in _BITS and self.tracer.bits:
+            source, line = caller()
+            raise CaptureError(
+                f"{source} ({line}) asks whether a tensor is a conjugated or negated view, and the program was "
+                "given one of these: a graph gets it worked out. Pass in x.resolve_conj().resolve_neg()"
+            )
         if func in _SOBOL:
             source, line = caller()
             raise CaptureError(

@@ -21,6 +21,7 @@ from torch import nn, optim
 from memograd._torch import address, has_step_hooks, memory_of
 from memograd.draws import rng_state, undone_on_error
 from memograd.finite import TrippedError
+from memograd.graph.bits import has_bits, worked_out
 from memograd.graph.entries import OutputKind
 from memograd.graph.graph import Graph
 from memograd.graph.signature import refuse_shared
@@ -146,11 +147,18 @@ class Program:
         if self.graph.guards.moved:
             self._bind()
         flat = self.bound.copy()
+        for k in self.with_bits:
+            flat[k] = worked_out(flat[k])
         for slot, tensor in zip(self.slots, batch, strict=True):
             flat[slot] = tensor.detach() if tensor.requires_grad else tensor
         if self.writes_batch or not self.memory.isdisjoint([memory_of(t) for t in batch]):
             refuse_shared(self.graph.inputs, self.graph.outputs, flat)
         return flat
+
+    @cached_property
+    def with_bits(self) -> list[int]:
+        """What it is bound to that is worked out anew for each step: conjugated buffers."""
+        return [k for k, i in enumerate(self.graph.inputs) if i.tensor is not None and has_bits(i.tensor)]
 
     @cached_property
     def writes_batch(self) -> bool:
@@ -238,4 +246,4 @@ def detached(flat: list[Any]) -> list[Any]:
 
 
 def _only_tensors(batch: tuple[Any, ...]) -> bool:
-    return all(type(b) is torch.Tensor and b.layout is torch.strided for b in batch)
+    return all(type(b) is torch.Tensor and b.layout is torch.strided and not has_bits(b) for b in batch)

@@ -19,6 +19,7 @@ import torch
 
 from memograd._torch import batched, inside_torch_func, is_batched, is_wrapped, unbatched
 from memograd.errors import CaptureError, GraphError
+from memograd.graph.bits import worked_out
 from memograd.graph.entries import Input, Output
 from memograd.graph.graph import Graph
 from memograd.graph.signature import run
@@ -111,7 +112,7 @@ class _Function(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *cotangents: Any) -> Any:
-        laid = [None if c is None else c.contiguous() for c in cotangents]
+        laid = [None if c is None else worked_out(c).contiguous() for c in cotangents]
         if torch.is_grad_enabled() and any([c is not None and is_batched(c) for c in laid]):
             step, saved, needs, around = ctx.step, ctx.saved_tensors, ctx.needs_input_grad[2:], ctx.around
             gradients = one_by_one(lambda each: dict(enumerate(step.pulled(saved, each, needs, around))), laid)

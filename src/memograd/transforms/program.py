@@ -22,6 +22,7 @@ from torch import fx
 from memograd._torch import has_batching_rule, in_forward_mode, inside_torch_func, is_tracked
 from memograd.adjoint.partition import Halves, gather, partition
 from memograd.errors import CaptureError, GraphError
+from memograd.graph.bits import worked_out
 from memograd.graph.graph import Graph
 from memograd.graph.rewriting import Rewriting
 from memograd.graph.signature import run
@@ -125,7 +126,8 @@ class Program:
         """{name: gradient or tangent} for further arguments by name; what does not depend on them is left out."""
         if inside_torch_func():
             refuse_by_memory(late_of(self.joint))
-        return self._derivatives(saved([given[i.of].contiguous() for i in self.joint.inputs if i.kind == "cotangent"]))
+        late = [given[i.of] for i in self.joint.inputs if i.kind == "cotangent"]
+        return self._derivatives(saved([worked_out(t).contiguous() for t in late]))
 
     @cached_property
     def halves(self) -> Halves:

@@ -27,6 +27,7 @@ from memograd._torch import (
     is_wrapped,
     level_of,
     levels,
+    neg_view,
     outside_torch_func,
     pytree,
     without_modes,
@@ -125,7 +126,10 @@ class _Plain(TorchFunctionMode):
     def _plain(self, tensor: torch.Tensor) -> torch.Tensor:
         if not self.concrete:
             with without_modes():  # its numbers are never looked at
-                return torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device=tensor.device)
+                geometry = tensor.shape, tensor.stride()
+                plain = torch.empty_strided(*geometry, dtype=tensor.dtype, device=tensor.device)
+                plain = torch.conj(plain) if tensor.is_conj() else plain
+                return neg_view(plain) if tensor.is_neg() else plain
         value = wrapped_value(tensor)
         if value is None:
             raise CaptureError(
