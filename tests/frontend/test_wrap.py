@@ -6,6 +6,7 @@ import gc
 import inspect
 import pickle
 import threading
+import warnings
 import weakref
 from collections import OrderedDict
 from collections.abc import Callable
@@ -718,7 +719,41 @@ class TestBudget:
             (g,) = torch.autograd.grad(model(x)["out"].sum(), x, create_graph=True)
             g.square().sum().backward()
 
-        both(use, memory_budget="1MiB")
+        with pytest.warns(UserWarning, match="create_graph=True.*without a plan"):
+            both(use, memory_budget="1MiB")
+
+    def test_what_no_plan_covers_is_said_once(self):
+        model = mg.wrap(nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2)).double(), memory_budget="1MiB")
+        x = inputs(4, 3, grad=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            model(x).sum().backward()
+        with pytest.warns(UserWarning, match="torch.autograd.grad there") as said:
+            for _ in range(2):
+                torch.autograd.grad(model(x).sum(), x, create_graph=True)
+        assert len(said) == 1
+        with pytest.warns(UserWarning, match="one after the other"):
+            y = model(x)
+            torch.autograd.grad(y, x, torch.eye(8, dtype=F64).reshape(8, 4, 2), is_grads_batched=True)
+
+    def test_an_inner_derivative_of_the_model_itself_is_a_part_of_the_plan(self):
+        class Forces(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.energy = nn.Sequential(nn.Linear(3, 16), nn.Tanh(), nn.Linear(16, 1))
+
+            def forward(self, x):
+                return torch.autograd.grad(self.energy(x).sum(), x, create_graph=True)[0]
+
+        ours, theirs = pair(Forces, memory_budget="80%")
+        x = inputs(512, 3, grad=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            for model in (ours, theirs):
+                model(x).square().sum().backward()
+        agree(ours, theirs)
+        plan = ours.forward.plan
+        assert plan.peak_bytes <= plan.budget < plan.unplanned_bytes
 
     def test_one_that_cannot_be_held(self):
         with pytest.raises(mg.BudgetInfeasibleError) as caught:

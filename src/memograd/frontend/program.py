@@ -231,6 +231,8 @@ class Program:
         """
         own, further = inputs is call.flat, torch.is_grad_enabled()
         many = any(map(is_batched, arriving))
+        if many:
+            self.settings.say_unplanned(many)
         if many and further:
             witness, call.witness = call.witness, None  # it draws directions, which nobody may do here
             gradients = one_by_one(
@@ -291,6 +293,7 @@ class Program:
         if isinstance(running, Running):
             return running.afresh(call, question, inputs, arriving)
         if further or inside_torch_func():
+            self.settings.say_unplanned(many=not further)
             return self.first.running().afresh(call, question, inputs, arriving)
         assert self.settings.memory_budget is not None
         again = HeldOpen(self.forward, len(self.results), question, self.settings.plan)

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from memograd.graph.graph import Graph
 from memograd.memory.plan import Plan
 from memograd.pipeline import plan
 from memograd.run.inductor import compiled
+
+_UNPLANNED = (
+    "with create_graph=True it runs from the model's inputs again, without a plan. Compute the inner derivative in the "
+    "model's forward (torch.autograd.grad there), and it is a part of the graph that is planned",
+    "a batch of cotangents (is_grads_batched, vmap) takes the memory of all of them at once. Pull them back one after "
+    "the other",
+)
 
 
 @dataclass(eq=False)
@@ -19,6 +27,7 @@ class Settings:
     Attributes:
         memory_budget, backend: see ``wrap``.
         watch: who looks at gradients before they are handed on (``watch.Watch``); None: nobody.
+        said: what a user was told once already.
         allowed: bytes that a share ("50%") has meant for the largest program so far: smaller ones may have them too.
     """
 
@@ -26,6 +35,7 @@ class Settings:
     backend: str = "auto"
     allowed: int = 0
     watch: Any = None
+    said: set[bool] = field(default_factory=set)
 
     def plan(self, graph: Graph) -> Plan:
         """A schedule of ``graph`` within the budget."""
@@ -33,6 +43,16 @@ class Settings:
         made = plan(graph, self.memory_budget, self.allowed, fused=self.backend == "inductor")
         self.allowed = max(self.allowed, made.budget)
         return made
+
+    def say_unplanned(self, many: bool) -> None:
+        """Tell the user, once, that the budget does not cover these gradients; ``many``: because they are those of a
+        batch of cotangents, else because somebody differentiates them."""
+        if self.memory_budget is None or many in self.said:
+            return
+        self.said.add(many)
+        warnings.warn(
+            f"memory_budget={self.memory_budget!r} does not cover this derivative: {_UNPLANNED[many]}", stacklevel=2
+        )
 
     @property
     def build(self) -> Callable[[Graph], Callable[..., Any]] | None:
