@@ -165,7 +165,7 @@ def test_step_counters_that_part_are_told_apart():
                 optimizer.zero_grad()
                 nn.MSELoss()(model(X), Y).backward()
                 optimizer.step()
-        return model.state_dict(), sum(len(programs.all) for programs in step._programs.values())
+        return model.state_dict(), sum(len(programs.all) for programs in step._cache.programs.values())
 
     (ours, programs), (theirs, _) = trained(True), trained(False)
     for k in ours:

@@ -190,4 +190,4 @@ def test_a_module_that_counts_its_calls_is_followed_and_its_programs_do_not_pile
     for _ in range(9):
         torch.testing.assert_close(step(X, Y), plain(theirs, b, 1).detach(), rtol=1e-9, atol=0)
     assert ours.calls == theirs.calls == 9
-    assert [len(programs.all) for programs in step._programs.values()] == [4]
+    assert [len(programs.all) for programs in step._cache.programs.values()] == [4]

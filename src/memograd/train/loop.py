@@ -181,7 +181,7 @@ class _Run:
         except (RuntimeError, ValueError, IndexError, TypeError) as error:
             raise DataError(f"epoch {epoch}, batch {number}: {with_notes(error)}") from error
         if self.step.backend == "auto":  # one choice for the whole run, so that resuming repeats it to the last bit
-            self.step.backend = self.step.backend_name
+            self.step.keep_backend()
             self.history.backend_reason = self.step.backend_reason
         self.history.backend = self.step.backend_name
         if (plan := self.step.plan) is not None:

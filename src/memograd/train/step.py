@@ -3,32 +3,28 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from typing import Any, Literal
 
 import torch
 from torch import nn, optim
 
-from memograd import progress
-from memograd._torch import has_hooks, module_hooks
-from memograd.errors import GradientMismatchError, GraphError
+from memograd.errors import GraphError
 from memograd.finite import TrippedError
 from memograd.graph.graph import Graph
 from memograd.memory.plan import Plan
-from memograd.pipeline import lowered, plan
-from memograd.run.choose import Choice, choose, choose_planned
-from memograd.tracing.reuse import Recent
-from memograd.tracing.states import States
 from memograd.tracing.undisturbed import Generators
 from memograd.train import outside
-from memograd.train.build import Training, build
+from memograd.train.build import Training
 from memograd.train.carried import Carried
 from memograd.train.check import Check
+from memograd.train.chooser import Chooser
 from memograd.train.decisions import Programs
 from memograd.train.finish import Finish
 from memograd.train.objective import Objective
-from memograd.train.program import Program, Updates, geometry, settings
+from memograd.train.program import Program, Updates
+from memograd.train.program_cache import ProgramCache
 from memograd.train.rates import Rates
 from memograd.train.refinements import Clip, Refinements
 from memograd.train.update import refuse, why_not
@@ -116,20 +112,15 @@ class TrainStep:
             )
         self.model = model
         self.optimizer = optimizer
-        self.backend = backend
-        self.compile_seconds = compile_seconds
-        self.memory_budget = memory_budget
-        self._allowed = 0  # bytes that "50%" meant for the largest step so far: a last, smaller batch may have them too
-        self._hooks = module_hooks(self.objective)
+        self._chooser = Chooser(backend, memory_budget, compile_seconds)
         self._parameters = parameters
         self._rates = Rates(optimizer)
         self._carried = Carried(self.objective, model, self._refinements)
         self._training = Training(self.objective, optimizer, self._rates, self._refinements, self._carried, watch)
         self._check = Check(self._training, check)
-        self._programs: dict[Any, Programs] = Recent()
-        self._updates = Updates.of(optimizer)
-        self._update = Finish(self._training, self._check, self._updates)
-        self.captures: list[str] = []  # why the model was captured, each time
+        updates = Updates.of(optimizer)
+        self._cache = ProgramCache(self._training, self._check, self._chooser, updates)
+        self._update = Finish(self._training, self._check, updates)
         self._last: Program | None = None
         self._watch = Watch(self._training) if watch else None
         self._turn = threading.RLock()  # a step is one update, whoever else calls it
@@ -149,8 +140,8 @@ class TrainStep:
                     batch,
                     options,
                     fresh,
-                    build=lambda why: self._build(batch, options, why, True),
-                    compare=lambda program, flat: self._compare(program, flat, batch, options),
+                    build=lambda why: self._cache.build(batch, options, why, concrete=True),
+                    compare=lambda program, flat: self._cache.compare(program, flat, batch, options),
                 )
         except TrippedError as error:
             assert self._watch is not None
@@ -185,12 +176,19 @@ class TrainStep:
                 first = self._step(programs, fresh, batch, options)
                 return torch.stack([first, *(self(*batch, **options) for _ in range(steps - 1))])
             flat, generators = program.flat(batch, options), Generators()
-            if self._compare(program, flat, batch, options) is not None:
+            if self._cache.compare(program, flat, batch, options) is not None:
                 generators.put_back()
             self._carried.norm = program.norm
             if self._watch is None:
                 return program.choice.backend.run(flat, steps)
             return self._watch.run(program, flat, steps)
+
+    def _ready(self, batch: tuple[Any, ...], options: dict[str, Any]) -> tuple[Programs, bool]:
+        """The programs for this batch, and whether the first of them was captured just now."""
+        if self._carried.swapped:
+            raise GraphError("the model has its averaged weights now: train outside of the `with step.averaged()`")
+        self._rates.follow()
+        return self._cache.ready(batch, options)
 
     def _settle(self, late: int = 0) -> None:
         if self._watch is not None:
@@ -212,7 +210,7 @@ class TrainStep:
             if self._carried.batches:
                 self._settle()
                 self._rates.follow()
-                self._update(self._choose_update)
+                self._update(self._chooser.for_update)
 
     @property
     def averages(self) -> bool:
@@ -272,6 +270,26 @@ class TrainStep:
         return self._required().graph
 
     @property
+    def captures(self) -> list[str]:
+        """Why the model was captured, each time."""
+        return self._cache.captures
+
+    @property
+    def backend(self) -> str:
+        """The backend that was asked for."""
+        return self._chooser.backend
+
+    @property
+    def memory_budget(self) -> int | str | Plan | None:
+        """The memory budget that was asked for."""
+        return self._chooser.memory_budget
+
+    def keep_backend(self) -> None:
+        """``auto`` has chosen: whatever is captured from now on runs on the backend of the step last run, so that a
+        run that is resumed on it computes the same to the last bit."""
+        self._chooser.backend = self.backend_name
+
+    @property
     def backend_name(self) -> str:
         """The backend of the step last run."""
         return self._required().choice.backend.name
@@ -299,74 +317,3 @@ class TrainStep:
         if self._last is None:
             raise GraphError("no step was run yet")
         return self._last
-
-    # -- making and finding programs -----------------------------------------------------------------------------
-
-    def _ready(self, batch: tuple[Any, ...], options: dict[str, Any]) -> tuple[Programs, bool]:
-        """The programs for this batch, and whether the first of them was made just now."""
-        if self._carried.swapped:
-            raise GraphError("the model has its averaged weights now: train outside of the `with step.averaged()`")
-        self._rates.follow()
-        key = self._key(batch, options)
-        programs = self._programs.get(key)
-        if programs is None:
-            programs = self._programs[key] = Programs()
-            why = "a batch or a setting unlike those before" if self.captures else "the first step"
-        else:
-            programs.drop_stale(self.optimizer, self._updates.alike, len(self._carried.averages))
-            if programs.holding():
-                return programs, False
-            why = "the model or the optimizer's state is elsewhere in memory, or steps began to update other parameters"
-            if programs.all:
-                why = f"{programs.all[0].graph.guards.changed()} is not what it was"
-        programs.add(self._build(batch, options, why))
-        return programs, True
-
-    def _key(self, batch: tuple[Any, ...], options: dict[str, Any]) -> Any:
-        hooked = tuple([has_hooks(p) for p in self._parameters])
-        hooks = tuple([tuple(table) for table in self._hooks if table])
-        return (geometry(batch, options), hooked, hooks, settings(self.optimizer, self._rates))
-
-    def _build(self, batch: tuple[Any, ...], options: dict[str, Any], why: str, concrete: bool = False) -> Program:
-        def capture(concrete: bool) -> Program:
-            return build(self._training, batch, options, self._choose, concrete, self._updates.alike)
-
-        before = States()
-        with progress.shown():
-            program = capture(concrete)
-        self.captures.append(why)
-        noted = self._training.gathers or not self._updates.alike or self._updates.note(program.updated)
-        if not noted:
-            before.put_back()
-            program.graph.guards.run_again()
-            program = capture(bool(program.decisions))
-        self._check.new(program)
-        return program
-
-    def _compare(
-        self, program: Program, flat: list[Any], batch: tuple[Any, ...], options: dict[str, Any]
-    ) -> Sequence[torch.Tensor] | None:
-        """What the program computes, if it was due to be compared; one that fails is made anew next time."""
-        if program.origin is None:
-            return None
-        try:
-            return self._check(program, flat, batch, options)
-        except GradientMismatchError:
-            for programs in self._programs.values():
-                programs.all = [other for other in programs.all if other is not program]
-            raise
-
-    def _choose(self, graph: Graph, flat: list[Any]) -> Choice:
-        if self.memory_budget is None:
-            return choose(lowered(graph), flat, self.backend, self.compile_seconds)
-        made = plan(graph, self.memory_budget, self._allowed, fused=self.backend == "inductor")
-        self._allowed = max(self._allowed, made.budget)
-        return choose_planned(graph, made, self.backend)
-
-    def _choose_update(self, graph: Graph, flat: list[Any]) -> Choice:
-        """For an update of several batches, which no plan was made for."""
-        given = self.memory_budget
-        if isinstance(given, Plan):
-            made = plan(graph, given.budget, fused=self.backend == "inductor")
-            return choose_planned(graph, made, self.backend)
-        return self._choose(graph, flat)

@@ -1,0 +1,42 @@
+"""Where the graphs of a step run: on which backend, and within a memory budget by which plan."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from memograd.graph.graph import Graph
+from memograd.memory.plan import Plan
+from memograd.pipeline import lowered, plan
+from memograd.run.choose import Choice, choose, choose_planned
+
+
+@dataclass(eq=False)
+class Chooser:
+    """Chooses for each graph of a step.
+
+    Attributes:
+        backend, memory_budget, compile_seconds: see ``TrainStep``.
+        allowed: bytes that a share ("50%") has meant for the largest step so far: a last, smaller batch may have them
+            too.
+    """
+
+    backend: str
+    memory_budget: int | str | Plan | None
+    compile_seconds: float
+    allowed: int = 0
+
+    def __call__(self, graph: Graph, flat: list[Any]) -> Choice:
+        """For a step; ``flat``: what the graph is run on."""
+        if self.memory_budget is None:
+            return choose(lowered(graph), flat, self.backend, self.compile_seconds)
+        schedule = plan(graph, self.memory_budget, self.allowed, fused=self.backend == "inductor")
+        self.allowed = max(self.allowed, schedule.budget)
+        return choose_planned(graph, schedule, self.backend)
+
+    def for_update(self, graph: Graph, flat: list[Any]) -> Choice:
+        """For an update of several batches, which no plan was made for: of a given plan only its budget holds."""
+        if not isinstance(self.memory_budget, Plan):
+            return self(graph, flat)
+        schedule = plan(graph, self.memory_budget.budget, fused=self.backend == "inductor")
+        return choose_planned(graph, schedule, self.backend)

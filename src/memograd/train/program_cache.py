@@ -1,0 +1,93 @@
+"""The programs of a step: which one is right for a batch, and when a new one is captured.
+
+A program is right for batches of one geometry, under one set of options, hooks and optimizer settings: its key. Behind
+a key there may be several, which decided otherwise by values (``decisions.py``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from memograd import progress
+from memograd._torch import has_hooks, module_hooks
+from memograd.errors import GradientMismatchError
+from memograd.tracing.reuse import Recent
+from memograd.tracing.states import States
+from memograd.train.build import Choose, Training, build
+from memograd.train.check import Check
+from memograd.train.decisions import Programs
+from memograd.train.program import Program, Updates, geometry, settings
+
+
+class ProgramCache:
+    """The programs of one step, by what they are right for.
+
+    Attributes:
+        captures: why the model was captured, each time.
+    """
+
+    def __init__(self, training: Training, check: Check, choose: Choose, updates: Updates) -> None:
+        self.training = training
+        self.check = check
+        self.choose = choose
+        self.updates = updates
+        self.captures: list[str] = []
+        self.programs: dict[Any, Programs] = Recent()
+        self._parameters = list(training.objective.parameters())
+        self._hooks = module_hooks(training.objective)
+
+    def ready(self, batch: tuple[Any, ...], options: dict[str, Any]) -> tuple[Programs, bool]:
+        """The programs for this batch, and whether the first of them was captured just now."""
+        key = self._key(batch, options)
+        programs = self.programs.get(key)
+        if programs is None:
+            programs = self.programs[key] = Programs()
+            why = "a batch or a setting unlike those before" if self.captures else "the first step"
+        else:
+            programs.drop_stale(self.training.optimizer, self.updates.alike, len(self.training.carried.averages))
+            if programs.holding():
+                return programs, False
+            why = "the model or the optimizer's state is elsewhere in memory, or steps began to update other parameters"
+            if programs.all:
+                why = f"{programs.all[0].graph.guards.changed()} is not what it was"
+        programs.add(self.build(batch, options, why))
+        return programs, True
+
+    def _key(self, batch: tuple[Any, ...], options: dict[str, Any]) -> Any:
+        hooked = tuple([has_hooks(p) for p in self._parameters])
+        hooks = tuple([tuple(table) for table in self._hooks if table])
+        return (geometry(batch, options), hooked, hooks, settings(self.training.optimizer, self.training.rates))
+
+    def build(self, batch: tuple[Any, ...], options: dict[str, Any], why: str, concrete: bool = False) -> Program:
+        """A program captured for this batch, for a reason; ``concrete``: on its values."""
+
+        def capture(concrete: bool) -> Program:
+            return build(self.training, batch, options, self.choose, concrete, self.updates.alike)
+
+        before = States()
+        with progress.shown():
+            program = capture(concrete)
+        self.captures.append(why)
+        alike = self.training.gathers or not self.updates.alike or self.updates.note(program.updated)
+        if not alike:  # other parameters than so far: its update took step counters for equal that will not be
+            before.put_back()
+            program.graph.guards.run_again()
+            program = capture(bool(program.decisions))
+        self.check.new(program)
+        return program
+
+    def compare(
+        self, program: Program, flat: list[Any], batch: tuple[Any, ...], options: dict[str, Any]
+    ) -> Sequence[torch.Tensor] | None:
+        """What the program computes, if it was due to be compared with PyTorch; one that fails is dropped."""
+        if program.origin is None:
+            return None
+        try:
+            return self.check(program, flat, batch, options)
+        except GradientMismatchError:
+            for programs in self.programs.values():
+                programs.all = [other for other in programs.all if other is not program]
+            raise
