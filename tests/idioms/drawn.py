@@ -138,14 +138,14 @@ class Drawn:
             total = sum((v.double() * torch.linspace(0.5, 1.5, v.numel()).view(v.shape)).sum() for v in smooth)
             gradients = torch.autograd.grad(total, leaves, materialize_grads=True, create_graph=True)
             second = sum((g * g).sum() for g in gradients)
-            if isinstance(second, torch.Tensor) and second.requires_grad:
-                torch.autograd.grad(second, leaves, allow_unused=True)
+            curved = isinstance(second, torch.Tensor) and second.requires_grad
+            seconds = torch.autograd.grad(second, leaves, materialize_grads=True) if curved else []
         except (RuntimeError, IndexError, ValueError, TypeError):
             return None
         if any(t.requires_grad for t in rest):  # a buffer that remembers the graph of the step before
             return None
         values = [v for v in scope.values() if _smooth(v)]
-        fit = all(v.numel() == 0 or v.detach().abs().max() < LARGE for v in [*values, *gradients])  # no NaN either
+        fit = all(v.numel() == 0 or v.detach().abs().max() < LARGE for v in [*values, *gradients, *seconds])  # no NaN
         return scope if fit else None
 
     def reduced(self, fails: Callable[[Drawn], bool]) -> Drawn:

@@ -48,6 +48,7 @@ from memograd.tracing.provenance import caller, raised_at
 from memograd.tracing.reads import Reads
 from memograd.tracing.substitute import Substitute
 from memograd.tracing.tracer import Tracer
+from memograd.tracing.turned import left_in
 from memograd.tracing.under_way import ACTIVE, TURN, looking_away
 from memograd.tracing.unseen import Unseen
 
@@ -290,7 +291,8 @@ class _Capture:
             moved = self.tracer.moved.get(storage)
             if (storage.version or moved) and origin in of:
                 outputs.append(Output("mutation", of[origin].name, self.inputs.stood_for[origin].grad_fn is not None))
-                results.append(self.tracer.node_of(moved.tensor) if moved else storage.node)
+                value = self.tracer.node_of(moved.tensor) if moved else storage.node
+                results.append(left_in(self.tracer, origin, value))
 
 
 def nothing_compiled() -> AbstractContextManager[Any]:

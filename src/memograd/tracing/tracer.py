@@ -39,7 +39,7 @@ from memograd._torch import (
 from memograd.errors import CaptureError, DataDependentError
 from memograd.looks import look, what_is_seen
 from memograd.rules.registry import is_constant_result, own_results_of
-from memograd.tracing import cudnn, generators, shapes, zeros  # noqa: F401  (shapes enters what it knows)
+from memograd.tracing import cudnn, generators, shapes, turned, zeros  # noqa: F401  (shapes enters what it knows)
 from memograd.tracing.constants import constant
 from memograd.tracing.mutation import arguments_for, functional_twin, is_view, options_of, write_back
 from memograd.tracing.operator_kinds import COMPARISONS, INDEXED, MEMORY, NUMBERS, QUERIES, looked_at, of_numbers_only
@@ -208,8 +208,10 @@ class Tracer(Tape, TorchDispatchMode):
         pure_kwargs = {k: v for k, v in kwargs.items() if k not in outs}
         if outs:
             pure_kwargs |= options_of(func, functional, written[0])
-        if torch.Tag.inplace_view in func.tags:
+        if turned.is_turn(func):
             self.redocument(self.stand_in(args[0]))
+            if self._turn(func, functional, args, kwargs):
+                return args[0]
         pure = arguments_for(functional, func, args)
         new = self._run(functional, pure, pure_kwargs)
         news, spec = pytree.tree_flatten(new)
@@ -232,6 +234,23 @@ class Tracer(Tape, TorchDispatchMode):
         if fresh:
             return result
         return olds[0] if isinstance(result, torch.Tensor) else result if result is None else type(result)(olds)
+
+    def _turn(self, func: Any, view: Any, args: Any, kwargs: Any) -> bool:
+        """``args[0]`` looks at its memory in another way from now on. False where it is written to instead."""
+        tensor, *rest = args
+        alias, aliases = self._alias_of(tensor), list(self._known.values())
+        given = self.is_given(tensor) and not alias.chain
+        if self.stops and (given or not torch.is_grad_enabled()):
+            turned.refuse_others(alias, aliases, func)
+            return False
+        node = self.node_of(tensor)
+        turned.keep_geometry(aliases, tensor)
+        func(*args, **kwargs)
+        like = self.like(tensor)
+        value = self._emit(view, (node, *rest), kwargs, like)
+        further = self._known[id(tensor)].view(like, (view, tuple(rest), kwargs, None), value)
+        self._known[id(tensor)] = replace(further, tensor=tensor)
+        return True
 
     def _write(self, old: torch.Tensor, value: fx.Node, fake: torch.Tensor) -> None:
         alias = self._alias_of(old)
