@@ -54,16 +54,19 @@ class Witness:
     ) -> Witness:
         """Run one call of ``function``, a forward pass of ``model``."""
         try:
-            # a detached tensor has no part in a cycle, and nobody asks for its version: buffers are put back
-            with torch.autograd.graph.saved_tensors_hooks(lambda t: t.detach(), lambda t: t):
-                sources, out = _ran(program, model, function, args, kwargs)
+            # a detached tensor has no part in a cycle, and nobody asks for its version: buffers are put back;
+            # what arguments were is remembered where the call writes to them
+            keep = torch.clone if program.rewritten else torch.detach
+            with torch.autograd.graph.saved_tensors_hooks(lambda t: keep(t.detach()), lambda t: t):
+                sources, new, out = _ran(program, model, function, args, kwargs)
         except RuntimeError:  # the transforms of ``torch.func`` forbid such hooks; whatever else it is is raised again
-            sources, out = _ran(program, model, function, args, kwargs)
+            sources, new, out = _ran(program, model, function, args, kwargs)
         names = [i.name for i in program.early]
         results: dict[int, Tensor] = {}
         for position, k in zip(program.graph.calling.tensor_out, program.graph.positions("output"), strict=True):
             if k in program.places:
                 results[program.places[k]] = out[position]
+        results |= {place: new[program.graph.outputs[k].name] for k, place in program.rewritten.items()}
         witness = cls(program, names, sources, results, say)
         witness.buffers = list(model.buffers())
         return witness
@@ -167,12 +170,19 @@ class Witness:
 
 def _ran(
     program: Program, model: nn.Module, function: Callable[..., Any], args: Any, kwargs: Any
-) -> tuple[dict[int, Any], list[Any]]:
-    """What can be differentiated by, by position, and what the call returns on copies of the arguments."""
+) -> tuple[dict[int, Any], dict[str, Any], list[Any]]:
+    """What can be differentiated by, by position; copies of the arguments that are written to, by name, as they are
+    afterwards; and what the call returns on copies of the arguments."""
     leaves, spec = pytree.tree_flatten((args, kwargs))
     leaves = [_copy(x) if isinstance(x, Tensor) else x for x in leaves]
-    own_args, own_kwargs = pytree.tree_unflatten(leaves, spec)
-    given = iter([leaves[k] for k in program.graph.calling.tensor_in])
+    passed, at = leaves.copy(), program.graph.calling.tensor_in
+    written = {program.graph.outputs[k].name for k in program.rewritten}
+    arguments = {i.name: k for i, k in zip((i for i in program.early if i.tensor is None), at, strict=True)}
+    for name in written:  # what it was is a leaf, which nothing may be written to
+        passed[arguments[name]] = leaves[arguments[name]].clone()
+    new = {name: passed[arguments[name]] for name in written}
+    own_args, own_kwargs = pytree.tree_unflatten(passed, spec)
+    given = iter([leaves[k] for k in at])
     inputs = {i.name: i.bound if i.tensor is not None else next(given) for i in program.early}
     places = {name: place for place, name in enumerate(inputs)}
     sources: dict[int, Any] = {places[name]: inputs[name] for name in program.wrt}
@@ -181,7 +191,7 @@ def _ran(
     others = [x for x in leaves if not isinstance(x, Tensor)]
     try:
         with TURN, plainly(), taken_back(model, *others), without_hooks(sources.values()):
-            return sources, pytree.tree_leaves(function(*own_args, **own_kwargs))
+            return sources, new, pytree.tree_leaves(function(*own_args, **own_kwargs))
     finally:
         contents.put_back()
         generators.put_back()

@@ -23,7 +23,7 @@ from memograd.frontend.answers import Question
 from memograd.frontend.boundary import Call
 from memograd.frontend.chain import placed
 from memograd.frontend.own_memory import own_memory
-from memograd.frontend.passes import apart
+from memograd.frontend.results import apart
 from memograd.frontend.segments import bytes_of, paused
 from memograd.graph.entries import Output
 from memograd.graph.graph import Graph
@@ -134,7 +134,8 @@ class HeldOpen:
         handed, saved = run(next, [call.running]), [torch.empty(0)]  # something for autograd to have freed
         # what waits must not hold what autograd hands out, whose history holds what waits
         call.handed = [(weakref.ref(r), r._version) for r in handed[: self._count]]
-        return apart(_twins(handed[: self._count]), inputs), handed[self._count :], saved
+        twins = [r.view_as(r) for r in handed[: self._count]]
+        return apart(twins, inputs), handed[self._count :], saved
 
     def together(self, question: Question) -> list[list[int]]:
         """The inputs whose gradients come together, those that come first first."""
@@ -166,10 +167,3 @@ class HeldOpen:
         call.refuse_written_results(self._needed)
         running, call.running = call.running, None
         return placed(resumed(running, arriving), self.places)
-
-
-def _twins(results: Sequence[torch.Tensor]) -> list[torch.Tensor]:
-    """Other tensors over the same memory; views where two of them share it, so that autograd knows and lets nobody
-    write to one of them."""
-    memory = [r.untyped_storage().data_ptr() for r in results]
-    return [r.view_as(r) if memory.count(at) > 1 else r.detach() for r, at in zip(results, memory, strict=True)]

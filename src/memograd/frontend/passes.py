@@ -22,6 +22,7 @@ from memograd.frontend.answers import Answer, Question, Ready
 from memograd.frontend.boundary import Call
 from memograd.frontend.chain import placed
 from memograd.frontend.own_memory import own_memory
+from memograd.frontend.results import apart
 from memograd.frontend.segments import Segments
 from memograd.graph.entries import Input, Output
 from memograd.graph.graph import Graph
@@ -282,14 +283,3 @@ def _loaded(lowered: Graph, build: Build | None) -> Callable[[list[Any]], tuple[
         return load(boxed_function("step", list(lowered.placeholders), lowered.nodes, list(lowered.results)), "step")
     function = build(lowered)
     return lambda given: function(*given)
-
-
-def apart(results: Sequence[Tensor], given: Sequence[Tensor]) -> list[Tensor]:
-    """``results``, each an object of its own: to autograd one that is an input means something else, and what a result
-    and its detached twin have in common is their memory."""
-    seen = {*map(id, given)}
-    apart: list[Tensor] = []
-    for result in results:
-        apart.append(result.detach() if id(result) in seen else result)
-        seen.add(id(apart[-1]))
-    return apart

@@ -62,7 +62,8 @@ class Program:
         self.early: tuple[Input, ...] = forward.inputs
         handed = Results(forward)
         self.results, self.nodes, self.places, self.passed = handed.entries, handed.nodes, handed.places, handed.passed
-        self.mutations = forward.positions("mutation")
+        self.rewritten = handed.rewritten
+        self.mutations = [k for k in forward.positions("mutation") if k not in self.rewritten]
         self.devices = tuple({str(t.device) for n in forward.nodes if is_random(n) for t in tensors_of(n)})
         looks: list[Any] = sorted((n for n in forward.nodes if n.target is look), key=lambda n: n.args[1])  # pyright: ignore[reportArgumentType]
         self.decisions = tuple((n.args[2], n.args[3]) for n in looks)
@@ -88,7 +89,7 @@ class Program:
 
     @cached_property
     def overwritten(self) -> frozenset[int]:
-        names = {self.graph.outputs[k].name for k in self.mutations}
+        names = {o.name for o in self.graph.outputs if o.kind == "mutation"}
         return frozenset(k for k, i in enumerate(self.early) if i.name in names)
 
     # -- forward ---------------------------------------------------------------------------------------------------
@@ -114,6 +115,8 @@ class Program:
             with torch.no_grad():
                 for k, value in zip(self.mutations, call.written, strict=True):
                     flat[self._written_to[k]].copy_(value)
+        for k, at in self.rewritten.items():
+            flat[self._written_to[k]].copy_(handed[at])  # autograd goes on from it
         if self._alone:
             return handed[0]
         values = {k: handed[at] for k, at in self.places.items()} | {k: flat[at] for k, at in self.passed.items()}
@@ -144,7 +147,7 @@ class Program:
         flat = bound.copy()
         for slot, tensor in zip(self._slots, args, strict=True):
             flat[slot] = tensor
-        if self.mutations and may_share(self.early, self.graph.outputs, flat):
+        if (self.mutations or self.rewritten) and may_share(self.early, self.graph.outputs, flat):
             refuse_shared(self.early, self.graph.outputs, flat)
         return flat
 
@@ -161,13 +164,13 @@ class Program:
     @cached_property
     def _alone(self) -> bool:
         """Whether one tensor is all that comes out of a call."""
-        one = self.graph.calling.out_spec.is_leaf() and len(self.places) == 1 and not self.passed
+        one = self.graph.calling.out_spec.is_leaf() and len(self.places) == len(self.results) == 1 and not self.passed
         return one and not (self.effects or self.effects.returned)
 
     @cached_property
     def _written_to(self) -> dict[int, int]:
         names = [i.name for i in self.early]
-        return {k: names.index(self.graph.outputs[k].name) for k in self.mutations}
+        return {k: names.index(self.graph.outputs[k].name) for k in self.graph.positions("mutation")}
 
     # -- backward --------------------------------------------------------------------------------------------------
 

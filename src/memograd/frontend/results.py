@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import replace
 
+import torch
 from torch import fx
 
+from memograd._torch import memory_of
 from memograd.errors import CaptureError
 from memograd.graph.entries import Output
 from memograd.graph.graph import Graph
+
+Tensor = torch.Tensor
 
 
 class Results:
@@ -18,20 +24,23 @@ class Results:
         entries, nodes: of each, in order.
         places: of an output or left among all results of the graph: where it stands in ``entries``.
         passed: or which of the flat inputs it is.
+        rewritten: of the new value of an argument, where that has a history: where it stands in ``entries``.
     """
 
     def __init__(self, graph: Graph) -> None:
         self.entries: list[Output] = []
         self.places: dict[int, int] = {}
         self.passed: dict[int, int] = {}
+        self.rewritten: dict[int, int] = {}
         at: dict[fx.Node, int] = {}
-        written = {graph.results[k]: graph.placeholder(graph.outputs[k].name) for k in graph.positions("mutation")}
+        written = {graph.results[k]: graph.outputs[k] for k in graph.positions("mutation")}
         for k, (node, entry) in enumerate(zip(graph.results, graph.outputs, strict=True)):
-            if entry.kind == "mutation":
+            write = written.get(node)
+            if entry.kind == "mutation" and not entry.tracked:
                 continue
-            if node in written and not entry.tracked:  # the tensor itself, as it is after the write
-                node = written[node]
-            if node.op == "placeholder":
+            if entry.kind != "mutation" and write is not None and (write.tracked or not entry.tracked):
+                node = graph.placeholder(write.name)  # the tensor itself, as it is after the write
+            if node.op == "placeholder" and entry.kind != "mutation":
                 self.passed[k] = graph.placeholders.index(node)
                 continue
             if node not in at:
@@ -39,16 +48,37 @@ class Results:
                 self.entries.append(Output("output", f"result {at[node]}", entry.tracked))
             elif entry.tracked:
                 self.entries[at[node]] = replace(self.entries[at[node]], tracked=True)
-            self.places[k] = at[node]
+            (self.rewritten if entry.kind == "mutation" else self.places)[k] = at[node]
         self.nodes = list(at)
 
 
 def refuse_histories(graph: Graph) -> None:
-    """Refuse a write whose value autograd would go on from: what a program writes back has no history."""
+    """Refuse to leave a history in what the next call finds there, unless the caller passed it."""
+    given = {i.name for i in graph.inputs if i.tensor is None}
     for entry in graph.outputs:
-        if entry.kind == "mutation" and entry.tracked:
+        if entry.kind == "mutation" and entry.tracked and entry.name not in given:
             raise CaptureError(
                 f"the model writes to {entry.name!r} what depends on its parameters, so that this tensor has a "
                 "history from then on: a wrapped model cannot hand that on. Write the detached value "
-                "(copy_(h.detach())), or return the new one"
+                "(copy_(h.detach()))"
             )
+
+
+def apart(results: Sequence[Tensor], given: Sequence[Tensor]) -> list[Tensor]:
+    """``results``, each an object of its own: to autograd one that is an input means something else, and what a result
+    and its detached twin have in common is their memory.
+
+    A view whose memory nobody else sees is detached from what it is a view of: autograd lets a loop write to that, and
+    to no view that comes out of a ``Function``. They share their version, so that whoever writes to what a derivative
+    reads is told so.
+    """
+    seen = {*map(id, given)}
+    own: list[Tensor] = []
+    for result in results:
+        own.append(result.detach() if id(result) in seen else result)
+        seen.add(id(own[-1]))
+    if not any([t._is_view() for t in own]):
+        return own
+    dense = {id(t): t for t in (*given, *own) if t.layout is torch.strided}
+    memory = Counter([memory_of(t) for t in dense.values()])
+    return [t.detach() if t._is_view() and memory[memory_of(t)] == 1 else t for t in own]
