@@ -1,8 +1,7 @@
-"""The recursion by itself, on numbers: what it computes, and what who watches it is told."""
+"""The recursion by itself, on numbers: what it computes."""
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable
 from contextlib import nullcontext
 from typing import Any
@@ -65,20 +64,3 @@ def test_the_adjoint_of_a_node_with_several_results_is_the_list_of_theirs() -> N
     torch.testing.assert_close(first, x[4:] + x[:2].exp())
     torch.testing.assert_close(third, x[:2])
     assert second is None, "nothing reads it"
-
-
-@pytest.mark.parametrize("memoize", [True, False])
-def test_who_watches_is_told_of_every_question_and_answer(memoize: bool) -> None:
-    told: list[tuple[Any, ...]] = []
-    x = torch.ones(2, dtype=torch.float64)
-    recursion, graph = recursion_at(diamond, x, memoize=memoize, observer=lambda *seen: told.append(seen))
-    gradient = recursion.adjoint(graph.placeholders[0])
-    assert told[0][:3] == ("asked", "adjoint", graph.placeholders[0])
-    assert told[-1][:3] == ("answered", "adjoint", graph.placeholders[0]) and told[-1][3] is gradient
-    moments = Counter((moment, question) for moment, question, _, _ in told)
-    for question in ("adjoint", "vjp"):
-        assert moments["asked", question] == moments["answered", question]
-    # y = exp x is read by sin and by the product, which the sine leads to, too
-    assert moments["remembered", "vjp"] == (1 if memoize else 0)
-    products = sum(1 for moment, question, *_ in told if (moment, question) == ("asked", "vjp"))
-    assert products == (4 if memoize else 6)

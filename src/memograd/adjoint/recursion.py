@@ -13,15 +13,15 @@ That is the whole algorithm (Goodfellow, Bengio & Courville, Deep Learning, algo
   so a graph of 100,000 operators in a row needs no deep Python stack.
 
 The rules run on symbolic tensors, so what the recursion computes is again a graph (``derivation.py``). On numbers it
-computes numbers: which it is, is a matter of the ``Arithmetic`` that it is given.
+computes numbers: which it is, is a matter of the ``Arithmetic`` that it is given. Who wants to see it at work takes
+``watched.Watched``.
 """
 
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable
 from contextlib import AbstractContextManager
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import fx
@@ -29,28 +29,6 @@ from torch import fx
 from memograd.errors import MemogradError, MissingRuleError, NotDifferentiableError, RuleError
 from memograd.rules.registry import Entry, Refused, lookup, pull_back
 from memograd.tracing.functions import Call
-
-Question = Literal["adjoint", "vjp"]
-Moment = Literal["asked", "remembered", "answered"]
-Observer = Callable[[Moment, Question, fx.Node, Any], None]
-
-
-class Arithmetic(Protocol):
-    """What the recursion computes with: symbols, which a ``Tracer`` writes down, or numbers."""
-
-    def input(self, node: fx.Node) -> Any:
-        """The value of ``node``, for a rule to use."""
-
-    def item(self, node: fx.Node, index: int) -> Any:
-        """One of the values of a node with several."""
-
-    def about(self, node: fx.Node) -> AbstractContextManager[Any]:
-        """What is computed inside is about the adjoint of ``node``."""
-        ...
-
-
-def _unwatched(moment: Moment, question: Question, node: fx.Node, answer: Any) -> None:
-    """Makes nothing of it."""
 
 
 class Recursion:
@@ -62,22 +40,18 @@ class Recursion:
         seeds: dict[fx.Node, torch.Tensor],
         active: set[fx.Node],
         memoize: bool = True,
-        observer: Observer = _unwatched,
     ) -> None:
         self.arithmetic = arithmetic
         self.seeds = seeds  # adjoints of the results: 1 for a loss
         self.active = active  # nodes on a path from an input of interest to a result
         self.memoize = memoize
-        self.observer = observer  # is told of every question and of every answer
         self.table: dict[fx.Node, Any] = {}  # v -> adjoint(v)
         self.pulled: dict[fx.Node, dict[fx.Node, list[Any]]] = {}  # u -> {v: contributions of u to adjoint(v)}
 
     def adjoint(self, v: fx.Node) -> Any:
         """adjoint(v) = sum over the consumers u of v: vjp_u(adjoint(u)) with respect to v."""
         if v in self.table:
-            self.observer("remembered", "adjoint", v, self.table[v])
             return self.table[v]
-        self.observer("asked", "adjoint", v, None)
         contributions = [self.seeds[v]] if v in self.seeds else []
         for u in reversed(list(v.users)):  # the last consumer's share is computed first; rules add consumers meanwhile
             if u in self.active:
@@ -85,20 +59,16 @@ class Recursion:
         total = self.add(v, contributions)
         if self.memoize:
             self.table[v] = total
-        self.observer("answered", "adjoint", v, total)
         return total
 
     def vjp(self, u: fx.Node) -> dict[fx.Node, list[Any]]:
         """What ``u`` passes back to each of its operands, given adjoint(u)."""
         if u in self.pulled:
-            self.observer("remembered", "vjp", u, self.pulled[u])
             return self.pulled[u]
-        self.observer("asked", "vjp", u, None)
         adjoint = self.adjoint(u)
         contributions = self.apply_rule(u, adjoint) if adjoint is not None else {}
         if self.memoize:
             self.pulled[u] = contributions
-        self.observer("answered", "vjp", u, contributions)
         return contributions
 
     def add(self, v: fx.Node, contributions: list[Any]) -> Any:
@@ -143,6 +113,20 @@ class Recursion:
             return tuple(
                 self.arithmetic.item(u, i) if isinstance(v, torch.Tensor) else None for i, v in enumerate(u.meta["val"])
             )
+
+
+class Arithmetic(Protocol):
+    """What the recursion computes with: symbols, which a ``Tracer`` writes down, or numbers."""
+
+    def input(self, node: fx.Node) -> Any:
+        """The value of ``node``, for a rule to use."""
+
+    def item(self, node: fx.Node, index: int) -> Any:
+        """One of the values of a node with several."""
+
+    def about(self, node: fx.Node) -> AbstractContextManager[Any]:
+        """What is computed inside is about the adjoint of ``node``."""
+        ...
 
 
 def entry_of(u: fx.Node) -> Entry:

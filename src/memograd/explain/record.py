@@ -17,8 +17,9 @@ from torch import fx
 from memograd.adjoint.activity import active_nodes
 from memograd.adjoint.derivation import Derivation
 from memograd.adjoint.products import count_products
-from memograd.adjoint.recursion import Moment, Question, Recursion, sum_of
+from memograd.adjoint.recursion import Recursion, sum_of
 from memograd.adjoint.selection import targets_of
+from memograd.adjoint.watched import Moment, Question, Watched
 from memograd.graph.graph import Graph
 from memograd.tracing.tracer import Tracer
 
@@ -91,7 +92,7 @@ def _run(forward: Graph, names: list[str], memoize: bool, asked: bool) -> tuple[
         events.append((_KINDS[question, moment], node.name))
 
     with tracer.rules(), _deep_stack(len(derivation.fx.nodes) if asked else 0):
-        recursion = Recursion(tracer, derivation.seeds(), set(derivation.active), memoize, observer)
+        recursion = Watched(tracer, derivation.seeds(), set(derivation.active), observer, memoize)
         active = [s for s in sources.values() if s in recursion.active]
         for v in active if asked else reversed(derivation.active):
             recursion.adjoint(v)

@@ -11,7 +11,8 @@ from typing import Any
 import torch
 from torch import fx
 
-from memograd.adjoint.recursion import Moment, Question, Recursion, entry_of, not_refused
+from memograd.adjoint.recursion import Recursion, entry_of, not_refused
+from memograd.adjoint.watched import Moment, Question, Watched
 from memograd.rules.registry import pull_back
 
 Element = tuple[fx.Node, int]  # one number of a node's value, by its flat position
@@ -64,7 +65,7 @@ class Transcript:
 def watched(values: dict[fx.Node, Any], loss: fx.Node, active: set[fx.Node]) -> tuple[Recursion, Transcript]:
     """The recursion on these numbers, and who writes down what it does."""
     transcript = Transcript()
-    return Recursion(Numbers(values), {loss: torch.ones_like(values[loss])}, active, observer=transcript), transcript
+    return Watched(Numbers(values), {loss: torch.ones_like(values[loss])}, active, transcript), transcript
 
 
 def label(node: fx.Node) -> str:
