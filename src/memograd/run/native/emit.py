@@ -34,10 +34,11 @@ from memograd.run.native.values import (
 Kernel = Callable[..., Any]
 KERNELS: dict[Any, Kernel] = {}
 
-MATMUL_LIMIT = 2_000_000  # multiply-adds from which BLAS is the better choice
+MATMUL_LIMIT = 1 << 24  # multiply-adds from which BLAS is the better choice
 LAZY_LIMIT = 48  # operators in one fused formula
 STATEMENT_LIMIT = 3_000  # loops in one C function; compilers take more than seconds beyond
 ALIGN = 64
+WIDE = 16  # elements of a loop that is worth vectors
 
 
 def kernel(*targets: Any) -> Callable[[Kernel], Kernel]:
@@ -80,6 +81,7 @@ class Builder:
         self.stored: dict[Value, View] = {}
         self.work = 0
         self.indexed: list[str] = []
+        self.helpers: dict[str, str] = {}  # C functions that statements call, by name
         self._temporaries = 0
         self._homes: dict[fx.Node, Buffer] = {}
         for number, node in enumerate(graph.placeholders):
@@ -134,15 +136,17 @@ class Builder:
 
     def assign(self, target: View, value: Value) -> None:
         """``target[...] = value`` element by element."""
-        body = Body()
+        body = Body(ahead=True)
         if target.contiguous and value.runs_over(target.shape):
             text = value.at(body, "i")
-            self.add(loops([target.numel], ["i"], [*body.lines, f"{target.ref('i')} = {text};"]), body.reads, target)
+            simd = ["#pragma omp simd"] if target.numel >= WIDE else []  # results never lie where operands do
+            lines = [*body.lines, f"{target.ref('i')} = {text};"]
+            self.add([*body.head, *simd, *loops([target.numel], ["i"], lines)], body.reads, target)
             return
         index = tuple(f"i{d}" for d in range(len(target.shape)))
         text = value.at(body, index)
         lines = loops(target.shape, index, [*body.lines, f"{target.ref(index)} = {text};"])
-        self.add(lines, body.reads, target)
+        self.add([*body.head, *lines], body.reads, target)
 
     def add(self, lines: list[str], reads: set[Buffer], *targets: View, work: int = 0) -> None:
         self.work += work or sum(t.numel for t in targets)
@@ -166,7 +170,7 @@ class Builder:
             )
         offsets, arena = _place(self.statements)
         flags = [C_TYPES[self.graph.results[k].meta["val"].dtype] for k in self.graph.positions("flag")]
-        text = _source(self.statements, offsets, flags[0] if flags else "float")
+        text = _source(self.statements, offsets, flags[0] if flags else "float", [*self.helpers.values()])
         return Source(text, arena, self.work, tuple(self.indexed))
 
     def emit(self, node: fx.Node) -> Any:
@@ -287,8 +291,8 @@ long memograd_loop(struct memograd_plan *p) {
 """
 
 
-def _source(statements: list[Statement], offsets: dict[Buffer, int], flag: str) -> str:
-    lines = ["long memograd_step(void **in, void **out, char *arena) {", "long out_of_range = 0;"]
+def _source(statements: list[Statement], offsets: dict[Buffer, int], flag: str, helpers: list[str]) -> str:
+    lines = [*helpers, "long memograd_step(void **in, void **out, char *arena) {", "long out_of_range = 0;"]
     for statement in statements:
         lines.append("{")
         for buffer in sorted(statement.reads | statement.writes, key=lambda b: b.name):

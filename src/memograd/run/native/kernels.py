@@ -10,6 +10,7 @@ from torch import fx
 
 from memograd import ops
 from memograd.errors import BackendError
+from memograd.run.native import products
 from memograd.run.native.emit import MATMUL_LIMIT, Builder, kernel
 from memograd.run.native.pointwise import pointwise
 from memograd.run.native.values import (
@@ -27,6 +28,7 @@ from memograd.run.native.values import (
 )
 
 aten = torch.ops.aten
+TILED = 1 << 13  # multiply-adds from which a product is made of tiles
 
 # ---- views: torch itself, on a tensor without data, says what strides and offset come out
 
@@ -83,7 +85,24 @@ def to_copy(b: Builder, node: fx.Node, x: Value, *_: Any, **__: Any) -> Value:
     dtype = node.meta["val"].dtype
     if isinstance(x, Const):
         return Const(x.shape, dtype, float(x.number) if dtype in FLOATS else x.number)
+    if dtype == torch.float32 and (single := _single_under_root(node)) is not None:
+        return pointwise(b, node, "@sqrt({a})", b.values[single])
     return x if dtype == x.dtype else pointwise(b, node, "{a}", x)
+
+
+def _single_under_root(node: fx.Node) -> fx.Node | None:
+    """What a root in double precision is taken of, where that was single and becomes it again. Rounded twice, the root
+    is what it is rounded once, since 53 digits are more than twice 24 and one."""
+    root: Any = node.args[0]
+    wide: Any = root.args[0] if root.target is aten.sqrt.default else None
+    if (
+        not isinstance(wide, fx.Node)
+        or wide.target is not aten._to_copy.default
+        or root.meta["val"].dtype != torch.float64
+    ):
+        return None
+    source: Any = wide.args[0]
+    return source if source.meta["val"].dtype == torch.float32 else None
 
 
 @kernel(aten.copy.default, aten.expand_copy.default)
@@ -189,7 +208,7 @@ def addmm(b: Builder, node: fx.Node, bias: Value, x: Value, y: Value, beta: Any 
 
 
 def product(b: Builder, node: fx.Node, x: Value, y: Value, bias: Value | None, beta: Any, alpha: Any) -> View:
-    """alpha·x·y + beta·bias, with a batch dimension or without; sums are carried in double."""
+    """alpha·x·y + beta·bias, with a batch dimension or without. Sums of small products are carried in double."""
     out, left, right = b.result(node), b.view(x), b.view(y)
     if len(left.shape) == 1:
         left = view_as(left, aten.unsqueeze.default, 0)
@@ -214,6 +233,8 @@ def product(b: Builder, node: fx.Node, x: Value, y: Value, bias: Value | None, b
             text += f" + {scale}{bias.at(body, at)}"
         return f"{target.ref(i)} = {text};"
 
+    if work >= TILED and n >= 4 and m >= 2 and k:
+        return _by_tiles(b, left, right, out, target, None if alpha == 1 and bias is None else finish, body)
     along = left.strides[-1] == 1 and right.strides[-2] == 1
     write = _by_dot if along or n < 4 else _by_rows
     if write is _by_rows and right.strides[-1] != 1 and m > 1:
@@ -221,6 +242,19 @@ def product(b: Builder, node: fx.Node, x: Value, y: Value, bias: Value | None, b
     lines = write(left, right, m, n, k, ["p"] if batch else [], finish)
     lines = loops(batch, ["p"] if batch else [], lines)
     b.add(lines, body.reads | {left.buffer, right.buffer}, target, work=work)
+    return out
+
+
+def _by_tiles(b: Builder, x: View, y: View, out: View, target: View, finish: Any, body: Body) -> View:
+    """The product, and behind it a pass over it for what is scaled or added."""
+    *batch, _, n = target.shape
+    names = ["p", "i", "j"][-len(target.shape) :]
+    begin = f"{target.buffer.name} + p*{target.strides[0]}L" if batch else target.buffer.name
+    lines = [products.call(x, y, begin, target.dtype)]
+    if finish is not None:
+        lines += loops(target.shape[-2:], names[-2:], [finish(tuple(names), target.ref(tuple(names)))])
+    b.helpers[products.name(target.dtype)] = products.helper(target.dtype)
+    b.add(loops(batch, names[: len(batch)], lines), body.reads | {x.buffer, y.buffer}, target, work=x.numel * n)
     return out
 
 

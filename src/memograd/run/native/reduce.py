@@ -17,6 +17,8 @@ from memograd.run.native.values import FLOATS, Body, Lazy, Value, View, cast, fo
 
 aten = torch.ops.aten
 
+_WIDE = 8  # elements of a row from which sums over rows are carried for all of them at once
+
 # start, step, in terms of the accumulator A and the element x; NaN wins in max and min
 STEPS = {
     "sum": ("0", "A += x;"),
@@ -34,6 +36,8 @@ def reduce(
     """``target`` = the reduction of ``x`` over ``dims`` (all, if none are given), times ``scale``."""
     rank = len(x.shape)
     reduced = {d % max(rank, 1) for d in dims} if dims else set(range(rank))
+    if kind == "sum" and x.dtype in FLOATS and reduced and rank - 1 not in reduced and x.shape[-1] >= _WIDE:
+        return _sum_of_rows(b, target, x, reduced, scale)
     carrier = "double" if x.dtype in FLOATS else "long long"
     start, step = STEPS[kind]
     if carrier == "long long" and "inf" in start:
@@ -53,6 +57,24 @@ def reduce(
     text = "A" if scale is None else f"A * {scale!r}"
     text = text if target.dtype != torch.bool else "A != 0"
     lines += [f"{place} = {text};", "}"]
+    b.add(lines, body.reads, target, work=x.numel)
+    return target
+
+
+def _sum_of_rows(b: Builder, target: View, x: Value, reduced: set[int], scale: float | None) -> View:
+    """A sum over other dimensions than the last, row by row: the inner loop runs along memory."""
+    rank, width = len(x.shape), x.shape[-1]
+    tile = min(width, 256)
+    body = Body()
+    element = x.at(body, (*(f"i{d}" for d in range(rank - 1)), "(j0 + j)"))
+    lines = [loop(f"i{d}", x.shape[d]) for d in range(rank - 1) if d not in reduced]
+    lines += [f"for (long j0 = 0; j0 < {width}; j0 += {tile}) {{", f"double total[{tile}] = {{0}};"]
+    lines += [f"const long w = {width} - j0 < {tile} ? {width} - j0 : {tile};"]
+    lines += [loop(f"i{d}", x.shape[d]) for d in sorted(reduced)]
+    lines += ["for (long j = 0; j < w; ++j) {", *body.lines, f"total[j] += {element};", "}"]
+    place = target.ref((*index_of_result(target, rank, reduced)[:-1], "(j0 + j)"))
+    text = "total[j]" if scale is None else f"total[j] * {scale!r}"
+    lines += [f"for (long j = 0; j < w; ++j) {place} = {text};", "}"]
     b.add(lines, body.reads, target, work=x.numel)
     return target
 

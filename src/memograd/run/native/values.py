@@ -47,9 +47,15 @@ class Buffer:
 
 
 class Body:
-    """The lines of an innermost loop. Remembers which elements it has already computed."""
+    """The lines of an innermost loop. Remembers which elements it has already computed.
 
-    def __init__(self) -> None:
+    With ``ahead`` tensors of one element are read in front of the loop (``head``): compilers leave a loop without
+    vectors where they cannot tell that it does not write what it reads again and again.
+    """
+
+    def __init__(self, ahead: bool = False) -> None:
+        self.ahead = ahead
+        self.head: list[str] = []
         self.lines: list[str] = []
         self.reads: set[Buffer] = set()
         self._known: dict[Any, str] = {}
@@ -59,6 +65,13 @@ class Body:
         if name is None:
             name = self._known[key] = f"e{len(self._known)}"
             self.lines.append(f"const {C_TYPES[dtype]} {name} = {text};")
+        return name
+
+    def before(self, key: Any, dtype: torch.dtype, text: str) -> str:
+        name = self._known.get(key)
+        if name is None:
+            name = self._known[key] = f"e{len(self._known)}"
+            self.head.append(f"const {C_TYPES[dtype]} {name} = {text};")
         return name
 
     def known(self, key: Any) -> str | None:
@@ -111,6 +124,8 @@ class View(Value):
 
     def at(self, body: Body, index: Index) -> str:
         body.reads.add(self.buffer)
+        if body.ahead and self.numel == 1:
+            return body.before((self.buffer, self.offset), self.dtype, f"{self.buffer.name}[{self.offset}]")
         return self.ref(index)
 
     def ref(self, index: Index) -> str:
