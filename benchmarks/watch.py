@@ -86,6 +86,8 @@ def main() -> None:
     for backend in ("native", "eager"):
         pair = steps_of(xor.model, xor.criterion, xor.optimizer, (xor.x, xor.y), backend)
         rows[f"XOR, {backend}"] = compared(pair, 2000 if backend == "native" else 400, 3 * given.rounds)
+    pair = loops_of(xor.model, xor.criterion, xor.optimizer, (xor.x, xor.y))
+    rows["XOR, wrap"] = compared(pair, 300, 3 * given.rounds)
 
     def adamw(parameters: Any) -> torch.optim.Optimizer:
         return torch.optim.AdamW(parameters, lr=1e-4)

@@ -19,7 +19,7 @@ SRC = Path(__file__).parent.parent / "src" / "memograd"
 # What may be used from anywhere: errors, our marks and looks, draws, autocast, clocks, the C compiler, the line on the
 # terminal, what reports have in common, the door to PyTorch's internals.
 GROUND = {"errors", "ops", "looks", "finite", "draws", "autocast", "clock", "c_compiler", "progress"}
-GROUND |= {"findings", "_torch"}
+GROUND |= {"findings", "largest_number", "_torch"}
 FOUNDATIONS = GROUND | {"graph", "rules.registry"}
 STAGES = {"tracing", "adjoint", "simplify", "lower", "fuse", "memory", "run"}
 PIPELINE = FOUNDATIONS | STAGES | {"pipeline"}
@@ -30,7 +30,8 @@ ALLOWED: dict[str, set[str]] = {
     "errors": set(),
     "_torch": set(),
     "looks": set(),
-    "finite": set(),
+    "finite": {"largest_number"},
+    "largest_number": {"errors", "c_compiler"},
     "ops": {"looks", "finite"},
     "draws": set(),
     "autocast": set(),

@@ -18,6 +18,8 @@ from contextlib import contextmanager
 import torch
 from torch.library import Library
 
+from memograd.largest_number import largest_number
+
 _LIBRARY = Library("memograd", "FRAGMENT")
 _LIBRARY.define("largest(Tensor[] values) -> Tensor")
 _THREAD = threading.local()
@@ -60,6 +62,11 @@ def _dtype(values: Sequence[torch.Tensor]) -> torch.dtype:
     return torch.float64 if any(v.dtype in (torch.float64, torch.complex128) for v in values) else torch.float32
 
 
+def lies_on_cpu(values: Sequence[torch.Tensor]) -> bool:
+    """Whether Python can look at all of them without waiting for a device."""
+    return all([v.is_cpu for v in values])
+
+
 def _numbers(value: torch.Tensor) -> torch.Tensor:
     value = value.coalesce().values() if value.is_sparse else value
     return torch.view_as_real(value.resolve_conj()) if value.is_complex() else value
@@ -68,12 +75,12 @@ def _numbers(value: torch.Tensor) -> torch.Tensor:
 def measured(values: Sequence[torch.Tensor]) -> torch.Tensor:
     """What ``largest`` computes."""
     dtype, device = _dtype(values), values[0].device
-    numbers = [n for v in values if (n := _numbers(v)).numel()]
-    if all(n.device.type == "cpu" for n in numbers):
-        largest = _on_cpu(numbers)
-        if not math.isfinite(largest) and is_tripping():
+    if lies_on_cpu(values):
+        number = largest_number(values)
+        if not math.isfinite(number) and is_tripping():
             raise TrippedError
-        return torch.scalar_tensor(largest, dtype=dtype)
+        return torch.scalar_tensor(number, dtype=dtype)
+    numbers = [n for v in values if (n := _numbers(v)).numel()]
     norms = torch._foreach_norm(numbers, math.inf)  # pyright: ignore[reportPrivateImportUsage]
     found = torch.stack([n.to(device, dtype) for n in norms]).amax()
     if is_tripping():  # who writes on the way must know
@@ -84,18 +91,6 @@ def measured(values: Sequence[torch.Tensor]) -> torch.Tensor:
 @torch.library.impl(_LIBRARY, "largest", "CompositeExplicitAutograd")
 def _largest(values: list[torch.Tensor]) -> torch.Tensor:
     return measured(values)
-
-
-def _on_cpu(numbers: Sequence[torch.Tensor]) -> float:
-    """One pass over memory: by their lengths, an upper bound of the largest; exactly where the squares overflow.
-    (Infinity norms take ten times as long there.)"""
-    total = 0.0
-    for norm in torch._foreach_norm(list(numbers)) if numbers else ():  # pyright: ignore[reportPrivateImportUsage]
-        total += norm.item()
-    if math.isfinite(total):
-        return total
-    sizes = [max(-low.item(), high.item()) for low, high in map(torch.aminmax, numbers)]
-    return max(sizes, default=0.0, key=lambda size: math.inf if math.isnan(size) else size)
 
 
 @torch.library.register_fake("memograd::largest", lib=_LIBRARY)

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 
 Tensor = torch.Tensor
+_BACKWARD = Tensor.backward.__code__
 Found = tuple[Callable[..., Any], tuple[Tensor, ...], list[str]]
 
 
@@ -24,10 +25,8 @@ def root() -> Tensor | None:
     """The tensor whose ``backward()`` is under way in this thread."""
     frame: FrameType | None = sys._getframe(1)
     while frame is not None:
-        if frame.f_code.co_name == "backward":
-            own = frame.f_locals.get("self")
-            if isinstance(own, Tensor):
-                return own
+        if frame.f_code is _BACKWARD:
+            return frame.f_locals["self"]
         frame = frame.f_back
     return None
 

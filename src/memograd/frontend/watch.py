@@ -22,11 +22,12 @@ from memograd.doctor.nan.replay import as_it_was
 from memograd.doctor.probes import is_finite
 from memograd.doctor.report import Finding, Report
 from memograd.errors import MemogradError, NonFiniteError
-from memograd.finite import largest
+from memograd.finite import lies_on_cpu, measured
 from memograd.frontend.boundary import Call
 from memograd.frontend.loss_source import loss_program, root
 from memograd.frontend.passes import Question, derived
 from memograd.graph.graph import Graph
+from memograd.largest_number import largest_number
 from memograd.pipeline import capture_for, differentiate
 
 Tensor = torch.Tensor
@@ -50,10 +51,10 @@ class Watch:
 
     def look(self, call: Call, question: Question, gradients: Iterable[Any], arriving: Sequence[Any]) -> None:
         """Raises NonFiniteError where a gradient is not finite, unless a scaler will leave this step out anyway."""
-        values = [g.detach() for g in gradients if isinstance(g, Tensor)]
-        size = largest(values).item() if values else 0.0
+        values = [g for g in gradients if isinstance(g, Tensor)]
+        size = largest_number(values) if lies_on_cpu(values) else measured([g.detach() for g in values]).item()
         loss = root()
-        if math.isfinite(size) and (loss is None or loss.numel() != 1 or bool(loss.detach().isfinite())):
+        if math.isfinite(size) and (loss is None or loss.numel() != 1 or math.isfinite(abs(loss.item()))):
             self.passes += 1
             self.scaled = 0
             self.trail.append(size)

@@ -4,13 +4,15 @@ it one compiled pass over each parameter that updates it in place."""
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import isfinite
 from typing import Any
 
 import torch
 
-from memograd.finite import refuse
+from memograd.finite import TrippedError
 from memograd.graph.graph import Graph
 from memograd.graph.signature import run
+from memograd.largest_number import largest_number
 from memograd.run import bernoulli  # noqa: F401  it enters its operator
 from memograd.run.backend import Backend
 from memograd.run.max_pool import compiled_pooling
@@ -40,7 +42,6 @@ class Eager(Backend):
         """Where results stand among those of the function that updates run behind."""
         others = updates.others
         self._returned_beside = [others.index(i) for i in self.returned]
-        self._flag_beside = None if self.flag is None else others.index(self.flag)
         self._writes_beside = self._writes_among(graph, others)
 
     def compute(self, flat: Sequence[Any]) -> tuple[torch.Tensor, ...]:
@@ -58,8 +59,8 @@ class Eager(Backend):
     def _commit_beside(self, flat: Sequence[Any], values: Sequence[Any], updates: Updates) -> list[torch.Tensor]:
         """Like ``commit``, where parameters are still to be updated. There are such updates on the CPU only, where
         whether the step is finite is known at once."""
-        if self._flag_beside is not None:
-            refuse(values[self._flag_beside])
+        if self.flag is not None and not isfinite(largest_number(updates.looked_at(flat, values))):
+            raise TrippedError
         for inputs, outputs in self._writes_beside:
             torch._foreach_copy_([flat[i] for i in inputs], [values[o] for o in outputs])  # pyright: ignore
         updates.write(flat, values)

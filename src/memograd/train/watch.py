@@ -58,6 +58,8 @@ class Watch:
     def settle(self, late: int = 0) -> None:
         """Raises NonFiniteError where one of the steps under way was not finite, but for the last ``late`` of them,
         where that is not known yet."""
+        if not self._under_way:
+            return
         guards = {id(g): g for _, p, _, _ in self._under_way if (g := p.choice.backend.guard) is not None}
         for guard in guards.values():
             first = guard.tripped(late)

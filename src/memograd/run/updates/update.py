@@ -11,6 +11,7 @@ from torch import fx
 from torch.autograd.graph import increment_version
 
 from memograd.errors import BackendError
+from memograd.finite import measured
 from memograd.graph.graph import Graph
 from memograd.graph.printing import flat_function, load
 from memograd.ops import has_effect
@@ -38,15 +39,23 @@ class Updates:
         self.regions = found
         self.places = [k for r in found for k in r.places]
         self.positions = [k for r in found for k in r.results]
-        apart = set(self.positions)
+        # What says whether the step is finite is no operator here: its operands are looked at before anything is
+        # written (``eager.py``).
+        flags = graph.positions("flag")
+        looked_at: list[fx.Node] = [*graph.results[flags[0]].args[0]] if flags else []  # pyright: ignore
+        self._flag = next(iter(flags), None)
+        apart = {*self.positions, *flags}
         self.others = [k for k in range(len(graph.results)) if k not in apart]
         read = dict.fromkeys(
             n for r in found for n in (*r.wholes, *r.numbers) if n.op != "placeholder" and n not in exports
         )
-        self.function = _rest(graph, [*(graph.results[k] for k in self.others), *read])
+        read.update(dict.fromkeys(n for n in looked_at if n.op != "placeholder"))
+        flagged = {graph.results[k] for k in flags}
+        self.function = _rest(graph, [*(graph.results[k] for k in self.others), *read], flagged)
         flat = {n: k for k, n in enumerate(graph.placeholders)}
         computed = {n: len(flat) + len(self.others) + k for k, n in enumerate(read)}
         among = {n: -1 - k for n, k in exports.items()}  # from the end
+        self._looked_at = [flat[n] if n in flat else computed[n] for n in looked_at]
         self._where = flat | computed | among  # among the inputs, what ``function`` returns, and what is exported
         self._exported = [n.meta["val"].dtype for n in exports]
         self._reads = [([self._where[n] for n in r.wholes], [self._where[n] for n in r.numbers]) for r in found]
@@ -73,11 +82,17 @@ class Updates:
         new = self._fresh(flat, values)
         torch._foreach_copy_([t for ts in targets for t in ts], [t for ts in new for t in ts])  # pyright: ignore
 
+    def looked_at(self, flat: Sequence[Tensor], values: Sequence[Tensor]) -> list[Tensor]:
+        """What must be finite, or nothing may be written; nothing where that is not asked."""
+        return [flat[k] if k < len(flat) else values[k - len(flat)] for k in self._looked_at]
+
     def compute(self, flat: Sequence[Tensor], values: Sequence[Tensor]) -> tuple[Tensor, ...]:
         """All results of the graph; nothing is written."""
         results: dict[int, Tensor] = dict(zip(self.others, values, strict=False))
         for region, new in zip(self.regions, self._fresh(flat, values), strict=True):
             results.update(zip(region.results, new, strict=True))
+        if self._flag is not None:
+            results[self._flag] = measured(self.looked_at(flat, values))
         return tuple(results[k] for k in range(len(results)))
 
     def _fresh(self, flat: Sequence[Tensor], values: Sequence[Tensor]) -> list[list[Tensor]]:
@@ -134,9 +149,9 @@ def separate(graph: Graph) -> tuple[Updates | None, str]:
     return updates, f"one pass over each of {len(found)} parameters updates it{rest}"
 
 
-def _rest(graph: Graph, results: list[fx.Node]) -> Callable[..., Any]:
-    """The function of the graph's inputs that computes ``results``."""
-    needed = {*results, *filter(has_effect, graph.nodes)}
+def _rest(graph: Graph, results: list[fx.Node], but: set[fx.Node]) -> Callable[..., Any]:
+    """The function of the graph's inputs that computes ``results``, and runs what has effects ``but`` for some."""
+    needed = {*results, *(n for n in graph.nodes if has_effect(n) and n not in but)}
     for node in reversed(graph.nodes):
         if node in needed:
             needed.update(node.all_input_nodes)
