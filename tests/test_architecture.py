@@ -18,7 +18,7 @@ SRC = Path(__file__).parent.parent / "src" / "memograd"
 
 # What may be used from anywhere: errors, our marks and looks, draws, autocast, clocks, the C compiler, the line on the
 # terminal, what reports have in common, the door to PyTorch's internals.
-GROUND = {"errors", "ops", "looks", "finite", "draws", "autocast", "clock", "c_compiler", "progress"}
+GROUND = {"errors", "ops", "looks", "finite", "draws", "autocast", "clock", "collector", "c_compiler", "progress"}
 GROUND |= {"findings", "largest_number", "_torch"}
 FOUNDATIONS = GROUND | {"graph", "rules.registry"}
 STAGES = {"tracing", "adjoint", "simplify", "lower", "fuse", "memory", "run"}
@@ -36,6 +36,7 @@ ALLOWED: dict[str, set[str]] = {
     "draws": set(),
     "autocast": set(),
     "clock": set(),
+    "collector": set(),
     "c_compiler": {"errors"},
     "progress": set(),
     "findings": set(),

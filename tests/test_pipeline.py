@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import sys
 import warnings
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -13,7 +14,7 @@ import torch
 from torch import nn
 
 import memograd as mg
-from memograd import pipeline
+from memograd import collector, pipeline
 from memograd.graph.graph import Graph
 from memograd.lower.lower import lower
 from memograd.memory import planner
@@ -136,14 +137,41 @@ def test_python_collects_garbage_again_after_a_stage() -> None:
     assert seen == [False] and gc.isenabled()
 
 
+def test_what_a_stage_made_is_not_searched_for_garbage_when_it_ends() -> None:
+    """Nor is anything that the process had before it; what the user had let go is gone before it begins."""
+
+    class Circle:
+        def __init__(self) -> None:
+            self.own = self
+
+    let_go = weakref.ref(Circle())
+    searched: list[int] = []
+    with collector.no_collection():
+        assert let_go() is None
+        alive = [Circle() for _ in range(100_000)]
+        gc.callbacks.append(lambda phase, info: searched.append(info["generation"]))
+    try:
+        alive += [Circle() for _ in range(10)]
+    finally:
+        gc.callbacks.pop()
+    assert searched == [] and gc.isenabled() and not gc.get_freeze_count()
+    gc.freeze()
+    try:
+        with collector.no_collection():
+            pass
+        assert gc.get_freeze_count(), "what somebody has frozen stays so"
+    finally:
+        gc.unfreeze()
+
+
 def test_who_collects_no_garbage_finds_it_so() -> None:
-    with pipeline.no_collection():
-        with pipeline.no_collection():
+    with collector.no_collection():
+        with collector.no_collection():
             assert not gc.isenabled()
         assert not gc.isenabled(), "a stage is still under way, here or in another thread"
     gc.disable()
     try:
-        with pipeline.no_collection():
+        with collector.no_collection():
             pass
         assert not gc.isenabled()
     finally:

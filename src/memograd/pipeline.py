@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import gc
-import threading
 import time
 import warnings
-from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Collection, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from math import inf
 from typing import Any
@@ -16,6 +14,7 @@ from memograd import progress
 from memograd.adjoint.derivation import differentiate as derive
 from memograd.adjoint.expand import expand
 from memograd.adjoint.selection import default_wrt, targets_of
+from memograd.collector import no_collection
 from memograd.errors import BackendError, BudgetInfeasibleError, MemogradError, PlanViolationError
 from memograd.fuse.fuse import fuse
 from memograd.graph.entries import OutputKind
@@ -43,36 +42,15 @@ LOG: list[Stage] = []  # the stages of this process, newest last; kept short
 _KEPT = 1000
 
 
-def _staged(name: str, stage: Callable[[], Graph], before: int) -> Graph:
-    start = time.perf_counter()
-    progress.say(f"{name} of {before:,} operators" if before else name)
-    graph = stage().verify()
+def _staged(name: str, stage: Callable[[], Graph], given: Graph | None = None) -> Graph:
+    start, before = time.perf_counter(), len(given.nodes) if given else 0
+    progress.say(f"{name} of {before:,} operators" if given else name)
+    graph = stage()
+    if graph is not given:  # which was verified when it was made
+        graph.verify()
     LOG.append(Stage(name, before, len(graph.nodes), time.perf_counter() - start))
     del LOG[:-_KEPT]
     return graph
-
-
-_PAUSE = threading.Lock()
-_pausing = 0  # how many stages are under way, in all threads
-
-
-@contextmanager
-def no_collection() -> Iterator[None]:
-    """Python's search for cyclic garbage waits. A stage makes objects by the thousand for every operator and drops few,
-    and Python would look through all of them again and again: a third of the time of a graph of 20,000 operators."""
-    global _pausing
-    with _PAUSE:
-        paused = _pausing > 0 or gc.isenabled()  # who has switched it off finds it off
-        _pausing += paused
-        if paused:
-            gc.disable()
-    try:
-        yield
-    finally:
-        with _PAUSE:
-            _pausing -= paused
-            if paused and not _pausing:
-                gc.enable()
 
 
 def capture(f: Callable[..., Any], *args: Any, **kwargs: Any) -> Graph:
@@ -99,8 +77,8 @@ def capture_for(
     """The same for callers that know which leaves of the arguments they will differentiate, or that use the graph for
     this one call (``concrete``); see ``memograd.tracing.capture.trace``."""
     with nullcontext() if concrete else no_collection():  # a program that runs on values may leave much of them behind
-        graph = _staged("capture", lambda: trace(f, args, kwargs, wrt, concrete), 0)
-        return _staged("dead", lambda: dead(graph), len(graph.nodes))
+        graph = _staged("capture", lambda: trace(f, args, kwargs, wrt, concrete))
+        return _staged("dead", lambda: dead(graph), graph)
 
 
 def differentiate(
@@ -119,11 +97,11 @@ def differentiate(
     with looking_away(), no_collection():
         names = list(wrt) if wrt is not None else default_wrt(graph)
         targets = [graph.results[i] for i in targets_of(graph, of, cotangents, among)]
-        expanded = _staged("expand", lambda: expand(graph, names, targets), len(graph.nodes))
+        expanded = _staged("expand", lambda: expand(graph, names, targets), graph)
         joint = _staged(
             "differentiate",
             lambda: derive(expanded, names, memoize, of, cotangents, among, limit),
-            len(expanded.nodes),
+            expanded,
         )
         return simplify(joint) if memoize else joint
 
@@ -131,14 +109,14 @@ def differentiate(
 def simplify(graph: Graph) -> Graph:
     """Every simplification once."""
     for one in PASSES:
-        graph = _staged(one.__name__, lambda one=one, g=graph: one(g), len(graph.nodes))
+        graph = _staged(one.__name__, lambda one=one, g=graph: one(g), graph)
     return graph
 
 
 def lowered(graph: Graph) -> Graph:
     """What a backend runs: ``graph`` without marks, see ``memograd.lower.lower``."""
     with no_collection():
-        return _staged("lower", lambda: lower(graph), len(graph.nodes))
+        return _staged("lower", lambda: lower(graph), graph)
 
 
 def plan(graph: Graph, memory_budget: int | str | Plan, at_least: int = 0, fused: bool = False) -> Plan:
@@ -176,6 +154,6 @@ def _planned(bare: Graph, memory_budget: int | str | Plan, at_least: int, fused:
 
 def _fused(bare: Graph, last: bool) -> Graph:
     """``bare`` taken apart and put together as kernels; ``last``: with the channels of images last in memory."""
-    laid = _staged("channels last", lambda: channels_last(bare), len(bare.nodes)) if last else bare
-    apart = _staged("decompose", lambda: parts(laid), len(laid.nodes))
-    return _staged("fuse", lambda: fuse(apart), len(apart.nodes))
+    laid = _staged("channels last", lambda: channels_last(bare), bare) if last else bare
+    apart = _staged("decompose", lambda: parts(laid), laid)
+    return _staged("fuse", lambda: fuse(apart), apart)

@@ -63,5 +63,18 @@ def test_a_signature_of_another_length_is_refused(what: str) -> None:
 
 def test_a_node_of_another_graph_is_refused() -> None:
     other = captured()
-    with pytest.raises(RuntimeError):
+    with pytest.raises(mg.GraphError, match=r"cos.* reads mul, which is not before it"):
         changed(captured(), lambda new, results: [new.call_function(aten.cos.default, (other.results[0],))]).verify()
+
+
+def test_an_operator_before_its_operand_is_refused() -> None:
+    with pytest.raises(mg.GraphError, match=r"mul .*reads sin, which is not before it"):
+        changed(captured(), lambda new, results: results[0].append(results[0].args[0])).verify()
+
+
+def test_two_nodes_of_one_name_are_refused() -> None:
+    def how(new: fx.Graph, results: list[fx.Node]) -> None:
+        results[0].name = results[0].args[0].name
+
+    with pytest.raises(mg.GraphError, match="one name"):
+        changed(captured(), how).verify()

@@ -16,6 +16,7 @@ import torch
 from torch import fx
 
 from memograd._torch import schema_of
+from memograd.collector import no_collection
 from memograd.errors import CaptureError, GraphError
 from memograd.graph.entries import Calling, Input, InputKind, Output, OutputKind
 from memograd.graph.printing import annotated, flat_function, load
@@ -117,7 +118,8 @@ class Graph:
     @cached_property
     def function(self) -> Callable[..., tuple[torch.Tensor, ...]]:
         """The graph as a plain function of its flat inputs that returns its flat outputs and frees as it goes."""
-        return load(flat_function("graph", list(self.placeholders), self.nodes, list(self.results)), "graph")
+        with no_collection():
+            return load(flat_function("graph", list(self.placeholders), self.nodes, list(self.results)), "graph")
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Run on the arguments the graph was captured with (same structure, shapes, dtypes).
@@ -180,19 +182,28 @@ class Graph:
         """Check that the graph is well formed; returns it.
 
         Raises:
-            GraphError: an undefined or mutating operator, a value without metadata, a signature that does not fit.
+            GraphError: an operator before one of its operands, two nodes of one name, a mutating operator, a value
+                without metadata, a signature that does not fit.
         """
-        self.fx.lint()
         if len(self.placeholders) != len(self.inputs) or len(self.results) != len(self.outputs):
             raise GraphError("the signature and the graph disagree on the number of inputs or outputs")
+        earlier: set[fx.Node] = set()  # one pass, and not fx's own check besides: this runs after every stage
         for node in self.fx.nodes:
             if node.op not in ("placeholder", "call_function", "output"):
                 raise GraphError(f"unexpected node {node.format_node()}")
+            for operand in node.all_input_nodes:
+                if operand not in earlier:
+                    raise GraphError(f"node {node.name} ({node.target}) reads {operand.name}, which is not before it")
             if node.op != "output" and "val" not in node.meta:
                 raise GraphError(f"node {node.name} ({node.target}) has no value metadata")
-            schema = schema_of(node.target)
+            earlier.add(node)
+        if len({node.name for node in earlier}) < len(earlier):
+            raise GraphError("two nodes have one name")
+        for target in {node.target for node in earlier}:
+            schema = schema_of(target)
             if schema is not None and schema.is_mutable:
-                raise GraphError(f"node {node.name} calls {node.target}, which writes in place")
+                names = ", ".join(n.name for n in earlier if n.target is target)
+                raise GraphError(f"node {names} calls {target}, which writes in place")
         return self
 
     def with_fx(self, new: fx.Graph, **changes: Any) -> Graph:

@@ -259,7 +259,10 @@ class Tape:
 
     def _emit(self, target: Any, args: Any, kwargs: Any, value: Any) -> fx.Node:
         name = getattr(target, "overloadpacket", target).__name__
-        node = self.graph.create_node("call_function", target, tuple(args), dict(kwargs), name=name)
+        node = self.graph.create_node("call_function", target, name=name)
+        node.args = tuple(args)  # afterwards: what fx looks for among the operands of a new node is never there
+        if kwargs:
+            node.kwargs = dict(kwargs)
         self.document(node, value)
         if self.stops:
             node.meta["source"], node.meta["line"] = caller()
@@ -318,12 +321,19 @@ def _is_copy(alias: Alias) -> bool:
     return isinstance(alias.storage, Detached) and not alias.chain and alias.storage.untouched
 
 
+_NO_TENSORS = frozenset((int, float, bool, complex, str, type(None), torch.dtype, torch.device))
+
+
 def map_tensors(f: Callable[[torch.Tensor], Any], tree: Any) -> Any:
     """``f`` applied to the tensors among an operator's arguments (at most lists of them; pytree would cost more)."""
+    if type(tree) in _NO_TENSORS:
+        return tree
     if isinstance(tree, torch.Tensor):
         return f(tree)
-    if isinstance(tree, (list, tuple)):
-        return tuple(map_tensors(f, t) for t in tree) if isinstance(tree, tuple) else [map_tensors(f, t) for t in tree]
+    if isinstance(tree, tuple):
+        return tuple([map_tensors(f, t) for t in tree])
+    if isinstance(tree, list):
+        return [map_tensors(f, t) for t in tree]
     if isinstance(tree, dict):
         return {k: map_tensors(f, v) for k, v in tree.items()}
     return tree
