@@ -19,7 +19,7 @@ SRC = Path(__file__).parent.parent / "src" / "memograd"
 # What may be used from anywhere: errors, our marks and looks, draws, autocast, clocks, the C compiler, the line on the
 # terminal, what reports have in common, the door to PyTorch's internals.
 GROUND = {"errors", "ops", "looks", "finite", "draws", "autocast", "clock", "collector", "c_compiler", "progress"}
-GROUND |= {"findings", "largest_number", "_torch"}
+GROUND |= {"findings", "as_written", "largest_number", "_torch"}
 FOUNDATIONS = GROUND | {"graph", "rules.registry"}
 STAGES = {"tracing", "adjoint", "simplify", "lower", "fuse", "memory", "run"}
 PIPELINE = FOUNDATIONS | STAGES | {"pipeline"}
@@ -29,6 +29,7 @@ PIPELINE = FOUNDATIONS | STAGES | {"pipeline"}
 ALLOWED: dict[str, set[str]] = {
     "errors": set(),
     "_torch": set(),
+    "as_written": set(),
     "looks": set(),
     "finite": {"largest_number"},
     "largest_number": {"errors", "c_compiler"},

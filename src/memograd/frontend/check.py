@@ -90,6 +90,7 @@ class Witness:
         cotangents: Sequence[Tensor],
         gradients: dict[int, Any],
         further: bool,
+        drawn: Generators | None,
     ) -> None:
         """Compare what our forward and backward pass computed with PyTorch's.
 
@@ -99,6 +100,7 @@ class Witness:
             gradients: ours, by position of the input.
             further: whether they may be differentiated on; then a derivative of theirs is compared as well, along
                 directions drawn at random.
+            drawn: where the generators stood before our backward pass, which PyTorch's is to draw from.
 
         Raises:
             GradientMismatchError: they differ by more than rounding.
@@ -110,7 +112,11 @@ class Witness:
         self.program.expected.compared(question)
         ends = [self.results[k] for k in used]
         seeds = [c.detach() for c in cotangents]
+        now = Generators()
+        if drawn is not None:
+            drawn.put_back()
         theirs = self._derived(ends, wanted, seeds, further)
+        now.put_back()
         if theirs is None:
             return
         self._refuse("the gradient of", gradients, theirs)

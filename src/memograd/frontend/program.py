@@ -28,6 +28,7 @@ from memograd.graph.views import tensors_of
 from memograd.looks import look
 from memograd.ops import is_random
 from memograd.pipeline import capture_for
+from memograd.tracing.undisturbed import Generators
 from memograd.transforms.boundary import one_by_one
 
 Tensor = torch.Tensor
@@ -244,6 +245,7 @@ class Program:
             call.witness = witness
             return gradients
         gradients = None
+        drawn = Generators() if own and call.witness is not None else None
         if not inside_torch_func():
             self._see(running, question, further, own)
             gradients = running.answer(call, question, saved, arriving, further)
@@ -258,7 +260,7 @@ class Program:
             running.get_ready(question, further, call.groups[0] if own else range(len(inputs)), gradients)
         if own and call.witness is not None and max(question[0]) < len(self.results) and not many:
             witness, call.witness = call.witness, None
-            witness.compare(call, question, arriving, gradients, further)
+            witness.compare(call, question, arriving, gradients, further, drawn)
         return gradients
 
     def look(self, call: Call, question: Question, gradients: Iterable[Any], arriving: Sequence[Any]) -> None:

@@ -1,6 +1,6 @@
 """Our own marks: identities on values that steer adjoints."""
 
-from memograd import ops
+from memograd import as_written, ops
 from memograd.errors import OpaqueBackwardError
 from memograd.looks import look
 from memograd.rules.registry import constant, rule
@@ -34,3 +34,8 @@ def overwrite(adjoint, y, old, new):
 @rule(ops.opaque, formula="error: what is behind it cannot be differentiated")
 def opaque(adjoint, y, x, function, why):
     raise OpaqueBackwardError(f"an adjoint arrives at {function}, {why}")
+
+
+@rule(as_written.call, formula="error: somebody's own backward, which is called as it is, has no derivative")
+def call(adjoint, y, operands, code):
+    raise OpaqueBackwardError(f"an adjoint arrives at {as_written.code_of(code).name}")

@@ -11,6 +11,7 @@ from typing import Any
 
 from memograd import clock, progress
 from memograd._torch import compiler_failed
+from memograd.as_written import call
 from memograd.draws import same_draws
 from memograd.errors import BackendError
 from memograd.graph.graph import Graph
@@ -53,9 +54,14 @@ def choose(graph: Graph, flat: Sequence[Any], name: str = "auto", compile_second
         reason = f"the model decides by values, which {name} cannot compare before it goes on"
         warnings.warn(f"running on the eager backend: {reason}", stacklevel=2)
         return Choice(Eager(graph), reason)
+    own = any(n.target is call for n in graph.nodes)
+    if name == "inductor" and own:
+        reason = "a backward of the model's own looks at values and is called as it is, which needs PyTorch's autograd"
+        warnings.warn(f"running on the eager backend: {reason}", stacklevel=2)
+        return Choice(Eager(graph), reason)
     if name != "auto":
         return Choice(BACKENDS[name](graph), "asked for")
-    return _Trials(graph, flat, 0.0 if looks else compile_seconds).choice()
+    return _Trials(graph, flat, 0.0 if looks or own else compile_seconds).choice()
 
 
 class _Trials:

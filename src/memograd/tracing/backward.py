@@ -23,9 +23,10 @@ import torch
 from torch import fx
 from torch.autograd.function import once_differentiable
 
-from memograd import ops
-from memograd._torch import dispatch_modes, is_fake, run_backward
-from memograd.errors import OpaqueBackwardError
+from memograd import as_written, ops
+from memograd._torch import dispatch_modes, is_fake, needs_data, run_backward
+from memograd.errors import DataDependentError, OpaqueBackwardError
+from memograd.tracing.at_run_time import AtRunTime
 from memograd.tracing.interposed import Interposed, current
 from memograd.tracing.substitute import Substitute, with_history
 from memograd.tracing.tracer import Tracer
@@ -71,6 +72,10 @@ class Backward(Protocol):
         """One adjoint (or None) for each input."""
         ...
 
+    def reads(self) -> list[Ref]:
+        """The operands that it may read, but for adjoints."""
+        ...
+
 
 @dataclass(frozen=True)
 class Operands:
@@ -111,12 +116,46 @@ def pulled_back(call: Backward, operands: Operands) -> tuple[list[Any], list[Any
     except OpaqueBackwardError:
         raise
     except Exception as error:
-        raise OpaqueBackwardError(
-            f"the backward of {call.name} ({call.source}) cannot be traced: {_said(error)}. Write it with operations "
-            "on tensors that look at no values"
-        ) from error
+        if isinstance(error, DataDependentError) or needs_data(error):
+            _erase_after(tracer.graph, last)
+            return _called_at_run_time(tracer, call, operands, error)
+        raise _untraced(call, f"{_said(error)}. Write it with operations on tensors") from error
     why = f"whose backward ({call.source}) {reason}, as PyTorch refuses it"
     return [_once(tracer, t, call.name, why) for t in inputs], [_once(tracer, t, call.name, why) for t in hidden]
+
+
+def _called_at_run_time(
+    tracer: Tracer, call: Backward, operands: Operands, error: Exception
+) -> tuple[list[Any], list[Any]]:
+    """The adjoints as an operator that calls the backward computes them.
+
+    Raises:
+        OpaqueBackwardError: it goes through a history that ``forward`` has kept, which no later run has.
+    """
+    held = [t for t, _ in call.foreign] + [h.tensor for h in call.hidden if not h.users]
+    if any(t.grad_fn is not None or (is_fake(t) and t.requires_grad) for t in held):
+        advice = (
+            "It goes through a history that forward has kept (enable_grad), so it cannot be called at each run either: "
+            "compute that anew in the backward, or write it with operations on tensors that look at no values"
+        )
+        raise _untraced(call, f"{_said(error)}. {advice}") from error
+    given = [a is not None for a in operands.adjoint]
+    refs = call.reads()
+    dtype = next(a.dtype for a in operands.adjoint if a is not None)
+    code = AtRunTime(call, refs, given, operands.needed, operands.inputs, dtype)
+    nodes = [tracer.node_of(a) for a in operands.adjoint if a is not None]
+    nodes += [tracer.node_of(operands.of(ref)) for ref in refs]
+    with tracer.pause():
+        results = code.like()
+    node = tracer.emit_node(as_written.call, (nodes, as_written.enter(code)), results)
+    node.meta["code"] = code
+    parts = iter([tracer.item(node, k) for k in range(len(results))])
+    inputs = [next(parts) if needed else None for needed in operands.needed]
+    return inputs, [None] * len(operands.hidden)
+
+
+def _untraced(call: Backward, why: str) -> OpaqueBackwardError:
+    return OpaqueBackwardError(f"the backward of {call.name} ({call.source}) cannot be traced: {why}")
 
 
 def is_once_differentiable(function: Any) -> bool:

@@ -91,6 +91,10 @@ class Call:
     def run(self, adjoints: list[Any], needed: list[bool], tensor_of: Callable[[Ref], torch.Tensor]) -> list[Any]:
         raise NotImplementedError
 
+    def reads(self) -> list[Ref]:
+        """The operands that ``run`` may read, but for adjoints."""
+        return list(dict.fromkeys([ref for _, ref, *_ in (*self.foreign, *self.hidden)]))
+
 
 def emit(tracer: Tracer, call: Call, operands: list[list[fx.Node]], results: list[torch.Tensor]) -> fx.Node:
     """The node of a call. What documents its value is changed by no later write."""
@@ -148,6 +152,12 @@ class Application(Call):
             parts = self._hooked(parts, given)
         found = {at: p for at, p in zip(self.layout, parts, strict=False) if at is not None and at >= 0}
         return [found[i] for i in range(len(needed))]
+
+    def reads(self) -> list[Ref]:
+        found: list[Any] = []
+        for part in (self.attributes, self.saved_tensors, self.arguments):
+            _mapped(part, Ref, found.append)
+        return list(dict.fromkeys([*super().reads(), *found]))
 
     def _backward(
         self, given: tuple[Any, ...], needed: list[bool], tensor_of: Callable[[Ref], torch.Tensor]

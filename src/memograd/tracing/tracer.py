@@ -25,7 +25,7 @@ from typing import Any
 import torch
 from torch import fx
 
-from memograd import autocast, ops
+from memograd import as_written, autocast, ops
 from memograd._torch import (
     DATA_DEPENDENT,
     FAKE,
@@ -165,6 +165,8 @@ class Tracer(Tape, TorchDispatchMode):
         if self.stops and (own := own_results_of(func)):
             operands = tuple(ops.behind_stops(a) if i in own else a for i, a in enumerate(operands))
         node = self._emit(func, operands, self._nodes(kwargs), out)
+        if func is as_written.call:
+            node.meta["code"] = as_written.code_of(args[1])
         source = self._known.get(id(args[0])) if args and is_view(func) else None
         for i, tensor in enumerate(outs):
             if not isinstance(tensor, torch.Tensor) or id(tensor) in self._known:

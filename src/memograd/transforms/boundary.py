@@ -18,6 +18,7 @@ from typing import Any
 import torch
 
 from memograd._torch import batched, inside_torch_func, is_batched, is_wrapped, unbatched
+from memograd.as_written import call
 from memograd.errors import CaptureError, GraphError
 from memograd.graph.bits import worked_out
 from memograd.graph.entries import Input, Output
@@ -159,5 +160,6 @@ def only(graph: Graph, positions: Sequence[int]) -> Graph:
 
 
 def repeatable(graph: Graph) -> bool:
-    """Whether computing it again gives the same numbers."""
-    return not any(is_random(n) for n in graph.nodes)
+    """Whether computing it again gives the same numbers. (What is called as it is written may draw random numbers, but
+    has no derivative for which it would be computed again.)"""
+    return not any(is_random(n) and n.target is not call for n in graph.nodes)

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import fx
 
-from memograd import clock
+from memograd import as_written, clock
 from memograd.draws import same_draws
 from memograd.errors import BackendError
 from memograd.graph.views import copies_storage, tensors_of
@@ -50,6 +50,10 @@ def measure(storages: Storages) -> list[Measurement]:
     wanted: dict[str, dict[Any, Prepare]] = {}  # by device
     keys: list[Any] = []
     for k, o in enumerate(storages.operators):
+        if o.node.target is as_written.call:
+            number: Any = o.node.args[1]
+            name = as_written.code_of(number).name
+            raise BackendError(f"no plan within a memory budget: {name}, and nobody can say what it allocates")
         if o.saves:
             what, prepare = ("state", device_of(o.node)), saved_state(o.node)
         elif o.into is not None:

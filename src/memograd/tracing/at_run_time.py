@@ -1,0 +1,114 @@
+"""A backward that cannot be traced, since it looks at values: the graph calls it when it runs, as autograd does.
+
+It gets the tensors of that run. What it reaches besides (parameters of modules, in whose place the graph may have been
+given others) is exchanged for these by a function mode. Grad mode is off, as in ``loss.backward()``; second derivatives
+are refused where an adjoint arrives at its results.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import nn
+from torch.overrides import TorchFunctionMode
+
+from memograd import autocast
+from memograd._torch import inside_torch_func
+from memograd.errors import OpaqueBackwardError
+from memograd.tracing.substitute import with_history
+
+_OWNED = (torch.Tensor, nn.Parameter, nn.Buffer)
+
+
+class AtRunTime:
+    """One backward, with what it is called on.
+
+    Args:
+        call: the backward, see ``backward.Backward``.
+        refs: which operands follow the adjoints.
+        given: for each result of the forward whether an adjoint comes to it.
+        needed: for each input whether its gradient is asked for: these are the results.
+        inputs: tensors with the geometry of the inputs.
+        dtype: of the first adjoint; the witness may come with a wider one.
+    """
+
+    def __init__(
+        self,
+        call: Any,
+        refs: Sequence[Any],
+        given: list[bool],
+        needed: list[bool],
+        inputs: Sequence[torch.Tensor],
+        dtype: torch.dtype,
+    ) -> None:
+        self.name = f"{call.name}, whose backward ({call.source}) looks at values: the graph calls it as it is"
+        self.call, self.refs, self.given, self.needed, self.dtype = call, list(refs), given, needed, dtype
+        self.inputs = [(x.shape, x.dtype, x.device) for x in inputs]
+
+    def like(self) -> list[torch.Tensor]:
+        needed = [form for form, n in zip(self.inputs, self.needed, strict=True) if n]
+        return [torch.empty(shape, dtype=dtype, device=device) for shape, dtype, device in needed]
+
+    def __call__(self, operands: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+        adjoints = iter([t.detach().clone() for t in operands[: sum(self.given)]])  # a backward may write to them
+        tensors = {ref: self._stand_in(ref, t) for ref, t in zip(self.refs, operands[sum(self.given) :], strict=True)}
+        versions = {ref: t._version for ref, t in tensors.items()}
+        users = {id(t): tensors[ref] for t, ref, *_ in (*self.call.foreign, *self.call.hidden)}
+        with torch.no_grad(), autocast.off(), _Exchange(users):
+            parts = self.call.run([next(adjoints) if g else None for g in self.given], self.needed, tensors.__getitem__)
+        if any(t._version != versions[ref] for ref, t in tensors.items()):
+            self._refuse("writes to a tensor that it did not make; write to a copy")
+        if any(tensors[h.ref].grad is not None for h in self.call.hidden):
+            self._refuse("gives a parameter a gradient besides those it returns; return all of them")
+        return [self._fitted(k, parts[k], operands[0].dtype) for k, needed in enumerate(self.needed) if needed]
+
+    def _stand_in(self, ref: Any, tensor: torch.Tensor) -> torch.Tensor:
+        place = self.call.places[ref.where][ref.at] if ref.where in self.call.places else None
+        tracked = self.needed[ref.at] if ref.where == "inputs" else False
+        tracked |= place.requires_grad if place is not None else True
+        new = tensor.detach()
+        smooth = new.is_floating_point() or new.is_complex()
+        if not tracked or not smooth or inside_torch_func():  # that refuses requires_grad_()
+            return new
+        leaf = place.is_leaf if place is not None else ref.where == "hidden"
+        return new.requires_grad_() if leaf else with_history(new)
+
+    def _fitted(self, position: int, part: Any, arrived: torch.dtype) -> torch.Tensor:
+        """The gradient as autograd takes it: summed to the shape of its input, in its dtype."""
+        shape, dtype, device = self.inputs[position]
+        dtype = arrived if dtype == self.dtype else dtype
+        if part is None:
+            return torch.zeros(shape, dtype=dtype, device=device)
+        part = part.detach()
+        if part.shape != shape:
+            part = part.sum_to_size(shape)
+        return part.to(device=device, dtype=dtype, copy=True).contiguous()
+
+    def _refuse(self, what: str) -> None:
+        raise OpaqueBackwardError(
+            f"the backward of {self.call.name} ({self.call.source}), which looks at values and is called as it is, "
+            f"{what}"
+        )
+
+
+class _Exchange(TorchFunctionMode):
+    """While open, what is called on a tensor is called on the one that stands in ``instead`` for its id."""
+
+    def __init__(self, instead: dict[int, torch.Tensor]) -> None:
+        super().__init__()
+        self.instead = instead
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return func(*[self._of(a) for a in args], **{k: self._of(v) for k, v in (kwargs or {}).items()})
+
+    def _of(self, value: Any) -> Any:
+        kind = type(value)
+        if kind in _OWNED or isinstance(value, torch.Tensor):
+            return self.instead.get(id(value), value)
+        if kind is list or kind is tuple:
+            return kind([self._of(v) for v in value])
+        if kind is dict:
+            return {k: self._of(v) for k, v in value.items()}
+        return value
