@@ -382,3 +382,31 @@ def test_parts_in_eval_mode_are_somebodys_choice():
     model = nn.Sequential(nn.Linear(8, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Linear(16, 3))
     model[1].eval()
     assert "eval mode" not in str(mg.diagnose(model, X, T, loss=nn.CrossEntropyLoss()))
+
+
+def test_in_inference_mode_it_says_the_same():
+    torch.manual_seed(0)
+    model = nn.Sequential(*[m for _ in range(12) for m in (nn.Linear(8, 8), nn.Sigmoid())], nn.Linear(8, 3))
+    outside = mg.diagnose(model, X, T, loss=nn.CrossEntropyLoss())
+    with torch.inference_mode():
+        inside = mg.diagnose(model, X, T, loss=nn.CrossEntropyLoss())
+        assert torch.is_inference_mode_enabled() and mg.preflight(model, X, T, loss=nn.CrossEntropyLoss()).ok
+    assert [f.kind for f in inside.findings] == [f.kind for f in outside.findings] == ["vanishing gradient"]
+
+
+def test_the_loss_may_stand_in_a_dict():
+    class Model(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.linear = nn.Linear(8, 3)
+
+        def forward(self, x, target):
+            scores = self.linear(x)
+            return {"scores": scores, "loss": F.cross_entropy(scores, target)}
+
+    torch.manual_seed(0)
+    model = Model()
+    expected = F.cross_entropy(model.linear(X), T).item()
+    assert math.isclose(mg.diagnose(model, X, T).numbers["loss"], expected, rel_tol=1e-6)
+    step = mg.TrainStep(model, None, torch.optim.SGD(model.parameters(), lr=0.0))
+    assert math.isclose(step(X, T).item(), expected, rel_tol=1e-6)

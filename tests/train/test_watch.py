@@ -6,22 +6,10 @@ from typing import Any
 
 import pytest
 import torch
+from not_finite import Root
 from torch import nn
 
 import memograd as mg
-
-
-class Root(nn.Module):
-    """The square root of something that is 0 in the third batch: its derivative is infinite there."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.inner = nn.Sequential(nn.Linear(3, 8), nn.BatchNorm1d(8), nn.Dropout(0.2))
-        self.scale = nn.Parameter(torch.ones(()))
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        distance = (x - x.mean(0) * self.scale).pow(2).sum(1).sqrt()
-        return self.inner(x).sum(1) + distance
 
 
 def batches() -> list[tuple[torch.Tensor, torch.Tensor]]:

@@ -81,7 +81,7 @@ def diagnose(
         args, kwargs: a batch: what it is called with; with a ``loss`` of two arguments the last of ``args`` is its
             target: ``loss(f(*args[:-1]), args[-1])``.
         loss: a criterion ``loss(output, target)``, or ``loss(output)``. None: what ``f`` returns is the loss, or has
-            one (``.loss``); where it is neither, the weighted sum of all results stands for one.
+            one (``.loss``, ``["loss"]``); where it is neither, the weighted sum of all results stands for one.
         optimizer: who is to train it: whether it holds the parameters, and how far a step of it moves them.
         step: a step of your own loop, ``step(*args)``, watched for two calls: forgotten ``zero_grad`` and the like.
         precision: also say which operators lose how many digits beside float64; a dtype: under autocast to it.
@@ -120,16 +120,17 @@ def look_into(
         raise OptionError(f"precision must be True, torch.float16 or torch.bfloat16, got {precision!r}")
     case = _Case(f, args, kwargs, loss, precision if isinstance(precision, torch.dtype) else None)
     try:
-        case.look(optimizer)
-        if step is not None:
-            case.findings += usage(step, f, args, case.gradient)
-        if precision and case.patient is not None and case.patient.finite:
-            case.count_digits(case.patient)
-        if run is not None and case.patient is not None:
-            case.followed(run, case.patient, optimizer)
+        with torch.inference_mode(False):  # who evaluates a model may ask, too
+            case.look(optimizer)
+            if step is not None:
+                case.findings += usage(step, f, args, case.gradient)
+            if precision and case.patient is not None and case.patient.finite:
+                case.count_digits(case.patient)
+            if run is not None and case.patient is not None:
+                case.followed(run, case.patient, optimizer)
     finally:
         case.drawn.put_back()
-    name = type(f).__name__ if isinstance(f, nn.Module) else getattr(f, "__name__", "the function")
+    name = getattr(f, "__name__", "the function") if not isinstance(f, nn.Module) else type(f).__name__
     return Report(name, severest_first(without_consequences(case.findings)), numbers=case.numbers)
 
 

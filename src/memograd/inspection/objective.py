@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from memograd._torch import pytree
+from memograd.train.objective import loss_in
 from memograd.train.planning import takes_target
 
 PREFIX = "model."  # what the names of a model's parameters and modules begin with in an objective
@@ -46,8 +47,7 @@ def _loss(f: Callable[..., Any], criterion: Callable[..., Any] | None, args: Any
         out = criterion(f(*args[:-1], **kwargs), args[-1])
     else:
         out = criterion(f(*args, **kwargs))
-    given = getattr(out, "loss", None)
-    return _one_number(out if given is None else given)
+    return _one_number(loss_in(out))
 
 
 def _one_number(out: Any) -> Any:

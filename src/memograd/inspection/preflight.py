@@ -66,7 +66,7 @@ def look_over(
     """The same with arguments that no name of ours can be taken for."""
     drawn = Generators(f)
     try:
-        with torch.enable_grad():
+        with torch.inference_mode(False), torch.enable_grad():
             return _Preflight(f, args, kwargs, loss, drawn).report(memory_budget)
     finally:
         drawn.put_back()

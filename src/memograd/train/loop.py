@@ -19,6 +19,7 @@ from memograd.memory.plan import Plan
 from memograd.train import checkpoint as checkpoints
 from memograd.train.history import History
 from memograd.train.modes import evaluating, training
+from memograd.train.objective import loss_in
 from memograd.train.refinements import StepOptions
 from memograd.train.step import TrainStep
 
@@ -236,7 +237,7 @@ class _Run:
         """Loss and metrics of one validation batch."""
         if self.criterion is None:
             out = self.model(*args, **kwargs)
-            return {"loss": getattr(out, "loss", out)}
+            return {"loss": loss_in(out)}
         output, target = self.model(*args[:-1]), args[-1]
         metrics = self.metrics
         if metrics is None:
