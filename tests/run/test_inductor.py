@@ -12,8 +12,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import memograd as mg
+from memograd import lstm_layer
 from memograd.pipeline import capture_for, differentiate
-from memograd.rules.nn import _lstm_kernel
 from memograd.run import inductor
 
 ops: Any = torch.ops
@@ -94,7 +94,7 @@ def test_what_is_said_of_an_lstm_s_workspace_is_so(default: torch.dtype) -> None
     model, x = an_lstm()
     weights = [w.detach() for w in model.all_weights[0]]
     zero = torch.zeros(3, 6)
-    _lstm_kernel._workspace.cache_clear()
+    lstm_layer._workspace.cache_clear()
     torch.set_default_dtype(default)
     operands = (x.transpose(0, 1).contiguous(), *weights, zero, zero, False, [], 2, 6, 1, True, False, False, True)
     real = ops.memograd.lstm_layer.default(*operands)

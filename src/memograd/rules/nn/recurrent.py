@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from memograd.rules.nn._lstm_kernel import lstm_layer_backward
+from memograd.lstm_layer import lstm_layer_backward
 from memograd.rules.registry import expand, refuse, rule
 
 aten = torch.ops.aten

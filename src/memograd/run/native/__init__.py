@@ -21,6 +21,7 @@ from memograd.run.native import (  # noqa: F401  they enter their operators
     indexing,
     kernels,
     losses,
+    lstm,
     nn,
     pointwise,
     reduce,

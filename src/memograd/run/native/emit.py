@@ -33,6 +33,7 @@ from memograd.run.native.values import (
 
 Kernel = Callable[..., Any]
 KERNELS: dict[Any, Kernel] = {}
+WORKSPACES: dict[Any, tuple[int, Any]] = {}  # operators with a result that only another of ours reads, in its own form
 
 MATMUL_LIMIT = 1 << 24  # multiply-adds from which BLAS is the better choice
 LAZY_LIMIT = 48  # operators in one fused formula
@@ -206,6 +207,8 @@ def unsupported(graph: Graph) -> str | None:
             continue
         if node.op == "call_function" and node.target is not operator.getitem and node.target not in KERNELS:
             return f"the native backend has no kernel for {node.target}"
+        if node in needed and _handed_on(node, graph):
+            continue
         values = node.meta["val"] if isinstance(node.meta["val"], (tuple, list)) else [node.meta["val"]]
         for value in values:
             if not isinstance(value, torch.Tensor):
@@ -215,6 +218,17 @@ def unsupported(graph: Graph) -> str | None:
             if value.dtype not in C_TYPES:
                 return f"the native backend does not know {value.dtype}, the dtype of {node.name} ({node.target})"
     return None
+
+
+def _handed_on(node: fx.Node, graph: Graph) -> bool:
+    """Whether ``node`` is a workspace of PyTorch's, which only kernels of ours read, or the operator that has one."""
+    if node.target in WORKSPACES:
+        return True
+    source: Any = node.args[0] if node.target is operator.getitem else None
+    if source is None or source.target not in WORKSPACES or node in graph.results:
+        return False
+    index, reader = WORKSPACES[source.target]
+    return bool(node.args[1] == index) and all(user.target is reader for user in node.users)
 
 
 def _needed(graph: Graph) -> set[fx.Node]:

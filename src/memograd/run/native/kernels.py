@@ -250,7 +250,7 @@ def _by_tiles(b: Builder, x: View, y: View, out: View, target: View, finish: Any
     *batch, _, n = target.shape
     names = ["p", "i", "j"][-len(target.shape) :]
     begin = f"{target.buffer.name} + p*{target.strides[0]}L" if batch else target.buffer.name
-    lines = [products.call(x, y, begin, target.dtype)]
+    lines = [products.call(products.matrix(x), products.matrix(y), begin, target.dtype)]
     if finish is not None:
         lines += loops(target.shape[-2:], names[-2:], [finish(tuple(names), target.ref(tuple(names)))])
     b.helpers[products.name(target.dtype)] = products.helper(target.dtype)

@@ -9,6 +9,8 @@ carries them.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 
 from memograd.run.native.values import C_TYPES, View
@@ -39,18 +41,30 @@ def name(dtype: torch.dtype) -> str:
     return f"memograd_product_{C_TYPES[dtype]}"
 
 
-def call(a: View, b: View, out: str, dtype: torch.dtype) -> str:
-    """C: ``out`` = ``a`` ``b``, for two matrices and a contiguous result that begins at ``out``."""
-    (m, k), n = a.shape[-2:], b.shape[-1]
-    sizes = ", ".join(f"{s}L" for s in (m, n, k))
-    left, right = (", ".join([_begin(x), *(f"{s}L" for s in x.strides[-2:])]) for x in (a, b))
-    return f"{name(dtype)}({sizes}, {left}, {right}, {out});"
+@dataclass(frozen=True)
+class Matrix:
+    """Where a matrix begins, in C, and how far its rows and columns lie apart."""
+
+    begin: str
+    rows: int
+    columns: int
+    strides: tuple[int, int]
+
+    def t(self) -> Matrix:
+        return Matrix(self.begin, self.columns, self.rows, (self.strides[1], self.strides[0]))
 
 
-def _begin(x: View) -> str:
-    """Where matrix number ``p`` of ``x`` begins, or the only one."""
+def matrix(x: View) -> Matrix:
+    """``x``, or number ``p`` of a batch of matrices."""
     batch = f" + p*{x.strides[0]}L" if len(x.shape) == 3 else ""
-    return f"{x.buffer.name} + {x.offset}L{batch}"
+    return Matrix(f"{x.buffer.name} + {x.offset}L{batch}", x.shape[-2], x.shape[-1], (x.strides[-2], x.strides[-1]))
+
+
+def call(a: Matrix, b: Matrix, out: str, dtype: torch.dtype, add: str = "0") -> str:
+    """C: the contiguous matrix that begins at ``out`` = ``a`` ``b``; where ``add``, plus what it was."""
+    sizes = [f"{s}L" for s in (a.rows, b.columns, a.columns)]
+    operands = [str(part) for x in (a, b) for part in (x.begin, *(f"{s}L" for s in x.strides))]
+    return f"{name(dtype)}({', '.join([*sizes, *operands, out, add])});"
 
 
 def helper(dtype: torch.dtype) -> str:
@@ -92,11 +106,11 @@ def _tile(rows: int, c: str, size: int) -> str:
 def _panels(c: str, dtype: torch.dtype) -> str:
     """The walk over panels: each is copied once and meets all rows of ``a``."""
     width = 2 * VECTOR // dtype.itemsize
-    arguments = "(depth, left + i * ar, ar, ac, panel, o + i * n + j0, n, p0 > 0, cols)"
+    arguments = "(depth, left + i * ar, ar, ac, panel, o + i * n + j0, n, add || p0 > 0, cols)"
     first, *others = HEIGHTS
     return f"""
 static __attribute__((noinline)) void {name(dtype)}(long m, long n, long k, const {c} *a, long ar, long ac,
-    const {c} *b, long br, long bc, {c} *restrict o) {{
+    const {c} *b, long br, long bc, {c} *restrict o, int add) {{
     {c} panel[{DEPTH * width}] __attribute__((aligned({VECTOR})));
     for (long p0 = 0; p0 < k; p0 += {DEPTH}) for (long j0 = 0; j0 < n; j0 += {width}) {{
         const long depth = k - p0 < {DEPTH} ? k - p0 : {DEPTH};
