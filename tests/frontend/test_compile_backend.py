@@ -86,7 +86,7 @@ def test_sizes_that_dynamo_takes_for_symbols():
 
 
 def test_options_that_there_are_not():
-    cases: Any = (({"budget": 1}, "'budget'"), ({"backend": "native"}, "'native'"))
+    cases: Any = (({"budget": 1}, "'budget'"), ({"backend": "triton"}, "'triton'"))
     for options, error in cases:
         with pytest.raises(Exception, match=error):
             torch.compile(nn.Linear(3, 2), backend=memograd_backend, options=options)(torch.ones(1, 3))

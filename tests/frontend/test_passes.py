@@ -96,6 +96,28 @@ def test_once_it_is_foreseen_no_product_of_matrices_is_formed_that_pytorch_does_
         assert 0 < counts[0][product] <= counts[1][product], product
 
 
+class Sine(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x.sin()
+
+
+@pytest.mark.parametrize("activation", [nn.Tanh, Sine, nn.Sigmoid, nn.Softplus, nn.ELU], ids=lambda a: a.__name__)
+@pytest.mark.parametrize("use", [penalty, forces], ids=lambda u: u.__name__)
+def test_gradients_of_gradients_are_pytorchs_to_the_last_bit_from_the_second_step_on(use, activation):
+    torch.manual_seed(0)
+    theirs: Any = nn.Sequential(nn.Linear(3, 9), activation(), nn.Linear(9, 9), activation(), nn.Linear(9, 1))
+    ours = mg.wrap(copy.deepcopy(theirs), backend="eager")
+    for step in range(4):
+        x = torch.randn(17, 3).requires_grad_()
+        gradients: list[list[torch.Tensor]] = []
+        for model in (ours, theirs):
+            model.zero_grad()
+            x.grad = None
+            use(model, x).backward()
+            gradients.append([p.grad for p in (x, *model.parameters()) if p.grad is not None])
+        assert step == 0 or all(map(torch.equal, *gradients))
+
+
 def test_what_nobody_asked_for_is_not_computed():
     """``autograd.grad(y, x)`` wants no gradients of weights."""
     theirs: Any = mlp()

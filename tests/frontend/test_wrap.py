@@ -863,8 +863,8 @@ class TestBackends:
         both(use, lambda: nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 1)), backend="inductor")
 
     def test_an_unknown_one(self):
-        with pytest.raises(mg.BackendError, match="native"):
-            mg.wrap(nn.Linear(1, 1), backend="native")
+        with pytest.raises(mg.BackendError, match="triton"):
+            mg.wrap(nn.Linear(1, 1), backend="triton")
 
 
 def test_two_models_in_two_threads():

@@ -21,12 +21,12 @@ from memograd.adjoint.partition import cut
 from memograd.frontend.answers import Answer, Question, Ready
 from memograd.frontend.boundary import Call
 from memograd.frontend.chain import placed
+from memograd.frontend.load import build_of, loaded
 from memograd.frontend.own_memory import own_memory
 from memograd.frontend.results import apart
 from memograd.frontend.segments import Segments
 from memograd.graph.entries import Input, Output
 from memograd.graph.graph import Graph
-from memograd.graph.printing import boxed_function, load
 from memograd.graph.signature import run
 from memograd.looks import look, trusting
 from memograd.lower.lower import lower
@@ -36,7 +36,6 @@ from memograd.transforms.boundary import Step, only
 from memograd.transforms.program import for_batches
 
 Tensor = torch.Tensor
-Build = Callable[[Graph], Callable[..., Any]]
 _MOST = 8  # questions of one pass; for each it may remember more
 _AGAIN = 50  # calls, until what is taken for granted is looked at again
 
@@ -48,16 +47,16 @@ class Pass:
         graph: its results, then what else it returns (new values of buffers).
         count: how many results.
         sources: positions of the inputs that have a gradient.
-        build: makes of a graph what is run; None: its own text.
+        backend: what runs it, see ``load``.
     """
 
-    def __init__(self, graph: Graph, count: int, sources: Sequence[int], build: Build | None) -> None:
+    def __init__(self, graph: Graph, count: int, sources: Sequence[int], backend: str) -> None:
         self.graph = graph
         self.inputs = len(graph.inputs)
         self.count = count
         self.own = len(graph.outputs)  # what it returns besides what is to be remembered
         self.sources = frozenset(sources)
-        self.build = build
+        self.backend = backend
         self.followed = False  # somebody goes on from the answers: what they read is handed out
         self.slots: list[tuple[bool, int]] = []  # what is remembered: (an input?, its position)
         self.smooth: list[bool] = []  # which of these have a gradient
@@ -111,7 +110,7 @@ class Pass:
         places = tuple(question[1][names.index(o.name)] for o in late.outputs)
         behind = late.with_fx(late.fx, inputs=inputs, outputs=outputs, wrt=())
         sources = [k for k in range(len(inputs)) if k >= len(has) or has[k]]
-        return Answer(Pass(behind, len(outputs), sources, self.build), tuple(slots), places)
+        return Answer(Pass(behind, len(outputs), sources, self.backend), tuple(slots), places)
 
     def _remember(self, early: Graph) -> list[int]:
         """Take ``early`` for the graph, and those of its last results along that are no results before; where all of
@@ -175,12 +174,14 @@ class Running:
 
     @cached_property
     def _function(self) -> Callable[[list[Any]], tuple[Tensor, ...]]:
-        return _built(self.graph, self.of.build)
+        return loaded(lower(self.graph), self.of.backend)
 
     @cached_property
     def _alone(self) -> Callable[[list[Any]], tuple[Tensor, ...]]:
         """The same without what would be remembered."""
-        return _built(only(self.graph, range(self.of.own)), self.of.build) if self.slots else self._function
+        if not self.slots:
+            return self._function
+        return loaded(lower(only(self.graph, range(self.of.own))), self.of.backend)
 
     def start(self, call: Call, inputs: Sequence[Any]) -> tuple[list[Tensor], Sequence[Tensor], list[Tensor]]:
         """(what is handed out, what else is returned, what is remembered)"""
@@ -191,6 +192,10 @@ class Running:
             out[k] = result
         saved = [given[k] if is_input else out[k] for is_input, k in self.slots]
         return handed, out[self.of.count : self.of.own], saved
+
+    def compile(self) -> None:
+        """Make ready what runs, and what answers. Raises BackendError where the backend cannot."""
+        _ = self._function, [answer.gradients.running()._alone for answer in self.answers.values()]
 
     def answer(
         self, call: Call, question: Question, saved: list[Any], arriving: Sequence[Any], further: bool
@@ -227,7 +232,7 @@ class Running:
     def segments(self) -> Segments:
         """The same in segments, as gradients are done."""
         alone = only(self.graph, range(self.of.own)) if self.slots else self.graph
-        return Segments(lower(alone), lambda graph: _loaded(graph, self.of.build))
+        return Segments(lower(alone), lambda graph: loaded(graph, self.of.backend))
 
     def together(self, question: Question) -> list[list[int]]:
         """The inputs whose gradients come together, those that come first first."""
@@ -262,7 +267,7 @@ class Running:
             gradients = joint.positions("gradient")
             names = [i.name for i in joint.inputs]
             places = [names.index(joint.outputs[k].name) for k in gradients]
-            step = Step(only(joint, gradients), for_batches, *([self.of.build] if self.of.build else []))
+            step = Step(only(joint, gradients), for_batches, build_of(self.of.backend))
             self._afresh[question] = step, joint, places
         step, joint, places = self._afresh[question]
         given, late = iter(inputs), iter(arriving)
@@ -271,15 +276,3 @@ class Running:
             for k, i in enumerate(joint.inputs)
         ]
         return dict(zip(places, step(flat, call.generators), strict=True))
-
-
-def _built(graph: Graph, build: Build | None) -> Callable[[list[Any]], tuple[Tensor, ...]]:
-    """What runs a graph, as a function of the list of its inputs, which it may empty."""
-    return _loaded(lower(graph), build)
-
-
-def _loaded(lowered: Graph, build: Build | None) -> Callable[[list[Any]], tuple[Tensor, ...]]:
-    if build is None:
-        return load(boxed_function("step", list(lowered.placeholders), lowered.nodes, list(lowered.results)), "step")
-    function = build(lowered)
-    return lambda given: function(*given)

@@ -10,11 +10,13 @@ from typing import Any
 import torch
 
 from memograd._torch import address, inside_torch_func, is_batched, pytree
+from memograd.errors import BackendError
 from memograd.frontend.answers import Question
 from memograd.frontend.boundary import Call, through
 from memograd.frontend.chain import Ends, UnderWay, linked
 from memograd.frontend.expected import Expected
 from memograd.frontend.held import HeldOpen
+from memograd.frontend.load import refuse_shared_memory
 from memograd.frontend.passes import Pass, Running
 from memograd.frontend.reach import Reach
 from memograd.frontend.results import Results, refuse_histories
@@ -71,8 +73,11 @@ class Program:
         tracked = tuple(k for k, o in enumerate(self.results) if o.tracked)
         self.expected = Expected((tracked, tuple(k for k, i in enumerate(self.early) if i.name in self.wrt)))
         self._plans: dict[Question, HeldOpen] = {}
+        self._backend = self._backend_for(settings.backend)
         self._begin()
         self.first.expect(self.expected.last)
+        if self._backend == "native" and not self.plain:
+            self.first.running().compile()  # what it cannot run it refuses here, and not in the backward pass
         self._reach = Reach(forward, self.wrt, self.nodes)
         self.bound: list[Any] | None = None
         self._held: list[Tensor] = []
@@ -192,10 +197,19 @@ class Program:
         outputs = (*self.results, *(graph.outputs[k] for k in self.mutations))
         return graph.rewritten(results=[*self.nodes, *written], outputs=outputs)
 
+    def _backend_for(self, backend: str) -> str:
+        """``backend``, or ``eager`` for ``auto`` where the native one is not to be thought of."""
+        why = refuse_shared_memory(self.nodes)
+        if why is not None and backend == "native":
+            raise BackendError(
+                f"{why}, and the native backend writes each to memory of its own: return a copy (.clone())"
+            )
+        return "eager" if why is not None and backend == "auto" else backend
+
     def _begin(self) -> None:
         """Begin with what the program alone does."""
         sources = [k for k, i in enumerate(self.early) if i.name in self.wrt]
-        self.first = Pass(self.forward, len(self.results), sources, self.settings.build)
+        self.first = Pass(self.forward, len(self.results), sources, self._backend)
 
     @cached_property
     def _ends(self) -> Ends:

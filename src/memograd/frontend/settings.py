@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 from memograd.graph.graph import Graph
 from memograd.memory.plan import Plan
 from memograd.pipeline import plan
-from memograd.run.inductor import compiled
 
 _UNPLANNED = (
     "with create_graph=True it runs from the model's inputs again, without a plan. Compute the inner derivative in the "
@@ -37,6 +35,14 @@ class Settings:
     watch: Any = None
     said: set[bool] = field(default_factory=set)
 
+    def __post_init__(self) -> None:
+        if self.backend == "native" and self.memory_budget is not None:
+            self.backend = "eager"
+            reason = (
+                f"native decides itself what it allocates and cannot promise a memory budget of {self.memory_budget!r}"
+            )
+            warnings.warn(f"running on the eager backend: {reason}", stacklevel=3)
+
     def plan(self, graph: Graph) -> Plan:
         """A schedule of ``graph`` within the budget."""
         assert self.memory_budget is not None
@@ -53,8 +59,3 @@ class Settings:
         warnings.warn(
             f"memory_budget={self.memory_budget!r} does not cover this derivative: {_UNPLANNED[many]}", stacklevel=2
         )
-
-    @property
-    def build(self) -> Callable[[Graph], Callable[..., Any]] | None:
-        """Makes of a graph what the backend runs; None where that is the graph's own text."""
-        return compiled if self.backend == "inductor" else None

@@ -19,7 +19,7 @@ from memograd.frontend.watch import Watch
 from memograd.memory.plan import Plan
 
 Model = TypeVar("Model", bound=nn.Module)
-_BACKENDS = ("auto", "eager", "inductor")
+_BACKENDS = ("auto", "eager", "inductor", "native")
 _WHENS = ("first", "never", "always")
 
 
@@ -43,7 +43,9 @@ def wrap(
             parameters, buffers, inputs, activations, cotangents, gradients and operators' workspace. Bytes, "8GiB",
             "600MB" or "50%" of what they need without a budget. What does not fit is computed again, with the same
             random numbers. The loss, ``.grad`` from earlier passes and the optimizer are the loop's own, and outside.
-        backend: ``eager`` (which is what ``auto`` takes), or ``inductor``: fused kernels, compiled at the first call.
+        backend: ``eager``: operator by operator, as PyTorch; ``inductor``: fused kernels, compiled at the first call;
+            ``native``: one compiled C function for each pass of a small model, whose sums may add up in another order;
+            ``auto``: ``eager``, and for small models after 1,000 calls whichever of it and ``native`` is faster.
         check: ``first``: the first time that gradients come through a program they are compared with those of
             ``torch.autograd`` for the same call, which takes the time and the memory of a plain step beside;
             ``always``: every time; ``never``, within a memory
@@ -57,7 +59,7 @@ def wrap(
 
     Raises:
         GraphError: ``model`` is no module, or ``check`` none of the three.
-        BackendError: there is no such backend.
+        BackendError: there is no such backend; or, at a call, the native one cannot run this model.
         BudgetInfeasibleError: at a call: no schedule fits the budget.
         GradientMismatchError: in the backward pass: our gradients differ by more than rounding.
         NonFiniteError: in the backward pass, with ``watch=True``: a gradient is NaN or infinite.

@@ -1,0 +1,207 @@
+"""What runs a wrapped model: the native backend, asked for and chosen. Witness: the same model, not wrapped."""
+
+import copy
+import gc
+import warnings
+import weakref
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from torch.profiler import profile
+
+import memograd as mg
+from memograd import c_compiler
+from memograd.frontend import load
+
+F64 = torch.float64
+needs_c = pytest.mark.skipif(c_compiler.compiler() is None, reason="there is no C compiler")
+
+
+def mlp() -> Any:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(3, 6), nn.Tanh(), nn.Linear(6, 5), nn.SiLU(), nn.Linear(5, 2)).double()
+
+
+def pair(backend: str = "native") -> tuple[Any, Any]:
+    theirs = mlp()
+    return mg.wrap(copy.deepcopy(theirs), backend=backend), theirs
+
+
+def batch(rows: int = 4, grad: bool = False) -> torch.Tensor:
+    return torch.randn(rows, 3, dtype=F64, generator=torch.Generator().manual_seed(rows)).requires_grad_(grad)
+
+
+def operators(run: Any) -> set[str]:
+    with profile() as watched:
+        run()
+    return {e.name for e in watched.events() or () if e.name.startswith("aten::")}  # pyright: ignore[reportOptionalIterable]
+
+
+def agree(ours: Any, theirs: Any) -> None:
+    for p, q in zip(ours.parameters(), theirs.parameters(), strict=True):
+        torch.testing.assert_close(p.grad, q.grad, rtol=1e-10, atol=1e-12)
+
+
+def first_order(model: Any, x: torch.Tensor) -> torch.Tensor:
+    return model(x).square().mean()
+
+
+def second_order(model: Any, x: torch.Tensor) -> torch.Tensor:
+    y = model(x)
+    (g,) = torch.autograd.grad(y.sum(), x, create_graph=True)
+    return y.mean() + g.square().mean()
+
+
+@needs_c
+class TestNative:
+    @pytest.mark.parametrize("loss", [first_order, second_order])
+    def test_training_is_pytorchs(self, loss):
+        ours, theirs = pair()
+        for model in (ours, theirs):
+            optimizer = torch.optim.Adam(model.parameters(), 1e-2)
+            for _ in range(6):
+                optimizer.zero_grad()
+                loss(model, batch(grad=True)).backward()
+                optimizer.step()
+        agree(ours, theirs)
+        assert ours.forward.check_reason.startswith("agrees")
+
+    def test_no_operator_runs_in_the_passes(self):
+        ours, _ = pair()
+        for _ in range(3):
+            first_order(ours, batch()).backward()
+        y = ours(batch())
+        assert not {"aten::addmm", "aten::tanh"} & operators(lambda: ours(batch()))
+        assert "aten::mm" not in operators(lambda: y.backward(torch.ones_like(y)))
+
+    def test_what_it_cannot_run_it_refuses_at_the_call(self):
+        model = mg.wrap(nn.Conv2d(1, 2, 3), backend="native")
+        with pytest.raises(mg.BackendError, match="convolution"):
+            model(torch.randn(1, 1, 5, 5))
+
+    @pytest.mark.parametrize("results", [lambda h: (h, h[:, 0]), lambda h: (h.t(), h)], ids=["a part", "all of it"])
+    def test_results_that_share_memory_are_refused(self, results):
+        class Views(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.linear = nn.Linear(3, 2)
+
+            def forward(self, x):
+                return results(self.linear(x))
+
+        with pytest.raises(mg.BackendError, match="results 0 and 1 of the model share memory"):
+            mg.wrap(Views(), backend="native")(torch.ones(4, 3))
+
+    def test_a_result_that_is_a_view_of_an_argument_is_refused(self):
+        class Rows(nn.Linear):
+            def forward(self, x):
+                return super().forward(x), x[0]
+
+        with pytest.raises(mg.BackendError, match="result 1 of the model is a view of what it was given"):
+            mg.wrap(Rows(3, 2), backend="native")(torch.ones(4, 3))
+
+    def test_a_model_that_looks_at_values_runs_on_eager_and_says_so(self):
+        class Branch(nn.Linear):
+            def forward(self, x):
+                y = super().forward(x)
+                return y if y.sum() > 0 else -y
+
+        ours = mg.wrap(Branch(3, 2).double(), backend="native")
+        with pytest.warns(UserWarning, match="eager backend: the model decides by values"):
+            ours(batch()).sum().backward()
+
+    def test_a_budget_is_held_by_eager(self):
+        with pytest.warns(UserWarning, match="eager backend: native decides itself"):
+            mg.wrap(mlp(), memory_budget="1MiB", backend="native")
+
+    def test_batches_of_cotangents(self):
+        ours, theirs = pair()
+        seeds = torch.eye(8, dtype=F64).reshape(8, 4, 2)
+        for _ in range(2):
+            x = batch(grad=True)
+            rows = [torch.autograd.grad(m(x), x, seeds, is_grads_batched=True)[0] for m in (ours, theirs)]
+        torch.testing.assert_close(*rows)
+
+    def test_arguments_and_saved_values_may_lie_in_memory_as_they_like(self):
+        ours, theirs = pair()
+        x = torch.randn(3, 4, dtype=F64).t()
+
+        def strided(t: torch.Tensor) -> torch.Tensor:
+            return t.t().contiguous().t() if t.dim() == 2 else t
+
+        for model in (ours, theirs):
+            for _ in range(2):
+                with torch.autograd.graph.saved_tensors_hooks(strided, lambda t: t):
+                    loss = model(x).square().sum()
+                loss.backward()
+        agree(ours, theirs)
+
+    def test_nothing_of_a_call_stays_alive(self):
+        ours, _ = pair()
+        x = batch(grad=True)
+        first_order(ours, x).backward()
+        first_order(ours, x).backward()
+        there = weakref.ref(x)
+        del x
+        gc.collect()
+        assert there() is None
+
+
+@needs_c
+class TestAuto:
+    @pytest.fixture
+    def timed(self, monkeypatch):
+        """Two calls until it is tried, and times that are made up: of the text, then of the native backend."""
+        times = [2.0, 1.0] * load._TRIALS
+        monkeypatch.setattr(load, "_CALLS", 2)
+        monkeypatch.setattr(load.clock, "seconds", lambda call, trials: times.pop(0) if times else 1.0)
+        return times
+
+    def used(self, model: Any) -> bool:
+        return "aten::addmm" not in operators(lambda: model(batch()))
+
+    def trained(self, ours: Any, theirs: Any) -> None:
+        for _ in range(4):
+            for model in (ours, theirs):
+                model.zero_grad()
+                first_order(model, batch()).backward()
+        agree(ours, theirs)
+
+    def test_what_is_faster_is_taken(self, timed):
+        ours, theirs = pair("auto")
+        assert not self.used(ours)
+        self.trained(ours, theirs)
+        assert self.used(ours)
+
+    def test_what_is_not_faster_is_not(self, timed):
+        timed[:] = [1.0, 0.95] * load._TRIALS
+        ours, theirs = pair("auto")
+        self.trained(ours, theirs)
+        assert not self.used(ours)
+
+    @pytest.mark.parametrize("why", ["other numbers", "deterministic", "too large"])
+    def test_eager_goes_on(self, timed, monkeypatch, why):
+        if why == "other numbers":
+            build = load._native
+            monkeypatch.setattr(load, "_native", lambda g: lambda given: tuple(t + 1e-3 for t in build(g)(given)))
+        elif why == "too large":
+            monkeypatch.setattr(load, "_ELEMENTS", 10)
+        torch.use_deterministic_algorithms(why == "deterministic")
+        try:
+            ours, theirs = pair("auto")
+            self.trained(ours, theirs)
+            assert not self.used(ours)
+        finally:
+            torch.use_deterministic_algorithms(False)
+
+    def test_what_native_cannot_run_runs_as_before(self, timed):
+        theirs: Any = nn.Sequential(nn.Conv1d(1, 2, 2), nn.Flatten()).double()
+        ours = mg.wrap(copy.deepcopy(theirs))
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            for model in (ours, theirs):
+                for _ in range(5):
+                    model(torch.ones(2, 1, 4, dtype=F64)).sum().backward()
+        agree(ours, theirs)
