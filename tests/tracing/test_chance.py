@@ -80,24 +80,92 @@ def test_steps_draw_as_the_plain_model() -> None:
     assert after == (random.random(), np.random.rand())
 
 
-@pytest.mark.parametrize("seed", [lambda: torch.manual_seed(0), torch.seed, lambda: torch.set_rng_state(STATE)])
-def test_a_program_that_seeds_is_refused(seed) -> None:
-    def f(x: torch.Tensor) -> torch.Tensor:
-        seed()
-        return (x * torch.randn(3)).sum()
+def behind_a_seed(x: torch.Tensor) -> torch.Tensor:
+    torch.manual_seed(3)
+    return x * torch.randn(3) + nn.functional.dropout(x, 0.5) * torch.randn_like(x)
 
-    with pytest.raises(mg.CaptureError, match=r"random generator at .*test_chance\.py:\d+"):
-        mg.grad(f)(X)
-    assert type(torch.random.default_generator) is torch.Generator
+
+def forked(x: torch.Tensor) -> torch.Tensor:
+    before = torch.rand(3)
+    with torch.random.fork_rng():
+        torch.manual_seed(5)
+        inside = torch.empty(3).normal_()
+    return x * before * inside + x.sin() * torch.rand(3)
+
+
+def from_there_again(x: torch.Tensor) -> torch.Tensor:
+    torch.manual_seed(1)
+    state = torch.get_rng_state()
+    first = torch.rand(3)
+    torch.set_rng_state(state)
+    return x * first * torch.rand(3)
+
+
+def by_values(x: torch.Tensor) -> torch.Tensor:
+    torch.manual_seed(int(x.abs().sum() * 10))
+    return x.sin() * torch.multinomial(x.abs().sum(0), 2)[:1] * (2 if x.sum() > 0 else 3)
+
+
+SEEDING = [behind_a_seed, forked, from_there_again, by_values]
+
+
+@pytest.mark.parametrize("f", SEEDING)
+def test_what_is_drawn_behind_a_seed_is_what_pytorch_draws(f) -> None:
+    gradient = mg.grad(lambda x: f(x).pow(2).sum())
+    for k, x in enumerate((X + 2, X * 3, X)):
+        torch.manual_seed(k)
+        mine, after = gradient(x), torch.rand(2)
+        torch.manual_seed(k)
+        point = x.clone().requires_grad_()
+        torch.testing.assert_close(mine, torch.autograd.grad(f(point).pow(2).sum(), point)[0])
+        assert torch.equal(after, torch.rand(2))
+    assert type(torch.random.default_generator) is torch.Generator  # pyright: ignore[reportPrivateImportUsage]
+
+
+class Seeding(nn.Module):
+    def __init__(self, f) -> None:
+        super().__init__()
+        self.w, self.f = nn.Parameter(torch.linspace(-1.0, 2.0, 3, dtype=torch.float64)), f
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.f(x * self.w)
+
+
+@pytest.mark.parametrize("f", SEEDING)
+def test_steps_and_wrapped_models_that_seed_train_as_in_pytorch(f) -> None:
+    left = []
+    for way in ("pytorch", "step", "wrap"):
+        model = Seeding(f)
+        optimizer = torch.optim.SGD(model.parameters(), 0.01)
+        step = mg.TrainStep(model, lambda y, _: y.pow(2).sum(), optimizer) if way == "step" else None
+        torch.manual_seed(0)
+        model = mg.wrap(model) if way == "wrap" else model
+        for x in (X, X * 2, X):
+            if step is not None:
+                step(x, torch.zeros(1))
+            else:
+                optimizer.zero_grad()
+                model(x).pow(2).sum().backward()
+                optimizer.step()
+        left.append([model.w.detach(), torch.rand(2)])
+    torch.testing.assert_close(left[1], left[0])
+    torch.testing.assert_close(left[2], left[0])
 
 
 STATE = torch.get_rng_state()
 
 
-def test_a_program_that_forks_the_generator_is_refused() -> None:
+def drawn_twice() -> None:
+    with torch.random.fork_rng():
+        torch.rand(3)
+
+
+@pytest.mark.parametrize("do", [torch.seed, torch.initial_seed, lambda: torch.set_rng_state(STATE), drawn_twice])
+def test_what_a_graph_cannot_do_to_the_generator_is_refused(do) -> None:
     def f(x: torch.Tensor) -> torch.Tensor:
-        with torch.random.fork_rng():
-            return (x * torch.randn(3)).sum()
+        do()
+        return (x * torch.randn(3)).sum()
 
     with pytest.raises(mg.CaptureError, match="random generator"):
         mg.grad(f)(X)
+    assert type(torch.random.default_generator) is torch.Generator  # pyright: ignore[reportPrivateImportUsage]

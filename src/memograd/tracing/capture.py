@@ -33,7 +33,7 @@ from memograd.draws import same_draws
 from memograd.errors import CaptureError, DataDependentError, MemogradError, add_note
 from memograd.graph.entries import Calling, Output
 from memograd.graph.graph import Graph
-from memograd.tracing.chance import no_seeds
+from memograd.tracing.chance import seeds
 from memograd.tracing.checkpoints import written_again
 from memograd.tracing.closures import Closure, closure_of
 from memograd.tracing.counters import number
@@ -158,7 +158,7 @@ class _Capture:
         written_again(self.tracer)
         self._mutations(outputs, results)
         self.reads.counted_up(self.changes)
-        self.changes += self.inputs.frozen()
+        self.changes += self.inputs.frozen() + self.tracer.seeds.left()
         templates = Templates(self.reads, self.inputs.names, self._is_captured, self.tracer.memory_of)
         effects = effects_of(self.changes, templates, out_leaves)
         for k, tensor in enumerate(templates.left):
@@ -212,7 +212,7 @@ class _Capture:
         yield TURN
         yield self._isolated()
         yield nothing_compiled()
-        yield no_seeds(self.tracer)
+        yield seeds(self.tracer)
         yield torch.set_grad_enabled(torch.is_grad_enabled())  # put back if the program fails or forgets to
         yield quiet()
         if not self.tracer.concrete:

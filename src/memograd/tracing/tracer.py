@@ -60,6 +60,7 @@ class Tracer(Tape, TorchDispatchMode):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        self.seeds: Any = None  # what the program makes of the random generator, see ``chance.py``
         self.past_hooks: list[tuple[set[fx.Node], str]] = []  # who reads a tensor without its hook, and where that is
         self.used: Callable[[torch.Tensor], fx.Node] | None = None  # the node of an operand, if it is not its tensor's
         self.regions: list[Any] = []  # that write and will be computed again, see ``checkpoints.py``
@@ -91,6 +92,10 @@ class Tracer(Tape, TorchDispatchMode):
                 copy, operands = (aten.clone, (numbers,)) if into is None else (aten.copy_, (into, numbers))
                 return self.__torch_dispatch__(copy.default, types, operands, {})
             args, kwargs = generators.without(args, kwargs)
+        if self.seeds is not None and self.seeds.own is not None and torch.Tag.nondeterministic_seeded in func.tags:
+            numbers, into = self.seeds.drawn(func, args, kwargs)
+            copy, operands = (aten.clone, (numbers,)) if into is None else (aten.copy_, (into, numbers))
+            return self.__torch_dispatch__(copy.default, types, operands, {})
         if func in cudnn.CHOICES:
             return False
         if func in cudnn.BATCH_NORMS:
