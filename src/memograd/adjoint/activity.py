@@ -10,6 +10,7 @@ from torch import fx
 
 from memograd import ops
 from memograd.rules.registry import lookup
+from memograd.targets import Target
 
 
 def is_smooth(node: Any) -> bool:
@@ -44,7 +45,8 @@ def operands(node: fx.Node) -> tuple[fx.Node, ...]:
         written: Any = node.args[0]
         return (written,)
     flat: list[fx.Node] = []
-    fx.map_arg(node.args[: getattr(node.target, "flows", None)], lambda n: flat.append(n) or n)
+    flows = node.target.flows if isinstance(node.target, Target) else None
+    fx.map_arg(node.args[:flows], lambda n: flat.append(n) or n)
     return tuple(flat)
 
 

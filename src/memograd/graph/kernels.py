@@ -24,13 +24,16 @@ import torch
 from memograd._torch import inductor_function
 from memograd.errors import BackendError
 from memograd.graph.printing import HEADER
+from memograd.targets import Target
 
 _COMPILED: dict[str, Callable[..., Any]] = {}  # by text
 _TEXTS: dict[str, str] = {}  # by name
 
 
-class Kernel:
+class Kernel(Target):
     """A fused kernel: ``kernel(*operands)`` returns the tuple of its results, each in memory of its own."""
+
+    needs = "from memograd.graph.kernels import fused\n\n"
 
     def __init__(self, body: str, hint: str) -> None:
         """``body``: parameters and statements, from the opening parenthesis on; ``hint``: operators, for the name."""
@@ -38,6 +41,7 @@ class Kernel:
         self.__name__ = hint[:40].strip("_")  # what fx calls its results after
         self.name = f"fused_{self.__name__}_{digest[:8]}"
         self.text = f"@fused\ndef {self.name}{body}"
+        self.definition = f"{self.text}\n"
         known = _TEXTS.setdefault(self.name, self.text)
         if known != self.text:
             raise BackendError(f"two kernels are called {self.name}")  # 32 equal bits of a hash

@@ -11,6 +11,7 @@ import torch
 from torch import fx
 
 from memograd.graph.bindings import form_of, name_of
+from memograd.targets import Target
 
 if TYPE_CHECKING:
     from memograd.graph.graph import Graph
@@ -80,11 +81,9 @@ def load(source: str, name: str, scope: dict[str, Any] | None = None) -> Callabl
 def definitions(nodes: Iterable[fx.Node]) -> list[str]:
     """The fused kernels that ``nodes`` call, as text that defines them, and what stands for calls of the user's own
     backwards."""
-    texts = dict.fromkeys(getattr(n.target, "text", "") for n in nodes)
-    kernels = [f"{text}\n" for text in texts if text]
-    calls = dict.fromkeys(getattr(n.target, "definition", "") for n in nodes)
-    header = ["from memograd.graph.kernels import fused\n\n"] if kernels else []
-    return [*header, *kernels, *(text for text in calls if text)]
+    targets = [n.target for n in nodes if isinstance(n.target, Target)]
+    imports, texts = dict.fromkeys(t.needs for t in targets), dict.fromkeys(t.definition for t in targets)
+    return [text for text in (*imports, *texts) if text]
 
 
 def last_uses(

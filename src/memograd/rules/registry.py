@@ -36,6 +36,8 @@ from typing import Any, Literal
 
 import torch
 
+from memograd.targets import Target
+
 Rule = Callable[..., Any]
 Kind = Literal["rule", "expansion", "constant", "zero", "refused"]
 
@@ -144,7 +146,7 @@ def own_results_of(target: Any) -> frozenset[int]:
 
 def lookup(target: Any) -> Entry | None:
     """The entry of an operator, or None."""
-    return _TABLE.get(target) or getattr(target, "entry", None)
+    return _TABLE.get(target) or (target.entry if isinstance(target, Target) else None)
 
 
 def entries() -> list[Entry]:

@@ -25,6 +25,7 @@ from torch import fx
 from torch.autograd.function import FunctionCtx
 
 from memograd.rules.registry import Entry, lookup, pull_back
+from memograd.targets import Target
 from memograd.tracing.backward import Hidden, Operands, Place, Ref, is_once_differentiable, pulled_back, source_of
 from memograd.tracing.hooks import through
 from memograd.tracing.interposed import current
@@ -35,7 +36,7 @@ CALLS: weakref.WeakValueDictionary[int, Call] = weakref.WeakValueDictionary()  #
 _NUMBERS = itertools.count()
 
 
-class Call:
+class Call(Target):
     """The target of such a node; what its attributes are, see ``backward.Backward``."""
 
     flows = 2  # adjoints flow to the first two arguments, inputs and hidden ones
