@@ -1,6 +1,7 @@
 """What a wrapped model may write to. Witness: the same model, not wrapped, in the same loop."""
 
 import copy
+import random
 
 import pytest
 import torch
@@ -58,3 +59,39 @@ def test_a_parameter_may_be_set_out_of_autograds_sight(write, once):
             torch.testing.assert_close(ours, theirs)
             torch.testing.assert_close(ours.grad, theirs.grad)
             assert ours.is_leaf
+
+
+class Taking(nn.Module):
+    """A forward pass that takes numbers from somewhere; without parameters, with one that is frozen, or cut off."""
+
+    def __init__(self, take, parameter):
+        super().__init__()
+        self.take, self.cut = take, parameter == "cut off"
+        self.w = nn.Parameter(torch.ones(()), requires_grad=self.cut) if parameter else 2.0
+        self.items, self.own, self.generator = iter(range(9)), random.Random(3), torch.Generator().manual_seed(1)
+
+    def forward(self, x):
+        y = x * self.take(self) * self.w
+        return y.detach() if self.cut else y
+
+
+TAKES = {
+    "Python's generator": lambda m: random.random(),
+    "one of its own": lambda m: m.own.random(),
+    "an iterator": lambda m: next(m.items),
+    "one of PyTorch's": lambda m: torch.rand((), generator=m.generator),
+}
+
+
+@pytest.mark.parametrize("budget", [None, "100%"], ids=["no budget", "a budget"])
+@pytest.mark.parametrize("parameter", ["", "frozen", "cut off"])
+@pytest.mark.parametrize("take", TAKES)
+def test_a_model_with_nothing_to_differentiate_takes_as_often_as_it_runs(take, parameter, budget):
+    runs = []
+    for change in (lambda m: m, lambda m: mg.wrap(m, memory_budget=budget)):
+        model = change(Taking(TAKES[take], parameter))
+        random.seed(0)
+        results = [model(torch.ones(2)) for _ in range(3)]
+        assert not any(r.requires_grad for r in results)
+        runs.append(torch.cat([*results, torch.tensor([random.random()])]))
+    assert torch.equal(*runs)

@@ -1,6 +1,7 @@
 """What a program cannot hand out."""
 
 import copy
+from typing import Any
 
 import pytest
 import torch
@@ -35,7 +36,7 @@ def gradients(model, loss, leaf):
     return steps
 
 
-def same(function, loss, leaf, **options):
+def same(function, loss, leaf, **options: Any):
     model = Scaled(function)
     wrapped = mg.wrap(copy.deepcopy(model), **options)
     torch.testing.assert_close(gradients(wrapped, loss, leaf), gradients(model, loss, leaf), rtol=1e-12, atol=1e-12)
@@ -73,7 +74,7 @@ def test_an_argument_that_is_written_to_has_the_history_of_what_was_written(how,
 
 def test_the_comparison_knows_what_an_argument_was():
     """PyTorch's backward pass refuses this, ours has the old value."""
-    model = mg.wrap(Scaled(lambda x, w: (h := (x * w).exp(), x.copy_(h))[0]))
+    model: Any = mg.wrap(Scaled(lambda x, w: (h := (x * w).exp(), x.copy_(h))[0]))
     x = torch.ones(2, 3, dtype=F64)
     model(x).sum().backward()
     torch.testing.assert_close(model.w.grad, 2 * model.w.detach().exp())
@@ -98,10 +99,10 @@ def test_a_loop_may_write_to_a_result_that_is_a_view_in_the_model(how, write, op
 
 
 @pytest.mark.parametrize("options", [{}, {"memory_budget": "100%"}], ids=["no budget", "a budget"])
-def test_a_loop_that_writes_to_a_view_of_what_a_derivative_reads_is_told_so(options):
-    model = mg.wrap(Scaled(lambda x, w: (x * w).exp().flatten()), **options)
+def test_a_loop_that_writes_to_a_view_of_what_a_derivative_reads_is_told_so(options: Any):
+    model: Any = mg.wrap(Scaled(lambda x, w: (x * w).exp().flatten()), **options)
     for _ in range(2):
-        y = model(torch.ones(2, 2, 3, dtype=F64))
+        y: Any = model(torch.ones(2, 2, 3, dtype=F64))
         y.mul_(2)
         with pytest.raises(RuntimeError, match="modified by an inplace operation"):
             y.sum().backward()
@@ -109,8 +110,8 @@ def test_a_loop_that_writes_to_a_view_of_what_a_derivative_reads_is_told_so(opti
 
 @pytest.mark.parametrize("k", [0, 1])
 @pytest.mark.parametrize("options", [{}, {"memory_budget": "100%"}], ids=["no budget", "a budget"])
-def test_a_loop_that_writes_to_one_of_two_views_of_the_same_memory_is_told_so(k, options):
-    model = mg.wrap(Scaled(lambda x, w: ((h := x * w), h[:, 0])), **options)
+def test_a_loop_that_writes_to_one_of_two_views_of_the_same_memory_is_told_so(k, options: Any):
+    model: Any = mg.wrap(Scaled(lambda x, w: ((h := x * w), h[:, 0])), **options)
     results = model(torch.ones(2, 2, 3, dtype=F64))
     with pytest.raises(RuntimeError, match="modified inplace"):
         results[k].mul_(2)

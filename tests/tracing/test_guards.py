@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import copy
 from collections.abc import Callable
 from typing import Any
@@ -104,3 +105,38 @@ def test_a_key_of_an_argument_to_true() -> None:
         leaf = torch.ones(2, requires_grad=True)
         (expected,) = torch.autograd.grad(f({key: leaf}), leaf)
         assert torch.equal(gradient({key: x})[key], expected) and expected[0] == slope
+
+
+class Stages(list[float]):
+    def __getitem__(self, i: Any) -> Any:
+        return super().__getitem__(i) + 1
+
+
+class Named(dict[str, float]):
+    def __getitem__(self, key: str) -> Any:
+        return super().__getitem__(key) + 1
+
+
+class Queue(collections.deque[float]):
+    pass
+
+
+@pytest.mark.parametrize(("held", "key"), [(Stages([1.0, 2.0]), 1), (Named(a=1.0), "a"), (Queue([3.0]), 0)])
+def test_a_container_of_a_class_of_its_own_is_compared_by_what_it_holds(held: Any, key: Any) -> None:
+    """sympy keeps its caches in a list of its own class, and KAN's forward calls sympy."""
+    w = nn.Parameter(torch.ones(2))
+
+    class Scaled(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.w, self.held = w, held
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x * self.w * self.held[key]
+
+    own, wrapped = Scaled(), mg.wrap(Scaled())
+    forward: Any = wrapped.forward
+    for value in (5.0, 5.0, 7.0):
+        held[key] = value
+        assert torch.equal(wrapped(X[:, :2]), own(X[:, :2]))
+    assert len(forward.captures) == 2

@@ -19,6 +19,7 @@ class Elsewhere:
     """What stands for the program of a model whose parts have the programs."""
 
     plain = True
+    volatile = ""
 
     @property
     def guards(self) -> Elsewhere:

@@ -182,7 +182,9 @@ class Wrapped:
         self.captures.append(why)
         programs.insert(0, program)
         del programs[_MOST:]
-        return self.original(*args, **kwargs) if program.plain else self._ran(program, args, kwargs)
+        if program.plain and not program.guards.volatile:  # what took from an iterator took that once
+            return self.original(*args, **kwargs)
+        return self._ran(program, args, kwargs)
 
     def _ran(self, program: Program, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         self._last = program

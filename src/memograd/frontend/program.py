@@ -112,11 +112,7 @@ class Program:
         """The same for the flat inputs."""
         call = Call.of(self, flat)
         call.witness = witness
-        running = self.running()
-        call.groups = self._ends.groups(running, self.expected.last, flat)
-        first, *others = call.groups
-        links = linked(others, flat, self._device) if others else ()
-        handed: Any = through(call, running, *[flat[k] for k in first], *links)
+        handed: Any = self._handed(call, flat)
         if self.mutations and call.written is not None:
             with torch.no_grad():
                 for k, value in zip(self.mutations, call.written, strict=True):
@@ -135,6 +131,18 @@ class Program:
         for position, value in made.items():
             leaves[position] = value
         return pytree.tree_unflatten(leaves, self.graph.calling.out_spec)
+
+    def _handed(self, call: Call, flat: list[Any]) -> Any:
+        """The results of a run on ``flat``, as autograd hands them out."""
+        if self.plain:
+            with torch.no_grad():
+                handed, call.written, _ = self.first.running().start(call, flat)
+            return handed
+        running = self.running()
+        call.groups = self._ends.groups(running, self.expected.last, flat)
+        first, *others = call.groups
+        links = linked(others, flat, self._device) if others else ()
+        return through(call, running, *[flat[k] for k in first], *links)
 
     def _flat(self, args: Any, kwargs: Any) -> list[Any]:
         """The flat inputs for these arguments."""

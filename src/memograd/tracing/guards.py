@@ -21,7 +21,7 @@ from memograd.errors import CaptureError
 from memograd.graph.signature import distinct
 from memograd.tracing.holders import MISSING
 from memograd.tracing.provenance import hooks_of_every_module
-from memograd.tracing.reads import Place, Reads, tensors_in
+from memograd.tracing.reads import Place, Reads, getter_of, tensors_in
 
 
 def taken_twice(name: str) -> str:
@@ -57,7 +57,8 @@ class Guards:
         places = [entry for key, entry in reads.places.items() if key not in steady]
         self._counters = [(counter.table, counter.name) for counter in steady.values()]
         there = [(p, v) for p, v in places if v is not MISSING]
-        ways = [_Way(get, [(p, v) for p, v in there if _way_to(p) is get]) for get in (getitem, _item, getattr)]
+        gets = dict.fromkeys(_way_to(p) for p, _ in there)
+        ways = [_Way(get, [(p, v) for p, v in there if _way_to(p) == get]) for get in gets]
         self._ways = [way for way in ways if way.keys]
         absent = [p for p, v in places if v is MISSING]
         self._nowhere = [p.holder for p in absent if not p.attribute]
@@ -178,15 +179,11 @@ class _Way:
         return list(map(self.get, self.holders, self.keys))
 
 
-def _item(holder: dict[Any, Any], key: Any) -> Any:
-    return dict.__getitem__(holder, key)
-
-
 def _way_to(place: Place) -> Any:
-    """The function that gets the value of a place: for dicts whose class has a ``__getitem__`` of its own, dict's."""
+    """The function that gets the value of a place."""
     if place.attribute:
         return getattr
-    return getitem if type(place.holder) in _PLAIN else _item
+    return getitem if type(place.holder) in _PLAIN else getter_of(place.holder)
 
 
 def _will_do(value: Any, before: Any) -> bool:

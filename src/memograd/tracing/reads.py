@@ -17,8 +17,10 @@ those that the program gets hold of, everything inside counts as read (``meeting
 
 from __future__ import annotations
 
+import collections
+import operator
 import types
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -52,17 +54,18 @@ class Place:
 
     def get(self) -> Any:
         try:
-            if self.attribute:
-                value = getattr(self.holder, self.key)
-            elif isinstance(self.holder, dict):  # whatever a subclass makes of ``holder[key]``
-                value = dict.__getitem__(self.holder, self.key)
-            else:
-                value = self.holder[self.key]
+            value = getattr(self.holder, self.key) if self.attribute else getter_of(self.holder)(self.holder, self.key)
             for i in self.within:
                 value = value[i]
             return value
         except (KeyError, IndexError, AttributeError, ValueError, TypeError):  # a cell without content has ValueError
             return MISSING
+
+
+def getter_of(container: Any) -> Callable[[Any, Any], Any]:
+    """What gets an item of ``container``, whatever a class of the user's makes of ``container[key]``."""
+    kind = next((k for k in (dict, list, collections.deque) if isinstance(container, k)), None)
+    return operator.getitem if kind is None else kind.__getitem__
 
 
 def tensors_in(value: Any, within: tuple[int, ...] = ()) -> Iterator[tuple[tuple[int, ...], torch.Tensor]]:
