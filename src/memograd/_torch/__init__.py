@@ -42,6 +42,7 @@ try:
         inductor_function,
         inductor_graph,
         keeps_roundings,
+        load_inductor,
         one_graph,
     )
     from memograd._torch.fake import (

@@ -2,6 +2,7 @@
 
 - ``inductor_graph``, ``inductor_function``: a graph through Inductor. The public ``torch.compile`` guards every call
   (50 µs, more than a small kernel takes). ``keeps_roundings``: what its kernels round, by PyTorch's version.
+- ``load_inductor``: which module of Inductor imports the others.
 - ``compiler_failed``: whether Inductor's C++ compiler or Triton was missing or failed is in the class of the exception,
   which is private.
 - ``dynamo_listens``: whether ``torch.compile`` is at work in this thread. The public way to be left alone
@@ -27,6 +28,11 @@ def inductor_graph(module: torch.fx.GraphModule, operands: Sequence[Any], option
 
     with torch.no_grad():
         return inductor.compile(module, list(operands), options=options)
+
+
+def load_inductor() -> None:
+    """Import all of the compiler, which does so by and by: processes that are forked then share it."""
+    import torch._inductor.compile_fx  # noqa: F401
 
 
 def inductor_function(function: Any, operands: Any) -> Any:

@@ -6,9 +6,10 @@ import warnings
 from collections import Counter
 from collections.abc import Mapping
 
-from memograd import clock, progress
+from memograd import clock
 from memograd.errors import BackendError
 from memograd.fuse.build import build, kernel_of
+from memograd.fuse.compiling import compile_all
 from memograd.fuse.groups import SLOW, Group, bytes_in, groups
 from memograd.graph.graph import Graph
 from memograd.graph.kernels import Kernel
@@ -41,15 +42,15 @@ def _compiled(samples: Mapping[Kernel, Group]) -> set[Kernel]:
     """Those kernels that Inductor can compile. It is given up after a few failures: there may be no compiler."""
     done: set[Kernel] = set()
     errors: list[BackendError] = []
-    for k, (kernel, group) in enumerate(samples.items(), start=1):
-        progress.say(f"compiling kernel {k} of {len(samples)}")
-        try:
-            kernel.compile([n.meta["val"] for n in group.operands])
+
+    def tell(kernel: Kernel, error: BackendError | None) -> bool:
+        if error is None:
             done.add(kernel)
-        except BackendError as error:
+        else:
             errors.append(error)
-            if len(errors) >= _FAILURES and not done:
-                break
+        return bool(done) or len(errors) < _FAILURES
+
+    compile_all([(kernel, [n.meta["val"] for n in group.operands]) for kernel, group in samples.items()], tell)
     if errors:
         warnings.warn(f"{len(samples) - len(done)} kernels run operator by operator: {errors[0]}", stacklevel=2)
     return done
