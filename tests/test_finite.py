@@ -6,6 +6,7 @@ import math
 
 import pytest
 import torch
+from not_finite import Event
 
 from memograd import finite
 from memograd.finite import Guard, TrippedError, largest, tripping
@@ -42,21 +43,6 @@ def test_it_ends_a_run_only_where_that_is_asked() -> None:
         with pytest.raises(TrippedError):
             largest([torch.tensor([NAN])])
     assert not largest([torch.tensor([NAN])]).isfinite()
-
-
-class Event:
-    """Stands for one of a device that is asynchronous: what was queued is there after ``synchronize``."""
-
-    def __init__(self, device: torch.device) -> None:
-        self.there = False
-
-    def record(self) -> None: ...
-
-    def query(self) -> bool:
-        return self.there
-
-    def synchronize(self) -> None:
-        self.there = True
 
 
 @pytest.fixture

@@ -53,6 +53,31 @@ def tripping(yes: bool = True) -> Iterator[None]:
         _THREAD.tripping = before
 
 
+@contextmanager
+def guarding(guard: Guard) -> Iterator[None]:
+    """Inside, in this thread, ``guard`` is told of what ``largest`` gives, and does what ``write`` is asked to do."""
+    before = getattr(_THREAD, "guard", None)
+    _THREAD.guard = guard
+    try:
+        yield
+    finally:
+        _THREAD.guard = before
+
+
+def write(old: torch.Tensor, new: torch.Tensor) -> None:
+    """``old ← new``, where somebody guards it as far as the step is finite."""
+    guard: Guard | None = getattr(_THREAD, "guard", None)
+    if guard is None:
+        old.copy_(new)
+    else:
+        guard.write([old], [new])
+
+
+def is_asynchronous(device: torch.device) -> bool:
+    """Whether Python would have to wait to see what a device has computed."""
+    return device.type != "cpu"
+
+
 def is_tripping() -> bool:
     """Whether a step that is not finite is to be given up."""
     return getattr(_THREAD, "tripping", False)
@@ -83,7 +108,10 @@ def measured(values: Sequence[torch.Tensor]) -> torch.Tensor:
     numbers = [n for v in values if (n := _numbers(v)).numel()]
     norms = torch._foreach_norm(numbers, math.inf)  # pyright: ignore[reportPrivateImportUsage]
     found = torch.stack([n.to(device, dtype) for n in norms]).amax()
-    if is_tripping():  # who writes on the way must know
+    guard: Guard | None = getattr(_THREAD, "guard", None)
+    if guard is not None:
+        guard.about(found)
+    elif is_tripping():  # who writes on the way must know
         refuse(found)
     return found
 
@@ -146,7 +174,15 @@ class Guard:
             torch._foreach_copy_(list(old), list(new))  # pyright: ignore[reportPrivateImportUsage]
             return
         for mine, other in zip(old, new, strict=True):
-            mine.copy_(torch.where(self._fine, other, mine))
+            if other.dtype == mine.dtype and other.shape == mine.shape:
+                torch.where(self._fine, other, mine, out=mine)
+            else:
+                mine.copy_(torch.where(self._fine, other, mine))
+
+    @property
+    def pending(self) -> int:
+        """How many of the last steps it is not known of yet whether they were finite."""
+        return len(self._events)
 
     def tripped(self, late: int = 0) -> int | None:
         """The first step that was not finite, as far as is known without waiting for the last ``late`` of them; what

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from not_finite import Root
+from not_finite import Event, Root, as_on_an_accelerator
 from torch import nn
 
 import memograd as mg
@@ -146,3 +146,25 @@ def test_a_model_that_decides_by_values_is_watched_too() -> None:
     with pytest.raises(mg.NonFiniteError, match="log at the edge"):
         step(torch.tensor([1.0, 0.0, 2.0]))
     assert torch.equal(before, model.w)
+
+
+@pytest.mark.parametrize(
+    "options", [{"backend": "eager"}, {"memory_budget": "95%"}, {"memory_budget": "100%"}], ids=str
+)
+def test_on_an_accelerator_nobody_waits_for_the_flag_and_the_bad_step_has_written_nothing(
+    options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = state(*trained(2, check="never", **options)[:2])  # on the CPU, without the bad one
+    as_on_an_accelerator(monkeypatch)
+    model, optimizer, step, data = trained(2, check="never", watch=True, **options)
+    assert not Event.waits
+    step(*data[2])
+    assert Event.waits == 1  # for the first step, when the third began: one was under way
+    with pytest.raises(mg.NonFiniteError) as caught:
+        step(*data[0])
+        step(*data[0])
+    (finding,) = caught.value.report.findings
+    assert finding.numbers["step"] == 2 and "distance = " in finding.where.line
+    assert all(torch.equal(a, b) for a, b in zip(state(model, optimizer), expected, strict=True))
+    step(*data[1])
+    step.settle()

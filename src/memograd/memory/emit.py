@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 from torch import fx
 
+from memograd import finite
 from memograd.graph.printing import HEADER, definitions, expression
 from memograd.graph.views import viewed
 from memograd.memory.costs.storages import Storages
@@ -45,6 +46,9 @@ class Emitter:
         self.again: set[int] = set()
         self.left: Counter[int] = Counter()  # how often each operator is still to run
         self.returned: dict[fx.Node, list[fx.Node]] = {}  # by whose memory they look at
+        graph = storages.graph  # where an accelerator says whether the step is finite, it decides about each write
+        flags = [graph.results[k].meta["val"].device for k in graph.positions("flag")]
+        self.guarded = any(map(finite.is_asynchronous, flags))
 
     def source(self, schedule: Sequence[int], name: str = "step") -> str:
         """A function of the graph's flat inputs: it writes mutations into them, and returns the other results."""
@@ -58,7 +62,8 @@ class Emitter:
             self._run(number)
         results = [self._name(n) for n in kept]
         parameters = [n.name for n in graph.placeholders]
-        text = [_HEADER, *definitions(graph.nodes), f"def {name}({', '.join(parameters)}):"]
+        header = _HEADER.replace("\n\n", "\nfrom memograd.finite import write\n\n", 1) if self.guarded else _HEADER
+        text = [header, *definitions(graph.nodes), f"def {name}({', '.join(parameters)}):"]
         for line, dying in zip(self.lines, _dying(self.lines, {*results, *parameters}), strict=True):
             comment = f"  # {line.comment}" if line.comment else ""
             indent = "        " if line.inside else "    "
@@ -74,7 +79,7 @@ class Emitter:
         self.left[number] -= 1
         if what.into is not None:
             old, new = what.into.name, self._name(what.node)
-            self.lines.append(Line("", f"{old}.copy_({new})", (new,)))
+            self.lines.append(Line("", f"write({old}, {new})" if self.guarded else f"{old}.copy_({new})", (new,)))
             return
         if what.saves:
             if self.storages.index[what.node] in self.again:

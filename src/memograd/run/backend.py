@@ -36,6 +36,7 @@ from typing import Any
 
 import torch
 
+from memograd import finite
 from memograd.finite import Guard, TrippedError, refuse
 from memograd.graph.graph import Graph
 from memograd.memory.plan import Plan
@@ -121,12 +122,15 @@ class Backend(ABC):
         Raises:
             TrippedError: the step is not finite.
         """
-        if largest.device.type == "cpu":
+        if not finite.is_asynchronous(largest.device):
             refuse(largest)
             return None
-        if self.guard is None or self.guard.device != largest.device:
-            self.guard = Guard(largest.device)
-        return self.guard.about(largest)
+        return self._guard_on(largest.device).about(largest)
+
+    def _guard_on(self, device: torch.device) -> Guard:
+        if self.guard is None or self.guard.device != device:
+            self.guard = Guard(device)
+        return self.guard
 
     def _writes_among(self, graph: Graph, results: Sequence[int]) -> Writes:
         """What is written back of ``results``, as (inputs, positions among them): of one device and dtype each, so that

@@ -8,8 +8,9 @@ from typing import Any
 
 import torch
 
+from memograd import finite
 from memograd.errors import BackendError
-from memograd.finite import tripping
+from memograd.finite import guarding, tripping
 from memograd.graph.graph import Graph
 from memograd.graph.printing import load
 from memograd.graph.signature import run
@@ -27,6 +28,8 @@ class Planned(Backend):
         self.plan = plan
         self.places = Places()
         self.function = load(plan.code, "step")
+        device = graph.results[self.flag].meta["val"].device if self.flag is not None else None
+        self.late = device if device is not None and finite.is_asynchronous(device) else None
 
     def compute(self, flat: Sequence[Any]) -> tuple[torch.Tensor, ...]:
         """Results from inputs, beyond the budget: what the step writes to is copied first."""
@@ -39,13 +42,14 @@ class Planned(Backend):
 
     def step(self, flat: Sequence[Any]) -> list[torch.Tensor]:
         with self.places:
-            return self._written(flat)
+            return self._written(flat, self.late)
 
-    def _written(self, flat: Sequence[Any]) -> list[torch.Tensor]:
+    def _written(self, flat: Sequence[Any], late: torch.device | None = None) -> list[torch.Tensor]:
+        """``late``: the device that itself does not write what is not finite; else it is waited for."""
         try:
             if self.flag is None:
                 return list(run(self.function, flat))
-            with tripping():  # it writes on the way
+            with tripping() if late is None else guarding(self._guard_on(late)):  # it writes on the way
                 return list(run(self.function, flat))
         except AssertionError as error:
             if not _of_a_kernel(error):

@@ -18,6 +18,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import nn, optim
 
+from memograd import finite
 from memograd._torch import address, has_step_hooks, memory_of
 from memograd.draws import rng_state, undone_on_error
 from memograd.finite import TrippedError
@@ -136,8 +137,8 @@ class Program:
     @cached_property
     def is_read_late(self) -> bool:
         """Whether nobody waits for the flag, since an accelerator computes it."""
-        flags = [self.graph.results[k].meta["val"].device.type for k in self.graph.positions("flag")]
-        return flags not in ([], ["cpu"])
+        flags = [self.graph.results[k].meta["val"].device for k in self.graph.positions("flag")]
+        return any(map(finite.is_asynchronous, flags))
 
     def flat(self, batch: tuple[Any, ...], options: dict[str, Any]) -> list[Any]:
         """The flat inputs of this step, detached."""

@@ -71,6 +71,17 @@ class Watch:
                 for state, device in drawn:
                     set_rng_state(state, device)
                 self._raise(program, flat, number)
+        self._forget({key: guard.pending for key, guard in guards.items()})
+
+    def _forget(self, pending: dict[int, int]) -> None:
+        """Of the steps under way keep those of which it is not known yet whether they were finite: their batches."""
+        under_way = list(self._under_way)
+        self._under_way.clear()
+        for step in reversed(under_way):
+            guard = id(step[1].choice.backend.guard)
+            if pending.get(guard, 0) > 0:
+                pending[guard] -= 1
+                self._under_way.appendleft(step)
 
     def tripped(self, error: TrippedError) -> Never:
         """Raise NonFiniteError for the step that ended so."""

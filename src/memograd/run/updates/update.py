@@ -10,6 +10,7 @@ import torch
 from torch import fx
 from torch.autograd.graph import increment_version
 
+from memograd import finite
 from memograd.errors import BackendError
 from memograd.finite import measured
 from memograd.graph.graph import Graph
@@ -136,7 +137,7 @@ def separate(graph: Graph) -> tuple[Updates | None, str]:
     total = len(labels & {i.name for i in graph.inputs})
     if not total:
         return None, ""
-    if any(graph.results[k].meta["val"].device.type != "cpu" for k in graph.positions("flag")):
+    if any(finite.is_asynchronous(graph.results[k].meta["val"].device) for k in graph.positions("flag")):
         return None, "updates run operator by operator: an accelerator says whether they are made"
     try:
         found = regions(graph)
