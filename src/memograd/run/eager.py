@@ -16,6 +16,7 @@ from memograd.largest_number import largest_number
 from memograd.run import bernoulli  # noqa: F401  it enters its operator
 from memograd.run.backend import Backend
 from memograd.run.max_pool import compiled_pooling
+from memograd.run.nearest import compiled_nearest
 from memograd.run.pool.places import ANYWHERE, Places
 from memograd.run.updates.update import Updates, separate
 
@@ -32,7 +33,7 @@ class Eager(Backend):
     def __init__(self, graph: Graph) -> None:
         super().__init__(graph)
         self.places = Places()
-        pooled = compiled_pooling(graph)
+        pooled = compiled_nearest(compiled_pooling(graph))
         self.updates, self.how = separate(pooled)
         self.function = pooled.function if self.updates is None else self.updates.function
         if self.updates is not None:

@@ -1,0 +1,115 @@
+"""Images made larger or smaller by repeating or leaving out pixels (``nearest``), as a compiled loop along rows.
+
+PyTorch works out for each pixel where it comes from; here that is known before, for each row and column, since PyTorch
+was asked once. A row that repeats the one above is copied as a whole. Results are PyTorch's to the last bit.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from functools import cache
+from typing import Any
+
+import torch
+from torch import fx
+from torch.library import Library
+
+from memograd import c_compiler
+from memograd._torch import without_modes
+from memograd.errors import BackendError
+from memograd.graph.graph import Graph
+from memograd.graph.rewriting import Rewriting
+from memograd.run import threads
+
+aten = torch.ops.aten
+_C = {torch.float32: "float", torch.float64: "double"}
+_OPERATORS = (aten.upsample_nearest2d.default, aten._upsample_nearest_exact2d.default)
+_WORTH = 1 << 12  # results: fewer take PyTorch no longer than a call of ours
+_SHARE = 1 << 16  # results, from which another thread is worth waking
+
+_LIBRARY = Library("memograd", "FRAGMENT")
+_LIBRARY.define("nearest2d(Tensor x, int[] size, float? scale_rows, float? scale_columns, bool exact) -> Tensor")
+
+_LOOP = """
+void memograd_nearest(const KIND *x, KIND *y, const long *size, const int *row, const int *column,
+                      long first, long last) {
+    const long h = size[0], w = size[1], rows = size[2], columns = size[3];
+    for (long p = first; p < last; ++p) for (long i = 0; i < rows; ++i) {
+        KIND *to = y + (p * rows + i) * columns;
+        if (i && row[i] == row[i - 1]) {
+            __builtin_memcpy(to, to - columns, columns * sizeof(KIND));
+            continue;
+        }
+        const KIND *from = x + (p * h + row[i]) * w;
+        for (long j = 0; j < columns; ++j) to[j] = from[column[j]];
+    }
+}
+"""
+
+
+def compiled_nearest(graph: Graph) -> Graph:
+    """``graph`` with its large images of this kind compiled; as it is where there is no C compiler."""
+    if not any(node.target in _OPERATORS and _worth(node) for node in graph.nodes):
+        return graph
+
+    def visit(new: Rewriting, node: fx.Node) -> fx.Node:
+        copy = new.copy(node)
+        if node.target in _OPERATORS and _worth(node):
+            x, size, *scales = copy.args
+            scales = [*scales, None, None][:2]
+            copy.args = (x, size, *scales, node.target is _OPERATORS[1])
+            copy.target = torch.ops.memograd.nearest2d.default
+        return copy
+
+    return graph.rewritten(visit)
+
+
+def _worth(node: fx.Node) -> bool:
+    x: Any = node.args[0]
+    if node.kwargs or not _fits(x.meta["val"]) or node.meta["val"].numel() < _WORTH:
+        return False
+    try:
+        _function(x.meta["val"].dtype)
+    except BackendError:
+        return False
+    return True
+
+
+def _fits(x: torch.Tensor) -> bool:
+    return x.device.type == "cpu" and x.dtype in _C and x.dim() == 4 and x.is_contiguous() and x.shape[1] > 1
+
+
+@torch.library.impl(_LIBRARY, "nearest2d", "CPU")
+def _nearest2d(x: torch.Tensor, size: list[int], rows: float | None, columns: float | None, exact: bool) -> Any:
+    if not _fits(x):  # it is other than the graph said
+        return _OPERATORS[exact](x, size, rows, columns)
+    sizes = (*x.shape[-2:], *size)
+    y = x.new_empty((*x.shape[:2], *size))
+    sources = [_sources(sizes[k], sizes[k + 2], scale, exact) for k, scale in enumerate((rows, columns))]
+    numbers, function = (ctypes.c_long * 4)(*sizes), _function(x.dtype)
+    pointers = [ctypes.c_void_p(t.data_ptr()) for t in (x, y)]
+    planes = x.shape[0] * x.shape[1]
+    least = _SHARE // max(1, size[0] * size[1])
+    threads.in_parts(lambda first, last: function(*pointers, numbers, *sources, first, last), planes, least)
+    return y
+
+
+@torch.library.impl(_LIBRARY, "nearest2d", "Meta")
+def _without_data(x: Any, size: Any, rows: Any, columns: Any, exact: bool) -> Any:
+    return _OPERATORS[exact](x, size, rows, columns)
+
+
+@cache
+def _sources(length: int, out: int, scale: float | None, exact: bool) -> Any:
+    """Where each of ``out`` pixels of a line comes from, as PyTorch says."""
+    with without_modes():
+        line = torch.arange(length, dtype=torch.float64).view(1, 1, length, 1)
+        places = _OPERATORS[exact](line, [out, 1], scale, None).flatten().tolist()
+    return (ctypes.c_int * out)(*map(int, places))
+
+
+@cache
+def _function(dtype: torch.dtype) -> Any:
+    function = c_compiler.load(_LOOP.replace("KIND", _C[dtype])).memograd_nearest
+    function.restype, function.argtypes = None, [ctypes.c_void_p] * 5 + [ctypes.c_long] * 2
+    return function

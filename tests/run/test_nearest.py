@@ -1,0 +1,55 @@
+"""Images scaled by their nearest pixels are PyTorch's, to the last bit, for every size and scale."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+import memograd as mg
+from memograd import c_compiler
+from memograd.lower.lower import lower
+from memograd.run import nearest
+from memograd.run.eager import Eager
+
+pytestmark = pytest.mark.skipif(c_compiler.compiler() is None, reason="no C compiler on this machine")
+COMPILED = torch.ops.memograd.nearest2d.default
+
+
+def run(f, x):
+    """What the eager backend makes of ``f``, and whether the loop did it."""
+    graph = lower(mg.capture(f, x))
+    used = any(n.target is COMPILED for n in nearest.compiled_nearest(graph).nodes)
+    return Eager(graph).compute(graph.bind((x,), {}))[0], used
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("mode", ["nearest", "nearest-exact"])
+@pytest.mark.parametrize(
+    "how", [{"scale_factor": 2}, {"scale_factor": (3, 0.7)}, {"size": (41, 97)}, {"size": (29, 7)}]
+)
+def test_pixels_are_pytorchs(how, mode, dtype):
+    x = torch.randn(6, 5, 29, 31, dtype=dtype)
+    x[0, 0, 0, :3] = torch.tensor([float("nan"), float("inf"), -0.0])
+    value, used = run(lambda x: F.interpolate(x, mode=mode, **how), x)
+    expected = F.interpolate(x, mode=mode, **how)
+    assert used
+    torch.testing.assert_close(value, expected, rtol=0, atol=0, equal_nan=True)
+    assert value.stride() == expected.stride() and torch.equal(value.signbit(), expected.signbit())
+
+
+def test_what_lies_otherwise_is_left_to_pytorch():
+    for x in (
+        torch.randn(2, 16, 30, 30).contiguous(memory_format=torch.channels_last),
+        torch.randn(1, 2, 3, 3),
+        torch.randn(4, 8, 32, 32).to(torch.bfloat16),
+    ):
+        value, used = run(lambda x: F.interpolate(x, scale_factor=2), x)
+        assert not used and torch.equal(value, F.interpolate(x, scale_factor=2))
+    last = torch.randn(2, 16, 30, 30).contiguous(memory_format=torch.channels_last)
+    assert torch.equal(COMPILED(last, [60, 60], None, None, False), F.interpolate(last, scale_factor=2))
+
+
+def test_every_thread_does_its_share(monkeypatch):
+    x = torch.randn(8, 16, 32, 32)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
+    value, used = run(lambda x: F.interpolate(x, scale_factor=2), x)
+    assert used and torch.equal(value, F.interpolate(x, scale_factor=2))
