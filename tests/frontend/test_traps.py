@@ -303,6 +303,8 @@ def test_steps_leave_nothing_behind(steps: int) -> None:
 @pytest.mark.parametrize(("limit", "shapes"), [(4, 10), pytest.param(64, 300, marks=pytest.mark.slow)])
 def test_programs_of_many_shapes_are_bounded(limit: int, shapes: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Recent, "LIMIT", limit)
+    for most in ("capture._SHAPES", "shapes_seen._MOST"):  # what is remembered of shapes: 20,000 answers each
+        monkeypatch.setattr(f"memograd.tracing.{most}", 0)
     model: Any = mg.wrap(nn.Linear(3, 2).double(), check="never")
     full = objects_after(model, limit + 2, lambda k: 2 * k + 2)
     assert objects_after(model, shapes, lambda k: 2 * k + 3) < 1.01 * full + 1000
