@@ -153,3 +153,21 @@ def test_the_environment_turns_it_on() -> None:
             capture_output=True, text=True, check=True,
         )  # fmt: skip
         assert out.stdout.strip() == said
+
+
+@pytest.mark.parametrize("kind", ["hvp", "grad of grad"])
+def test_a_function_that_writes_to_its_argument_agrees_through_two_derivatives(kind: str) -> None:
+    def f(x: torch.Tensor) -> torch.Tensor:
+        with torch.no_grad():
+            x.tanh_()
+        return (x * x.cos()).sum()
+
+    def slope(x: torch.Tensor) -> torch.Tensor:
+        return (mg.grad(f)(x) * T).sum()
+
+    ours, theirs = X.clone(), X.clone()
+    expected = torch.autograd.functional.hvp(f, theirs, T)[1]
+    with check_transforms():
+        product = mg.hvp(f, ours, T) if kind == "hvp" else mg.grad(slope)(ours)
+    assert torch.allclose(product, expected, rtol=1e-12)
+    assert torch.equal(ours, theirs)

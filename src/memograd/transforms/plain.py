@@ -53,10 +53,16 @@ class Plain:
         with torch.enable_grad():
             points = [x if x.requires_grad else x.detach().requires_grad_() for x in (leaves[k] for k in self.chosen)]
             points = [passed(x) for x in points]
-            for k, x in zip(self.chosen, points, strict=True):
-                leaves[k] = passed(x)
+            arguments = [leaves[k] for k in self.chosen]
+            variables = [passed(x) for x in points]
+            for k, x in zip(self.chosen, variables, strict=True):
+                leaves[k] = x
+            versions = [x._version for x in variables]
             with _Stops() if self.passes else nullcontext() as stops:
                 out = self.f(*pytree.tree_unflatten(leaves, spec), **kwargs)
+            for argument, x, version in zip(arguments, variables, versions, strict=True):
+                if x._version != version:  # the caller sees what f wrote to its arguments
+                    argument.copy_(x if argument.requires_grad else x.detach())
         if stops is not None and stops.stopped:
             raise NotImplementedError("the witness has no forward mode, and no_grad stops what is reverse")
         main = list(pytree.tree_leaves(out[0] if self.has_aux else out))
