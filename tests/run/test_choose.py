@@ -68,8 +68,43 @@ def test_the_faster_of_those_that_build_at_once(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_hardly_faster_is_not_faster(monkeypatch: pytest.MonkeyPatch) -> None:
-    Backends(monkeypatch, eager=1e-5, native=0.99e-5)
+    """What a clock says of two that are alike differs by some hundredths."""
+    Backends(monkeypatch, eager=1e-5, native=0.96e-5)
     assert choose(*step_graph()).backend.name == "eager"
+
+
+def test_short_steps_are_measured_by_the_block(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One step in a hundred that takes long, and the first: neither says how long a step takes."""
+    ran = {"eager": 0, "native": 0}
+    now = [0.0]
+
+    class Timed(Eager):
+        def step(self, flat: Any) -> Any:
+            ran[self.name] += 1
+            quick = {"eager": 1e-4, "native": 2e-4}[self.name]
+            now[0] += 0.05 if ran[self.name] in (1, 50) else quick
+            return []
+
+    graph, flat = step_graph()
+    native = Timed(graph)
+    native.name = "native"
+    monkeypatch.setattr(choosing.time, "perf_counter", lambda: now[0])
+    seconds = choosing._seconds({"eager": Timed(graph), "native": native}, flat)
+    assert seconds == pytest.approx({"eager": 1e-4, "native": 2e-4}) and ran["eager"] > 100
+
+
+def test_long_steps_are_measured_no_oftener_than_it_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    now, ran = [0.0], []
+
+    class Timed(Eager):
+        def step(self, flat: Any) -> Any:
+            ran.append(self.name)
+            now[0] += 1.0
+            return []
+
+    graph, flat = step_graph()
+    monkeypatch.setattr(choosing.time, "perf_counter", lambda: now[0])
+    assert choosing._seconds({"eager": Timed(graph)}, flat) == {"eager": 1.0} and len(ran) == 4
 
 
 def test_what_was_measured_is_found_by_the_next_process(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,6 +7,8 @@ import time
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
+from math import inf
 from typing import Any
 
 from memograd import clock, progress
@@ -23,9 +25,10 @@ from memograd.run.inductor import Inductor
 from memograd.run.planned import Planned
 from memograd.run.records import Record
 
-_TRIALS = 5
+_TRIALS = 7
+_BLOCK, _STEPS = 2e-3, 40  # seconds, and steps at most, of a trial: one short step may take twice as long as the next
 _ENOUGH = 2.0  # seconds of measuring, from the second trial on
-_MARGIN = 0.98  # a backend that is not faster than that share of eager's time may as well be slower
+_MARGIN = 0.95  # a backend that does not need less than that share of eager's time may as well be slower
 _SECONDS, _OPERATORS_A_SECOND = 10.0, 15.0  # what Inductor takes at first for any graph, and for each operator
 
 
@@ -180,19 +183,31 @@ BACKENDS: dict[str, Callable[[Graph], Backend]] = {"eager": Eager, "inductor": I
 
 
 def _seconds(backends: dict[str, Backend], flat: Sequence[Any]) -> dict[str, float]:
-    """The best time of a few steps on each, in turn, so that what else the machine does is the same for all. The
-    parameters are copies, and the generators' states are put back."""
+    """The best time of a step on each, in turn, so that what else the machine does is the same for all. The parameters
+    are copies, and the generators' states are put back."""
     progress.say("measuring " + " and ".join(backends))
     runs = {name: _run(backend, flat) for name, backend in backends.items()}
-    best = dict.fromkeys(runs, float("inf"))
+    best: dict[str, float] = {}
     start = time.perf_counter()
     with same_draws():
+        steps = {name: _steps_of_a_block(run) for name, run in runs.items()}
         for trial in range(_TRIALS):
             if trial > 1 and time.perf_counter() - start > _ENOUGH:
                 break
             for name, run in runs.items():
-                best[name] = min(best[name], clock.seconds(run, 1))
+                best[name] = min(best.get(name, inf), clock.seconds(partial(_often, run, steps[name]), 1) / steps[name])
     return best
+
+
+def _steps_of_a_block(run: Callable[[], Any]) -> int:
+    """How many steps are measured at once. The first step here is no measure of the next."""
+    run()
+    return max(1, min(_STEPS, int(_BLOCK / max(clock.seconds(run, 1), 1e-9))))
+
+
+def _often(run: Callable[[], Any], steps: int) -> None:
+    for _ in range(steps):
+        run()
 
 
 def _run(backend: Backend, flat: Sequence[Any]) -> Callable[[], Any]:
