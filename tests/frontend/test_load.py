@@ -2,6 +2,8 @@
 
 import copy
 import gc
+import os
+import resource
 import warnings
 import weakref
 from typing import Any
@@ -14,6 +16,7 @@ from torch.profiler import profile
 import memograd as mg
 from memograd import c_compiler
 from memograd.frontend import load
+from memograd.run.pool.library import POOL
 
 F64 = torch.float64
 needs_c = pytest.mark.skipif(c_compiler.compiler() is None, reason="there is no C compiler")
@@ -205,3 +208,62 @@ class TestAuto:
                 for _ in range(5):
                     model(torch.ones(2, 1, 4, dtype=F64)).sum().backward()
         agree(ours, theirs)
+
+
+@pytest.mark.skipif(POOL.wait() is None, reason=f"no pool here: {POOL.reason}")
+class TestMemory:
+    def wide(self, **options: Any) -> tuple[Any, torch.Tensor]:
+        torch.manual_seed(0)
+        layers = [nn.Sequential(nn.Linear(64, 64), nn.Tanh()) for _ in range(4)]
+        return mg.wrap(nn.Sequential(*layers), check="never", **options), torch.randn(4096, 64)  # values of a MiB
+
+    @pytest.mark.parametrize("budget", [None, "80%"])
+    def test_the_passes_take_no_fresh_memory_after_their_first_runs(self, budget):
+        model, x = self.wide(memory_budget=budget)
+        seed = torch.ones(4096, 64)
+
+        def step() -> None:
+            model.zero_grad()
+            model(x).backward(seed)
+
+        for _ in range(4):
+            step()
+        assert POOL.library is not None
+        outside = POOL.library.pool_number(0)
+        y = model(x)
+        assert POOL.library.pool_number(0) > outside + (1 << 20)
+        y.backward(seed)
+        del y
+        region = POOL.library.pool_number(1)
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        for _ in range(3):
+            step()
+        assert resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before < 256  # one value is that many pages
+        assert POOL.library.pool_number(1) == region
+
+    def test_what_somebody_keeps_is_never_written_to(self):
+        model, x = self.wide()
+        kept, copies = [], []
+        for k in range(4):
+            model.zero_grad()
+            y = model(x + k)
+            y.square().sum().backward()
+            kept += [y, *(p.grad for p in model.parameters())]
+            copies += [t.detach().clone() for t in kept[len(copies) :]]
+        del model, y
+        gc.collect()
+        assert all(map(torch.equal, kept, copies))
+
+    def test_it_goes_back_to_the_system_with_the_model(self):
+        model, x = self.wide()
+        for _ in range(3):
+            model(x).sum().backward()
+
+        def resident() -> int:
+            with open("/proc/self/statm") as file:
+                return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+        before = resident()
+        del model
+        gc.collect()
+        assert before - resident() > 4 << 20  # what the backward pass reads

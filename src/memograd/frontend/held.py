@@ -36,6 +36,7 @@ from memograd.lower.lower import lower
 from memograd.memory.plan import Plan
 from memograd.ops import receive
 from memograd.pipeline import differentiate
+from memograd.run.pool.places import Reused
 
 Running = Generator[Any, Any, Any]
 _LINE = re.compile(r"^(\s+\w+) = torch\.ops\.memograd\.receive\.default\((\[.*\]), \[[\d, ]*\]\)", re.MULTILINE)
@@ -91,12 +92,12 @@ def held_open(plan: Plan, sizes: Sequence[int]) -> tuple[Callable[..., Running],
     return load(text, "step"), together
 
 
-def resumed(running: Running, cotangents: Sequence[torch.Tensor]) -> Iterator[dict[int, torch.Tensor]]:
+def resumed(running: Running, cotangents: Sequence[torch.Tensor], memory: Reused) -> Iterator[dict[int, torch.Tensor]]:
     """The gradients, by position, some at a time."""
     resume = functools.partial(running.send, cotangents)
     with suppress(StopIteration):
         while True:
-            with trusting():
+            with trusting(), memory:
                 handed = run(resume, [])
             resume = functools.partial(next, running)
             yield handed
@@ -124,6 +125,7 @@ class HeldOpen:
         self._open, self._together = held_open(self.plan, sizes)
         self._needed = read_late(lower(joint))
         self._count = count
+        self._memory = Reused()
         self.ready: dict[Any, Any] = {}  # a plan answers each time anew
 
     def start(
@@ -131,7 +133,9 @@ class HeldOpen:
     ) -> tuple[list[torch.Tensor], Sequence[torch.Tensor], list[torch.Tensor]]:
         """(results, what is written back, what autograd is to save)"""
         call.running = self._open(*inputs, *self.constants)
-        handed, saved = run(next, [call.running]), [torch.empty(0)]  # something for autograd to have freed
+        with self._memory:
+            handed = run(next, [call.running])
+        saved = [torch.empty(0)]  # something for autograd to have freed
         # what waits must not hold what autograd hands out, whose history holds what waits
         call.handed = [(weakref.ref(r), r._version) for r in handed[: self._count]]
         twins = [r.view_as(r) for r in handed[: self._count]]
@@ -166,4 +170,4 @@ class HeldOpen:
         call.primals()
         call.refuse_written_results(self._needed)
         running, call.running = call.running, None
-        return placed(resumed(running, arriving), self.places)
+        return placed(resumed(running, arriving, self._memory), self.places)

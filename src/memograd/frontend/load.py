@@ -24,6 +24,8 @@ from memograd.graph.views import owner, tensors_of
 from memograd.looks import look
 from memograd.ops import has_effect, is_random
 from memograd.run.inductor import compiled
+from memograd.run.max_pool import compiled_pooling
+from memograd.run.pool.places import Reused
 
 Tensor = torch.Tensor
 Function = Callable[[list[Any]], tuple[Tensor, ...]]
@@ -33,6 +35,7 @@ _CALLS = 1000  # until a graph is compiled: that takes some tenths of a second, 
 _ELEMENTS = 100_000  # of all values together: beyond, the time between operators is nothing
 _TRIALS, _REPEATS = 7, 5
 _MARGIN = 0.9  # of the text's time: what is not faster than that is noise
+_LARGE = 1 << 20  # bytes of values: fewer malloc keeps itself
 _ROUNDINGS = 1000  # of the largest number: another order of sums, and no fault
 
 
@@ -42,12 +45,12 @@ def loaded(graph: Graph, backend: str) -> Function:
     Raises:
         BackendError: the native backend cannot run it.
     """
-    if backend == "inductor":
-        return _spread(compiled(graph))
     if backend == "native":
         return _native(graph)
-    text = _text(graph)
-    return _Trial(graph, text) if backend == "auto" and _small(graph) else text
+    if backend == "auto" and _small(graph):
+        return _Trial(graph, _text(graph))
+    function = _spread(compiled(graph)) if backend == "inductor" else _text(compiled_pooling(graph))
+    return _in_reused_memory(function) if _bytes(graph) >= _LARGE else function
 
 
 def build_of(backend: str) -> Build:
@@ -65,6 +68,22 @@ def refuse_shared_memory(results: Sequence[torch.fx.Node]) -> str | None:
         if memory.index(at) < k:
             return f"results {memory.index(at)} and {k} of the model share memory"
     return None
+
+
+def _in_reused_memory(function: Function) -> Function:
+    memory = Reused()
+
+    def call(given: list[Any]) -> tuple[Tensor, ...]:
+        with memory:
+            return function(given)
+
+    return call
+
+
+def _bytes(graph: Graph) -> int:
+    """Of all values that it computes on the CPU."""
+    values = [t for n in graph.nodes for t in tensors_of(n) if t.device.type == "cpu"]
+    return sum(t.numel() * t.element_size() for t in values)
 
 
 def _spread(function: Callable[..., Any]) -> Function:

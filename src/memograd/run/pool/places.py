@@ -64,4 +64,21 @@ class Anywhere:
             POOL.library.pool_leave(0)
 
 
+class Reused(Anywhere):
+    """The same for runs whose results live as long as somebody else likes: what is free of it goes back to the system
+    with this object."""
+
+    def __init__(self) -> None:
+        self._finalizer: Any = None
+
+    def __reduce__(self) -> Any:
+        return Reused, ()
+
+    def __enter__(self) -> None:
+        if self._finalizer is None and (library := POOL.look()) is not None:
+            self._finalizer = weakref.finalize(self, library.pool_trim)
+            self._finalizer.atexit = False
+        super().__enter__()
+
+
 ANYWHERE = Anywhere()
