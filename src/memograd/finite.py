@@ -139,6 +139,23 @@ def _on_the_host(tensor: torch.Tensor) -> bool:
     return tensor.device.type == "cpu"
 
 
+class Sent:
+    """Numbers on their way from an accelerator to Python."""
+
+    def __init__(self, numbers: torch.Tensor) -> None:
+        self._held = torch.empty(numbers.shape, pin_memory=_PINNED).copy_(numbers, non_blocking=True)
+        self._event = torch.Event(numbers.device)
+        self._event.record()
+
+    def arrived(self, wait: bool = False) -> torch.Tensor | None:
+        """The numbers; None where they are not there yet and nobody is to wait."""
+        if not self._event.query():
+            if not wait:
+                return None
+            self._event.synchronize()
+        return self._held
+
+
 class Guard:
     """Writes what steps on an accelerator compute, and nothing any more from the first on that is not finite: which it
     is, the device decides, and Python reads it when it is there (``tripped``).
@@ -151,7 +168,7 @@ class Guard:
         self.steps = 0  # how many it has been told of
         self._carry = torch.zeros((), device=device)  # 0, or NaN
         self._fine = torch.ones((), dtype=torch.bool, device=device)
-        self._events: deque[tuple[int, torch.Tensor, torch.Event]] = deque()
+        self._sent: deque[tuple[int, Sent]] = deque()
         self._counters: deque[tuple[int, list[torch.Tensor], list[torch.Tensor]]] = deque()
 
     def about(self, largest: torch.Tensor) -> Guard:
@@ -159,11 +176,8 @@ class Guard:
         self.steps += 1
         self._carry = self._carry + largest.to(self._carry.dtype) * 0
         self._fine = self._carry == 0
-        held = torch.empty((), pin_memory=_PINNED).copy_(self._carry, non_blocking=True)
-        event = torch.Event(self.device)
-        event.record()
-        self._events.append((self.steps, held, event))
-        while self._counters and self._counters[0][0] < self._events[0][0]:
+        self._sent.append((self.steps, Sent(self._carry)))
+        while self._counters and self._counters[0][0] < self._sent[0][0]:
             self._counters.popleft()
         return self
 
@@ -182,19 +196,18 @@ class Guard:
     @property
     def pending(self) -> int:
         """How many of the last steps it is not known of yet whether they were finite."""
-        return len(self._events)
+        return len(self._sent)
 
     def tripped(self, late: int = 0) -> int | None:
         """The first step that was not finite, as far as is known without waiting for the last ``late`` of them; what
         was written on the CPU from there on is taken back then."""
-        while self._events:
-            number, held, event = self._events[0]
-            if not event.query():
-                if number > self.steps - late:
-                    return None
-                event.synchronize()
-            self._events.popleft()
-            if not math.isfinite(held.item()):
+        while self._sent:
+            number, sent = self._sent[0]
+            carry = sent.arrived(wait=number <= self.steps - late)
+            if carry is None:
+                return None
+            self._sent.popleft()
+            if not math.isfinite(carry.item()):
                 self._take_back(number)
                 return number
         return None
@@ -205,5 +218,5 @@ class Guard:
                 for tensor, value in zip(tensors, values, strict=True):
                     tensor.copy_(value)
         self._counters.clear()
-        self._events.clear()
+        self._sent.clear()
         self._carry = torch.zeros((), device=self.device)

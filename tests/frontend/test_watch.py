@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from not_finite import Root
+from not_finite import Event, Root, as_on_an_accelerator
 from torch import nn
 
 import memograd as mg
+from memograd.frontend import loss_source
 
 
 def trained(model: nn.Module, batches: list[Any], autocast: bool = False, accumulate: int = 1) -> list[float]:
@@ -140,3 +141,46 @@ def test_a_model_that_returns_its_loss_is_watched_by_that() -> None:
         model(torch.randn(4, 3), torch.full((4,), -1)).backward()
     (finding,) = caught.value.report.findings
     assert finding.kind == "mean over no element" and "is finite" in finding.tried
+
+
+def test_on_an_accelerator_it_is_asked_for_in_front_of_an_optimizers_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = mg.wrap(Root(), watch=True, check="never")
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.01)
+    data = batches()
+    as_on_an_accelerator(monkeypatch)
+    monkeypatch.setattr(loss_source, "_BACKWARD", None)  # autograd's own threads have no frames of the loop's
+    for x, y in data[:-1]:
+        optimizer.zero_grad()
+        F.mse_loss(model(x), y).backward()
+        waits = Event.waits
+        optimizer.step()
+        assert Event.waits == waits + 1  # and not in the backward pass
+    held = copy.deepcopy([*model.parameters()])
+    optimizer.zero_grad()
+    x, y = data[-1]
+    F.mse_loss(model(x), y).backward()
+    with pytest.raises(mg.NonFiniteError, match="no optimizer has made a step with these gradients") as caught:
+        optimizer.step()
+    (finding,) = caught.value.report.findings
+    assert "distance = " in finding.where.line and finding.names == ("scale",) and finding.numbers["step"] == 4
+    assert all(torch.equal(p, h) for p, h in zip(model.parameters(), held, strict=True))
+    optimizer.zero_grad()
+    x, y = data[0]
+    F.mse_loss(model(x), y).backward()
+    optimizer.step()  # and it goes on
+    assert all(p.isfinite().all() for p in model.parameters())
+
+
+def test_a_pass_that_finds_the_answer_there_does_not_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, data = mg.wrap(Root(), watch=True, check="never"), batches()
+    as_on_an_accelerator(monkeypatch)
+    monkeypatch.setattr(loss_source, "_BACKWARD", None)
+    x, y = data[-1]
+    F.mse_loss(model(x), y).backward()
+    monkeypatch.setattr(Event, "query", lambda self: True)
+    with pytest.raises(mg.NonFiniteError):
+        F.mse_loss(model(data[0][0]), data[0][1]).backward()
+    assert not Event.waits
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    optimizer.zero_grad()
+    optimizer.step()  # nothing is under way any more

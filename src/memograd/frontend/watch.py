@@ -1,5 +1,6 @@
 """The trip-wire of a wrapped model: gradients that are not finite are not handed on, so that no ``.grad`` is written,
-and the backward pass that has them ends with ``NonFiniteError``.
+and the backward pass that has them ends with ``NonFiniteError``. On an accelerator, where that would mean to wait, it
+is the optimizer's step that ends so, before it has begun (``late.py``).
 
 What lies in the wrapped model is run again in its own graph. What lies behind it, in the loop's own loss, is looked up
 in the loop's source (``loss_source``).
@@ -16,14 +17,15 @@ from typing import Any
 
 import torch
 
+from memograd import finite
 from memograd.doctor.nan.examine import Step, examine
 from memograd.doctor.nan.repair import without_scale
 from memograd.doctor.nan.replay import as_it_was
 from memograd.doctor.probes import is_finite
 from memograd.doctor.report import Finding, Report
 from memograd.errors import MemogradError, NonFiniteError
-from memograd.finite import lies_on_cpu, measured
 from memograd.frontend.boundary import Call
+from memograd.frontend.late import UNDER_WAY, Pass
 from memograd.frontend.loss_source import loss_program, root
 from memograd.frontend.passes import Question, derived
 from memograd.graph.graph import Graph
@@ -34,6 +36,7 @@ Tensor = torch.Tensor
 _TRAIL = 16  # largest gradients of former passes, to see how they grow
 _PATIENCE = 20  # passes in a row that a gradient scaler may find its scale with
 _UNTOUCHED = "(no .grad of this model was written by this backward pass)"
+_NOT_STEPPED = "(no optimizer has made a step with these gradients; zero_grad() forgets them)"
 
 
 @dataclass(eq=False)
@@ -50,17 +53,35 @@ class Watch:
     trail: deque[float] = field(default_factory=lambda: deque(maxlen=_TRAIL))
 
     def look(self, call: Call, question: Question, gradients: Iterable[Any], arriving: Sequence[Any]) -> None:
-        """Raises NonFiniteError where a gradient is not finite, unless a scaler will leave this step out anyway."""
+        """Raises NonFiniteError where a gradient is not finite, unless a scaler will leave this step out anyway; on an
+        accelerator as soon as that is known (``late.py``)."""
         values = [g for g in gradients if isinstance(g, Tensor)]
-        size = largest_number(values) if lies_on_cpu(values) else measured([g.detach() for g in values]).item()
         loss = root()
-        if math.isfinite(size) and (loss is None or loss.numel() != 1 or math.isfinite(abs(loss.item()))):
+        loss = loss.detach() if loss is not None and loss.numel() == 1 else None
+        if finite.lies_on_cpu(values):
+            size, beside = largest_number(values), 0.0 if loss is None else abs(loss.item())
+            self._judge(call, question, arriving, size, beside, _UNTOUCHED)
+            return
+        number = finite.measured([g.detach() for g in values])
+        numbers = torch.stack([number, number * 0 if loss is None else loss.abs().reshape(()).to(number)])
+
+        def judge(arrived: Tensor) -> None:
+            size, beside = arrived.tolist()
+            self._judge(call, question, arriving, size, beside, _NOT_STEPPED)
+
+        UNDER_WAY.add(Pass(self, finite.Sent(numbers), judge))
+
+    def _judge(
+        self, call: Call, question: Question, arriving: Sequence[Any], size: float, loss: float, untouched: str
+    ) -> None:
+        """``size``: the largest number of the gradients."""
+        if math.isfinite(size) and math.isfinite(loss):
             self.passes += 1
             self.scaled = 0
             self.trail.append(size)
             return
         with call.generators(), torch.no_grad():
-            step = _step(call, question, arriving, self)
+            step = _step(call, question, arriving, self, untouched)
             scale = _scale()
             if scale > 1.0 and self.scaled < _PATIENCE and _is_scaling(step, arriving, scale):
                 self.scaled += 1
@@ -71,7 +92,7 @@ class Watch:
         raise NonFiniteError(str(report), report)
 
 
-def _step(call: Call, question: Question, arriving: Sequence[Any], watch: Watch) -> Step:
+def _step(call: Call, question: Question, arriving: Sequence[Any], watch: Watch, untouched: str) -> Step:
     """The pass of the program alone. Where its own results are not finite, nor are the cotangents, and others stand for
     these."""
     program = call.program
@@ -96,7 +117,7 @@ def _step(call: Call, question: Question, arriving: Sequence[Any], watch: Watch)
         results=tuple(used),
         outside=True,
         root="self",
-        untouched=_UNTOUCHED,
+        untouched=untouched,
         differentiate=lambda graph: differentiate(graph, names, cotangents="output", among=among),
     )
     bad = as_it_was(step).bad
@@ -115,7 +136,7 @@ def _only_the_loss(step: Step) -> Report:
     text = "the model's results and all gradients are finite; the loss that was made of them is not"
     fix = "let the wrapped module return the loss, and the operator in it is named here"
     finding = Finding("error", "not finite behind the model", text, fix=fix)
-    return Report("the step", (finding,), f"step {step.number}: the loss is not finite\n{_UNTOUCHED}")
+    return Report("the step", (finding,), f"step {step.number}: the loss is not finite\n{step.untouched}")
 
 
 def _behind(call: Call, report: Report, step: Step) -> Report | None:
@@ -131,7 +152,7 @@ def _behind(call: Call, report: Report, step: Step) -> Report | None:
         forward, joint = graphs
         flat = [t.detach() if isinstance(t, Tensor) else t for t in joint.bind(inputs, {})]
         known = {f"arg{k}": name for k, name in enumerate(names)}
-        behind = Step(forward, joint, flat, number=step.number, names=known, untouched=_UNTOUCHED, trail=step.trail)
+        behind = Step(forward, joint, flat, number=step.number, names=known, untouched=step.untouched, trail=step.trail)
         told = examine(behind)
     except (MemogradError, RuntimeError, ValueError, TypeError):
         return None

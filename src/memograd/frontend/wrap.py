@@ -52,7 +52,8 @@ def wrap(
             budget too, which that would break. ``model.forward.check_reason`` says how it came out.
         watch: a backward pass with a gradient that is not finite ends with ``NonFiniteError`` before any ``.grad`` of
             the model is written; its ``report`` says which operator or rule did it, on which line, why, and what
-            helps. Each pass waits for its gradients then, on an accelerator too.
+            helps. On an accelerator no pass waits for its gradients: the error comes in front of the next ``step()`` of
+            an optimizer of PyTorch's, which waits for them, or in a later pass, if it is known by then.
 
     Returns:
         ``model``.
