@@ -144,12 +144,12 @@ def _planned(bare: Graph, memory_budget: int | str | Plan, at_least: int, fused:
                 raise
             refusals.append(error)  # it was made for another layout, or for single operators
     try:
-        made = make_plan(bare, memory_budget, at_least)
+        schedule = make_plan(bare, memory_budget, at_least)
     except (BudgetInfeasibleError, PlanViolationError) as error:
         raise min([error, *refusals], key=lambda e: getattr(e, "floor_bytes", inf)) from None
     if refusals and not isinstance(memory_budget, Plan):
         warnings.warn(f"planned operator by operator: {refusals[0]}", stacklevel=2)
-    return made
+    return schedule
 
 
 def _fused(bare: Graph, last: bool) -> Graph:

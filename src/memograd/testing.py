@@ -125,11 +125,11 @@ class _Check:
     def elementwise(self, k: int, seeds: tuple[Tensor, ...]) -> Tensor:
         """The gradient of ``<u, f>`` in argument ``k`` by differences, element by element (the first 1,000)."""
         x = self.points[k]
-        found = []
+        slopes = []
         for i in range(min(x.numel(), 1000)):
             parts = [self.slope(k, i, unit, seeds) for unit in ((1, 1j) if x.is_complex() else (1,))]
-            found.append(torch.complex(parts[0], parts[1]) if x.is_complex() else parts[0])
-        return torch.stack(found)
+            slopes.append(torch.complex(parts[0], parts[1]) if x.is_complex() else parts[0])
+        return torch.stack(slopes)
 
     def slope(self, k: int, i: int, unit: Any, seeds: tuple[Tensor, ...]) -> Tensor:
         """The derivative of ``<u, f>`` along ``unit`` in element ``i`` of argument ``k``."""

@@ -40,7 +40,7 @@ def memory_of(tensor: torch.Tensor) -> int:
 
 def neg_view(tensor: torch.Tensor) -> torch.Tensor:
     """A view of ``tensor`` whose numbers are negated when they are read."""
-    return torch._neg_view(tensor)
+    return torch._neg_view(tensor)  # pyright: ignore[reportPrivateImportUsage]
 
 
 def share_memory(first: torch.Tensor, second: torch.Tensor) -> bool:

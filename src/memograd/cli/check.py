@@ -41,8 +41,8 @@ def run(a: argparse.Namespace) -> int:
         return _check_opinfo(a)
     from memograd.inspection.preflight import look_over
 
-    made = load(a.factory)
-    report = look_over(made.model, made.args, dict(made.options), made.criterion, a.budget)
+    task = load(a.factory)
+    report = look_over(task.model, task.args, dict(task.options), task.criterion, a.budget)
     if a.json:
         print(report.to_json())
     elif not a.quiet:

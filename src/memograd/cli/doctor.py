@@ -41,14 +41,14 @@ def run(a: argparse.Namespace) -> int:
     from memograd.doctor.diagnose import look_into
     from memograd.doctor.follow import Run
 
-    made = load(a.factory)
+    task = load(a.factory)
     precision = a.precision is not None if a.precision in (None, "asis") else getattr(torch, a.precision)
     report = look_into(
-        made.model,
-        made.args,
-        dict(made.options),
-        made.criterion,
-        optimizer=made.optimizer,
+        task.model,
+        task.args,
+        dict(task.options),
+        task.criterion,
+        optimizer=task.optimizer,
         precision=precision,
         run=Run(a.steps) if a.steps else None,
     )

@@ -74,8 +74,8 @@ def _page(a: argparse.Namespace) -> Page:
     if a.what in _EXAMPLES:
         model, criterion, args = example(a.what, _sample(a), a.seed)
     elif ":" in a.what:
-        made = cli_plan.load(a.what)
-        model, criterion, args, options = made.model, made.criterion, made.args, dict(made.options)
+        task = cli_plan.load(a.what)
+        model, criterion, args, options = task.model, task.criterion, task.args, dict(task.options)
     else:
         raise MemogradError(f"{a.what!r} is none of {', '.join(_EXAMPLES)}, and no PACKAGE.MODULE:FACTORY")
     return explain(model, *args, loss=criterion, memory_budget=a.memory_budget, lang=a.lang, **options)

@@ -30,10 +30,10 @@ def run(a: argparse.Namespace) -> int:
         if shown:
             print(f"\r\033[K{names.index(name) + 1} of {len(names)}: {name} ", end="", file=sys.stderr, flush=True)
 
-    made = lesson(a.lang, say)
+    page = lesson(a.lang, say)
     if shown:
         print("\r\033[K", end="", file=sys.stderr, flush=True)
-    size = made.save(a.output).stat().st_size
+    size = page.save(a.output).stat().st_size
     seconds = round(time.perf_counter() - start, 1)
     if a.json:
         print(json.dumps({"file": str(a.output), "bytes": size, "seconds": seconds, "sections": names}))

@@ -33,15 +33,15 @@ def check_opinfo(
         MemogradError: no entry is called ``only``, or ``record`` with only some entries or another precision.
     """
     kind = getattr(torch, dtype)
-    found = [op for op in entries(kind, order) if only in f"{op.name}.{op.variant_test_name}"]
-    if not found:
+    chosen = [op for op in entries(kind, order) if only in f"{op.name}.{op.variant_test_name}"]
+    if not chosen:
         raise MemogradError(f"no differentiable entry of op_db in {dtype} at order {order} is called *{only}*")
     wanted = columns(order, kind)
     if record and (only or not wanted):
         raise MemogradError("--record takes whole sweeps: float64 of order 1 or 2, complex128 of order 1, no --only")
     tallies = []
     say(f"{'entry':55s} {'verdict':10s} {'pass':>4s} {'ref.':>4s} {'wrong':>5s} reason")
-    for tally in sweep(found, kind, order, limit, seed):
+    for tally in sweep(chosen, kind, order, limit, seed):
         tallies.append(tally)
         say(str(tally))
     totals = summary(tallies)

@@ -47,26 +47,26 @@ def run(a: argparse.Namespace) -> int:
     from memograd.train.largest import largest_batch
     from memograd.train.planning import plan_for
 
-    made = load(a.factory)
+    task = load(a.factory)
     size = None
     if a.largest_batch:
         if a.backend != "eager":
             raise MemogradError("--largest-batch plans single operators: leave --backend out")
-        size, found = largest_batch(made.model, made.repeated, a.budget, made.criterion)
+        size, plan = largest_batch(task.model, task.repeated, a.budget, task.criterion)
     else:
-        found = plan_for(made.model, made.args, dict(made.options), made.criterion, a.budget, a.backend == "inductor")
+        plan = plan_for(task.model, task.args, dict(task.options), task.criterion, a.budget, a.backend == "inductor")
     if a.plot:
-        found.plot(a.plot)
+        plan.plot(a.plot)
     if a.save:
-        a.save.write_text(found.to_json() + "\n", encoding="utf-8")
+        a.save.write_text(plan.to_json() + "\n", encoding="utf-8")
     files = [str(f) for f in (a.plot, a.save) if f]
     if a.json:
-        numbers = {**found.numbers(), **({} if size is None else {"largest_batch": size})}
-        print(json.dumps({**numbers, "files": files, "plan": json.loads(found.to_json())}))
+        numbers = {**plan.numbers(), **({} if size is None else {"largest_batch": size})}
+        print(json.dumps({**numbers, "files": files, "plan": json.loads(plan.to_json())}))
     elif not a.quiet:
         if size is not None:
             print(f"The largest batch that fits {a.budget} has {size} samples.\n")
-        print(found)
+        print(plan)
         if files:
             print(f"wrote {', '.join(files)}")
     return 0
@@ -124,10 +124,10 @@ def load(name: str) -> Made:
     if not callable(factory):
         raise MemogradError(f"module {module} has no function {attribute!r}")
     try:
-        made = factory()
+        task = factory()
     except Exception as error:
         raise MemogradError(f"{name}() raised {type(error).__name__}: {error}") from error
-    return _understood(name, made)
+    return _understood(name, task)
 
 
 def _imported(module: str) -> Any:
@@ -145,17 +145,17 @@ def _imported(module: str) -> Any:
         sys.path.remove(os.getcwd())
 
 
-def _understood(name: str, made: Any) -> Made:
+def _understood(name: str, task: Any) -> Made:
     from torch import nn, optim
 
     expected = f"{name}() must return (model, args) or (model, criterion, args), with args a tuple (or a dict)"
     optimizer = None
-    if isinstance(made, tuple) and len(made) == 4 and isinstance(made[2], optim.Optimizer):
-        optimizer, made = made[2], (*made[:2], made[3])
-    if not isinstance(made, tuple) or len(made) not in (2, 3):
-        size = f" of {len(made)}" if isinstance(made, tuple) else ""
-        raise MemogradError(f"{expected}, but it returned a {type(made).__name__}{size}")
-    model, criterion, args = made[0], made[1] if len(made) == 3 else None, made[-1]
+    if isinstance(task, tuple) and len(task) == 4 and isinstance(task[2], optim.Optimizer):
+        optimizer, task = task[2], (*task[:2], task[3])
+    if not isinstance(task, tuple) or len(task) not in (2, 3):
+        size = f" of {len(task)}" if isinstance(task, tuple) else ""
+        raise MemogradError(f"{expected}, but it returned a {type(task).__name__}{size}")
+    model, criterion, args = task[0], task[1] if len(task) == 3 else None, task[-1]
     if not isinstance(model, nn.Module):
         raise MemogradError(f"{expected}; its model is a {type(model).__name__}, not an nn.Module")
     if criterion is not None and not callable(criterion):

@@ -11,7 +11,7 @@ from memograd.lower.lower import lower
 from memograd.memory.costs.storages import Storages, storages
 from memograd.memory.plan import Plan
 from memograd.memory.problem import Problem, simulate
-from memograd.memory.search.solutions import QUICK, known
+from memograd.memory.search.solutions import QUICK, solutions_of
 from memograd.pipeline import plan
 from memograd.rules.registry import lookup
 
@@ -26,7 +26,7 @@ def budgets(joint: Graph, memory_budget: int | str | Plan, describer: Describer)
         BudgetInfeasibleError: no schedule fits ``memory_budget``.
     """
     asked = plan(joint, memory_budget)
-    found = storages(lower(joint))
+    step = storages(lower(joint))
     problem = asked.problem
     others = [_without_plan(problem, asked.unplanned), *_others(problem, asked)]
     first = _described(problem, asked.schedule, asked.budget) | {"asked": True, "bound": asked.lower_bound}
@@ -37,8 +37,8 @@ def budgets(joint: Graph, memory_budget: int | str | Plan, describer: Describer)
         "device": asked.device,
         "measured": asked.measured,
         "total": problem.total_cost,
-        "operators": _operators(found, asked, describer),
-        "values": _values(found, problem),
+        "operators": _operators(step, asked, describer),
+        "values": _values(step, problem),
         "outputs": [list(o) for o in problem.outputs],
         "reads": [list(r) for r in problem.reads],
         "keep": sorted(problem.keep),
@@ -52,7 +52,7 @@ def _without_plan(problem: Problem, schedule: tuple[int, ...]) -> dict[str, Any]
 
 
 def _others(problem: Problem, asked: Plan) -> list[dict[str, Any]]:
-    store = known(problem, [asked.unplanned])
+    store = solutions_of(problem, [asked.unplanned])
     shares = _SHARES[:: 2 if len(problem.cost) > _MANY else 1]
     tried: list[dict[str, Any]] = []
     for share in shares:
@@ -76,9 +76,9 @@ def _described(problem: Problem, schedule: Any, budget: int) -> dict[str, Any]:
     }
 
 
-def _operators(found: Storages, asked: Plan, describer: Describer) -> list[dict[str, Any]]:
+def _operators(step: Storages, asked: Plan, describer: Describer) -> list[dict[str, Any]]:
     described = []
-    for k, operator in enumerate(found.operators):
+    for k, operator in enumerate(step.operators):
         node = operator.node
         rule = lookup(node.target)
         described.append(
@@ -97,7 +97,7 @@ def _operators(found: Storages, asked: Plan, describer: Describer) -> list[dict[
     return described
 
 
-def _values(found: Storages, problem: Problem) -> list[dict[str, Any]]:
+def _values(step: Storages, problem: Problem) -> list[dict[str, Any]]:
     """Of each value its bytes and geometry."""
-    geometry = {v: describe(n.meta["val"]) for n, v in reversed(found.owner.items()) if v is not None}
+    geometry = {v: describe(n.meta["val"]) for n, v in reversed(step.owner.items()) if v is not None}
     return [{"bytes": size, "what": geometry.get(v, "")} for v, size in enumerate(problem.size)]

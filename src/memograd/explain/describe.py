@@ -178,31 +178,31 @@ class Describer:
 
     def sources(self) -> dict[str, dict[str, str]]:
         """Of each file the lines around those that operators come from, by number."""
-        found: dict[str, dict[str, str]] = {}
+        places: dict[str, dict[str, str]] = {}
         for name, lines in self._lines.items():
             path = file_called(name)
             text = linecache.getlines(path) if path else []
             near = {k for n in lines for k in range(n - _AROUND, n + _AROUND + 1) if 0 < k <= len(text)}
-            found[name] = {str(k): text[k - 1].rstrip("\n") for k in sorted(near)}
-        return found
+            places[name] = {str(k): text[k - 1].rstrip("\n") for k in sorted(near)}
+        return places
 
 
 def _liberties(node: fx.Node, rule: Entry) -> dict[str, Any]:
     """What the table's formula leaves out, and its numbers must not: ``mean``, the number of losses that an average is
     over (0: it is not known here), and ``stretched``, operands of another shape, whose adjoints are summed."""
-    found: dict[str, Any] = {}
+    liberties: dict[str, Any] = {}
     names = list(inspect.signature(rule.function).parameters)[2:] if rule.function is not None else []
     if "reduction" in names:
         position = names.index("reduction")
         reduction = node.args[position] if position < len(node.args) else node.kwargs.get("reduction", _MEAN)
         if reduction == _MEAN:
             losses: Any = node.args[0]
-            found["mean"] = losses.meta["val"].numel() if short(node) in _BY_ELEMENT else 0
+            liberties["mean"] = losses.meta["val"].numel() if short(node) in _BY_ELEMENT else 0
     operators = node.target in _STRETCH or torch.Tag.pointwise in getattr(node.target, "tags", ())
     shapes = {v.meta["val"].shape for v in node.all_input_nodes if isinstance(v.meta["val"], torch.Tensor)}
     if operators and isinstance(node.meta["val"], torch.Tensor) and shapes - {node.meta["val"].shape}:
-        found["stretched"] = True
-    return found
+        liberties["stretched"] = True
+    return liberties
 
 
 def joint_operators(joint: Graph, describer: Describer) -> dict[str, Any]:

@@ -136,7 +136,7 @@ def _gradients(graph: Graph, loss: Any, batch: tuple[torch.Tensor, ...], paths: 
     parameters = graph.parameters
     with torch.enable_grad():
         autograd = torch.autograd.grad(loss(*batch), list(parameters.values()))
-    found = []
+    differences = []
     for (name, parameter), other in zip(parameters.items(), autograd, strict=True):
         node = graph.placeholder(name)
         for i in range(parameter.numel()):
@@ -145,19 +145,19 @@ def _gradients(graph: Graph, loss: Any, batch: tuple[torch.Tensor, ...], paths: 
             ]
             mine, theirs = ours[name].reshape(-1)[i].item(), other.reshape(-1)[i].item()
             label = f"{name.split('.', 1)[-1]}{_index(parameter.shape, i)}"
-            found.append(Gradient(label, products, mine, theirs, _difference(loss, batch, parameter, i)))
-    return found
+            differences.append(Gradient(label, products, mine, theirs, _difference(loss, batch, parameter, i)))
+    return differences
 
 
 def _difference(loss: Any, batch: tuple[torch.Tensor, ...], parameter: torch.Tensor, i: int) -> float:
     """(L(p + h) - L(p - h)) / 2h, the weight put back."""
     flat = parameter.detach().view(-1)
-    kept = flat[i].item()
-    flat[i] = kept + _STEP
+    before = flat[i].item()
+    flat[i] = before + _STEP
     up = loss(*batch).item()
-    flat[i] = kept - _STEP
+    flat[i] = before - _STEP
     down = loss(*batch).item()
-    flat[i] = kept
+    flat[i] = before
     return (up - down) / (2 * _STEP)
 
 

@@ -132,8 +132,8 @@ def _arguments(func: Any, args: Any, kwargs: Any) -> Any:
     names = [a.name for a in arguments]
     given = dict(zip(names, args, strict=False)) | dict(kwargs)
     defaults = {a.name: a.default_value for a in arguments if a.has_default_value()}
-    found = {name: _comparable(value) for name, value in given.items()}
-    return func, {name: v for name, v in found.items() if name not in defaults or v != _comparable(defaults[name])}
+    comparable = {name: _comparable(value) for name, value in given.items()}
+    return func, {name: v for name, v in comparable.items() if name not in defaults or v != _comparable(defaults[name])}
 
 
 def _comparable(value: Any) -> Any:

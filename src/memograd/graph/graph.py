@@ -78,8 +78,8 @@ class Graph:
     @cached_property
     def reads_by_offset(self) -> bool:
         """Whether an operator counts from the start of a tensor's memory, which for a view is not its own start."""
-        found = [n for n in self.nodes if n.target is torch.ops.aten.as_strided.default]
-        return any(len(n.args) > 3 or "storage_offset" in n.kwargs for n in found)
+        strided = [n for n in self.nodes if n.target is torch.ops.aten.as_strided.default]
+        return any(len(n.args) > 3 or "storage_offset" in n.kwargs for n in strided)
 
     def check_offsets(self, tensors: Sequence[Any]) -> None:
         """Refuse views into larger tensors where the graph reads by offset."""
@@ -92,8 +92,8 @@ class Graph:
     @cached_property
     def unused(self) -> tuple[str, ...]:
         """Those of ``wrt`` that the loss does not depend on."""
-        found = {o.name for o in self.outputs if o.kind == "gradient"}
-        return tuple(name for name in self.wrt if name not in found)
+        reached = {o.name for o in self.outputs if o.kind == "gradient"}
+        return tuple(name for name in self.wrt if name not in reached)
 
     def positions(self, kind: OutputKind) -> list[int]:
         """Where the results of a kind stand among all results."""

@@ -50,8 +50,8 @@ def gradients(
     share, name, count = _apart(ours, theirs)
     if wrong := trial.wrong(ours, theirs):
         error = mismatch(wrong, trial.culprit(wrong, theirs), _ADVICE)
-        found = Finding("error", "wrong gradient", str(error), names=tuple(inspected.named(w.name) for w in wrong))
-        return Gradients(count, share, inspected.named(name)), [found]
+        finding = Finding("error", "wrong gradient", str(error), names=tuple(inspected.named(w.name) for w in wrong))
+        return Gradients(count, share, inspected.named(name)), [finding]
     try:
         directions = tuple(_directions(trial))
     except Exception as error:
@@ -66,13 +66,13 @@ def _said(error: Exception) -> str:
 
 def _apart(ours: Results, theirs: Results) -> tuple[float, str, int]:
     """The largest difference, as a share of its gradient's largest element; whose it is; how many were compared."""
-    found = [(0.0, "")]
+    distances = [(0.0, "")]
     for name, gradient in theirs.gradients.items():
         mine = ours.gradients.get(name)
         if gradient is not None and mine is not None:
             scale = max(largest(gradient), 1e-3 * theirs.largest)
-            found.append((largest(mine.double() - gradient.double()) / scale if scale else 0.0, name))
-    return *max(found), len(found) - 1
+            distances.append((largest(mine.double() - gradient.double()) / scale if scale else 0.0, name))
+    return *max(distances), len(distances) - 1
 
 
 # -- slopes ----------------------------------------------------------------------------------------------------------

@@ -21,18 +21,18 @@ _BECOME = {
 
 def hooks(f: Callable[..., Any]) -> list[Finding]:
     """A note about each hook of the modules and parameters of ``f``."""
-    found: list[Finding] = []
+    findings: list[Finding] = []
     waiting: list[str] = []
     for top, root in modules_of(f).items():
         for path, module in root.named_modules(prefix=top):
             for kind, hook in hooks_by_kind(module):
-                found.append(_about(kind, hook, path))
+                findings.append(_about(kind, hook, path))
         waiting += [n for n, p in root.named_parameters(prefix=top) if has_hooks(p)]
-    found += [_about(kind, hook, None) for kind, hook in hooks_by_kind(None)]
+    findings += [_about(kind, hook, None) for kind, hook in hooks_by_kind(None)]
     if waiting:
         what = f"gradients of {listed(waiting)} have hooks, which loss.backward() of a wrapped model calls as ever"
-        found.append(Finding("note", "hook", what, names=tuple(waiting)))
-    return found
+        findings.append(Finding("note", "hook", what, names=tuple(waiting)))
+    return findings
 
 
 def _about(kind: str, hook: Any, path: str | None) -> Finding:

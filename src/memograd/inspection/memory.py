@@ -11,10 +11,10 @@ from memograd.pipeline import plan
 
 def memory(joint: Graph, budget: int | str | None) -> tuple[Memory, list[Finding]]:
     """The numbers of a differentiated graph, and an error where the budget is too small."""
-    from memograd.memory.search.solutions import known  # it loads the compiled search
+    from memograd.memory.search.solutions import solutions_of  # it loads the compiled search
 
     whole = plan(joint, "100%")
-    least, _ = known(whole.problem, [whole.unplanned]).leanest()
+    least, _ = solutions_of(whole.problem, [whole.unplanned]).leanest()
     numbers = Memory(whole.unplanned_bytes, least, whole.problem.resident)
     if budget is None:
         return numbers, []

@@ -20,7 +20,7 @@ def missing_rules(inspected: Inspected) -> list[Finding]:
     """Every operator on the way of an adjoint for which the table has no rule, or a refusal."""
     expanded = expand(inspected.graph, inspected.wrt, [inspected.loss])
     inside = Inspected(inspected.program, expanded, inspected.wrt)
-    found: dict[Any, Finding] = {}
+    missing: dict[Any, Finding] = {}
     for node in expanded.nodes:
         if node not in inside.active or node.target is operator.getitem:
             continue
@@ -37,8 +37,8 @@ def missing_rules(inspected: Inspected) -> list[Finding]:
             finding = inspected.finding("error", "missing rule", node, str(error))
         else:
             continue
-        found.setdefault((finding.what, finding.source, finding.line, finding.module), finding)
-    return list(found.values())
+        missing.setdefault((finding.what, finding.source, finding.line, finding.module), finding)
+    return list(missing.values())
 
 
 def random_operators(inspected: Inspected) -> list[Finding]:
@@ -58,13 +58,13 @@ def random_operators(inspected: Inspected) -> list[Finding]:
 
 def functions(inspected: Inspected) -> list[Finding]:
     """A note about each ``autograd.Function``: is its backward used?"""
-    found: dict[Any, Finding] = {}
+    findings: dict[Any, Finding] = {}
     for node in inspected.graph.nodes:
         call = node.target
         if isinstance(call, Application):
             finding = inspected.finding("note", "custom backward", node, _about(call, node in inspected.active))
-            found.setdefault((finding.what, finding.source, finding.module), finding)
-    return list(found.values())
+            findings.setdefault((finding.what, finding.source, finding.module), finding)
+    return list(findings.values())
 
 
 def _about(call: Application, active: bool) -> str:

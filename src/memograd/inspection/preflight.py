@@ -87,13 +87,12 @@ class _Preflight:
         if inspected is not None and joint is not None:
             self.backward = len(joint.nodes) - self.forward
             self.findings += stops.without(inspected, joint.unused)
-            self.memory, found = memory(joint, budget)
-            self.findings += found
-            self.gradients, found = gradients(inspected, joint, self.args, self.kwargs, self.drawn)
-            self.findings += found
+            self.memory, raised = memory(joint, budget)
+            self.findings += raised
+            self.gradients, raised = gradients(inspected, joint, self.args, self.kwargs, self.drawn)
+            self.findings += raised
         name = type(self.f).__name__ if isinstance(self.f, nn.Module) else getattr(self.f, "__name__", "the function")
-        found = severest_first(self.findings)
-        return Report(name, found, self.forward, self.backward, self.memory, self.gradients)
+        return Report(name, severest_first(self.findings), self.forward, self.backward, self.memory, self.gradients)
 
     def _captured(self) -> Inspected | None:
         graph = self._attempted(lambda: captured(self.program, self.args, self.kwargs, self.drawn))

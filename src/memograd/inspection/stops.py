@@ -55,9 +55,9 @@ def without(inspected: Inspected, unused: Collection[str]) -> list[Finding]:
     """Parameters without a gradient for which no stop is to blame: the loss does not depend on them, or the backward of
     an ``autograd.Function`` returns none. ``unused``: the inputs to which no adjoint came."""
     independent = inspected.names(~inspected.depends[inspected.loss])
-    found: list[Finding] = []
+    findings: list[Finding] = []
     if independent:
-        found.append(
+        findings.append(
             Finding(
                 "warning",
                 "unused parameter",
@@ -73,9 +73,9 @@ def without(inspected: Inspected, unused: Collection[str]) -> list[Finding]:
         lost = tuple(n for n in inspected.names(bits) if n in {inspected.named(m) for m in missing})
         if isinstance(node.target, Call) and lost:
             what = f"the backward of {node.target.name} ({node.target.source}) returns no gradient for {listed(lost)}"
-            found.append(inspected.finding("warning", "stopped gradient", node, what, names=lost))
+            findings.append(inspected.finding("warning", "stopped gradient", node, what, names=lost))
             missing -= {m for m in missing if inspected.named(m) in lost}
-    return found
+    return findings
 
 
 def _given_nothing(inspected: Inspected, unused: Collection[str]) -> set[str]:

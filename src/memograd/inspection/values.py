@@ -53,11 +53,11 @@ def volatile(inspected: Inspected) -> list[Finding]:
     guards = inspected.graph.guards
     if guards is None:
         return []
-    found: list[Finding] = []
+    findings: list[Finding] = []
     if guards.volatile:
         what = "the program draws random numbers of Python's or NumPy's, and goes by them"
         advice = "Draw from torch (torch.rand), or outside, and pass the numbers in"
-        found.append(Finding("warning", "captured at each call", f"{what}: each call is captured anew", advice))
+        findings.append(Finding("warning", "captured at each call", f"{what}: each call is captured anew", advice))
     read = {(id(p.holder), p.key): (p, value) for p, value in guards.values()}
     effects: list[Effect] = list(inspected.graph.effects.effects) if inspected.graph.effects else []
     for effect in effects:
@@ -66,8 +66,8 @@ def volatile(inspected: Inspected) -> list[Finding]:
             name = inspected.named(place.name)
             what = f"the program changes {name!r}, and reads it: each call is captured anew"
             advice = "Keep it in a tensor (register_buffer), or count outside"
-            found.append(Finding("warning", "captured at each call", what, advice, names=(name,)))
-    return found
+            findings.append(Finding("warning", "captured at each call", what, advice, names=(name,)))
+    return findings
 
 
 def baked(inspected: Inspected) -> list[Finding]:

@@ -26,12 +26,12 @@ _OPERANDS = {aten.convolution.default: 1, aten.convolution_backward.default: 2} 
 
 def layouts(graph: Graph) -> tuple[bool, ...]:
     """Whether images lie channels last, for each layout that ``graph`` can have; the better one first."""
-    found = _convolutions(graph)
-    if not found or any(n.target is aten.as_strided.default for n in graph.nodes):
+    convolutions = _convolutions(graph)
+    if not convolutions or any(n.target is aten.as_strided.default for n in graph.nodes):
         return (False,)
-    if any(_channels(n) == 1 for n in found):  # both layouts are the same then, and kernels take it for either
+    if any(_channels(n) == 1 for n in convolutions):  # both layouts are the same then, and kernels take it for either
         return (False,)
-    return (False, True) if _is_slower(found) else (True, False)
+    return (False, True) if _is_slower(convolutions) else (True, False)
 
 
 def channels_last(graph: Graph) -> Graph:
@@ -98,8 +98,8 @@ def _seconds(target: Any, form: Any, last: bool) -> float:
     for k, value in enumerate(form):
         if isinstance(value, tuple) and len(value) == 3 and isinstance(value[1], torch.dtype):
             shape, dtype, device = value
-            made = torch.full(shape, 0.5, dtype=dtype, device=device)
-            args.append(made.contiguous(memory_format=layout) if k < _OPERANDS[target] else made)
+            filled = torch.full(shape, 0.5, dtype=dtype, device=device)
+            args.append(filled.contiguous(memory_format=layout) if k < _OPERANDS[target] else filled)
         else:
             args.append(list(value) if isinstance(value, tuple) else value)
     with torch.no_grad():

@@ -46,6 +46,6 @@ def _base(node: fx.Node) -> fx.Node:
 
 def _clone(value: fx.Node, of: fx.Node) -> fx.Node:
     """A copy of ``value`` that belongs where ``of`` does."""
-    made = value.graph.call_function(aten.clone.default, (value,))
-    made.meta = {**of.meta, "val": value.meta["val"].clone()}
-    return made
+    copy = value.graph.call_function(aten.clone.default, (value,))
+    copy.meta = {**of.meta, "val": value.meta["val"].clone()}
+    return copy

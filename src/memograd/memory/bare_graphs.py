@@ -38,9 +38,9 @@ class GraphPlan:
     @cached_property
     def bound(self) -> Bound:
         """What is proved about every schedule within the budget (computed when first asked for)."""
-        from memograd.memory.search.solutions import known
+        from memograd.memory.search.solutions import solutions_of
 
-        return known(self.problem, []).bound(self.budget)
+        return solutions_of(self.problem, []).bound(self.budget)
 
     @property
     def lower_bound(self) -> float:
@@ -78,13 +78,13 @@ def plan_graph(digraph: Any, memory_budget: int | str) -> GraphPlan:
         GraphError: the graph has a circle, or a node has no cost or bytes, or negative ones.
         DataError: the budget cannot be read.
     """
-    from memograd.memory.search.solutions import THOROUGH, known  # it loads the compiled search
+    from memograd.memory.search.solutions import THOROUGH, solutions_of  # it loads the compiled search
 
     nodes = _base_order(digraph)
     problem = _problem(digraph, nodes)
     base = simulate(problem, range(len(nodes)))
     budget = parse_budget(memory_budget, base.peak)
-    store = known(problem, [])
+    store = solutions_of(problem, [])
     schedule = store.search(budget, THOROUGH)
     if schedule is None:
         schedule = store.leanest()[1]

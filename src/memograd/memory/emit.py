@@ -55,12 +55,12 @@ class Emitter:
         graph = self.storages.graph
         self.left = Counter(schedule)
         self.again = {k for k, runs in self.left.items() if runs > 1}
-        kept = [n for n, o in zip(graph.results, graph.outputs, strict=True) if o.kind != "mutation"]
-        for node in kept:
+        returned = [n for n, o in zip(graph.results, graph.outputs, strict=True) if o.kind != "mutation"]
+        for node in returned:
             self.returned.setdefault(self._origin(node), []).append(node)
         for number in schedule:
             self._run(number)
-        results = [self._name(n) for n in kept]
+        results = [self._name(n) for n in returned]
         parameters = [n.name for n in graph.placeholders]
         header = _HEADER.replace("\n\n", "\nfrom memograd.finite import write\n\n", 1) if self.guarded else _HEADER
         text = [header, *definitions(graph.nodes), f"def {name}({', '.join(parameters)}):"]
@@ -85,13 +85,13 @@ class Emitter:
             if self.storages.index[what.node] in self.again:
                 self.lines.append(Line(f"{what.node.name}_state", f"rng_state({device_of(what.node)!r})", ()))
             return
-        again = self.runs.get(number, 0)
-        self.runs[number] = again + 1
-        suffix = f"_again{again}" if again else ""
+        repeats = self.runs.get(number, 0)
+        self.runs[number] = repeats + 1
+        suffix = f"_again{repeats}" if repeats else ""
         self._forget(what.node)
         module = what.node.meta.get("module")
-        comment = f"computed again{f' ({module})' if module else ''}" if again else ""
-        state = f"{what.node.name}_state" if again and number in self.storages.states else ""
+        comment = f"computed again{f' ({module})' if module else ''}" if repeats else ""
+        state = f"{what.node.name}_state" if repeats and number in self.storages.states else ""
         self._line(what.node, suffix, comment, state)
         parts = [u for u in what.node.users if u.target is operator.getitem]
         if isinstance(what.node.meta["val"], (tuple, list)):
@@ -121,8 +121,8 @@ class Emitter:
 
     def _suffix(self, node: fx.Node) -> str:
         """A view is called after the copy it looks at."""
-        again = self.runs.get(self.storages.index.get(self._origin(node), -1), 1) - 1
-        return f"_again{again}" if again else ""
+        repeats = self.runs.get(self.storages.index.get(self._origin(node), -1), 1) - 1
+        return f"_again{repeats}" if repeats else ""
 
     def _origin(self, node: fx.Node) -> fx.Node:
         """The operator whose memory ``node`` looks at."""
@@ -138,15 +138,15 @@ class Emitter:
             self._forget(view)
 
 
-def _dying(lines: Sequence[Line], kept: set[str]) -> list[list[str]]:
+def _dying(lines: Sequence[Line], results: set[str]) -> list[list[str]]:
     """For each line the names that no later line reads."""
-    seen = set(kept)
-    found: list[list[str]] = []
+    seen = set(results)
+    dying: list[list[str]] = []
     for line in reversed(lines):
         names = [n for n in dict.fromkeys((line.target, *line.reads)) if n and n not in seen]
         seen.update(names)
-        found.append(names)
-    return found[::-1]
+        dying.append(names)
+    return dying[::-1]
 
 
 def source(storages: Storages, schedule: Sequence[int]) -> str:

@@ -13,7 +13,7 @@ from memograd.memory.costs.storages import Storages, storages
 from memograd.memory.emit import fingerprint, source
 from memograd.memory.plan import Plan
 from memograd.memory.problem import Problem, simulate
-from memograd.memory.search.solutions import known
+from memograd.memory.search.solutions import solutions_of
 
 
 def make_plan(graph: Graph, memory_budget: int | str | Plan, at_least: int = 0) -> Plan:
@@ -28,58 +28,58 @@ def make_plan(graph: Graph, memory_budget: int | str | Plan, at_least: int = 0) 
         PlanViolationError: a given plan is for another graph.
         DataError: the budget cannot be read.
     """
-    found = storages(graph)
+    step = storages(graph)
     if isinstance(memory_budget, Plan):
-        return _again(found, memory_budget)
-    measured = measure(found)
-    problem = found.problem(
+        return _given(step, memory_budget)
+    measured = measure(step)
+    problem = step.problem(
         [m.seconds for m in measured], [m.workspace for m in measured], [m.results for m in measured]
     )
-    budget = max(at_least, parse_budget(memory_budget, simulate(problem, found.unplanned).peak))
-    store = known(problem, [found.unplanned])
-    schedule = store.search(budget)
+    budget = max(at_least, parse_budget(memory_budget, simulate(problem, step.unplanned).peak))
+    solutions = solutions_of(problem, [step.unplanned])
+    schedule = solutions.search(budget)
     if schedule is None:
-        least, schedule = store.leanest()
+        least, schedule = solutions.leanest()
         if least > budget:
-            raise _infeasible(found, problem, budget, schedule)
-    return _plan(found, measured, problem, budget, schedule).checked()
+            raise _infeasible(step, problem, budget, schedule)
+    return _plan(step, measured, problem, budget, schedule).checked()
 
 
-def _again(found: Storages, plan: Plan) -> Plan:
+def _given(step: Storages, plan: Plan) -> Plan:
     """A plan made before, perhaps in another process: checked with what its operators allocate here and now."""
-    plan.check_graph(found)
-    measured = measure(found)
-    problem = found.problem(plan.problem.cost, [m.workspace for m in measured], [m.results for m in measured])
+    plan.check_graph(step)
+    measured = measure(step)
+    problem = step.problem(plan.problem.cost, [m.workspace for m in measured], [m.results for m in measured])
     bound = plan.bound if problem == plan.problem else None  # it was proven for the bytes of then
-    return replace(plan, problem=problem, bound=bound, code=source(found, plan.schedule)).checked()
+    return replace(plan, problem=problem, bound=bound, code=source(step, plan.schedule)).checked()
 
 
 def _plan(
-    found: Storages, measured: Sequence[Measurement], problem: Problem, budget: int, schedule: Sequence[int]
+    step: Storages, measured: Sequence[Measurement], problem: Problem, budget: int, schedule: Sequence[int]
 ) -> Plan:
-    unplanned = found.unplanned
+    unplanned = step.unplanned
     recomputes = len(schedule) > len(problem.cost)
-    devices = {n.meta["val"].device for n in found.graph.placeholders}
+    devices = {n.meta["val"].device for n in step.graph.placeholders}
     return Plan(
         budget=budget,
         schedule=tuple(schedule),
-        operators=tuple(o.name for o in found.operators),
-        modules=tuple(o.node.meta.get("module") or "" for o in found.operators),
-        phases=tuple(o.phase for o in found.operators),
+        operators=tuple(o.name for o in step.operators),
+        modules=tuple(o.node.meta.get("module") or "" for o in step.operators),
+        phases=tuple(o.phase for o in step.operators),
         unplanned=unplanned,
         problem=problem,
         bound=None if recomputes else 0.0,
-        fingerprint=fingerprint(found),
+        fingerprint=fingerprint(step),
         device=", ".join(sorted(map(str, devices))),
         measured=not any(m.modelled for m in measured),
-        code=source(found, schedule),
+        code=source(step, schedule),
     )
 
 
-def _infeasible(found: Storages, problem: Problem, budget: int, leanest: Sequence[int]) -> BudgetInfeasibleError:
+def _infeasible(step: Storages, problem: Problem, budget: int, leanest: Sequence[int]) -> BudgetInfeasibleError:
     """What the least budget is, who sets it, and what would lower it."""
     usage = simulate(problem, leanest)
-    what = found.operators[leanest[usage.at]]
+    what = step.operators[leanest[usage.at]]
     meta = what.node.meta
     line = meta.get("source")
     places = {

@@ -48,11 +48,11 @@ class Problem:
     @cached_property
     def producer(self) -> tuple[int, ...]:
         """The operator that produces each value."""
-        found = [-1] * len(self.size)
+        producers = [-1] * len(self.size)
         for operator, values in enumerate(self.outputs):
             for value in values:
-                found[value] = operator
-        return tuple(found)
+                producers[value] = operator
+        return tuple(producers)
 
     @cached_property
     def total_cost(self) -> float:

@@ -82,9 +82,9 @@ class Scheduled:
         """``bound``, computed where it is not known yet: seconds of work, which only readers of the plan wait for."""
         if self.bound is not None:
             return self.bound
-        from memograd.memory.search.solutions import known  # it loads the compiled search
+        from memograd.memory.search.solutions import solutions_of  # it loads the compiled search
 
-        return known(self.problem, []).bound(self.budget).any_order
+        return solutions_of(self.problem, []).bound(self.budget).any_order
 
     @property
     def gap(self) -> float:

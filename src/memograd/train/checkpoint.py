@@ -157,8 +157,8 @@ def restore_random(state: dict[str, Any], loader: Any) -> None:
 def _generators(loader: Any) -> list[torch.Generator]:
     """Those of a DataLoader and of its samplers, each once."""
     holders = [loader, getattr(loader, "sampler", None), getattr(loader, "batch_sampler", None)]
-    found = [getattr(h, "generator", None) for h in holders]
-    return list({id(g): g for g in found if isinstance(g, torch.Generator)}.values())
+    generators = [getattr(h, "generator", None) for h in holders]
+    return list({id(g): g for g in generators if isinstance(g, torch.Generator)}.values())
 
 
 # -- nested values as JSON and tensors -----------------------------------------------------------------------------

@@ -210,10 +210,10 @@ class _Run:
         self.step.settle()
         for number, loss in enumerate(losses[start:], start + 1):
             if not math.isfinite(loss.item()):
-                kept = f" {self.folder} holds the state after epoch {epoch - 1}." if self.folder and epoch > 1 else ""
+                saved = f" {self.folder} holds the state after epoch {epoch - 1}." if self.folder and epoch > 1 else ""
                 raise DataError(
                     f"the loss is {loss.item()} in epoch {epoch}, batch {number}: lower the learning rate, or look for "
-                    f"extreme values in that batch.{kept}"
+                    f"extreme values in that batch.{saved}"
                 )
 
     def validate(self, loader: Iterable[Any]) -> dict[str, float]:

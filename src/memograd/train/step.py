@@ -136,7 +136,7 @@ class TrainStep:
         self._settle(1)
         try:
             with self.precision():
-                program, kept = programs.step(
+                program, results = programs.step(
                     batch,
                     options,
                     fresh,
@@ -148,17 +148,17 @@ class TrainStep:
             self._watch.tripped(error)
         self._last = program
         if self._watch is not None:
-            self._watch.done(program, kept[0])
+            self._watch.done(program, results[0])
         if self._training.gathers:
-            self._update.gather(program, kept, (batch, options))
+            self._update.gather(program, results, (batch, options))
             if self._carried.batches >= self._refinements.accumulate:
                 self.finish()
         elif program.gradients:
-            outside.update(self._training, program, kept)
+            outside.update(self._training, program, results)
         else:
             self._carried.norm = program.norm
             self._carried.updated()
-        return kept[0]
+        return results[0]
 
     def run(self, *batch: Any, steps: int, **options: Any) -> torch.Tensor:
         """``steps`` steps on one batch; returns the loss of each, shape ``[steps]``.

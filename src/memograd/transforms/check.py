@@ -82,9 +82,9 @@ class _Trial(Trial):
         return self._called(results)
 
     def named(self, results: Sequence[Tensor]) -> Results:
-        found = super().named(results)
+        plain = super().named(results)
         outputs = {self.joint.outputs[i].name: results[i] for i in self.joint.positions("output")}
-        return self._called(replace(found, loss=outputs[self.main[0]], results=outputs))
+        return self._called(replace(plain, loss=outputs[self.main[0]], results=outputs))
 
     def _called(self, results: Results) -> Results:
         others = {name: y for name, y in results.results.items() if name != self.main[0]}
@@ -97,8 +97,8 @@ class _Trial(Trial):
         results = dict(zip(names, tensors, strict=True))
         plain = Plain(self.program, (), False, self.pushes, passes=False)
         plain.main, plain.names = list(self.main), list(sources)
-        found = plain.linear(([results[n] for n in self.main], list(sources.values())), self.ways)
-        derivatives = {n: found.get(n) for n in (self.main if self.pushes else sources)}
+        derived = plain.linear(([results[n] for n in self.main], list(sources.values())), self.ways)
+        derivatives = {n: derived.get(n) for n in (self.main if self.pushes else sources)}
         return results[self.main[0]], derivatives, {n: y.detach() for n, y in results.items()}
 
     # -- blame -----------------------------------------------------------------------------------------------------

@@ -25,7 +25,7 @@ from memograd.transforms.plain import Plain
 from memograd.transforms.program import Program
 from memograd.transforms.surroundings import ordinary_tensors, untraced
 from memograd.transforms.transform import Transform, kept_for
-from memograd.transforms.vjp import made
+from memograd.transforms.vjp import transform_of
 
 aten = torch.ops.aten
 _FORWARD = {ops.no_grad: ops.only_forward, ops.written: ops.written_forward}
@@ -130,7 +130,7 @@ def jvp(
         GraphError: primals and tangents do not match.
     """
     argnums = tuple(range(len(primals))) if isinstance(primals, tuple) else ()
-    return made(Jvp, f, argnums, has_aux).pushed(primals, tangents, strict)
+    return transform_of(Jvp, f, argnums, has_aux).pushed(primals, tangents, strict)
 
 
 def checked(primals: Any, tangents: Any) -> list[torch.Tensor]:
@@ -166,7 +166,7 @@ def linearize(f: Callable[..., Any], *primals: Any) -> tuple[Any, Callable[..., 
     ``f`` is computed once; what its derivative needs of that is remembered, for as many tangents as there are.
     """
     with ordinary_tensors():
-        pushforward = made(Jvp, f, tuple(range(len(primals))), False).at(primals)
+        pushforward = transform_of(Jvp, f, tuple(range(len(primals))), False).at(primals)
     return pytree.tree_unflatten(pushforward.out, pushforward.out_spec), pushforward
 
 

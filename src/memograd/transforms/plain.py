@@ -74,10 +74,10 @@ class Plain:
         main, points = saved
         with torch.enable_grad():
             if self.forward_mode:
-                found = dict(zip(self.main, _pushed(main, points, [given[n] for n in self.names]), strict=True))
+                derived = dict(zip(self.main, _pushed(main, points, [given[n] for n in self.names]), strict=True))
             else:
-                found = dict(zip(self.names, pulled(main, points, [given[n] for n in self.main]), strict=True))
-        return {name: _as_outside(value) for name, value in found.items() if value is not None}
+                derived = dict(zip(self.names, pulled(main, points, [given[n] for n in self.main]), strict=True))
+        return {name: _as_outside(value) for name, value in derived.items() if value is not None}
 
     def _named(self, main: list[Tensor]) -> list[tuple[str, Tensor]]:
         return list(zip(self.main, main, strict=True))

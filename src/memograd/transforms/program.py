@@ -77,20 +77,20 @@ class Program:
         flat = self.joint.bind(args, kwargs, [n.meta["val"] for n, i in pairs if i.kind == "cotangent"])
         early = [t for t, (_, i) in zip(flat, pairs, strict=True) if i.kind != "cotangent"]
         tracked, later = self._tracked(early), self._tracked_later(early)
-        kept = [
+        operands = [
             t
             for t, (_, i) in zip(self._kept_apart(flat) if tracked or later else flat, pairs, strict=True)
             if i.kind != "cotangent"
         ]
-        followed = self._followed(kept) if tracked or later else None
+        followed = self._followed(operands) if tracked or later else None
         if tracked and followed:
             count = len(self.joint.outputs) - self._count
-            results = self._step("results", list(range(count)), early=True)(kept)
+            results = self._step("results", list(range(count)), early=True)(operands)
             saved: Saved = followed
         else:
             if inside_torch_func():
                 refuse_by_memory(self.joint.nodes)
-            results, values = run(lambda *early: gather(self.halves, list(early)), kept)
+            results, values = run(lambda *early: gather(self.halves, list(early)), operands)
 
             def behind(late: list[torch.Tensor], /) -> Sequence[torch.Tensor]:
                 if later and followed and torch.is_grad_enabled():
@@ -101,20 +101,20 @@ class Program:
         self.joint.write_back(results, flat)
         return self._outputs(results), saved
 
-    def _followed(self, kept: list[Any]) -> Saved | None:
+    def _followed(self, operands: list[Any]) -> Saved | None:
         """The second half as one step of autograd's, from the inputs; None where they do not give the same again."""
         if not self.repeatable:
             return None
-        versions = [None if t.is_inference() else t._version for t in kept]
+        versions = [None if t.is_inference() else t._version for t in operands]
 
         def followed(late: list[torch.Tensor]) -> Sequence[torch.Tensor]:
-            for tensor, version, name in zip(kept, versions, self._early_names, strict=True):
+            for tensor, version, name in zip(operands, versions, self._early_names, strict=True):
                 if version is not None and tensor._version != version:
                     raise GraphError(
                         f"{name!r} has been modified by an inplace operation since the function was computed, and its "
                         "derivative is computed from it; write to a copy, or call the transform again"
                     )
-            return self._step("derivatives", self.joint.positions("gradient"))([*kept, *late])
+            return self._step("derivatives", self.joint.positions("gradient"))([*operands, *late])
 
         return followed
 
@@ -162,13 +162,13 @@ class Program:
         if not inside_torch_func():
             return self.joint.function
         refuse_by_memory(self.joint.nodes)
-        return self._made("batch", lambda: for_batches(self.joint).function)
+        return self._built("batch", lambda: for_batches(self.joint).function)
 
     def _step(self, name: str, results: list[int], early: bool = False) -> Step:
         """The graph with these results as one step of autograd's; ``early``: without the further arguments."""
         if inside_torch_func():
             refuse_by_memory(self.joint.nodes)
-        return self._made(name, lambda: Step(self._part(results, early), for_batches))
+        return self._built(name, lambda: Step(self._part(results, early), for_batches))
 
     def _part(self, results: list[int], early: bool) -> Graph:
         graph = only(self.joint, results)
@@ -179,7 +179,7 @@ class Program:
                 graph.fx.erase_node(node)
         return replace(graph, inputs=tuple(i for i in graph.inputs if i.kind != "cotangent"))
 
-    def _made(self, name: str, make: Callable[[], Any]) -> Any:
+    def _built(self, name: str, make: Callable[[], Any]) -> Any:
         if name not in self._functions:
             with apart():
                 self._functions[name] = make()

@@ -67,9 +67,9 @@ class Transform:
             return Plain(self.f, self.chosen(args), self.has_aux, self.forward_mode, bool(self.marks))
         hooks = nullcontext() if self.forward_mode else no_saved_tensor_hooks(self.api)
         with torch.enable_grad(), hooks:  # what stands inside f counts, not what f is called in
-            return self.cache.get(args, kwargs, lambda concrete: self._made(args, kwargs, concrete))
+            return self.cache.get(args, kwargs, lambda concrete: self._program(args, kwargs, concrete))
 
-    def _made(self, args: tuple[Any, ...], kwargs: dict[str, Any], concrete: bool) -> Program:
+    def _program(self, args: tuple[Any, ...], kwargs: dict[str, Any], concrete: bool) -> Program:
         leaves = self.chosen(args)
         drawn = Generators(self.f) if check_transforms.on and not capturing() else None
         with apart() as inside:

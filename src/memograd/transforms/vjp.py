@@ -79,8 +79,8 @@ class Pullback:
         """The same for flat cotangents that fit."""
         if self.saved is None:
             raise GraphError("the vjp function was called with retain_graph=False before, and has forgotten its values")
-        found = self.program.linear(self.saved, dict(zip(self.program.main, cotangents, strict=True)))
-        return zeros_for([found.get(n) for n in self.program.names], self.points)
+        shares = self.program.linear(self.saved, dict(zip(self.program.main, cotangents, strict=True)))
+        return zeros_for([shares.get(n) for n in self.program.names], self.points)
 
 
 def _fitting(cotangent: Any, result: torch.Tensor, name: str) -> torch.Tensor:
@@ -109,12 +109,12 @@ def vjp(f: Callable[..., Any], *primals: Any, has_aux: bool = False) -> Any:
             forward pass computed (random masks too) is remembered, so it may be called several times.
     """
     with ordinary_tensors():
-        pullback = made(Vjp, f, tuple(range(len(primals))), has_aux).at(primals)
+        pullback = transform_of(Vjp, f, tuple(range(len(primals))), has_aux).at(primals)
     out = pytree.tree_unflatten(pullback.out, pullback.out_spec)
     return (out, pullback, pullback.aux) if has_aux else (out, pullback)
 
 
-def made(kind: type[Any], f: Callable[..., Any], argnums: Argnums, has_aux: bool) -> Any:
+def transform_of(kind: type[Any], f: Callable[..., Any], argnums: Argnums, has_aux: bool) -> Any:
     """The transform of ``f`` with the graphs that earlier calls made."""
     transform = kind(f, argnums, has_aux)
     transform.cache = Cache(f, kept_for(f, (kind, argnums, has_aux)))

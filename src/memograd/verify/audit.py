@@ -113,13 +113,13 @@ def table() -> list[tuple[Any, dict[str, Any]]]:
 def formulas(line: dict[str, Any]) -> list[str]:
     """The derivatives a line states, one for each input (or group of inputs) that has one."""
     dispatch = line.get("dispatch", {"Default": line})
-    found = []
+    texts = []
     for entry in dispatch.values():
         for name, formula in entry.items():
             forward_mode = name.startswith("result") or name == "output_differentiability"
             if name not in ("name", "dispatch") and not forward_mode and "not_implemented" not in str(formula):
-                found.append(str(formula))
-    return [f for f in found if f != "non_differentiable"]
+                texts.append(str(formula))
+    return [f for f in texts if f != "non_differentiable"]
 
 
 def differentiable(target: Any, line: dict[str, Any]) -> list[bool]:

@@ -43,8 +43,8 @@ class Watch:
             self.complex.add(target)
 
     def clear(self) -> None:
-        for found in (self.first, self.second, self.complex):
-            found.clear()
+        for seen in (self.first, self.second, self.complex):
+            seen.clear()
 
     @contextmanager
     def level(self, outer: bool) -> Iterator[None]:

@@ -64,8 +64,8 @@ def entries(dtype: torch.dtype = torch.float64, order: int = 1, device: str = "c
     """The entries of op_db that autograd differentiates in ``dtype`` on a type of device."""
     from torch.testing._internal.common_methods_invocations import op_db  # needs the package expecttest
 
-    found = [op for op in op_db if op.supports_autograd and dtype in op.supported_backward_dtypes(device)]
-    return [op for op in found if order == 1 or op.supports_gradgrad]
+    infos = [op for op in op_db if op.supports_autograd and dtype in op.supported_backward_dtypes(device)]
+    return [op for op in infos if order == 1 or op.supports_gradgrad]
 
 
 def sweep(
@@ -194,8 +194,8 @@ def pulled_back(
     if not used:
         return None
     ends, given = zip(*used, strict=True)
-    found = torch.autograd.grad(ends, leaves, given, allow_unused=True, create_graph=create_graph)
-    return tuple(torch.zeros_like(x) if g is None else g for g, x in zip(found, leaves, strict=True))
+    gradients = torch.autograd.grad(ends, leaves, given, allow_unused=True, create_graph=create_graph)
+    return tuple(torch.zeros_like(x) if g is None else g for g, x in zip(gradients, leaves, strict=True))
 
 
 def _ours(

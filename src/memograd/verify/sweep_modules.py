@@ -33,8 +33,8 @@ def entries(dtype: torch.dtype = torch.float64, order: int = 1) -> list[Any]:
     """The modules of module_db that autograd differentiates in ``dtype`` on the CPU."""
     from torch.testing._internal.common_modules import module_db  # needs the package expecttest
 
-    found = [info for info in module_db if dtype in info.supported_dtypes("cpu")]
-    return [info for info in found if order == 1 or info.supports_gradgrad]
+    infos = [info for info in module_db if dtype in info.supported_dtypes("cpu")]
+    return [info for info in infos if order == 1 or info.supports_gradgrad]
 
 
 def sweep(
@@ -151,10 +151,10 @@ def _witness(case: Case, order: int) -> Any:
         module = copy.deepcopy(case.module)
         torch.manual_seed(_SEED)
         try:
-            found = _by_autograd(case.function(module), case.tensors, order)
+            results = _by_autograd(case.function(module), case.tensors, order)
         except (RuntimeError, NotImplementedError):
             continue
-        return found and (*found, dict(module.named_buffers()))
+        return results and (*results, dict(module.named_buffers()))
     return None
 
 
@@ -201,8 +201,10 @@ def _by_graph(case: Case, module: nn.Module, cotangents: tuple[Tensor, ...]) -> 
     inputs = [i.name for i in graph.inputs if i.kind == "input"]
     names = [next(i.name for i in graph.inputs if i.tensor is p) for p in module.parameters()]
     names += [inputs[graph.calling.tensor_in.index(place)] for place in case.places]
-    found = differentiate(graph, names)(*args, **kwargs)[1]
-    return [torch.zeros_like(x) if found[n] is None else found[n] for n, x in zip(names, case.tensors, strict=True)]
+    gradients = differentiate(graph, names)(*args, **kwargs)[1]
+    return [
+        torch.zeros_like(x) if gradients[n] is None else gradients[n] for n, x in zip(names, case.tensors, strict=True)
+    ]
 
 
 def _same(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> bool:

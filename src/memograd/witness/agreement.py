@@ -58,11 +58,11 @@ def precision_of(graph: Graph) -> Precision:
 
 
 def _precision(dtype: torch.dtype, device: str) -> Precision:
-    found = _OF.get(dtype, _BFLOAT16)
-    if device == "cuda" and found is _FLOAT32:
+    precision = _OF.get(dtype, _BFLOAT16)
+    if device == "cuda" and precision is _FLOAT32:
         short = torch.backends.cuda.matmul.allow_tf32 or torch.backends.cudnn.allow_tf32
-        return _TENSOR32 if short else found
-    return found
+        return _TENSOR32 if short else precision
+    return precision
 
 
 @dataclass(frozen=True)

@@ -35,19 +35,19 @@ def plans() -> dict[str, Any]:
     problem = replace(asked.problem, cost=(1.0,) * len(asked.problem.cost))
     nodes = [operator.node for operator in storages(lower(joint)).operators]
     tensor = SIZE * 4
-    made = []
+    described = []
     for count in range(-(-asked.unplanned_bytes // tensor), 0, -1):
         schedule = chain(problem, min(count * tensor + tensor // 2, asked.unplanned_bytes))
         if schedule is None:
             break
-        made.append(_described(problem, list(schedule), count))
+        described.append(_described(problem, list(schedule), count))
     return {
         "length": LENGTH,
         "bytes": tensor,
         "operators": [{"label": label(n), "of": n.meta.get("adjoint_of", "")} for n in nodes],
         "sizes": list(problem.size),
         "outputs": [list(o) for o in problem.outputs],
-        "plans": made,
+        "plans": described,
     }
 
 

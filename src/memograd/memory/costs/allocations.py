@@ -23,8 +23,8 @@ Memory = dict[Any, tuple[int, tuple[int, ...]]]  # workspace, and the bytes of e
 def memory(calls: Calls, device: str) -> Memory:
     """What every one of ``calls`` takes on the device it runs on."""
     if torch.device(device).type == "cuda":
-        found = {key: attempt(lambda p=prepare: _cuda_memory(p(), device)) for key, prepare in calls.items()}
-        return {key: m for key, m in found.items() if m is not None}
+        sizes = {key: attempt(lambda p=prepare: _cuda_memory(p(), device)) for key, prepare in calls.items()}
+        return {key: m for key, m in sizes.items() if m is not None}
     return _cpu_memory(calls)
 
 
@@ -57,8 +57,8 @@ def _cpu_memory(calls: Calls) -> Memory:
             del call
     finally:
         watched.stop()
-    found = zip(calls, _peaks(watched), results, strict=True)
-    return {k: (max(0, peak - sum(r)), r) for k, peak, r in found if r is not None}
+    rows = zip(calls, _peaks(watched), results, strict=True)
+    return {k: (max(0, peak - sum(r)), r) for k, peak, r in rows if r is not None}
 
 
 def _peaks(watched: profile) -> list[int]:

@@ -38,13 +38,13 @@ def _splits_always() -> bool:
 
 def blocks() -> dict[int, int]:
     """The blocks that are in use, as bytes by address."""
-    found = {}
+    sizes = {}
     for segment in torch.cuda.memory_snapshot() if torch.cuda.is_initialized() else ():
         address = segment["address"]
         for block in segment["blocks"]:
-            found[address] = block["size"]
+            sizes[address] = block["size"]
             address += block["size"]
-    return found
+    return sizes
 
 
 def kept_by_libraries(graph: Graph) -> int:

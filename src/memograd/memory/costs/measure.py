@@ -75,8 +75,8 @@ def measure(storages: Storages) -> list[Measurement]:
                 f"{o.node.target} returns another dtype or other strides than PyTorch says ({UNLIKE[what]}), and a "
                 "kernel was compiled for what it says"
             )
-    found = [_CACHE.get(k) for k in keys]
-    return [m or _modelled(o) for m, o in zip(found, storages.operators, strict=True)]
+    measurements = [_CACHE.get(k) for k in keys]
+    return [m or _modelled(o) for m, o in zip(measurements, storages.operators, strict=True)]
 
 
 def _device(node: fx.Node) -> str:
@@ -93,10 +93,10 @@ def _measure(wanted: dict[Any, Prepare], device: str) -> None:
 
 
 def _modelled(what: Operator) -> Measurement:
-    made, write = tensors_of(what.node), what.into is not None
+    written, write = tensors_of(what.node), what.into is not None
     read = [t for n in what.node.all_input_nodes for t in tensors_of(n)]
-    traffic = sum(map(bytes_of, made)) + sum(map(bytes_of, read))
-    results = () if write else tuple(map(bytes_of, made))
+    traffic = sum(map(bytes_of, written)) + sum(map(bytes_of, read))
+    results = () if write else tuple(map(bytes_of, written))
     # nothing is known of its workspace: as much as it touches is what the worst kernels take
-    seconds = clock.modelled(traffic, device=made[0].device.type if made else "cpu")
+    seconds = clock.modelled(traffic, device=written[0].device.type if written else "cpu")
     return Measurement(seconds, 0 if write else traffic, results, modelled=True)

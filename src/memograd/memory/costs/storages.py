@@ -103,8 +103,8 @@ class Storages:
     @cached_property
     def kept(self) -> frozenset[int]:
         """Values that the step returns."""
-        found = zip(self.graph.results, self.graph.outputs, strict=True)
-        values = {self.owner[n] for n, o in found if o.kind != "mutation"}
+        pairs = zip(self.graph.results, self.graph.outputs, strict=True)
+        values = {self.owner[n] for n, o in pairs if o.kind != "mutation"}
         return frozenset(v for v in values if v is not None)
 
     @cached_property

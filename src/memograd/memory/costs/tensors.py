@@ -13,15 +13,15 @@ from memograd.memory.costs import cuda
 
 def input_bytes(graph: Graph) -> dict[fx.Node, int]:
     """Bytes of each input: all of the storage behind a parameter or buffer, of the batch only what is seen of it."""
-    found, blocks = {}, cuda.blocks()
+    sizes, blocks = {}, cuda.blocks()
     for node, entry in zip(graph.placeholders, graph.inputs, strict=True):
         if entry.tensor is None:
-            found[node] = bytes_of(node.meta["val"])
+            sizes[node] = bytes_of(node.meta["val"])
         else:
             storage = entry.tensor.untyped_storage()
             size = max(bytes_of(entry.tensor), taken(storage.nbytes(), entry.tensor.device))
-            found[node] = blocks.get(storage.data_ptr(), size) if entry.tensor.is_cuda else size
-    return found
+            sizes[node] = blocks.get(storage.data_ptr(), size) if entry.tensor.is_cuda else size
+    return sizes
 
 
 def device_of(node: fx.Node) -> str | None:

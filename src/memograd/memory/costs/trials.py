@@ -49,15 +49,15 @@ def called(node: fx.Node, bound: dict[fx.Node, torch.Tensor], whole: int = 0) ->
     """
 
     def prepare(run: bool) -> Trial:
-        made = {n: _operand(n, bound, whole if n is node.args[0] else 0, run) for n in node.all_input_nodes}
-        operands: Any = fx.map_arg((node.args, node.kwargs), made.__getitem__)
+        stand_ins = {n: _operand(n, bound, whole if n is node.args[0] else 0, run) for n in node.all_input_nodes}
+        operands: Any = fx.map_arg((node.args, node.kwargs), stand_ins.__getitem__)
         args, kwargs = operands
         target: Any = callable_of(node)  # with the overhead it will have
         if isinstance(target, Kernel):  # what it does at its first call only (tuning) is no part of a step
             attempt(lambda: target(*args))
 
         def sizes(out: Any) -> tuple[int, ...]:
-            _check_memory(node, out, made.values())
+            _check_memory(node, out, stand_ins.values())
             if unlike := _unlike(out, node.meta["val"]):
                 UNLIKE[form(node), whole] = unlike
             return _result_bytes(out, node.meta["val"])
@@ -155,25 +155,25 @@ def _check_memory(node: fx.Node, out: Any, inputs: Iterable[Any]) -> None:
 
 def _unlike(out: Any, expected: Any) -> str:
     """How results differ from what a graph says of them, in what a compiled kernel takes for granted."""
-    for made, said in zip(_results(out), _results(expected), strict=True):
-        if isinstance(made, torch.Tensor) and isinstance(said, torch.Tensor) and made.shape == said.shape:
-            steps = [(a, b) for n, a, b in zip(made.shape, made.stride(), said.stride(), strict=True) if n > 1]
-            if made.dtype != said.dtype or (made.numel() and any(a != b for a, b in steps)):
-                return f"{made.dtype} {made.stride()} for {said.dtype} {said.stride()}"
+    for result, said in zip(_results(out), _results(expected), strict=True):
+        if isinstance(result, torch.Tensor) and isinstance(said, torch.Tensor) and result.shape == said.shape:
+            steps = [(a, b) for n, a, b in zip(result.shape, result.stride(), said.stride(), strict=True) if n > 1]
+            if result.dtype != said.dtype or (result.numel() and any(a != b for a, b in steps)):
+                return f"{result.dtype} {result.stride()} for {said.dtype} {said.stride()}"
     return ""
 
 
 def _result_bytes(out: Any, expected: Any) -> tuple[int, ...]:
     """Bytes of each result that the graph knows as a tensor; 0 where the kernel made none. Kernels may make more than
     the graph says (oneDNN's LSTM); where they made less that was because of the made-up data (CTC's lengths)."""
-    found = zip(_results(out), _results(expected), strict=True)
-    return tuple(_allocated(t, known) for t, known in found if isinstance(known, torch.Tensor))
+    pairs = zip(_results(out), _results(expected), strict=True)
+    return tuple(_allocated(t, known) for t, known in pairs if isinstance(known, torch.Tensor))
 
 
-def _allocated(made: Any, known: torch.Tensor) -> int:
-    if not isinstance(made, torch.Tensor):
+def _allocated(result: Any, known: torch.Tensor) -> int:
+    if not isinstance(result, torch.Tensor):
         return 0
-    return max(bytes_of(known), bytes_of(made), taken(made.untyped_storage().nbytes(), made.device))
+    return max(bytes_of(known), bytes_of(result), taken(result.untyped_storage().nbytes(), result.device))
 
 
 def _results(value: Any) -> list[Any]:

@@ -68,7 +68,7 @@ def anneal(
     problem: Problem, start: Sequence[int], budget: int, steps: int, seed: int = 1, heat: float = 1.0
 ) -> list[int] | None:
     """The best schedule within ``budget`` met on the way from ``start`` (which need not be within it)."""
-    schedule, found, best = list(start), None, math.inf
+    schedule, cheapest, best = list(start), None, math.inf
     state = np.array([seed], np.int64)
     mean = _mean(problem.cost)
     weight = mean / (max(problem.size) * len(schedule) / 8)
@@ -78,15 +78,15 @@ def anneal(
         line = timeline(problem, schedule, budget)
         cost = sum(problem.cost[v] for v in schedule)
         if line.total[EXCESS] == 0 and cost < best:
-            best, found = cost, schedule
+            best, cheapest = cost, schedule
         best_runs = np.full_like(line.runs, -1)
         steps_now = max(steps // ROUNDS, 1)
         weight, reached = run(line, state, steps_now, hot, hot * cooling, weight, cost, best, best_runs)
         hot *= cooling
         if reached < best - 1e-9 * problem.total_cost:
-            best, found = reached, [int(v) for v in best_runs if v >= 0]
+            best, cheapest = reached, [int(v) for v in best_runs if v >= 0]
         schedule = schedule_of(line)
-    return found
+    return cheapest
 
 
 def reorder(

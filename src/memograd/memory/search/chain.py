@@ -115,8 +115,8 @@ def _cuts(
     work = np.cumsum([problem.cost[k] for k in order[: turn + 1]])
     borders = np.searchsorted(work, np.linspace(0, work[-1], STAGES + 1)[1:-1])
     edges = sorted({0, *(int(b) for b in borders), turn})
-    found = {a + int(np.argmin(flow[a:b])) for a, b in pairwise(edges) if b > a}
-    return sorted(found | {turn})
+    cuts = {a + int(np.argmin(flow[a:b])) for a, b in pairwise(edges) if b > a}
+    return sorted(cuts | {turn})
 
 
 class _Builder:
@@ -176,17 +176,17 @@ class _Builder:
 
     def runs(self) -> list[list[_Run]]:
         count = len(self.cuts)
-        found: list[list[_Run]] = [[] for _ in range(count + 1)]
+        table: list[list[_Run]] = [[] for _ in range(count + 1)]
         for start in range(count):
-            found[start + 1] += self._single(start)
+            table[start + 1] += self._single(start)
             values: list[int] = []
             cost = 0.0
             for stop in range(start + 1, count + 1):
                 values = values + self.values[stop - 1]
                 cost += self.again[stop - 1]
                 free = [v for v in values if self._free(v, stop)]
-                found[stop].append(self._run(start, stop, values, free, cost, whole=True))
-        return found
+                table[stop].append(self._run(start, stop, values, free, cost, whole=True))
+        return table
 
     def _free(self, value: int, stop: int) -> bool:
         """Whether a value may be dropped by a run that ends before stage ``stop``."""
@@ -219,15 +219,15 @@ class _Builder:
     def _single(self, stage: int) -> list[_Run]:
         """A stage by itself: all kept, or its cheapest values dropped."""
         values = self.values[stage]
-        found = [self._run(stage, stage + 1, values, [], 0.0)]
+        runs = [self._run(stage, stage + 1, values, [], 0.0)]
         problem = self.problem
         free = [v for v in values if self._free(v, stage + 1) and problem.size[v]]
         free.sort(key=lambda v: problem.cost[problem.producer[v]] / problem.size[v])
         for share in SHARES:
             dropped = free[: math.ceil(share * len(free))]
             if dropped:
-                found.append(self._run(stage, stage + 1, values, dropped, self._recompute(dropped)))
-        return found
+                runs.append(self._run(stage, stage + 1, values, dropped, self._recompute(dropped)))
+        return runs
 
     def _recompute(self, dropped: list[int]) -> float:
         """Cost of the operators that bring ``dropped`` back when all other values in question are there."""

@@ -27,11 +27,11 @@ _ROUNDS = 8  # of that search at most
 
 
 @dataclass
-class Known:
+class Solutions:
     """The schedules of one problem: (peak in bytes, cost, schedule), and what is proved about it."""
 
     problem: Problem
-    found: list[tuple[int, float, list[int]]] = field(default_factory=list)
+    schedules: list[tuple[int, float, list[int]]] = field(default_factory=list)
     bounds: dict[int, Bound] = field(default_factory=dict)  # by budget
     quick_bounds: dict[int, float] = field(default_factory=dict)
     lean: tuple[int, list[int]] = (0, [])  # the least peak and its schedule: once told to a user, it stays
@@ -44,11 +44,11 @@ class Known:
     def add(self, schedule: Sequence[int] | None) -> None:
         if schedule is not None:
             usage = simulate(self.problem, schedule)
-            self.found.append((usage.peak, usage.cost, list(schedule)))
+            self.schedules.append((usage.peak, usage.cost, list(schedule)))
 
     def within(self, budget: int) -> tuple[float, list[int]] | None:
         """The cheapest known schedule within ``budget`` and its extra cost; of equally cheap ones the leanest."""
-        fitting = [(cost, peak, s) for peak, cost, s in self.found if peak <= budget]
+        fitting = [(cost, peak, s) for peak, cost, s in self.schedules if peak <= budget]
         if not fitting:
             return None
         cost, _, schedule = min(fitting)
@@ -114,21 +114,21 @@ class Known:
                 if simulate(problem, best).peak > middle:
                     low = middle
             self.add(best)
-            peak, _, schedule = min(self.found)
+            peak, _, schedule = min(self.schedules)
             self.lean = peak, schedule
         return self.lean
 
 
-_KNOWN: OrderedDict[Problem, Known] = OrderedDict()
+_SOLUTIONS: OrderedDict[Problem, Solutions] = OrderedDict()
 
 
-def known(problem: Problem, starts: Sequence[Sequence[int]]) -> Known:
+def solutions_of(problem: Problem, starts: Sequence[Sequence[int]]) -> Solutions:
     """What is known of ``problem``; at first ``starts`` and the order in which its operators are numbered."""
-    if problem not in _KNOWN:
-        _KNOWN[problem] = Known(problem)
+    if problem not in _SOLUTIONS:
+        _SOLUTIONS[problem] = Solutions(problem)
         for start in (range(len(problem.cost)), *starts):
-            _KNOWN[problem].add(start)
-    _KNOWN.move_to_end(problem)
-    while len(_KNOWN) > _PROBLEMS:
-        _KNOWN.popitem(last=False)
-    return _KNOWN[problem]
+            _SOLUTIONS[problem].add(start)
+    _SOLUTIONS.move_to_end(problem)
+    while len(_SOLUTIONS) > _PROBLEMS:
+        _SOLUTIONS.popitem(last=False)
+    return _SOLUTIONS[problem]

@@ -68,9 +68,11 @@ def _peak_place(plan: Scheduled) -> str:
     if not plan.schedule:
         return "nothing runs"
     at = plan.schedule[plan.usage.at]
-    again = ", computed again" if at in plan.schedule[: plan.usage.at] else ""
+    repeated = ", computed again" if at in plan.schedule[: plan.usage.at] else ""
     where = f" in {plan.modules[at]}" if plan.modules[at] else ""
-    return f"at {plan.operators[at]}{where} ({plan.phases[at]}{again}; run {plan.usage.at + 1} of {len(plan.schedule)})"
+    return (
+        f"at {plan.operators[at]}{where} ({plan.phases[at]}{repeated}; run {plan.usage.at + 1} of {len(plan.schedule)})"
+    )
 
 
 def _kept_rows(plan: Scheduled) -> list[str]:
@@ -122,7 +124,7 @@ def _by_place(plan: Scheduled, amounts: Mapping[str, Amount]) -> dict[str, dict[
         key = tuple("#" if k in numbered else part for k, part in enumerate(path))
         places.setdefault(key, {})[name] = amount
         paths.setdefault(key, []).append(path)
-    return {_joined(paths[key]): found for key, found in places.items()}
+    return {_joined(paths[key]): amount_of for key, amount_of in places.items()}
 
 
 def _joined(paths: list[list[str]]) -> str:

@@ -80,7 +80,7 @@ def _problem(data: dict[str, Any]) -> Problem:
         _within(count, [k])
         if v not in problem.reads[k] or not 0 <= w <= problem.workspace[k]:
             raise ValueError("it runs an operator again from what this does not read")
-    if sorted(v for made in problem.outputs for v in made) != list(range(values)):
+    if sorted(v for values_of in problem.outputs for v in values_of) != list(range(values)):
         raise ValueError("a value has no producer, or two")
     return problem
 
