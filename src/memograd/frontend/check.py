@@ -19,6 +19,7 @@ from memograd._torch import copy_of, pytree, without_hooks
 from memograd.errors import GradientMismatchError
 from memograd.frontend.answers import Question
 from memograd.frontend.boundary import Call
+from memograd.frontend.carried import as_leaves
 from memograd.frontend.program import Program
 from memograd.tracing.under_way import TURN, plainly
 from memograd.tracing.undisturbed import Contents, Generators, taken_back
@@ -51,16 +52,20 @@ class Witness:
     @classmethod
     def of(
         cls, program: Program, model: nn.Module, function: Callable[..., Any], args: Any, kwargs: Any, say: Any
-    ) -> Witness:
-        """Run one call of ``function``, a forward pass of ``model``."""
+    ) -> Witness | None:
+        """Run one call of ``function``, a forward pass of ``model``; None where that cannot be done."""
         try:
             # a detached tensor has no part in a cycle, and nobody asks for its version: buffers are put back;
             # what arguments were is remembered where the call writes to them
             keep = torch.clone if program.rewritten else torch.detach
             with torch.autograd.graph.saved_tensors_hooks(lambda t: keep(t.detach()), lambda t: t):
-                sources, new, out = _ran(program, model, function, args, kwargs)
+                ran = _ran(program, model, function, args, kwargs)
         except RuntimeError:  # the transforms of ``torch.func`` forbid such hooks; whatever else it is is raised again
-            sources, new, out = _ran(program, model, function, args, kwargs)
+            ran = _ran(program, model, function, args, kwargs)
+        if ran is None:
+            say("not compared: the call goes on from what an earlier one left behind, with its history")
+            return None
+        sources, new, out = ran
         names = [i.name for i in program.early]
         results: dict[int, Tensor] = {}
         for position, k in zip(program.graph.calling.tensor_out, program.graph.positions("output"), strict=True):
@@ -176,9 +181,10 @@ class Witness:
 
 def _ran(
     program: Program, model: nn.Module, function: Callable[..., Any], args: Any, kwargs: Any
-) -> tuple[dict[int, Any], dict[str, Any], list[Any]]:
+) -> tuple[dict[int, Any], dict[str, Any], list[Any]] | None:
     """What can be differentiated by, by position; copies of the arguments that are written to, by name, as they are
-    afterwards; and what the call returns on copies of the arguments."""
+    afterwards; and what the call returns on copies of the arguments. None where it cannot be run apart from the calls
+    before it."""
     leaves, spec = pytree.tree_flatten((args, kwargs))
     leaves = [_copy(x) if isinstance(x, Tensor) else x for x in leaves]
     passed, at = leaves.copy(), program.graph.calling.tensor_in
@@ -191,13 +197,16 @@ def _ran(
     given = iter([leaves[k] for k in at])
     inputs = {i.name: i.bound if i.tensor is not None else next(given) for i in program.early}
     places = {name: place for place, name in enumerate(inputs)}
-    sources: dict[int, Any] = {places[name]: inputs[name] for name in program.wrt}
     bound = [i.bound for i in program.early if i.bound is not None]
     generators, contents = Generators(model), Contents([*bound, *model.parameters(), *model.buffers()])
     others = [x for x in leaves if not isinstance(x, Tensor)]
     try:
-        with TURN, plainly(), taken_back(model, *others), without_hooks(sources.values()):
-            return sources, new, pytree.tree_leaves(function(*own_args, **own_kwargs))
+        with TURN, as_leaves(bound, program.guards) as ends:
+            if ends is None:
+                return None
+            sources: dict[int, Any] = {places[n]: ends.get(id(inputs[n]), inputs[n]) for n in program.wrt}
+            with plainly(), taken_back(model, *others), without_hooks(sources.values()):
+                return sources, new, pytree.tree_leaves(function(*own_args, **own_kwargs))
     finally:
         contents.put_back()
         generators.put_back()
