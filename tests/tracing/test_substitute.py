@@ -86,3 +86,38 @@ def test_torch_vmap_inside_a_program() -> None:
     f = lambda x: torch.vmap(lambda row: (row * w).sin().sum())(x).pow(2).sum()  # noqa: E731
     _, ours = mg.differentiate(mg.capture(f, X))(X)
     torch.testing.assert_close(ours["w"], torch.autograd.grad(f(X), w)[0])
+
+
+class Moves(nn.Module):
+    """Moves its parts to where its input is, as mixtures of experts over processes do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.parts = nn.ModuleList([nn.Linear(4, 4), nn.BatchNorm1d(4)]).double()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        for part in self.parts:
+            x = part.to(x.device)(x).tanh()
+        weight = self.parts[0].weight
+        assert weight.to(x.dtype) is weight and weight.contiguous() is weight
+        return x.square().sum()
+
+
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_a_module_that_is_moved_to_where_it_is_stays_the_same(wrapped) -> None:
+    torch.manual_seed(0)
+    ours, theirs = Moves(), Moves()
+    theirs.load_state_dict(ours.state_dict())
+    parameters = list(ours.parameters())
+    theirs(X).backward()
+    if wrapped:
+        mg.wrap(ours, backend="eager")(X).backward()
+        for p, q in zip(parameters, theirs.parameters(), strict=True):
+            torch.testing.assert_close(p.grad, q.grad)
+    else:
+        optimizer = torch.optim.SGD(ours.parameters(), lr=0.1)
+        mg.TrainStep(ours, None, optimizer, backend="eager")(X)
+        torch.optim.SGD(theirs.parameters(), lr=0.1).step()
+    for p, q in zip(ours.parameters(), theirs.parameters(), strict=True):
+        torch.testing.assert_close(p, q)
+    assert all(p is q for p, q in zip(parameters, ours.parameters(), strict=True))

@@ -52,8 +52,9 @@ class Substitute(TorchFunctionMode):
             return func(*args, **(kwargs or {}))
         if self.grad_asked is not None and func == _GRAD and type(args[0]) in _OWNED:
             self.grad_asked(args[0])
-        args = [self._own(a) for a in args]
-        return func(*args, **{k: self._own(v) for k, v in kwargs.items()}) if kwargs else func(*args)
+        own = [self._own(a) for a in args]
+        out = func(*own, **{k: self._own(v) for k, v in kwargs.items()}) if kwargs else func(*own)
+        return args[0] if own and out is own[0] else out  # ``x.to(x.device) is x``: the user's, as the user knows it
 
     def _own(self, value: Any) -> Any:
         kind = type(value)

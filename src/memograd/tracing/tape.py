@@ -169,6 +169,8 @@ class Tape:
 
     def assign(self, tensor: torch.Tensor, new: torch.Tensor) -> None:
         """``tensor.data = new``: the memory of ``new`` with the history that ``tensor`` has."""
+        if self.stand_in(tensor) is self.stand_in(new):  # ``module.to(device)``, where it is there already
+            return
         node, value = self.node_of(tensor), self.node_of(new)
         written = self._emit(ops.overwrite, (node, value), {}, self.stand_in(tensor))
         origin = self._alias_of(tensor)
