@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from idioms.agreement import check_function
 from torch import nn
 from torch.nn import functional as F
 
@@ -347,3 +348,20 @@ def test_bits_are_written_in_place(operator):
 
     leaf = X.clone().requires_grad_()
     torch.testing.assert_close(mg.grad(f)(X), *torch.autograd.grad(f(leaf), leaf))
+
+
+def rows_of_complex_numbers(x, w):
+    z = x + 1j * w
+    z[0] = w.flip(0)
+    z[:, 1:] *= 2j
+    return (z.imag * w).sum() + z.abs().sum()
+
+
+def test_second_derivatives_of_writes_to_parts_of_complex_numbers():
+    x, w = torch.linspace(-1, 1, 6, dtype=torch.float64).view(2, 3), torch.tensor([0.3, 0.7, -0.4], dtype=torch.float64)
+    check_function(rows_of_complex_numbers, [x, w])
+    at = x.clone().requires_grad_()
+    (gradient,) = torch.autograd.grad(rows_of_complex_numbers(at, w), at, create_graph=True)
+    (expected,) = torch.autograd.grad(gradient.square().sum(), at)
+    twice = mg.grad(lambda x: mg.grad(rows_of_complex_numbers)(x, w).square().sum())(x)
+    torch.testing.assert_close(twice, expected)

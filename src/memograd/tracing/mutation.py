@@ -248,6 +248,9 @@ def _invert(step: Step, before: fx.Node, new: fx.Node, fake: torch.Tensor, emit:
     if packet is aten.permute:
         order = [d % fake.dim() for d in args[0]]
         return emit(func, (new, [order.index(d) for d in range(fake.dim())]), {}, fake)
+    lazily = any(z.meta["val"].is_conj() for z in (before, new))
+    if packet in (aten.select, aten.slice) and fake.is_complex() and not lazily:
+        return _complex_part(packet, args, before, new, fake, emit)
     if packet in (aten.select, aten.slice, aten.diagonal, aten.as_strided):
         scatter = getattr(aten, packet.__name__.removeprefix("aten.") + "_scatter").default
         return emit(scatter, (before, new, *args), kwargs, fake)
@@ -262,6 +265,16 @@ def _invert(step: Step, before: fx.Node, new: fx.Node, fake: torch.Tensor, emit:
         f"an in-place write through the view {func} (at {before.meta.get('source', '?')}) cannot be written as a "
         "value; clone the view before writing to it"
     )
+
+
+def _complex_part(packet: Any, args: Any, before: fx.Node, new: fx.Node, fake: torch.Tensor, emit: Emit) -> fx.Node:
+    """Inverse of ``select`` and ``slice`` of complex numbers, on their two parts: autograd cannot differentiate
+    ``select_scatter`` and ``slice_scatter`` of complex numbers, and a graph may run inside another program."""
+    scatter = aten.select_scatter.default if packet is aten.select else aten.slice_scatter.default
+    dim, *rest = args or (0,)
+    parts = [emit(aten.view_as_real.default, (z,), {}, torch.view_as_real(z.meta["val"])) for z in (before, new)]
+    written = emit(scatter, (*parts, dim % fake.dim(), *rest), {}, torch.view_as_real(fake))
+    return emit(aten.view_as_complex.default, (written,), {}, fake)
 
 
 def _invert_part(

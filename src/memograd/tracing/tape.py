@@ -20,6 +20,7 @@ from memograd import ops
 from memograd._torch import fake_like, is_fake, is_lent
 from memograd.errors import CaptureError
 from memograd.tracing.mutation import Alias, Detached, Step, Storage, write_back
+from memograd.tracing.own_tensors import OwnTensors
 from memograd.tracing.provenance import ModuleStack, caller
 
 aten = torch.ops.aten
@@ -60,6 +61,7 @@ class Tape:
         self._saved: dict[tuple[Any, int], fx.Node] = {}  # by autograd's name of a result: what was kept for backward
         self.moved: dict[Storage, Alias] = {}  # tensors whose .data was set, by the storage they had before
         self._raw: dict[int, torch.Tensor] = {}  # by id: memory the program has allocated and not used so far
+        self._own = OwnTensors()
         self._documented: dict[int, list[fx.Node]] = {}  # by id of a fake tensor: the nodes whose ``val`` it is
 
     # -- which tensor is which node ------------------------------------------------------------------------------
@@ -228,12 +230,27 @@ class Tape:
                 f"a rule used a tensor {tuple(tensor.shape)} it was not given; build constants with torch functions "
                 "(torch.full, torch.arange) inside the rule"
             )
+        if self.concrete and self._recognised(tensor):
+            return self._known[id(tensor)]
         if self._raw.pop(id(tensor), None) is not None:
             held = self.node_of(self.lift(tensor.clone()))
             self.bind(tensor, self._emit(aten.clone.default, (held,), {}, tensor))  # new at each run, and lies alike
         else:
             self.alias(tensor, self.lift(tensor))
         return self._known[id(tensor)]
+
+    def _recognised(self, tensor: torch.Tensor) -> bool:
+        """Whether ``tensor`` is one of the program's own under another name, and no constant."""
+        own = self._own.same_as(tensor, self._known, self.is_own)
+        if own is None:
+            return False
+        node, alias = self.node_of(own), self._known[id(own)]
+        if tensor.grad_fn is None:
+            self._known[id(tensor)] = alias.detached(tensor, self.stopped(node, tensor), untouched=False)
+        else:
+            step = (aten.alias.default, (), {}, None)
+            self._known[id(tensor)] = alias.view(tensor, step, self._emit(step[0], (node,), {}, tensor))
+        return True
 
     def like(self, tensor: torch.Tensor) -> torch.Tensor:
         """A tensor without data that has the geometry of ``tensor``."""
