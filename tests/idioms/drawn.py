@@ -15,6 +15,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
+from idioms import functions
 from idioms.agreement import SEED, plain_grad, plain_steps
 from torch import nn
 from torch.nn import functional as F
@@ -23,7 +24,7 @@ import memograd as mg
 
 GIVEN = ("x", "w", "W", "s")  # names that PyTorch does not let a program write to, or not so that it can be trained
 LARGE = 1e6  # a loop that squares soon leaves what float64 can tell apart
-COMMON = {"torch": torch, "F": F}
+COMMON = {"torch": torch, "F": F} | {name: getattr(functions, name) for name in functions.__all__}
 
 
 @dataclass
@@ -76,6 +77,7 @@ class Drawn:
             [
                 "import torch, memograd as mg",
                 "from torch.nn import functional as F",
+                "from idioms.functions import *",
                 "torch.set_default_dtype(torch.float64)",
                 "grad = mg.grad",
                 self.function_source(),
@@ -90,7 +92,8 @@ class Drawn:
     @property
     def tolerance(self) -> float:
         """What is computed in single precision on the way is rounded so."""
-        return 1e-4 if any(".float()" in line for line in self.lines) else 1e-9
+        single = (".float()", "float32", ".half()")
+        return 1e-4 if any(cast in line for line in self.lines for cast in single) else 1e-9
 
     # -- growing ---------------------------------------------------------------------------------------------------
 
@@ -140,7 +143,7 @@ class Drawn:
             second = sum((g * g).sum() for g in gradients)
             curved = isinstance(second, torch.Tensor) and second.requires_grad
             seconds = torch.autograd.grad(second, leaves, materialize_grads=True) if curved else []
-        except (RuntimeError, IndexError, ValueError, TypeError):
+        except (RuntimeError, ValueError, TypeError, LookupError, AttributeError, NameError):
             return None
         if any(t.requires_grad for t in rest):  # a buffer that remembers the graph of the step before
             return None

@@ -7,6 +7,7 @@ from typing import Any
 from hypothesis import strategies as st
 from idioms.drawn import GIVEN, Drawn
 from idioms.expressions import pick
+from idioms.further import complex_numbers, functions, operators, state, turned, under_turn, values
 from idioms.loops import accumulator, loop, parts, recurrence, view
 from idioms.modes import buffer, gradient, mixed_precision, mode
 from idioms.writes import assignment, empty_then_filled, factory, write
@@ -27,6 +28,13 @@ FAMILIES = {
         buffer,
         gradient,
         mixed_precision,
+        turned,
+        complex_numbers,
+        operators,
+        values,
+        functions,
+        state,
+        under_turn,
     ]
 }
 

@@ -15,7 +15,8 @@ import sys
 import time
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
@@ -34,7 +35,7 @@ from sweeps.packages.case import Case, Whole
 import memograd as mg
 from memograd.errors import GradientMismatchError, MemogradError
 
-# Name on PyPI -> what one imports, and the files of ``packages/`` that build its models.
+# Name on PyPI -> what one imports, and the files of ``packages/`` that build its models (FILE, or FILE:TABLE).
 PACKAGES = {
     "torch": ("torch", ["distributions"]),
     "papers": (
@@ -51,6 +52,55 @@ PACKAGES = {
     "torchdiffeq": ("torchdiffeq", ["differential_equations"]),
     "pytorch-crf": ("torchcrf", ["random_fields"]),
     "gpytorch": ("gpytorch", ["gaussian_processes"]),
+    "pytorch-metric-learning": ("pytorch_metric_learning", ["losses:METRIC_LEARNING"]),
+    "lightly": ("lightly", ["losses:LIGHTLY"]),
+    "torchmetrics": ("torchmetrics", ["losses:TORCHMETRICS"]),
+    "piqa": ("piqa", ["losses:PIQA"]),
+    "pytorch-msssim": ("pytorch_msssim", ["losses:MSSSIM"]),
+    "entmax": ("entmax", ["losses:ENTMAX"]),
+    "auraloss": ("auraloss", ["losses:AURALOSS"]),
+    "kornia": ("kornia", ["vision_extras:KORNIA"]),
+    "monai": ("monai", ["vision_extras:MONAI"]),
+    "vit-pytorch": ("vit_pytorch", ["vision_extras:VIT_PYTORCH"]),
+    "zuko": ("zuko", ["flows_and_fields:ZUKO"]),
+    "nflows": ("nflows", ["flows_and_fields:NFLOWS"]),
+    "normflows": ("normflows", ["flows_and_fields:NORMFLOWS"]),
+    "snntorch": ("snntorch", ["flows_and_fields:SNNTORCH"]),
+    "spikingjelly": ("spikingjelly", ["flows_and_fields:SPIKINGJELLY"]),
+    "neuraloperator": ("neuralop", ["flows_and_fields:NEURALOP"]),
+    "e3nn": ("e3nn", ["flows_and_fields:E3NN"]),
+    "torchsde": ("torchsde", ["flows_and_fields:TORCHSDE"]),
+    "torchcde": ("torchcde", ["flows_and_fields:TORCHCDE"]),
+    "ncps": ("ncps", ["flows_and_fields:NCPS"]),
+    "geotorch": ("geotorch", ["flows_and_fields:GEOTORCH"]),
+    "egnn-pytorch": ("egnn_pytorch", ["flows_and_fields:EGNN"]),
+    "se3-transformer-pytorch": ("se3_transformer_pytorch", ["flows_and_fields:SE3"]),
+    "torchani": ("torchani", ["flows_and_fields:TORCHANI"]),
+    "pykan": ("kan", ["flows_and_fields:PYKAN"]),
+    "torch-struct": ("torch_struct", ["flows_and_fields:STRUCT"]),
+    "geoopt": ("geoopt", ["flows_and_fields:GEOOPT"]),
+    "linformer": ("linformer", ["sequences_and_sounds:LINFORMER"]),
+    "performer-pytorch": ("performer_pytorch", ["sequences_and_sounds:PERFORMER"]),
+    "reformer-pytorch": ("reformer_pytorch", ["sequences_and_sounds:REFORMER"]),
+    "local-attention": ("local_attention", ["sequences_and_sounds:LOCAL_ATTENTION"]),
+    "axial-attention": ("axial_attention", ["sequences_and_sounds:AXIAL"]),
+    "perceiver-pytorch": ("perceiver_pytorch", ["sequences_and_sounds:PERCEIVER"]),
+    "conformer": ("conformer", ["sequences_and_sounds:CONFORMER"]),
+    "soft-moe-pytorch": ("soft_moe_pytorch", ["sequences_and_sounds:SOFT_MOE"]),
+    "mambapy": ("mambapy", ["sequences_and_sounds:MAMBAPY"]),
+    "titans-pytorch": ("titans_pytorch", ["sequences_and_sounds:TITANS"]),
+    "vector-quantize-pytorch": ("vector_quantize_pytorch", ["sequences_and_sounds:VQ"]),
+    "denoising-diffusion-pytorch": ("denoising_diffusion_pytorch", ["sequences_and_sounds:DDPM"]),
+    "pytorch-tabnet": ("pytorch_tabnet", ["sequences_and_sounds:TABNET"]),
+    "tab-transformer-pytorch": ("tab_transformer_pytorch", ["sequences_and_sounds:TAB_TRANSFORMER"]),
+    "tabm": ("tabm", ["sequences_and_sounds:TABM"]),
+    "torchaudio": ("torchaudio", ["sequences_and_sounds:TORCHAUDIO"]),
+    "encodec": ("encodec", ["sequences_and_sounds:ENCODEC"]),
+    "asteroid": ("asteroid", ["sequences_and_sounds:ASTEROID"]),
+    "pyro-ppl": ("pyro", ["sequences_and_sounds:PYRO"]),
+    "open-clip-torch": ("open_clip", ["sequences_and_sounds:OPEN_CLIP"]),
+    "nnAudio": ("nnAudio", ["sequences_and_sounds:NNAUDIO"]),
+    "torch-dct": ("torch_dct", ["sequences_and_sounds:DCT"]),
 }
 OF_TORCH = {"torch": "torch.distributions", "papers": "Models of papers"}  # their titles: no packages of their own
 PAGE = ROOT / "docs" / "packages.md"
@@ -75,8 +125,11 @@ class Course:
 
 def catalog(package: str) -> dict[str, Callable[[], Case]]:
     """The models of ``package`` by name."""
-    files = [import_module(f"sweeps.packages.{name}") for name in PACKAGES[package][1]]
-    return {name: make for file in files for name, make in file.MODELS.items()}
+    tables = []
+    for place in PACKAGES[package][1]:
+        file, _, table = place.partition(":")
+        tables.append(getattr(import_module(f"sweeps.packages.{file}"), table or "MODELS"))
+    return {name: make for table in tables for name, make in table.items()}
 
 
 def installed(package: str) -> bool:
@@ -88,7 +141,8 @@ def verdicts(make: Callable[[], Case], ways: Iterable[str] = WAYS) -> dict[str, 
     try:
         case = _built(make)
         start = {name: t.clone() for name, t in _tensors(case)}
-        theirs = by_loop(case)
+        with default_of(case):
+            theirs = by_loop(case)
     except Exception as error:
         return {way: Verdict("untried", _said(error)) for way in ways}
     return {way: _verdict(way, make, start, theirs) for way in ways}
@@ -101,12 +155,13 @@ def _verdict(way: str, make: Callable[[], Case], start: dict[str, Tensor], their
             tensor.copy_(start[name])
     operators, seconds = 0, 0.0
     try:
-        if way == "wrap":
-            mg.wrap(case.model, backend="eager")
-            ours = by_loop(case)
-        else:
-            ours, step = by_step(case)
-            operators, seconds = len(step.graph.nodes), step.seconds / len(step.captures)
+        with default_of(case):
+            if way == "wrap":
+                mg.wrap(case.model, backend="eager")
+                ours = by_loop(case)
+            else:
+                ours, step = by_step(case)
+                operators, seconds = len(step.graph.nodes), step.seconds / len(step.captures)
         agree(ours, theirs, case.tolerance)
     except (AssertionError, GradientMismatchError) as error:
         return Verdict("wrong", _said(error))
@@ -172,6 +227,17 @@ def _close(what: str, mine: Tensor | None, other: Tensor | None, tolerance: floa
     torch.testing.assert_close(
         mine, other, rtol=0, atol=tolerance * max(1.0, largest), equal_nan=True, msg=lambda m: f"{what}: {m}"
     )
+
+
+@contextmanager
+def default_of(case: Case) -> Iterator[None]:
+    """While open, the default type is that of ``case``."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(case.default)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
 
 
 def seed(k: int) -> None:

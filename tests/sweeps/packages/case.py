@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -26,6 +26,17 @@ class Case:
     kwargs: dict[str, Any] = field(default_factory=dict)
     loss: Callable[[Any], torch.Tensor] = mean_square
     tolerance: float = 1e-8  # where the model is one of float32 only, larger
+    default: torch.dtype = torch.float32  # of what the model makes itself as it runs
+
+
+def in_double(make: Callable[[], Case]) -> Case:
+    """The case of a package whose models make tensors of the default type wherever they need some."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    try:
+        return replace(make(), default=torch.float64)
+    finally:
+        torch.set_default_dtype(before)
 
 
 class Whole(nn.Module):
