@@ -39,7 +39,7 @@ def check_grads(
     """Check the derivatives of ``f`` at ``args``.
 
     For each order and argument: the directional derivative ``J v`` against central finite differences, and, where
-    ``f`` is analytic, against the complex step, which is exact (``differences.py``); and the adjoint identity
+    ``f`` is analytic, against the complex step, which is exact (``verify/differences.py``); and the adjoint identity
     ``<u, J v> = <Jᵀ u, v>``. Order 2 checks the gradient of ``<u, f>`` in the same way.
 
     Args:
