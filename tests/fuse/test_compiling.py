@@ -145,6 +145,16 @@ def test_what_killed_helpers_leave_undone_is_done_here(asked, monkeypatch: pytes
     assert sorted(told) == sorted(kernel.name for kernel, _ in jobs(8))
 
 
+def test_where_no_process_can_be_had_all_is_done_here(asked, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*_args: Any, **_options: Any) -> None:
+        raise OSError("Cannot allocate memory")
+
+    monkeypatch.setattr(compiling.subprocess, "Popen", refused)
+    files, told = len(os.listdir("/proc/self/fd")), []
+    compiling.compile_all(jobs(8), lambda kernel, error: not told.append(kernel.name))
+    assert told == [kernel.name for kernel, _ in jobs(8)] and len(os.listdir("/proc/self/fd")) == files
+
+
 def test_an_interrupt_leaves_no_helper(asked) -> None:
     told: list[str] = []
 
@@ -181,7 +191,7 @@ def test_helpers_end_with_a_process_that_is_killed(asked) -> None:
     assert is_gone(group)
 
 
-@pytest.mark.parametrize("cores, few, count", [(1, 20, 0), (2, 20, 1), (8, 20, 7), (8, 6, 5), (8, 3, 0)])
+@pytest.mark.parametrize("cores, few, count", [(1, 20, 0), (2, 20, 1), (8, 20, 7), (32, 8, 7), (8, 7, 0)])
 def test_as_many_helpers_as_there_are_cores_besides_this_one(
     cores: int, few: int, count: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -29,11 +29,14 @@ from memograd.errors import BackendError
 from memograd.fuse.helper import NUMBER, Job, Order
 from memograd.graph.kernels import Kernel
 
-_FEW = 4  # kernels: fewer are done before a helper has loaded PyTorch
+_FEW = 8  # kernels of about a second each: until a helper has loaded PyTorch and its compiler, five are done here
 _MOST = 16  # helpers: each has a compiler that takes some hundred MB
-_START = (
-    "import sys, pickle; sys.path[:] = pickle.load(sys.stdin.buffer); from memograd.fuse.helper import serve; serve()"
-)
+_START = """
+import pickle, sys
+sys.path[:] = pickle.load(sys.stdin.buffer)
+from memograd.fuse.helper import serve
+serve()
+"""
 
 
 def compile_all(jobs: Sequence[Job], tell: Callable[[Kernel, BackendError | None], bool]) -> None:
@@ -94,9 +97,7 @@ def _compilers_time() -> float:
 
 def _helpers(jobs: Sequence[Job], left: range) -> int:
     """How many helpers there should be for these kernels; none where they would not pay, or forks are not safe."""
-    if (
-        not sys.platform.startswith("linux") or getattr(sys, "frozen", False) or len(left) < _FEW
-    ):  # forks are safe there
+    if not sys.platform.startswith("linux") or getattr(sys, "frozen", False) or len(left) < _FEW:
         return 0
     if any(t.device.type != "cpu" for k in left for t in jobs[k][1]):  # Triton has processes of its own
         return 0
@@ -111,18 +112,9 @@ def _helping(jobs: Sequence[Job], left: range, count: int) -> Iterator[tuple[int
     numbers = list(left)[: select.PIPE_BUF // NUMBER]  # as many as a pipe surely takes
     os.write(fill, b"".join(k.to_bytes(NUMBER, "little") for k in numbers))
     os.close(fill)
-    process = None
+    process = _started(Order.of(jobs, numbers, count, queue, say))
+    os.close(say)
     try:
-        process = subprocess.Popen(
-            [sys.executable, "-c", _START],
-            stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-            pass_fds=(queue, say), start_new_session=True, env=os.environ | {"TORCHINDUCTOR_COMPILE_THREADS": "1"},
-        )  # fmt: skip
-        os.close(say)
-        assert process.stdin is not None
-        with suppress(OSError):  # it has ended already: nothing will be answered
-            process.stdin.write(pickle.dumps(sys.path) + pickle.dumps(Order.of(jobs, numbers, count, queue, say)))
-            process.stdin.flush()
         yield queue, answers
     finally:
         if process is not None:
@@ -132,3 +124,21 @@ def _helping(jobs: Sequence[Job], left: range, count: int) -> Iterator[tuple[int
                 process.communicate()
         os.close(queue)
         os.close(answers)
+
+
+def _started(order: Order) -> subprocess.Popen[bytes] | None:
+    """The process that divides into helpers; None where the system gives none."""
+    try:
+        process = subprocess.Popen(
+            [sys.executable, "-c", _START],
+            stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+            pass_fds=(order.queue, order.say), start_new_session=True,
+            env=os.environ | {"TORCHINDUCTOR_COMPILE_THREADS": "1"},
+        )  # fmt: skip
+    except OSError:
+        return None
+    assert process.stdin is not None
+    with suppress(OSError):  # it has ended already: nothing will be answered
+        process.stdin.write(pickle.dumps(sys.path) + pickle.dumps(order))
+        process.stdin.flush()
+    return process
