@@ -629,7 +629,7 @@ def anchor_without_a_partner() -> Made:
 
 
 # github.com/pytorch/pytorch/issues/49886: eigenvectors where two eigenvalues are equal
-@sick("_linalg_eigh at the edge of its domain", "_linalg_eigh", "backward", "torch.linalg.eigh(", fixed=False)
+@sick("equal eigenvalues", "_linalg_eigh", "backward", "torch.linalg.eigh(")
 def eigenvectors_of_equal_eigenvalues() -> Made:
     def middle(self: Net, x: Tensor, y: Tensor) -> Tensor:
         values, vectors = torch.linalg.eigh(self.inner.weight[:6] @ self.inner.weight[:6].T)
@@ -653,3 +653,26 @@ def penalty_on_a_gradient_of_zero() -> Made:
     model = Net(middle)
     nn.init.constant_(model.inner.bias, -30.0)
     return model, None, [regression()]
+
+
+# github.com/facebookresearch/pytext/pull/1698: labels are smoothed over classes whose scores are -inf
+@sick("infinity of a mask", "masked_fill", "forward", ".masked_fill(forbidden, -math.inf)")
+def labels_smoothed_over_masked_classes() -> Made:
+    def middle(self: Net, x: Tensor, forbidden: Tensor, t: Tensor) -> Tensor:
+        scores = self.outer(self.inner(x)).masked_fill(forbidden, -math.inf)
+        return F.cross_entropy(scores, t, label_smoothing=0.1)
+
+    forbidden = torch.tensor([False, False, True]).expand(8, 3).clone()
+    return Net(middle), None, [(torch.randn(8, 6), forbidden, torch.arange(8) % 2)]
+
+
+# github.com/pytorch/pytorch/issues/49724: logsumexp of nothing but -inf, a state that no transition leads to
+@sick("softmax over a fully masked row", "logsumexp", "backward", "torch.logsumexp(")
+def state_without_a_way_to_it() -> Made:
+    def middle(self: Net, x: Tensor, allowed: Tensor) -> Tensor:
+        scores = self.outer(self.inner(x))[:, None] + torch.where(allowed, 0.0, -math.inf)
+        z = torch.logsumexp(scores, -1)
+        return z.logsumexp(-1).mean()
+
+    allowed = torch.tensor([[True, True, False], [False, False, False], [True, True, True]])
+    return Net(middle), None, [(torch.randn(8, 6), allowed)]

@@ -73,6 +73,16 @@ def _choice_behind(node: fx.Node) -> tuple[fx.Node, int] | None:
     return None
 
 
+def of_read_mask(step: Step, node: fx.Node) -> Iterator[Remedy]:
+    """What is masked, with a number that is low and no more."""
+
+    def low(*args: Any, **kwargs: Any) -> Any:
+        return operator_of(node)(*args, **kwargs).clamp(-1e4, 1e4)
+
+    code = "a finite number in the mask (-1e4 in place of -inf), or leave the masked elements out of what adds them up"
+    yield Remedy(code, lambda: repair.with_operator(step, node, low))
+
+
 def of_mask(step: Step, made: Producer, node: fx.Node) -> Iterator[Remedy]:
     """A finite number in the place of -inf: a row without anything left is then uniform."""
     written = made.written
@@ -88,7 +98,7 @@ def of_mask(step: Step, made: Producer, node: fx.Node) -> Iterator[Remedy]:
         code = source.edited(line_of(written), {"masked_fill", "masked_fill_"}, change)
         yield Remedy(code or "torch.finfo(scores.dtype).min in place of -inf in the mask",
                      lambda: repair.with_operator(step, written, filled))  # fmt: skip
-    code = source.on_operand(line_of(node), {"softmax", "log_softmax"}, 0, _LOWEST)
+    code = source.on_operand(line_of(node), {"softmax", "log_softmax", "logsumexp"}, 0, _LOWEST)
 
     def lowest(x: Tensor, *args: Any, **kwargs: Any) -> Any:
         return operator_of(node)(x.clamp_min(torch.finfo(x.dtype).min), *args, **kwargs)

@@ -9,7 +9,18 @@ from typing import Any
 import torch
 from torch import fx
 
-from memograd.doctor.nan.evidence import DIVISIONS, NORMS, Cause, called, element, in_float64, number, plain, said
+from memograd.doctor.nan.evidence import (
+    DIVISIONS,
+    NORMS,
+    SOFTMAXES,
+    Cause,
+    called,
+    element,
+    in_float64,
+    number,
+    plain,
+    said,
+)
 from memograd.doctor.nan.operators import edge, too_large
 from memograd.doctor.nan.producer import Producer
 from memograd.doctor.nan.replay import Step, mended
@@ -52,7 +63,15 @@ def of_derivative(step: Step, made: Producer, name: str) -> Cause:
     if forward is not None and isinstance(forward.target, Call):
         # The author's own backward: what it does there is named, as in a forward pass
         return Cause(edge(name, made), whose, forward, (f"in the backward of {whose}: {said(made, name)}", *told[1:]))
-    if whose in DIVISIONS:
+    if whose in SOFTMAXES and made.written is not None:
+        told.append(
+            f"a row of it is -inf altogether, which {made.written.meta.get('source', 'an input')} has put there"
+        )
+        kind = "softmax over a fully masked row"
+    elif whose in ("_linalg_eigh", "_linalg_svd", "linalg_eig"):
+        told.append("it divides by the distance of two eigenvalues (of singular values), and two are equal")
+        kind = "equal eigenvalues"
+    elif whose in DIVISIONS:
         kind = "division by zero"
     elif whose in NORMS:
         kind = "norm at the edge of its domain"

@@ -60,7 +60,8 @@ def called(target: Any) -> str:
 
 def plain(name: str) -> str:
     """An operator as people call it."""
-    return {"linalg_vector_norm": "norm", "_softmax": "softmax", "_log_softmax": "log_softmax"}.get(name, name)
+    known = {"linalg_vector_norm": "norm", "_softmax": "softmax", "_log_softmax": "log_softmax"}
+    return known.get(name) or name.removeprefix("_").removeprefix("linalg_").removesuffix("_ex")
 
 
 def said(made: Producer, name: str) -> str:

@@ -22,14 +22,18 @@ from memograd.doctor.nan.evidence import (
     plain,
     said,
 )
-from memograd.doctor.nan.producer import Producer
+from memograd.doctor.nan.producer import Producer, is_written, way
 from memograd.doctor.nan.replay import Step
 from memograd.doctor.probes import largest_of, tensors_in
+
+READ_MASK = "infinity of a mask"
 
 
 def of_operator(step: Step, made: Producer, name: str, forward: fx.Node) -> Cause:
     if (special := _special(made, name, forward)) is not None:
         return special
+    if made.written is None and is_written(forward) and made.tensor.reshape(-1)[made.position].isinf():
+        return _read_mask(step, made, name, forward)
     wide = in_float64(made)
     if wide is None:
         return Cause(edge(name, made), name, forward, (said(made, name),))
@@ -40,6 +44,17 @@ def of_operator(step: Step, made: Producer, name: str, forward: fx.Node) -> Caus
     if name in ("exp", "exp2", "expm1", "cosh", "sinh", "pow", "square") and _only_large(made):
         return growing(step, made, Cause("overflow", name, forward, tuple(evidence)))
     return Cause(edge(name, made), name, forward, tuple(evidence))
+
+
+def _read_mask(step: Step, made: Producer, name: str, forward: fx.Node) -> Cause:
+    """An infinity that was written down on purpose, and that no softmax or choice takes out again."""
+    own = forward.meta.get("source")
+    readers = [n for n in way(step, made) if n.meta.get("source") not in (None, own) and "adjoint_of" not in n.meta]
+    told = [said(made, name), "nothing takes it out again: it is added up with the rest"]
+    if readers:
+        line = (readers[0].meta.get("line") or "").strip()
+        told.append(f"it is read at {readers[0].meta['source']} ({line})")
+    return Cause(READ_MASK, name, forward, tuple(told))
 
 
 def _special(made: Producer, name: str, forward: fx.Node) -> Cause | None:

@@ -11,8 +11,9 @@ from torch import fx
 
 from memograd.doctor.nan import growth, repair
 from memograd.doctor.nan.causes import cause_of, is_lost_in_halves
-from memograd.doctor.nan.choices import of_mask, of_trap
+from memograd.doctor.nan.choices import of_mask, of_read_mask, of_trap
 from memograd.doctor.nan.evidence import Cause, called
+from memograd.doctor.nan.operators import READ_MASK
 from memograd.doctor.nan.producer import Producer, producer
 from memograd.doctor.nan.replay import Step
 from memograd.doctor.nan.rewrites import Remedy, line_of, of_operator, operator_of
@@ -69,6 +70,10 @@ def remedies(step: Step, made: Producer, cause: Cause) -> Iterator[Remedy]:
         yield from of_operator(step, name, forward)
     elif kind == "softmax over a fully masked row" and forward is not None:
         yield from of_mask(step, made, forward)
+    elif kind == READ_MASK and forward is not None:
+        yield from of_read_mask(step, forward)
+    elif kind == "equal eigenvalues" and forward is not None:
+        yield _apart(step, forward)
     elif kind.startswith("overflow in float16") or kind.startswith("overflow in bfloat16"):
         yield from _of_halves(step, made)
         if forward is not None:
@@ -96,6 +101,18 @@ def _in_float64(step: Step, node: fx.Node) -> Remedy:
         return operator_of(node)(*wide, **kwargs).to(dtype)
 
     code = f"call it in float64 (x.double(), and .to({dtype}) behind it), and report the kernel"
+    return Remedy(code, lambda: repair.with_operator(step, node, changed))
+
+
+def _apart(step: Step, node: fx.Node) -> Remedy:
+    """A diagonal that moves equal eigenvalues apart."""
+
+    def changed(matrix: Tensor, *args: Any, **kwargs: Any) -> Any:
+        own = torch.linspace(0, 1, matrix.shape[-1], dtype=torch.float64, device=matrix.device).to(matrix.dtype)
+        wide = 1e-3 * torch.diag(own)[: matrix.shape[-2]]
+        return operator_of(node)(matrix + wide if wide.shape == matrix.shape[-2:] else matrix, *args, **kwargs)
+
+    code = "A = A + 1e-3 * torch.diag(torch.linspace(0, 1, A.shape[-1]))  # moves equal eigenvalues apart"
     return Remedy(code, lambda: repair.with_operator(step, node, changed))
 
 
