@@ -57,3 +57,29 @@ def test_random_numbers_are_drawn_in_the_first_half():
     early, late = cut(joint(lambda x: x * torch.rand(3, 4, dtype=torch.float64)))
     drawn = "aten.rand.default"
     assert drawn in names(early) and drawn not in names(late)
+
+
+def test_with_fused_kernels_arithmetic_is_computed_again_of_what_is_remembered_anyway():
+    def f(x):
+        h = x.tanh()
+        return (h * -2 * x).sin() + (h * -2 * x).exp()
+
+    seed = torch.arange(12, dtype=torch.float64).reshape(3, 4)
+    remembered = []
+    for fused in (False, True):
+        early, late = cut(joint(f), fused)
+        _, *saved = early.function(X.detach())
+        (gradient,) = late.function(*saved, seed)
+        torch.testing.assert_close(gradient, torch.autograd.grad(f(X), X, seed)[0])
+        remembered.append({str(n.target) for n in early.results[1:] if n.op != "placeholder"})
+    assert "aten.mul.Tensor" in remembered[0]
+    assert remembered[1] == {"aten.tanh.default", "aten.exp.default"}
+
+
+def test_what_is_returned_anyway_is_remembered_as_it_is():
+    def f(x):
+        y = x.tanh() * -2
+        return y, y.sin()
+
+    early, _ = cut(joint(f), fused=True)
+    assert early.results[0].target is torch.ops.aten.mul.Tensor and early.results[0] in early.results[2:]

@@ -18,6 +18,13 @@ from memograd.graph.graph import Graph
 from memograd.graph.views import is_view, owner, viewed
 from memograd.ops import has_effect, is_random
 
+aten = torch.ops.aten
+_FEW = 16  # bytes: a number
+_ARITHMETIC = {
+    *(aten.mul.Tensor, aten.mul.Scalar, aten.add.Tensor, aten.add.Scalar, aten.sub.Tensor, aten.neg.default),
+    *(aten.tanh_backward.default, aten.sigmoid_backward.default),
+}
+
 
 @dataclass(frozen=True)
 class Halves:
@@ -34,8 +41,13 @@ def partition(joint: Graph) -> Halves:
     return Halves(forward.function, backward.function, len(joint.outputs) - len(joint.positions("gradient")))
 
 
-def cut(joint: Graph) -> tuple[Graph, Graph]:
-    """Two graphs: the results, then what is to be saved; and, of this and the cotangents, the gradients."""
+def cut(joint: Graph, fused: bool = False) -> tuple[Graph, Graph]:
+    """Two graphs: the results, then what is to be saved; and, of this and the cotangents, the gradients.
+
+    Args:
+        fused: kernels will be fused, so that some arithmetic takes no time beside the reading of its operands: where
+            these have to be saved anyway, what is computed of them is not.
+    """
     pairs = list(zip(joint.placeholders, joint.inputs, strict=True))
     late: set[fx.Node] = {n for n, i in pairs if i.kind == "cotangent"}
     for node in joint.nodes:
@@ -50,6 +62,8 @@ def cut(joint: Graph) -> tuple[Graph, Graph]:
             read.update(dict.fromkeys(n for n in node.all_input_nodes if n not in late))
     read.update(dict.fromkeys(joint.results[k] for k in gradients if joint.results[k] not in late))
     views = _views(read)
+    if fused:
+        views |= _again(joint, read, views)
     saved = [n for n in read if n not in views and isinstance(n.meta["val"], torch.Tensor)]
     early = [*(n for n, i in pairs if i.kind != "cotangent"), *(n for n in joint.nodes if n not in late)]
     forward = joint.with_fx(
@@ -121,6 +135,33 @@ def _views(read: dict[fx.Node, None]) -> set[fx.Node]:
                 read[operand] = None
                 waiting.append(operand)
     return views
+
+
+def _again(joint: Graph, read: dict[fx.Node, None], views: set[fx.Node]) -> set[fx.Node]:
+    """Those of the values that are ``read``, and what they are made of, which are computed again: arithmetic whose
+    operands are read, too, or are from now on and take no more bytes. What is returned is there anyway."""
+    again: set[fx.Node] = set()
+    stay = views.union(joint.results)
+    for node in reversed(joint.nodes):
+        if node not in read or node in stay or not _cheap(node):
+            continue
+        more, between = [], []
+        for operand in node.all_input_nodes:
+            if operand not in read:
+                inner = _cheap(operand) and operand not in stay and read.keys() >= set(operand.all_input_nodes)
+                (between if inner else more).append(operand)
+        if sum(map(_bytes, more)) <= _bytes(node) and not any(map(is_view, more)):
+            again.update((node, *between))
+            read.update(dict.fromkeys(more))
+    return again
+
+
+def _cheap(node: fx.Node) -> bool:
+    """Whether ``node`` is arithmetic of operands of its own size, and of numbers."""
+    if node.target not in _ARITHMETIC or viewed(node) is not None:
+        return False
+    size = _bytes(node)
+    return all(_bytes(n) == size or _bytes(n) <= _FEW for n in node.all_input_nodes)
 
 
 def gather(halves: Halves, flat: list[Any]) -> tuple[tuple[torch.Tensor, ...], tuple[torch.Tensor, ...]]:

@@ -102,7 +102,7 @@ class Pass:
     def _answer(self, question: Question) -> Answer:
         joint = own_memory(derived(self.graph, self, question))
         names = [self.graph.inputs[k].name for k in question[1]]
-        early, late = cut(joint)
+        early, late = cut(joint, fused=self.backend == "inductor")
         slots = self._remember(early)
         has = [self.smooth[k] for k in slots]
         inputs = tuple(Input("input", f"input {k}") for k in range(len(late.inputs)))
