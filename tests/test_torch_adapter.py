@@ -21,6 +21,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.overrides import TorchFunctionMode
 from torch.testing._internal.logging_tensor import LoggingTensor
 from torch.utils import _python_dispatch as python_dispatch
+from torch.utils.flop_counter import FlopCounterMode
 
 from memograd import _torch as adapter
 from memograd._torch.fake import _FakeMode
@@ -920,3 +921,45 @@ def test_a_view_is_negated_when_it_is_read() -> None:
     assert view.is_neg() and view.tolist() == [-1.0, 2.0], WHY + "torch._neg_view"
     x[0] = 5
     assert view.tolist() == [-5.0, 2.0], WHY + "it is a view"
+
+
+def test_modes_of_others_are_known_and_can_be_kept_out() -> None:
+    class Mode(TorchFunctionMode):
+        def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            seen.append(func)
+            return func(*args, **(kwargs or {}))
+
+    seen: list[Any] = []
+    x = torch.ones(2)
+    assert not adapter.any_modes() and adapter.modes_of_others() == (), WHY + "_len_torch_function_stack"
+    with torch.device("cpu"):
+        assert adapter.any_modes() and adapter.modes_of_others() == (), WHY + "DeviceContext"
+    with FlopCounterMode(display=False):
+        assert [m.__name__ for m in adapter.modes_of_others()] == ["_FlopCounterMode"], WHY + "the stack of modes"
+    with Mode() as mode:
+        assert adapter.modes_of_others() == (mode,), WHY + "_get_current_function_mode_stack"
+        with adapter.without_function_modes():
+            torch.sin(x)
+            assert not seen, WHY + "DisableTorchFunction"
+            with adapter.with_function_modes():
+                torch.cos(x)
+        torch.exp(x)
+    assert seen == [torch.cos, torch.exp], WHY + "_EnableTorchFunction"
+
+
+def test_hooks_on_saved_tensors_are_seen() -> None:
+    assert adapter.saved_tensor_hooks() is None, WHY + "_top_saved_tensors_default_hooks"
+    with torch.autograd.graph.saved_tensors_hooks(abs, float):
+        assert adapter.saved_tensor_hooks() == (abs, float), WHY + "_top_saved_tensors_default_hooks"
+
+
+def test_who_asks_for_the_version_of_a_tensor_is_seen() -> None:
+    class Mode(TorchFunctionMode):
+        def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            seen.append(func)
+            return func(*args, **(kwargs or {}))
+
+    seen: list[Any] = []
+    with Mode():
+        assert torch.ones(2).add_(1)._version == 1
+    assert seen[-1] == adapter.VERSION, WHY + "Tensor._version"

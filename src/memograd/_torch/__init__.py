@@ -95,10 +95,12 @@ try:
         module_hooks,
         note_step,
         register_hook,
+        saved_tensor_hooks,
         without_hooks,
         without_saved_tensor_hooks,
     )
     from memograd._torch.memory import (
+        VERSION,
         address,
         copy_of,
         elementwise_strides,
@@ -113,10 +115,14 @@ try:
     from memograd._torch.modes import (
         DispatchMode,
         TorchDispatchMode,
+        any_modes,
         default_device,
         dispatch_modes,
         inside_make_fx,
+        modes_of_others,
         unseen,
+        with_function_modes,
+        without_function_modes,
         without_modes,
     )
     from memograd._torch.modules import (

@@ -7,6 +7,7 @@ PyTorch has functions to register a hook and none to ask for one.
 - ``module_hooks`` / ``hooks_by_kind`` / ``forward_hooks``: those of modules, and those for every module there is.
 - ``has_step_hooks`` / ``note_step``: nothing public says whether an optimizer has hooks, or tells schedulers that it
   has stepped.
+- ``saved_tensor_hooks``: nothing public says whether there are some.
 - ``without_saved_tensor_hooks``: the public way to keep them out (``disable_saved_tensors_hooks``) raises an error.
 """
 
@@ -101,3 +102,8 @@ def has_step_hooks(optimizer: optim.Optimizer) -> bool:
 def note_step(optimizer: optim.Optimizer) -> None:
     """The optimizer has stepped, as far as schedulers are concerned: they warn of those that have not."""
     optimizer._opt_called = True  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def saved_tensor_hooks() -> tuple[Any, Any] | None:
+    """What packs and unpacks the tensors that autograd saves in this thread (``saved_tensors_hooks``)."""
+    return torch._C._autograd._top_saved_tensors_default_hooks(False)  # pyright: ignore[reportAttributeAccessIssue]

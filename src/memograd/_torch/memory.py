@@ -7,6 +7,7 @@
   (``DisableTorchFunction``).
 - ``suggested_format``: ``Tensor.suggest_memory_format`` of C++, by which kernels choose the strides of their results.
 - ``elementwise_strides``: how a result of several operands lies, in the order of theirs.
+- ``VERSION``: what ``x._version`` calls, as function modes see it. PyTorch's documentation of ``Function`` names it.
 - ``neg_view``: a view whose numbers are negated when they are read. PyTorch makes such views (``x.conj().imag``); no
   public function makes one of a given tensor.
 """
@@ -21,6 +22,8 @@ import torch
 from torch._prims_common import compute_elementwise_output_strides, suggest_memory_format
 
 from memograd._torch.fake import FakeTensor, is_fake
+
+VERSION = torch.Tensor._version.__get__  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def address(tensor: torch.Tensor) -> int:

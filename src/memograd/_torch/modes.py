@@ -7,6 +7,10 @@
 - ``unseen``: function modes are switched off by ``DisableTorchFunction`` only.
 - ``default_device``: ``torch.get_default_device`` looks for a function mode and takes 20 µs; whether there is any mode
   (``_len_torch_function_stack``) takes none.
+- ``any_modes`` / ``modes_of_others``: what else is on (``_len_torch_function_stack``, ``_len_torch_dispatch_stack``,
+  ``_get_current_function_mode_stack``); nothing public says so.
+- ``without_function_modes`` / ``with_function_modes``: ``DisableTorchFunction`` and ``_EnableTorchFunction``. A graph
+  that was captured under a mode has in it what the mode did.
 - ``inside_make_fx``: nothing public says that somebody else traces.
 """
 
@@ -14,9 +18,12 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
 
 import torch
+from torch.overrides import _get_current_function_mode_stack as function_modes
+from torch.utils._device import DeviceContext
 from torch.utils._python_dispatch import TorchDispatchMode as DispatchMode
 from torch.utils._python_dispatch import _disable_current_modes as without_modes
 from torch.utils._python_dispatch import _get_current_dispatch_mode_stack as dispatch_modes
@@ -51,6 +58,37 @@ def unseen() -> Iterator[None]:
 def default_device() -> torch.device | None:
     """What factories make tensors on; None where nobody has said anything, which costs less to find out."""
     return torch.get_default_device() if torch._C._len_torch_function_stack() else None
+
+
+def any_modes() -> bool:
+    """Whether any mode is on."""
+    return bool(torch._C._len_torch_function_stack() or torch._C._len_torch_dispatch_stack())
+
+
+def modes_of_others() -> tuple[Any, ...]:
+    """The modes that are on and are none of ours, PyTorch's by their class; what is said of the default device
+    (``with torch.device(...)``) is one for PyTorch, and is not counted."""
+    if not any_modes():
+        return ()
+    modes = [m for m in (*function_modes(), *dispatch_modes()) if not _is_ours(m) and type(m) is not DeviceContext]
+    return tuple([type(m) if type(m).__module__.startswith("torch.") else m for m in modes])
+
+
+def without_function_modes() -> AbstractContextManager[Any]:
+    """Function modes of the caller's (``with torch.device(...)`` is one) see nothing of what runs inside. Where a
+    capture of ours is under way, it does."""
+    if not torch._C._len_torch_function_stack() or any(map(_is_ours, function_modes())):
+        return nullcontext()
+    return torch._C.DisableTorchFunction()  # pyright: ignore[reportReturnType]
+
+
+def with_function_modes() -> AbstractContextManager[Any]:
+    """They do again."""
+    return torch._C._EnableTorchFunction()  # pyright: ignore[reportAttributeAccessIssue, reportReturnType]
+
+
+def _is_ours(mode: Any) -> bool:
+    return type(mode).__module__.startswith("memograd.")
 
 
 def inside_make_fx() -> bool:

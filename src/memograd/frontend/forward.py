@@ -22,6 +22,7 @@ from memograd._torch import (
     inside_torch_func,
     module_hooks,
     pytree,
+    without_function_modes,
     without_saved_tensor_hooks,
 )
 from memograd.draws import undone_on_error
@@ -221,7 +222,7 @@ class Wrapped:
         if parts := parts_of(self.model):
             self._hand_over(parts)
             return Elsewhere()
-        with without_saved_tensor_hooks():
+        with without_saved_tensor_hooks(), without_function_modes():
             try:
                 return Program(self.original, args, kwargs, concrete=False, settings=self.settings)
             except DataDependentError:

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from memograd import autocast
-from memograd._torch import default_device
+from memograd._torch import any_modes
 from memograd.frontend.program import Program, only_tensors
 from memograd.graph.printing import load
 
@@ -34,14 +34,14 @@ def lane_of(program: Program, args: Sequence[Any], hooks: Sequence[dict[int, Any
     simple = not (program.plain or program.decisions or program.mutations or program.guards.volatile)
     simple = simple and not (program.graph.reads_by_offset or autocast.on() or any(hooks))
     flat = program.bound
-    if not simple or flat is None or default_device() is not None or not only_tensors(args):
+    if not simple or flat is None or any_modes() or not only_tensors(args):
         return None
     if any(t is not None and t.layout is not torch.strided for t in flat):
         return None
     writer = _Writer({"autocast_on": autocast.on, "default_dtype": torch.get_default_dtype})
-    writer.scope["default_device"], writer.scope["Tensor"] = default_device, torch.Tensor
+    writer.scope["any_modes"], writer.scope["Tensor"] = any_modes, torch.Tensor
     names = [f"x{k}" for k in range(len(args))]
-    tests = [f"len(args) != {len(args)}", "autocast_on()", "default_device() is not None"]
+    tests = [f"len(args) != {len(args)}", "autocast_on()", "any_modes()"]
     tests += [f"default_dtype() is not {writer.name(torch.get_default_dtype())}", f"any({writer.name(list(hooks))})"]
     writer.refuse(tests)
     if names:
@@ -68,6 +68,7 @@ def _geometry(writer: _Writer, name: str, x: torch.Tensor) -> list[str]:
         f"{name}.device != {writer.name(x.device)}",
         f"{name}.stride() != {writer.name(x.stride())}",
         f"({name}.storage_offset() != 0) is not {x.storage_offset() != 0}",
+        f"{name}.is_conj() or {name}.is_neg()",
     ]
 
 

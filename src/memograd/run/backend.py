@@ -30,6 +30,7 @@ is something to say. A line in ``choose.BACKENDS`` lets users ask for it.
 
 from __future__ import annotations
 
+import functools
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any
@@ -37,6 +38,7 @@ from typing import Any
 import torch
 
 from memograd import finite
+from memograd._torch import any_modes, without_function_modes
 from memograd.finite import Guard, TrippedError, refuse
 from memograd.graph.graph import Graph
 from memograd.memory.plan import Plan
@@ -65,6 +67,12 @@ class Backend(ABC):
     name: str
     how: str = ""
     plan: Plan | None = None
+
+    def __init_subclass__(cls) -> None:
+        """What it runs is not seen by function modes of the caller's: what they did is in the graph."""
+        for name in ("compute", "step", "run"):
+            if name in vars(cls):
+                setattr(cls, name, _unseen(vars(cls)[name]))
 
     def __init__(self, graph: Graph) -> None:
         names = [i.name for i in graph.inputs]
@@ -143,3 +151,14 @@ class Backend(ABC):
                 inputs.append(place)
                 outputs.append(position)
         return list(groups.values())
+
+
+def _unseen(method: Any) -> Any:
+    @functools.wraps(method)
+    def called(self: Backend, *args: Any) -> Any:
+        if not any_modes():
+            return method(self, *args)
+        with without_function_modes():
+            return method(self, *args)
+
+    return called

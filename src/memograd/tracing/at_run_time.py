@@ -15,7 +15,7 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from memograd import autocast
-from memograd._torch import inside_torch_func
+from memograd._torch import inside_torch_func, with_function_modes
 from memograd.errors import OpaqueBackwardError
 from memograd.tracing.substitute import with_history
 
@@ -56,7 +56,7 @@ class AtRunTime:
         tensors = {ref: self._stand_in(ref, t) for ref, t in zip(self.refs, operands[sum(self.given) :], strict=True)}
         versions = {ref: t._version for ref, t in tensors.items()}
         users = {id(t): tensors[ref] for t, ref, *_ in (*self.call.foreign, *self.call.hidden)}
-        with torch.no_grad(), autocast.off(), _Exchange(users):
+        with with_function_modes(), torch.no_grad(), autocast.off(), _Exchange(users):
             parts = self.call.run([next(adjoints) if g else None for g in self.given], self.needed, tensors.__getitem__)
         if any(t._version != versions[ref] for ref, t in tensors.items()):
             self._refuse("writes to a tensor that it did not make; write to a copy")

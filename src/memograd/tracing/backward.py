@@ -24,7 +24,7 @@ from torch import fx
 from torch.autograd.function import once_differentiable
 
 from memograd import as_written, ops
-from memograd._torch import dispatch_modes, is_fake, needs_data, run_backward
+from memograd._torch import dispatch_modes, is_fake, needs_data, run_backward, with_function_modes
 from memograd.errors import DataDependentError, OpaqueBackwardError
 from memograd.tracing.at_run_time import AtRunTime
 from memograd.tracing.interposed import Interposed, current
@@ -230,6 +230,7 @@ class _Run:
             applied = ("source", "line") if tracer.stops else ()
             with (
                 tracer.labelled({k: v for k, v in tracer.meta.items() if k not in applied}),
+                with_function_modes(),
                 torch.set_grad_enabled(self.differentiable),
                 Substitute(tracer, own),
                 RUN_BACKWARD(),

@@ -28,6 +28,7 @@ from memograd._torch import (
     pytree,
     quiet,
     unseen,
+    with_function_modes,
 )
 from memograd.draws import same_draws
 from memograd.errors import CaptureError, DataDependentError, MemogradError, add_note
@@ -210,6 +211,7 @@ class _Capture:
     def _contexts(self) -> Iterator[AbstractContextManager[Any]]:
         """What is in force while the program runs; what comes last sees its calls first."""
         yield TURN
+        yield with_function_modes()  # the caller's
         yield self._isolated()
         yield nothing_compiled()
         yield seeds(self.tracer)

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from memograd import autocast
-from memograd._torch import default_device, entries_of, pytree
+from memograd._torch import default_device, entries_of, modes_of_others, pytree
 from memograd.errors import CaptureError, DataDependentError
 from memograd.graph.signature import distinct
 from memograd.tracing.guards import SIMPLE, Guards
@@ -32,8 +32,9 @@ def _keys(tree: Any) -> Any:
 
 
 def ambient() -> tuple[Any, ...]:
-    """Autocast, default dtype and device, grad mode: they decide which operators run, and on what."""
-    return (autocast.state(), torch.get_default_dtype(), default_device(), torch.is_grad_enabled())
+    """Autocast, default dtype and device, grad mode, modes: they decide which operators run, and on what."""
+    given = autocast.state(), torch.get_default_dtype(), default_device(), torch.is_grad_enabled()
+    return (*given, *modes_of_others())
 
 
 def _leaf(value: Any) -> Any:

@@ -34,6 +34,7 @@ from memograd._torch import (
     pytree,
     quiet,
     schema_of,
+    without_function_modes,
     without_modes,
 )
 from memograd.errors import CaptureError, DataDependentError
@@ -70,7 +71,7 @@ class Tracer(Tape, TorchDispatchMode):
     @contextmanager
     def rules(self) -> Iterator[None]:
         """Record the derivative rules that run inside: no autograd, no autocast, and other tracers look away."""
-        with torch.no_grad(), autocast.off(), quiet(), FAKE, self:
+        with without_function_modes(), torch.no_grad(), autocast.off(), quiet(), FAKE, self:
             yield
 
     # -- recording -----------------------------------------------------------------------------------------------

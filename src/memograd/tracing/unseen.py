@@ -1,6 +1,7 @@
 """What a program does to tensors without any operator, so that the dispatcher never sees it.
 
 * ``x.data = y`` gives a tensor other memory.
+* ``x._version`` counts writes, also those of an optimizer: refused for tensors that the program was given.
 * ``SobolEngine.draw`` writes numbers to memory: refused.
 * ``x.tolist()``, ``x.numpy()`` and ``x.tensor_split(indices)`` read values. (On tensors without data they raise.)
 """
@@ -12,6 +13,7 @@ from typing import Any
 import torch
 from torch.overrides import TorchFunctionMode
 
+from memograd._torch import VERSION
 from memograd.errors import CaptureError
 from memograd.tracing.provenance import caller
 from memograd.tracing.tracer import Tracer
@@ -40,6 +42,12 @@ class Unseen(TorchFunctionMode):
             raise CaptureError(
                 f"{source} ({line}) asks whether a tensor is a conjugated or negated view, and the program was "
                 "given one of these: a graph gets it worked out. Pass in x.resolve_conj().resolve_neg()"
+            )
+        if func == VERSION and self.tracer.is_given(self.tracer.stand_in(args[0])):
+            source, line = caller()
+            raise CaptureError(
+                f"{source} ({line}) asks how often a tensor was written to that the program was given (_version): each "
+                "update writes to a parameter, so a graph would be right for one call. Count in an attribute of yours"
             )
         if func in _SOBOL:
             source, line = caller()

@@ -12,8 +12,8 @@ from typing import Any
 import torch
 
 from memograd import progress
-from memograd._torch import has_hooks, module_hooks
-from memograd.errors import GradientMismatchError
+from memograd._torch import has_hooks, module_hooks, saved_tensor_hooks, without_function_modes
+from memograd.errors import GradientMismatchError, GraphError
 from memograd.tracing.reuse import Recent
 from memograd.tracing.states import States
 from memograd.train.build import Choose, Training, build
@@ -41,6 +41,8 @@ class ProgramCache:
 
     def ready(self, batch: tuple[Any, ...], options: dict[str, Any]) -> tuple[Programs, bool]:
         """The programs for this batch, and whether the first of them was captured just now."""
+        if hooks := saved_tensor_hooks():
+            _refuse_unless_pytorchs(hooks[0])
         key = self._key(batch, options)
         programs = self.programs.get(key)
         if programs is None:
@@ -68,14 +70,15 @@ class ProgramCache:
             return build(self.training, batch, options, self.choose, concrete, self.updates.alike)
 
         before = States()
-        with progress.shown():
+        with progress.shown(), without_function_modes():
             program = capture(concrete)
         self.captures.append(why)
         alike = self.training.gathers or not self.updates.alike or self.updates.note(program.updated)
         if not alike:  # other parameters than so far: its update took step counters for equal that will not be
             before.put_back()
             program.graph.guards.run_again()
-            program = capture(bool(program.decisions))
+            with without_function_modes():
+                program = capture(bool(program.decisions))
         self.check.new(program)
         return program
 
@@ -91,3 +94,12 @@ class ProgramCache:
             for programs in self.programs.values():
                 programs.all = [other for other in programs.all if other is not program]
             raise
+
+
+def _refuse_unless_pytorchs(pack: Any) -> None:
+    """PyTorch's own hooks (``save_on_cpu``, checkpoints) change no number, those of others may."""
+    if not str(getattr(pack, "__module__", "")).startswith("torch."):
+        raise GraphError(
+            f"saved_tensors_hooks with {getattr(pack, '__qualname__', pack)} are on around a step, and have no effect "
+            "on it: autograd saves nothing there. Leave them out; memory_budget= keeps a step within a number of bytes"
+        )
