@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from hypothesis import strategies as st
@@ -28,24 +29,18 @@ FAMILIES = {
         buffer,
         gradient,
         mixed_precision,
-        turned,
-        complex_numbers,
-        operators,
-        values,
-        functions,
-        state,
-        under_turn,
     ]
 }
+FURTHER = FAMILIES | {f.__name__: f for f in [turned, complex_numbers, operators, values, functions, state, under_turn]}
 
 
 @st.composite
-def programs(draw: Any, most: int = 7) -> Drawn:
+def programs(draw: Any, most: int = 7, families: Mapping[str, Any] = FAMILIES) -> Drawn:
     """Up to ``most`` families, one after the other, then a loss of what they made."""
     p = Drawn(draw(st.integers(2, 3)), draw(st.integers(2, 4)), draw(st.integers(0, 9)))
     p.attempt("y0 = x * w")
     for _ in range(draw(st.integers(1, most))):
-        pick(draw, factory, *FAMILIES.values(), write, write, view)(draw, p)
+        pick(draw, factory, *families.values(), write, write, view)(draw, p)
     names = [k for k in p.tensors() if k not in GIVEN]
     forms = [
         "({0} ** 2).sum()",

@@ -18,7 +18,7 @@ def _own(p: Drawn) -> list[str]:
 def turned(draw: Any, p: Drawn) -> None:
     """A tensor is turned where it is, with views of it made before, and written to after."""
     base, name, row = latest(draw, _own(p)), p.new(), p.new() + "r"
-    seen = pick(draw, "[0]", "[:, 0]", ".view(-1)", ".t()", ".detach()", "[..., 1:]", ".unsqueeze(0)", ".diagonal()")
+    seen = pick(draw, "[0]", "[:, 0]", ".view(-1)", ".detach()", "[..., 1:]", ".unsqueeze(0)", ".diagonal()")
     turn = pick(draw, "t_()", "transpose_(0, 1)", "unsqueeze_(0)", "unsqueeze_(-1)", "swapaxes_(0, 1)", "squeeze_()")
     write = pick(draw, f"{row}.mul_(2)", f"{name}.mul_(w[0])", f"{name}[0] = 0.5", f"{row}.copy_({row} * w[0])", "pass")
     back = pick(draw, "pass", f"{name}.t_()", f"{name}.squeeze_(0)", f"{row}.unsqueeze_(0)")

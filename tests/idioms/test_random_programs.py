@@ -5,7 +5,7 @@ import torch
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from idioms.agreement import check_function, check_step, plain_grad
-from idioms.families import programs
+from idioms.families import FURTHER, programs
 
 FEW, MANY = 120, 3000
 WAYS = ("grad", "vjp", "hvp", "step")
@@ -43,6 +43,14 @@ def test_programs(program, way):
 @given(program=programs(most=10))
 @seeded(MANY)
 def test_many_programs(program):
+    agree(program, WAYS)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+@given(program=programs(most=10, families=FURTHER))
+@seeded(MANY // 4)
+def test_many_programs_of_further_families(program):
     agree(program, WAYS)
 
 

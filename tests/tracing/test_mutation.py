@@ -354,6 +354,8 @@ def rows_of_complex_numbers(x, w):
     z = x + 1j * w
     z[0] = w.flip(0)
     z[:, 1:] *= 2j
+    z.conj()[0, :1] = x[1, :1]
+    z.conj()[:, 1:] *= w[:1]
     return (z.imag * w).sum() + z.abs().sum()
 
 

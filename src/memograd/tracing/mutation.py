@@ -248,8 +248,7 @@ def _invert(step: Step, before: fx.Node, new: fx.Node, fake: torch.Tensor, emit:
     if packet is aten.permute:
         order = [d % fake.dim() for d in args[0]]
         return emit(func, (new, [order.index(d) for d in range(fake.dim())]), {}, fake)
-    lazily = any(z.meta["val"].is_conj() for z in (before, new))
-    if packet in (aten.select, aten.slice) and fake.is_complex() and not lazily:
+    if packet in (aten.select, aten.slice) and fake.is_complex():
         return _complex_part(packet, args, before, new, fake, emit)
     if packet in (aten.select, aten.slice, aten.diagonal, aten.as_strided):
         scatter = getattr(aten, packet.__name__.removeprefix("aten.") + "_scatter").default
@@ -272,9 +271,19 @@ def _complex_part(packet: Any, args: Any, before: fx.Node, new: fx.Node, fake: t
     ``select_scatter`` and ``slice_scatter`` of complex numbers, and a graph may run inside another program."""
     scatter = aten.select_scatter.default if packet is aten.select else aten.slice_scatter.default
     dim, *rest = args or (0,)
-    parts = [emit(aten.view_as_real.default, (z,), {}, torch.view_as_real(z.meta["val"])) for z in (before, new)]
-    written = emit(scatter, (*parts, dim % fake.dim(), *rest), {}, torch.view_as_real(fake))
-    return emit(aten.view_as_complex.default, (written,), {}, fake)
+    pairs = [_worked_out(z, emit) for z in (before, new)]
+    parts = [emit(aten.view_as_real.default, (z,), {}, torch.view_as_real(z.meta["val"])) for z in pairs]
+    like = torch.view_as_real(torch.empty_like(fake))
+    written = emit(scatter, (*parts, dim % fake.dim(), *rest), {}, like)
+    return emit(aten.view_as_complex.default, (written,), {}, torch.view_as_complex(like))
+
+
+def _worked_out(node: fx.Node, emit: Emit) -> fx.Node:
+    """``node`` with its conjugates computed, where they are a mark on the tensor so far."""
+    if not node.meta["val"].is_conj():
+        return node
+    plain = emit(aten._conj.default, (node,), {}, node.meta["val"].conj())
+    return emit(aten.conj_physical.default, (plain,), {}, torch.conj_physical(plain.meta["val"]))
 
 
 def _invert_part(
