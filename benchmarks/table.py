@@ -182,7 +182,7 @@ def section(w: Workload, here: Machine, options: argparse.Namespace) -> str:
         figures[name] = (beside[EAGER][0] * figures[OURS][0] / beside[OURS][0], beside[EAGER][1])
     lines = [f"### {w.name}", "", "| | ms a step | PyTorch eager = 1 | page faults |", "|---|---|---|---|"]
     for name, (ms, faults) in sorted(figures.items(), key=lambda pair: pair[1]):
-        lines.append(f"| {name} | {ms:.2f} | {ms / figures[EAGER][0]:.2f} | {faults:.0f} |")
+        lines.append(f"| {name} | {_short(ms)} | {_short(ms / figures[EAGER][0])} | {faults:.0f} |")
     lines += [f"| {name} | fails | | {why} |" for name, why in failed.items()]
     ours: Any = runners[OURS]
     arithmetic = operations(lambda: runners[EAGER].run(1)) / here.flops * 1e3
@@ -193,6 +193,11 @@ def section(w: Workload, here: Machine, options: argparse.Namespace) -> str:
     if chosen is not None:
         lines += [f"`auto` took {chosen.step.backend_name}: {chosen.step.backend_reason}.", ""]
     return "\n".join(lines)
+
+
+def _short(number: float) -> str:
+    """Two places, or two digits of what is smaller."""
+    return f"{number:.2f}" if number >= 0.1 else f"{number:.2g}"
 
 
 def processor() -> str:
