@@ -10,6 +10,7 @@ Names in a program: ``x`` [B, T] is data, ``w`` [T] and ``W`` [T, T] are paramet
 from __future__ import annotations
 
 import textwrap
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -136,14 +137,16 @@ class Drawn:
         f = self._run(source.replace(".data", ".detach()"), "f", plain_grad)
         torch.manual_seed(SEED)
         try:
-            scope = f(*leaves, *rest)
+            with warnings.catch_warnings():  # in which order such a write goes PyTorch does not say
+                warnings.filterwarnings("error", message="Use of index_put_ on expanded tensors")
+                scope = f(*leaves, *rest)
             smooth = [v for v in scope.values() if _smooth(v) and v.requires_grad]
             total = sum((v.double() * torch.linspace(0.5, 1.5, v.numel()).view(v.shape)).sum() for v in smooth)
             gradients = torch.autograd.grad(total, leaves, materialize_grads=True, create_graph=True)
             second = sum((g * g).sum() for g in gradients)
             curved = isinstance(second, torch.Tensor) and second.requires_grad
             seconds = torch.autograd.grad(second, leaves, materialize_grads=True) if curved else []
-        except (RuntimeError, ValueError, TypeError, LookupError, AttributeError, NameError):
+        except (RuntimeError, ValueError, TypeError, LookupError, AttributeError, NameError, UserWarning):
             return None
         if any(t.requires_grad for t in rest):  # a buffer that remembers the graph of the step before
             return None

@@ -6,11 +6,12 @@ from torch.utils import _pytree as pytree
 import memograd as mg
 
 
-def check(f, *tensors, second=True, rtol=1e-10, atol=1e-12):
+def check(f, *tensors, second=True, nan=False, rtol=1e-10, atol=1e-12):
     """Compare the gradients of the sum of ``f``'s results, each weighted at random, in every smooth tensor.
 
     Args:
         second: also compare the gradients of the weighted sum of those gradients.
+        nan: PyTorch's own are NaN at some elements; ours have to be so at the same ones.
     """
     generator = torch.Generator().manual_seed(0)
     loss = weighted(f, tensors, generator)
@@ -20,7 +21,7 @@ def check(f, *tensors, second=True, rtol=1e-10, atol=1e-12):
     expected = torch.autograd.grad(loss(*live), leaves, create_graph=True, allow_unused=True)
     joint = mg.differentiate(mg.capture(loss, *tensors), wrt=names)
     found = joint(*tensors)[1]
-    compare([found[n] for n in names], expected, names, rtol, atol)
+    compare([found[n] for n in names], expected, names, rtol, atol, nan)
     if not second or not any(g is not None and g.requires_grad for g in expected):
         return
     weights = [torch.randn(t.shape, dtype=t.dtype, generator=generator) for t in leaves]
@@ -33,7 +34,7 @@ def check(f, *tensors, second=True, rtol=1e-10, atol=1e-12):
 
     twice = mg.differentiate(mg.capture(again, *tensors), wrt=names)
     found = twice(*tensors)[1]
-    compare([found[n] for n in names], expected_second, names, rtol * 100, atol * 100)
+    compare([found[n] for n in names], expected_second, names, rtol * 100, atol * 100, nan)
 
 
 def smooth(t):
@@ -58,8 +59,8 @@ def total(values, weights):
     return sum(parts[1:], parts[0])
 
 
-def compare(ours, theirs, names, rtol, atol):
-    """Equal values, NaN on neither side; a gradient that one side leaves out is zero on the other."""
+def compare(ours, theirs, names, rtol, atol, nan=False):
+    """Equal values, NaN on neither side unless ``nan``; a gradient that one side leaves out is zero on the other."""
     assert len(ours) == len(theirs)
     assert any(g is not None for g in (*ours, *theirs)), "neither side has a gradient: nothing is compared"
     for name, a, b in zip(names, ours, theirs, strict=True):
@@ -67,4 +68,6 @@ def compare(ours, theirs, names, rtol, atol):
             continue
         a = torch.zeros_like(b) if a is None else a
         b = torch.zeros_like(a) if b is None else b
-        torch.testing.assert_close(a, b.detach(), rtol=rtol, atol=atol, msg=lambda m, n=name: f"{n}: {m}")
+        torch.testing.assert_close(
+            a, b.detach(), rtol=rtol, atol=atol, equal_nan=nan, msg=lambda m, n=name: f"{n}: {m}"
+        )

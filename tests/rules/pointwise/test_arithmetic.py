@@ -128,7 +128,7 @@ def test_binary_complex_and_mixed(name):
 @pytest.mark.parametrize("p", [0, 1, 2, 3, 0.5, -1, -1.5])
 def test_powers_with_numbers(p):
     check(lambda x: x.pow(p), values(4).abs() + 0.1)
-    check(lambda x: torch.pow(abs(p), x), values(4).abs())
+    check(lambda x: torch.pow(abs(p), x), values(4).abs(), nan=p == 0)  # 0 times log(0)²
 
 
 def test_power_at_zero():
@@ -144,7 +144,7 @@ def test_numbers_on_the_other_side():
 @pytest.mark.parametrize("name", ["maximum", "minimum", "fmax", "fmin", "clamp_min", "clamp_max", "copysign", "where"])
 def test_ties(name):
     x = torch.tensor([-1.0, 0.0, 1.0, 2.0], dtype=torch.double)
-    check(BINARY[name], x, torch.tensor([-1.0, 0.0, 2.0, 1.0], dtype=torch.double))
+    check(BINARY[name], x, torch.tensor([-1.0, 0.0, 2.0, 1.0], dtype=torch.double), nan=name == "copysign")
 
 
 @pytest.mark.parametrize("bounds", [(-1, 1), (None, 1), (-1, None), (1, -1)])
