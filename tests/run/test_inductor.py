@@ -59,6 +59,18 @@ def test_a_graph_is_compiled_once_for_each_way_its_operands_lie_in_memory(given:
     assert [operands[0].stride() for operands in given] == [(3, 1), (1, 2)]
 
 
+def test_a_product_is_added_with_its_factor() -> None:
+    """Really compiled: PyTorch 2.13's compiler forgets the factor."""
+    x, a, b = torch.randn(3, 2).double(), torch.randn(3, 4).double(), torch.randn(4, 2).double()
+
+    def program(x: torch.Tensor, a: torch.Tensor, b: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        single = a.float() @ b.float()
+        return torch.add(x, a @ b, alpha=0.5), torch.add(a @ b, x, alpha=3), torch.add(x, single, alpha=1 / 3)
+
+    function = inductor.compiled(capture_for(program, (x, a, b), {}))
+    torch.testing.assert_close(tuple(function(x, a, b)), program(x, a, b))
+
+
 def test_what_is_drawn_is_drawn_at_each_call(given: Any) -> None:
     function = inductor.compiled(derivative_of(lambda x: x * torch.rand(8), torch.ones(8)))
     first, second = (function(torch.ones(8), torch.ones(8))[0] for _ in range(2))

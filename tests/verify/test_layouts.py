@@ -41,6 +41,7 @@ def test_a_sample_of_modules() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(7200)
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.complex128], ids=str)
 def test_operators(dtype: torch.dtype) -> None:
     passed, failed = failures(sweep(dense(dtype), dtype, limit=6, forms=6))
@@ -49,6 +50,7 @@ def test_operators(dtype: torch.dtype) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(7200)
 def test_second_derivatives() -> None:
     passed, failed = failures(sweep(dense(order=2), limit=2, forms=3, order=2))
     assert not failed, "\n".join(failed)
@@ -56,6 +58,7 @@ def test_second_derivatives() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(7200)
 def test_modules() -> None:
     passed, failed = failures(sweep_modules(modules.entries(), limit=3, forms=6))
     assert not failed, "\n".join(failed)

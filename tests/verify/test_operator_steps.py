@@ -32,6 +32,7 @@ def test_a_sample_of_operators(optimizer: str) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(7200)
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 def test_operators(optimizer: str) -> None:
     passed, failed = failures(optimizer, dense(), limit=4)

@@ -155,6 +155,7 @@ def test_measured_counts(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(7200)
 @pytest.mark.parametrize("dtype, order", [(torch.float64, 1), (torch.float64, 2), (torch.complex128, 1)], ids=str)
 def test_whole_database(dtype, order):
     passing = Counter(t.verdict for t in tallies(dtype, order))["pass"]
@@ -162,12 +163,14 @@ def test_whole_database(dtype, order):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(7200)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
 def test_sample_in_lower_precision(dtype):
     assert Counter(t.verdict for t in tallies(dtype, limit=3))["pass"] >= 440
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(7200)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.complex128], ids=str)
 def test_what_kernels_accept_is_captured(dtype):
     """Shape functions of PyTorch that know fewer dtypes than the kernels would be met here; what is refused in float64

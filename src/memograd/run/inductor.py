@@ -18,6 +18,7 @@ from memograd.graph.signature import run
 from memograd.run.backend import Backend
 from memograd.run.pool.places import ANYWHERE, Places
 
+aten = torch.ops.aten
 _stride = torch.Tensor.stride
 _COMPILING = threading.Lock()
 
@@ -76,11 +77,27 @@ def _is_operator(node: fx.Node) -> bool:
 
 
 def _as_it_runs(new: Rewriting, node: fx.Node) -> fx.Node:
-    """``node`` as it is where no gradients are recorded: PyTorch's LSTM layer has no workspace there."""
+    """``node`` as it is where no gradients are recorded (PyTorch's LSTM layer has no workspace there), and so that the
+    compiler gets it right: it takes ``add(x, mm(a, b), alpha=α)`` for ``addmm(x, a, b)`` and forgets α."""
+    if node.target is aten.add.Tensor and node.kwargs.get("alpha", 1) != 1:
+        return _times_alpha_first(new, node)
     copy = new.copy(node)
-    if node.target is torch.ops.aten.mkldnn_rnn_layer.default:
+    if node.target is aten.mkldnn_rnn_layer.default:
         copy.target = torch.ops.memograd.lstm_layer.default
     return copy
+
+
+def _times_alpha_first(new: Rewriting, node: fx.Node) -> fx.Node:
+    """x + αy of ``add(x, y, alpha=α)``, in the dtype of the sum."""
+    operands: Any = fx.map_arg(node.args, new.where.__getitem__)
+    x, y = operands
+    dtype = node.meta["val"].dtype
+    if isinstance(y, fx.Node) and y.meta["val"].dtype != dtype:
+        y = new.fx.call_function(aten._to_copy.default, (y,), {"dtype": dtype})
+    scaled = new.fx.call_function(aten.mul.Tensor, (y, node.kwargs["alpha"]))
+    total = new.fx.call_function(aten.add.Tensor, (x, scaled))
+    total.meta.update(node.meta)
+    return total
 
 
 def _compiled(graph: Graph, flat: tuple[Any, ...]) -> Callable[..., Any]:
