@@ -6,6 +6,8 @@ import pytest
 import torch
 
 from memograd import ops
+from memograd._torch import state_of
+from memograd.pipeline import capture_for
 from memograd.run import bernoulli
 from memograd.run.pool import library
 from memograd.run.pool.library import POOL
@@ -69,3 +71,16 @@ def test_threads_that_draw_at_once_draw_different_numbers(compiled):
     with ThreadPoolExecutor(4) as threads:
         masks = list(threads.map(lambda _: ops.bernoulli(like, 0.5), range(24)))
     assert {tuple(mask.nonzero().flatten().tolist()[:40]) for mask in masks} == apart
+
+
+def test_the_comparison_moves_no_generator_while_a_program_is_captured(compiled):
+    """Its seeds counted as the program's, and what a program drew while it was captured was not what its graph drew."""
+
+    def program(x):
+        before = state_of(torch.default_generator)
+        bernoulli._compared.cache_clear()
+        assert bernoulli._compared(torch.float32)
+        assert state_of(torch.default_generator) == before
+        return x * torch.rand(())
+
+    capture_for(program, (torch.ones(2),), {}, [], concrete=True)
