@@ -31,7 +31,7 @@ from memograd.graph.printing import load
 from memograd.graph.rewriting import Rewriting
 from memograd.graph.signature import run
 from memograd.graph.views import owner
-from memograd.looks import trusting
+from memograd.looks import look, trusting
 from memograd.lower.lower import lower
 from memograd.memory.plan import Plan
 from memograd.ops import receive
@@ -45,7 +45,8 @@ _LINE = re.compile(r"^(\s+\w+) = torch\.ops\.memograd\.receive\.default\((\[.*\]
 def receiving(joint: Graph) -> Graph:
     """``joint`` with the cotangents received behind the results; it returns the gradients alone.
 
-    The results are those that are no gradients, in their order; a cotangent is taken to be like the result it is of.
+    The results are those that are no gradients, in their order, and then the looks at values: who gets the results
+    relies on what was seen. A cotangent is taken to be like the result it is of.
     """
     pairs = list(zip(joint.placeholders, joint.inputs, strict=True))
     cotangents = [(n, i) for n, i in pairs if i.kind == "cotangent"]
@@ -57,7 +58,8 @@ def receiving(joint: Graph) -> Graph:
     which = [next(k for k, (_, o) in enumerate(results) if o.name == i.of) for _, i in cotangents]
     new = Rewriting()
     new.write([*(n for n, i in pairs if i.kind != "cotangent"), *(n for n in joint.nodes if n not in late)])
-    received = new.fx.call_function(receive, ([new.where[n] for n, _ in results], which))
+    looks = [n for n in joint.nodes if n.target is look and n not in late]
+    received = new.fx.call_function(receive, ([new.where[n] for n in (*(n for n, _ in results), *looks)], which))
     received.meta["val"] = [n.meta["val"] for n, _ in cotangents]
     for k, (node, _) in enumerate(cotangents):
         new.where[node] = new.fx.call_function(operator.getitem, (received, k))
@@ -124,7 +126,7 @@ class HeldOpen:
         sizes = [bytes_of(joint.results[k]) for k in joint.positions("gradient")]
         self._open, self._together = held_open(self.plan, sizes)
         self._needed = read_late(lower(joint))
-        self._count = count
+        self._count, self._own = count, len(graph.outputs)
         self._memory = Reused()
         self.ready: dict[Any, Any] = {}  # a plan answers each time anew
 
@@ -139,7 +141,7 @@ class HeldOpen:
         # what waits must not hold what autograd hands out, whose history holds what waits
         call.handed = [(weakref.ref(r), r._version) for r in handed[: self._count]]
         twins = [r.view_as(r) for r in handed[: self._count]]
-        return apart(twins, inputs), handed[self._count :], saved
+        return apart(twins, inputs), handed[self._count : self._own], saved
 
     def together(self, question: Question) -> list[list[int]]:
         """The inputs whose gradients come together, those that come first first."""
