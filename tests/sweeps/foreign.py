@@ -274,7 +274,8 @@ def section(package: str, results: dict[str, dict[str, Verdict]]) -> str:
     reasons: dict[str, list[str]] = {}
     for name, row in results.items():
         step, wrap = (row[way] for way in WAYS)
-        lines.append(f"| {name} | {step.kind} | {wrap.kind} | {step.operators:,} | {step.seconds:.2f} |")
+        numbers = f"{step.operators:,} | {step.seconds:.2f}" if step.kind == "pass" else "– | –"  # it has none
+        lines.append(f"| {name} | {step.kind} | {wrap.kind} | {numbers} |")
         for v in row.values():
             if v.kind != "pass" and name not in reasons.setdefault(str(v), []):
                 reasons[str(v)].append(name)

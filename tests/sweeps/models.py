@@ -48,12 +48,15 @@ class Verdict:
 class Timed(mg.TrainStep):
     """Says how long it took to make its programs."""
 
-    seconds = 0.0
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.seconds, self._build = 0.0, self._cache.build
+        self._cache.build = self._timed
 
-    def _build(self, *args: Any, **options: Any) -> Any:
+    def _timed(self, *args: Any, **options: Any) -> Any:
         start = time.perf_counter()
         try:
-            return super()._build(*args, **options)
+            return self._build(*args, **options)
         finally:
             self.seconds += time.perf_counter() - start
 

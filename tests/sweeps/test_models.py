@@ -6,7 +6,7 @@ import time
 import pytest
 import torch
 from sweeps.architectures import catalog
-from sweeps.models import WAYS, Verdict, page, verdict
+from sweeps.models import WAYS, Timed, Verdict, page, verdict
 
 import memograd as mg
 
@@ -35,6 +35,15 @@ def test_gpt2_small_is_captured_and_differentiated_in_ten_seconds():
     graph = mg.differentiate(mg.capture(lambda ids: model(input_ids=ids, labels=ids).loss, ids))
     assert time.process_time() - start < 10
     assert len(graph.nodes) > 1500
+
+
+def test_what_a_step_takes_to_be_captured_is_measured():
+    model = torch.nn.Linear(2, 1)
+    step = Timed(model, torch.nn.MSELoss(), torch.optim.SGD(model.parameters()))
+    step(torch.rand(3, 2), torch.rand(3, 1))
+    first = step.seconds
+    step(torch.rand(3, 2), torch.rand(3, 1))
+    assert step.seconds == first > 0
 
 
 def test_the_page_gives_the_reason_for_what_does_not_pass():

@@ -30,8 +30,9 @@ from memograd.errors import CaptureError, DataDependentError, MemogradError
 from memograd.frontend.binding import function_of
 from memograd.frontend.check import Witness
 from memograd.frontend.distributed import Elsewhere, parts_of
+from memograd.frontend.inputs import only_tensors
 from memograd.frontend.lane import Lane, lane_of
-from memograd.frontend.program import Program, only_tensors
+from memograd.frontend.program import Program
 from memograd.frontend.settings import Settings
 from memograd.looks import DecisionChangedError, comparing
 from memograd.memory.plan import Plan

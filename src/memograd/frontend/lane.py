@@ -16,7 +16,8 @@ import torch
 
 from memograd import autocast
 from memograd._torch import any_modes
-from memograd.frontend.program import Program, only_tensors
+from memograd.frontend.inputs import only_tensors
+from memograd.frontend.program import Program
 from memograd.graph.printing import load
 
 Lane = Callable[[tuple[Any, ...]], list[Any] | None]
@@ -33,7 +34,7 @@ def lane_of(program: Program, args: Sequence[Any], hooks: Sequence[dict[int, Any
     """
     simple = not (program.plain or program.decisions or program.mutations or program.guards.volatile)
     simple = simple and not (program.graph.reads_by_offset or autocast.on() or any(hooks))
-    flat = program.bound
+    flat = program.inputs.bound
     if not simple or flat is None or any_modes() or not only_tensors(args):
         return None
     if any(t is not None and t.layout is not torch.strided for t in flat):

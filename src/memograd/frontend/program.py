@@ -9,23 +9,22 @@ from typing import Any
 
 import torch
 
-from memograd._torch import address, inside_torch_func, is_batched, pytree
+from memograd._torch import inside_torch_func, is_batched, pytree
 from memograd.errors import BackendError
 from memograd.frontend.answers import Question
 from memograd.frontend.boundary import Call, through
 from memograd.frontend.chain import Ends, UnderWay, linked
 from memograd.frontend.expected import Expected
 from memograd.frontend.held import HeldOpen
+from memograd.frontend.inputs import Inputs
 from memograd.frontend.load import refuse_shared_memory
 from memograd.frontend.passes import Pass, Running
 from memograd.frontend.reach import Reach
 from memograd.frontend.results import Results, refuse_histories
 from memograd.frontend.segments import bytes_of
 from memograd.frontend.settings import Settings
-from memograd.graph.bits import has_bits
 from memograd.graph.entries import Input
 from memograd.graph.graph import Graph
-from memograd.graph.signature import may_share, refuse_shared
 from memograd.graph.views import tensors_of
 from memograd.looks import look
 from memograd.ops import is_random
@@ -45,8 +44,7 @@ class Program:
         overwritten: positions of inputs that it writes to, and whose old value a derivative may need.
         devices: whose generators it draws from.
         decisions: its looks at values, as they were seen, in order.
-        bound: the flat inputs that are no arguments, as they were last, and None for each argument; None where some of
-            them had to be laid out anew.
+        inputs: makes the flat inputs of a call's arguments.
     """
 
     def __init__(
@@ -79,9 +77,7 @@ class Program:
         if self._backend == "native" and not self.plain:
             self.first.running().compile()  # what it cannot run it refuses here, and not in the backward pass
         self._reach = Reach(forward, self.wrt, self.nodes)
-        self.bound: list[Any] | None = None
-        self._held: list[Tensor] = []
-        self._lie: list[Any] = []
+        self.inputs = Inputs(forward)
 
     @cached_property
     def plain(self) -> bool:
@@ -106,7 +102,7 @@ class Program:
         Args:
             witness: PyTorch's own run of this call, to compare the gradients with.
         """
-        return self.launch(self._flat(args, kwargs), witness)
+        return self.launch(self.inputs.flat(args, kwargs), witness)
 
     def launch(self, flat: list[Any], witness: Any = None) -> Any:
         """The same for the flat inputs."""
@@ -144,36 +140,10 @@ class Program:
         links = linked(others, flat, self._device) if others else ()
         return through(call, running, *[flat[k] for k in first], *links)
 
-    def _flat(self, args: Any, kwargs: Any) -> list[Any]:
-        """The flat inputs for these arguments."""
-        if kwargs or not only_tensors(args):
-            return self.graph.bind(args, kwargs)
-        self.graph.check_offsets(args)
-        bound = self.bound
-        if bound is None or self.guards.moved or [*map(_lies, self._held)] != self._lie:
-            flat = self.graph.bind(args, kwargs)
-            pairs = [(i.bound, t) for i, t in zip(self.early, flat, strict=True)]
-            self.bound = [b for b, _ in pairs] if all(b is None or b is t for b, t in pairs) else None
-            self._held = [b for b, _ in pairs if b is not None]
-            self._lie = [*map(_lies, self._held)]
-            self.guards.moved = False
-            return flat
-        flat = bound.copy()
-        for slot, tensor in zip(self._slots, args, strict=True):
-            flat[slot] = tensor
-        if (self.mutations or self.rewritten) and may_share(self.early, self.graph.outputs, flat):
-            refuse_shared(self.early, self.graph.outputs, flat)
-        return flat
-
     @cached_property
     def _device(self) -> torch.device:
         """Where the first result lies."""
         return self.nodes[0].meta["val"].device
-
-    @cached_property
-    def _slots(self) -> list[int]:
-        """Where the arguments go."""
-        return [k for k, i in enumerate(self.early) if i.tensor is None]
 
     @cached_property
     def _alone(self) -> bool:
@@ -328,13 +298,3 @@ class Program:
             call = replace(call, running=None)
             again.start(call, inputs)
             return again.answer(call, question, [], arriving, further) or {}
-
-
-def _lies(tensor: Tensor) -> Any:
-    """How ``tensor`` lies in memory."""
-    return address(tensor), tensor.stride() if tensor.layout is torch.strided else None
-
-
-def only_tensors(args: Sequence[Any]) -> bool:
-    """Whether there is nothing to look through for tensors, and these are dense."""
-    return all([type(x) is Tensor and x.layout is torch.strided and not has_bits(x) for x in args])

@@ -13,7 +13,7 @@ import torch
 from memograd._torch import is_fake, pytree, without_modes
 from memograd.errors import CaptureError, DataDependentError
 from memograd.tracing.provenance import caller
-from memograd.tracing.tape import map_tensors
+from memograd.tracing.writer import map_tensors
 
 aten = torch.ops.aten
 _FILLS = frozenset(  # what they draw does not depend on what was there

@@ -1,4 +1,4 @@
-"""The tape: nodes appended to an fx graph, and which tensor stands for which node.
+"""The tape: which tensor stands for which node of the graph that is written (``writer.py``).
 
 A program runs on stand-ins, never on the user's tensors, so that tracing computes nothing twice and writes to nothing.
 Usually they are fake tensors: shapes without data. A *concrete* tape's stand-ins are copies with data, for programs
@@ -8,8 +8,8 @@ whose shape or control flow depends on values; nodes are documented by fake tens
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from itertools import islice
 from typing import Any
 
@@ -17,19 +17,18 @@ import torch
 from torch import fx
 
 from memograd import ops
-from memograd._torch import fake_like, is_fake, is_lent
+from memograd._torch import is_fake, is_lent
 from memograd.errors import CaptureError
 from memograd.tracing.mutation import Alias, Detached, Step, Storage, write_back
 from memograd.tracing.own_tensors import OwnTensors
-from memograd.tracing.provenance import ModuleStack, caller
+from memograd.tracing.provenance import caller
+from memograd.tracing.writer import Writer, map_tensors
 
 aten = torch.ops.aten
 
-_PROVENANCE = ("module", "calls", "source", "line")
 
-
-class Tape:
-    """Appends nodes to ``graph``.
+class Tape(Writer):
+    """Appends nodes to ``graph``, and knows the tensors that stand for them.
 
     Args:
         graph: receives the nodes; its insertion point decides where.
@@ -46,14 +45,8 @@ class Tape:
         stops: bool = False,
         concrete: bool = False,
     ) -> None:
-        super().__init__()
-        self.graph = graph
+        super().__init__(graph, stops, concrete)
         self.lift = lift
-        self.stops = stops
-        self.concrete = concrete
-        self.modules = ModuleStack()
-        self.meta: dict[str, Any] = {}  # put on every new node: provenance given from outside
-        self.paused = False
         self.looks = 0  # how often the program has looked at a value so far
         self.adopt: Callable[[torch.Tensor], torch.Tensor] | None = None  # a tensor of the user's as a further input
         self._inputs: dict[fx.Node, torch.Tensor] = {}
@@ -62,7 +55,6 @@ class Tape:
         self.moved: dict[Storage, Alias] = {}  # tensors whose .data was set, by the storage they had before
         self._raw: dict[int, torch.Tensor] = {}  # by id: memory the program has allocated and not used so far
         self._own = OwnTensors()
-        self._documented: dict[int, list[fx.Node]] = {}  # by id of a fake tensor: the nodes whose ``val`` it is
 
     # -- which tensor is which node ------------------------------------------------------------------------------
 
@@ -252,11 +244,6 @@ class Tape:
             self._known[id(tensor)] = alias.view(tensor, step, self._emit(step[0], (node,), {}, tensor))
         return True
 
-    def like(self, tensor: torch.Tensor) -> torch.Tensor:
-        """A tensor without data that has the geometry of ``tensor``."""
-        with self.pause():
-            return fake_like(tensor)
-
     # -- new nodes -----------------------------------------------------------------------------------------------
 
     def placeholder(self, name: str, like: torch.Tensor) -> torch.Tensor:
@@ -272,87 +259,10 @@ class Tape:
         """A node for a call that the dispatcher does not see."""
         return self._emit(target, self._nodes(args), {}, value)
 
-    def emit_node(self, target: Any, args: Any, value: Any) -> fx.Node:
-        """The same where the operands are nodes."""
-        return self._emit(target, args, {}, value)
-
-    def _emit(self, target: Any, args: Any, kwargs: Any, value: Any) -> fx.Node:
-        name = getattr(target, "overloadpacket", target).__name__
-        node = self.graph.create_node("call_function", target, name=name)
-        node.args = tuple(args)  # afterwards: what fx looks for among the operands of a new node is never there
-        if kwargs:
-            node.kwargs = dict(kwargs)
-        self.document(node, value)
-        if self.stops:
-            node.meta["source"], node.meta["line"] = caller()
-            node.meta["module"] = self.modules.path
-            node.meta["calls"] = self.modules.calls
-        node.meta.update(self.meta)
-        return node
-
-    def stopped(self, node: fx.Node, tensor: torch.Tensor) -> fx.Node:
-        """``node``, whose value is ``tensor``, for a use that gets no adjoint."""
-        return self._emit(ops.stop, (node,), {}, tensor)
-
-    def document(self, node: fx.Node, value: Any) -> None:
-        """Put shape, strides, dtype and device of ``node``'s value into its metadata."""
-        if self.concrete:
-            value = map_tensors(lambda t: t if is_fake(t) else self.like(t), value)
-        elif isinstance(value, torch.Tensor):
-            self._documented.setdefault(id(value), []).append(node)
-        node.meta["val"] = value
-
-    def redocument(self, tensor: torch.Tensor) -> None:
-        """``squeeze_`` is about to change the shape of the very tensor that documents a node: use another one."""
-        for node in self._documented.pop(id(tensor), ()):
-            node.meta["val"] = fake_like(tensor)
-
     def _nodes(self, tree: Any) -> Any:
         return map_tensors(self.node_of, tree)
-
-    # -- contexts ------------------------------------------------------------------------------------------------
-
-    @contextmanager
-    def labelled(self, meta: Mapping[str, Any]) -> Iterator[None]:
-        """Nodes made inside carry ``meta``, but for its value."""
-        before, self.meta = self.meta, {k: v for k, v in meta.items() if k != "val"}
-        try:
-            yield
-        finally:
-            self.meta = before
-
-    def about(self, node: fx.Node) -> AbstractContextManager[None]:
-        """Nodes made inside are (contributions to) the adjoint of ``node`` or of its operands."""
-        return self.labelled({"adjoint_of": node.name} | {k: node.meta[k] for k in _PROVENANCE if k in node.meta})
-
-    @contextmanager
-    def pause(self) -> Iterator[None]:
-        """Let calls pass unrecorded (an inner capture inside this one)."""
-        before, self.paused = self.paused, True
-        try:
-            yield
-        finally:
-            self.paused = before
 
 
 def _is_copy(alias: Alias) -> bool:
     """Whether nothing has happened to a tensor since it was detached."""
     return isinstance(alias.storage, Detached) and not alias.chain and alias.storage.untouched
-
-
-_NO_TENSORS = frozenset((int, float, bool, complex, str, type(None), torch.dtype, torch.device))
-
-
-def map_tensors(f: Callable[[torch.Tensor], Any], tree: Any) -> Any:
-    """``f`` applied to the tensors among an operator's arguments (at most lists of them; pytree would cost more)."""
-    if type(tree) in _NO_TENSORS:
-        return tree
-    if isinstance(tree, torch.Tensor):
-        return f(tree)
-    if isinstance(tree, tuple):
-        return tuple([map_tensors(f, t) for t in tree])
-    if isinstance(tree, list):
-        return [map_tensors(f, t) for t in tree]
-    if isinstance(tree, dict):
-        return {k: map_tensors(f, v) for k, v in tree.items()}
-    return tree

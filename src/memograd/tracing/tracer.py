@@ -47,7 +47,8 @@ from memograd.tracing.operator_kinds import COMPARISONS, INDEXED, MEMORY, NUMBER
 from memograd.tracing.processes import COLLECTIVE, refuse_collective
 from memograd.tracing.provenance import caller, in_graph
 from memograd.tracing.shapes_seen import result_of
-from memograd.tracing.tape import Tape, map_tensors
+from memograd.tracing.tape import Tape
+from memograd.tracing.writer import map_tensors
 
 aten = torch.ops.aten
 

@@ -37,8 +37,8 @@ from memograd.errors import CaptureError, GraphError, MemogradError
 from memograd.graph.graph import Graph
 from memograd.pipeline import capture_for
 from memograd.tracing.closures import captured
-from memograd.tracing.tape import map_tensors
 from memograd.tracing.under_way import looking_away
+from memograd.tracing.writer import map_tensors
 
 
 @contextmanager

@@ -231,7 +231,7 @@ MONAI: dict[str, Callable[[], Case]] = {
         spatial_dims=2,
         n_input_channels=1,
     ),
-    "SENet": lambda: _monai("SEResNet50", 2, 3, 32, 32, spatial_dims=2, in_channels=3, num_classes=4),
+    "SENet": lambda: _monai("SEResNet50", 2, 3, 64, 64, spatial_dims=2, in_channels=3, num_classes=4),
     "EfficientNet": lambda: _monai(
         "EfficientNetBN", 2, 3, 32, 32, model_name="efficientnet-b0", spatial_dims=2, pretrained=False
     ),

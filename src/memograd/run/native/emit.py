@@ -67,9 +67,7 @@ class Source:
     text: str
     arena_bytes: int
     work: int  # roughly how many elements one step touches
-    indexed: tuple[
-        str, ...
-    ] = ()  # what reads by an index that may be out of range, in the order of their numbers, from 1
+    indexed: tuple[str, ...] = ()  # what may be stopped by an index out of range, by its number, from 1
 
 
 class Builder:
