@@ -69,3 +69,15 @@ def test_a_look_of_pytorch_at_its_own_number_of_samples():
     leaf = (x * 2).requires_grad_()
     (expected,) = torch.autograd.grad(f(leaf), leaf)
     torch.testing.assert_close(graph(x * 2)[1]["x"], expected)
+
+
+def test_lengths_that_the_model_makes_for_a_packed_sequence():
+    x = torch.rand(4, 6, 2, dtype=torch.float64, requires_grad=True)
+
+    def f(x):
+        lengths = torch.arange(len(x)) + 1
+        packed = nn.utils.rnn.pack_padded_sequence(x, lengths, batch_first=True, enforce_sorted=False)
+        return (packed.data**3).sum()
+
+    (expected,) = torch.autograd.grad(f(x), x)
+    torch.testing.assert_close(mg.grad(f)(x.detach()), expected)

@@ -21,8 +21,9 @@ _OVERWRITING = (aten.fill, aten.zero, aten.copy)  # all of their first operand
 _LARGEST = 1 << 24  # elements of one tensor: what is larger was not made to be looked at
 
 
-def constant(node: fx.Node) -> bool | int | float | complex | None:
-    """The number that ``node`` is; None where it depends on an input or on random numbers."""
+def constant(node: fx.Node) -> torch.Tensor | None:
+    """What ``node`` is: a number, or several (lengths of sequences); None where it depends on an input or on random
+    numbers."""
     node = _seen(node)
     if _packet(node) in MEMORY:
         return None
@@ -42,7 +43,7 @@ def constant(node: fx.Node) -> bool | int | float | complex | None:
     with without_modes(), torch.no_grad():
         for _ in interpret((n for n in node.graph.nodes if n in needed), values, behind=_seen):
             pass
-        return values[node].item()
+        return values[node]
 
 
 def _seen(node: fx.Node) -> fx.Node:

@@ -129,7 +129,8 @@ class Tracer(Tape, TorchDispatchMode):
                 return self.raw(out)
         except DATA_DEPENDENT as error:
             if func in NUMBERS and (known := constant(self.node_of(args[0]))) is not None:
-                return bool(known) if func is aten.is_nonzero.default else known
+                with without_modes():
+                    return bool(known) if func is aten.is_nonzero.default else known.item()
             raise DataDependentError(self._data_dependent(func)) from error
         if zeros.is_product(func) and zeros.vanishes(func, self._nodes(args)):
             return self.__torch_dispatch__(zeros.ZEROS, types, *zeros.like(out))
