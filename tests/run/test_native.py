@@ -573,3 +573,29 @@ def test_a_number_has_one_element_to_choose_from() -> None:
     cases = [(aten.gather.default, (x, 0, i), {}) for i in (one, vector)]
     cases += [(aten.index_select.default, (x, 0, i), {}) for i in (one, vector)]
     check(cases, [x, one, vector])
+
+
+@pytest.mark.parametrize("layout", ["coo", "csr"])
+def test_tensors_without_strides_are_left_to_pytorch(layout: str) -> None:
+    """Sparse features through ``nn.Linear``: ``auto`` took native, which ended at the address of the data."""
+    dense = torch.eye(5, 3, dtype=torch.float64)
+    sparse = dense.to_sparse() if layout == "coo" else dense.to_sparse_csr()
+    fxg = torch.fx.Graph()
+    node = fxg.placeholder("x")
+    node.meta["val"] = sparse
+    fxg.output((node,))
+    calling = Calling(None, (), (), None, (), (), ())
+    graph = Graph(fxg, (Input("input", "x", None),), (Output("output", "y"),), calling)
+    assert "by strides" in str(native.supports(graph))
+
+
+def test_a_step_takes_sparse_features() -> None:
+    dense, y = torch.eye(5, 3, dtype=torch.float64), torch.ones(5, 1, dtype=torch.float64)
+    losses = []
+    for x in (dense, dense.to_sparse()):
+        torch.manual_seed(0)
+        model = nn.Linear(3, 1, dtype=torch.float64)
+        step = mg.TrainStep(model, nn.MSELoss(), optim.SGD(model.parameters(), 0.1))
+        losses.append(torch.stack([step(x, y) for _ in range(3)]))
+    assert (losses[0].diff() < 0).all()
+    torch.testing.assert_close(losses[1], losses[0])

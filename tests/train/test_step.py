@@ -191,3 +191,24 @@ def test_a_module_that_counts_its_calls_is_followed_and_its_programs_do_not_pile
         torch.testing.assert_close(step(X, Y), plain(theirs, b, 1).detach(), rtol=1e-9, atol=0)
     assert ours.calls == theirs.calls == 9
     assert [len(programs.all) for programs in step._cache.programs.values()] == [4]
+
+
+@pytest.mark.parametrize("modes", ["1010", "0011"])
+def test_steps_in_inference_mode_are_steps(modes: str) -> None:
+    """A first step there had no rule for ``linear``; what a step keeps must be of use outside of it, too."""
+    x, y = torch.linspace(-1, 1, 15).view(5, 3), torch.linspace(1, 2, 5).view(5, 1)
+    states = []
+    for sequence in (modes, ""):
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.ReLU(), nn.Linear(4, 1))
+        optimizer = torch.optim.Adam(model.parameters())
+        step = mg.TrainStep(model, nn.MSELoss(), optimizer)
+        for mode in sequence:
+            with torch.inference_mode(mode == "1"):
+                step(x, y)
+        for _ in range(1 if sequence else 5):  # plain PyTorch goes on from there, or has been all along
+            optimizer.zero_grad()
+            nn.functional.mse_loss(model(x), y).backward()
+            optimizer.step()
+        states.append(model.state_dict())
+    torch.testing.assert_close(*states)

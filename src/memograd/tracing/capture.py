@@ -51,6 +51,7 @@ from memograd.tracing.substitute import Substitute
 from memograd.tracing.tracer import Tracer
 from memograd.tracing.turned import left_in
 from memograd.tracing.under_way import ACTIVE, TURN, looking_away
+from memograd.tracing.undisturbed import ordinary_tensors
 from memograd.tracing.unseen import Unseen
 
 _SHAPES = 20_000  # operators on shapes that PyTorch may remember: some kilobytes each
@@ -102,7 +103,7 @@ def trace(
     closure = Closure({"": f}, {}) if isinstance(f, nn.Module) else closure_of(f)
     one = _Capture(f, closure, concrete)
     try:
-        with looking_away(), same_draws() if concrete else nullcontext():
+        with ordinary_tensors(), looking_away(), same_draws() if concrete else nullcontext():
             return one.run(args, kwargs, wrt)
     except CaptureError as error:
         if not hasattr(one, "reads"):

@@ -7,9 +7,10 @@ statistics move, generators draw. What Python's objects hold is taken back as it
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import functools
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import nn
@@ -19,6 +20,8 @@ from memograd.tracing.effects import Change, take_back
 from memograd.tracing.reads import Reads
 from memograd.tracing.state_kinds import GENERATOR, is_generator
 from memograd.tracing.states import States
+
+F = TypeVar("F", bound=Callable[..., Any])
 
 
 @contextmanager
@@ -33,6 +36,30 @@ def taken_back(*roots: Any) -> Iterator[list[Change]]:
     finally:
         changes += take_back(reads)
         reads.states.put_back()
+
+
+@contextmanager
+def ordinary_tensors() -> Iterator[None]:
+    """Tensors made inside are ordinary ones, also where the caller is in inference mode."""
+    if not torch.is_inference_mode_enabled():
+        yield
+        return
+    before = torch.is_grad_enabled()
+    with torch.inference_mode(False), torch.set_grad_enabled(before):
+        yield
+
+
+def outside_inference_mode(function: F) -> F:
+    """What ``function`` keeps from one call to the next can be written to in any mode."""
+
+    @functools.wraps(function)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        if not torch.is_inference_mode_enabled():
+            return function(*args, **kwargs)
+        with ordinary_tensors():
+            return function(*args, **kwargs)
+
+    return cast(Any, call)
 
 
 class Generators:

@@ -14,7 +14,7 @@ from memograd.errors import GraphError
 from memograd.finite import TrippedError
 from memograd.graph.graph import Graph
 from memograd.memory.plan import Plan
-from memograd.tracing.undisturbed import Generators
+from memograd.tracing.undisturbed import Generators, outside_inference_mode
 from memograd.train import outside
 from memograd.train.build import Training
 from memograd.train.carried import Carried
@@ -125,6 +125,7 @@ class TrainStep:
         self._watch = Watch(self._training) if watch else None
         self._turn = threading.RLock()  # a step is one update, whoever else calls it
 
+    @outside_inference_mode
     def __call__(self, *batch: Any, **options: Any) -> torch.Tensor:
         """One step on ``(*inputs, target)``; returns the loss before the update (0-dim, detached)."""
         with self._turn:
@@ -160,6 +161,7 @@ class TrainStep:
             self._carried.updated()
         return results[0]
 
+    @outside_inference_mode
     def run(self, *batch: Any, steps: int, **options: Any) -> torch.Tensor:
         """``steps`` steps on one batch; returns the loss of each, shape ``[steps]``.
 
@@ -203,6 +205,7 @@ class TrainStep:
         with self._turn:
             self._settle()
 
+    @outside_inference_mode
     def finish(self) -> None:
         """Update now with the batches gathered so far, if there are any: the last ones of an epoch may be fewer than
         ``accumulate``."""

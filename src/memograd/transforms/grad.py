@@ -9,7 +9,8 @@ from memograd._torch import pytree
 from memograd.errors import GraphError
 from memograd.graph.graph import Graph
 from memograd.pipeline import differentiate
-from memograd.transforms.surroundings import ordinary_tensors, untraced
+from memograd.tracing.undisturbed import ordinary_tensors
+from memograd.transforms.surroundings import untraced
 from memograd.transforms.transform import Argnums, Transform, zeros_for
 
 

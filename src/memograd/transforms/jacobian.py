@@ -10,8 +10,9 @@ import torch
 
 from memograd._torch import pytree
 from memograd.errors import GraphError, OptionError
+from memograd.tracing.undisturbed import ordinary_tensors
 from memograd.transforms.jvp import Jvp
-from memograd.transforms.surroundings import ordinary_tensors, untraced
+from memograd.transforms.surroundings import untraced
 from memograd.transforms.transform import Argnums, Transform
 from memograd.transforms.vjp import Vjp
 

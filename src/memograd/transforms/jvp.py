@@ -20,10 +20,11 @@ from memograd.graph.graph import Graph
 from memograd.graph.rewriting import Rewriting
 from memograd.pipeline import differentiate, simplify
 from memograd.tracing.reuse import Cache
+from memograd.tracing.undisturbed import ordinary_tensors
 from memograd.transforms.grad import grad
 from memograd.transforms.plain import Plain
 from memograd.transforms.program import Program
-from memograd.transforms.surroundings import ordinary_tensors, untraced
+from memograd.transforms.surroundings import untraced
 from memograd.transforms.transform import Transform, kept_for
 from memograd.transforms.vjp import transform_of
 

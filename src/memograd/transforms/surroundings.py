@@ -41,17 +41,6 @@ from memograd.tracing.under_way import looking_away
 from memograd.tracing.writer import map_tensors
 
 
-@contextmanager
-def ordinary_tensors() -> Iterator[None]:
-    """Tensors made inside are ordinary ones, also where the caller is in inference mode."""
-    if not torch.is_inference_mode_enabled():
-        yield
-        return
-    before = torch.is_grad_enabled()
-    with torch.inference_mode(False), torch.set_grad_enabled(before):
-        yield
-
-
 def untraced(function: Callable[..., Any]) -> Callable[..., Any]:
     """``torch.compile`` steps over ``function``: what happens in it is a capture of its own."""
     disabled: list[Any] = []

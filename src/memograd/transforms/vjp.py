@@ -13,9 +13,10 @@ from memograd.errors import GraphError
 from memograd.graph.graph import Graph
 from memograd.pipeline import differentiate
 from memograd.tracing.reuse import Cache
+from memograd.tracing.undisturbed import ordinary_tensors
 from memograd.transforms.plain import Plain
 from memograd.transforms.program import Program
-from memograd.transforms.surroundings import ordinary_tensors, untraced
+from memograd.transforms.surroundings import untraced
 from memograd.transforms.transform import Argnums, Transform, kept_for, zeros_for
 
 

@@ -211,6 +211,8 @@ def unsupported(graph: Graph) -> str | None:
         for value in values:
             if not isinstance(value, torch.Tensor):
                 continue
+            if value.layout is not torch.strided:
+                return f"the native backend reads memory by strides; {node.name} ({node.target}) is {value.layout}"
             if value.device.type != "cpu":
                 return f"the native backend runs on the CPU; {node.name} ({node.target}) is on {value.device}"
             if value.dtype not in C_TYPES:
