@@ -93,6 +93,11 @@ def test_differentiating_again_works(name):
     with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):
         plain = PLAIN.get(name, f)
         (first,) = torch.autograd.grad(plain(leaf).sin().sum(), leaf, create_graph=True)
-    (second,) = torch.autograd.grad((first * leaf.cos()).sum(), leaf)
+    try:
+        (second,) = torch.autograd.grad((first * leaf.cos()).sum(), leaf)
+    except RuntimeError as error:
+        if name != "grid_sample" or "is not implemented" not in str(error):
+            raise
+        pytest.skip(f"PyTorch {torch.__version__} cannot be the witness: {error}")
     rtol = 1e-5 if name == "hardsigmoid" else 1e-8  # the kernel multiplies by a 1/6 of single precision
     torch.testing.assert_close(mg.grad(again)(x), second, rtol=rtol, atol=1e-8 if name in PLAIN else 1e-10)

@@ -299,9 +299,9 @@ def test_hooks_on_autograds_nodes_are_registered_in_python(monkeypatch) -> None:
     ours = staticmethod(lambda table, hook: seen.append(hook) or adapter.register_hook(table, hook))
     monkeypatch.setattr(torch.autograd.Function, adapter.register_hook.__name__, ours)
     x, hooks = torch.ones(2, requires_grad=True), [lambda *_: None for _ in range(4)]
-    for node in ((x * 2).grad_fn, Cube.apply(x).grad_fn):
-        node.register_hook(hooks[len(seen)])
-        node.register_prehook(hooks[len(seen)])
+    for output in (x * 2, Cube.apply(x)):
+        output.grad_fn.register_hook(hooks[len(seen)])
+        output.grad_fn.register_prehook(hooks[len(seen)])
     assert seen == hooks, WHY + "Function._register_hook registers every hook on a node"
 
 

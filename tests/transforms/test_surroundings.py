@@ -50,8 +50,9 @@ def nested(library, kinds, contexts):
 
 @pytest.mark.parametrize("kind", ["grad", "vjp", "jvp", "jacrev", "jacfwd"])
 def test_the_context_of_the_caller_stays_outside_and_that_of_the_function_counts(kind):
-    for contexts in itertools.product(CONTEXTS, repeat=2):
-        close(nested(mg, (kind,), contexts)(X), nested(torch.func, (kind,), contexts)(X))
+    for outer, inner in itertools.product(CONTEXTS, repeat=2):
+        theirs = "plain" if outer == "inference" else outer  # there torch.func gives zeros or fails before 2.12
+        close(nested(mg, (kind,), (outer, inner))(X), nested(torch.func, (kind,), (theirs, inner))(X))
 
 
 @pytest.mark.parametrize("kinds", list(itertools.product(["grad", "jvp", "jacrev"], repeat=2)))

@@ -18,7 +18,7 @@ from typing import Any, cast
 import torch
 from torch import fx
 
-from memograd._torch import inside_torch_func, pytree
+from memograd._torch import inside_torch_func, pytree, without_modes
 from memograd.errors import GraphError
 from memograd.graph.graph import Graph
 from memograd.pipeline import capture_for
@@ -82,7 +82,8 @@ class Transform:
             program = Program(self.differentiated(graph, names), names, self.main(graph))
         other = any(node.target in self.marks for node in graph.nodes)  # than autograd's derivative
         if drawn is not None and not inside and not other and not graph.guards.unknown:
-            compared(self.f, (args, kwargs), graph, program, drawn, self.forward_mode)
+            with without_modes():  # the caller's do not see what the comparison does
+                compared(self.f, (args, kwargs), graph, program, drawn, self.forward_mode)
         return program
 
     # -- arguments -----------------------------------------------------------------------------------------------
