@@ -191,7 +191,7 @@ def test_has_aux():
         return hidden.sum(), {"hidden": hidden, "size": 3}
 
     x, y = numbers(3), numbers(3, seed=1)
-    gradient, aux = mg.grad(loss, argnums=(1, 0), has_aux=True)(x, y)
+    (_, aux), gradient = mg.value_and_grad(loss, argnums=(1, 0), has_aux=True)(x, y)
     equal(gradient, (x, y))
     equal(aux["hidden"], x * y)
     assert aux["size"] == 3 and not aux["hidden"].requires_grad

@@ -36,12 +36,25 @@ def test_has_aux_and_pytrees():
         return y.sum(), {"y": y, "note": "text"}
 
     p = {"a": X, "b": [Z]}
-    ours, aux = mg.grad(g, has_aux=True)(p, 2.0)
+    (_, aux), ours = mg.value_and_grad(g, has_aux=True)(p, 2.0)
     theirs, aux_theirs = torch.func.grad(lambda p: (g(p, 2.0)[0], g(p, 2.0)[1]["y"]), has_aux=True)(p)
     close(ours["a"], theirs["a"])
     close(ours["b"][0], theirs["b"][0])
     close(aux["y"], aux_theirs)
     assert aux["note"] == "text"
+
+
+@pytest.mark.parametrize("other", [1, 1.0, "abc", None])
+@pytest.mark.parametrize("api", ["grad", "grad_and_value", "jacrev", "jacfwd", "vjp", "jvp"])
+def test_an_aux_that_holds_no_tensors_is_refused_where_torch_func_does(api, other):
+    def f(x):
+        return x.sum(), [x, other]
+
+    calls = {"vjp": lambda m: m.vjp(f, X, has_aux=True), "jvp": lambda m: m.jvp(f, (X,), (X,), has_aux=True)}
+    call = calls.get(api, lambda m: getattr(m, api)(f, has_aux=True)(X))
+    for module in (torch.func, mg):
+        with pytest.raises(RuntimeError, match="Expected tensors, got unsupported type"):
+            call(module)
 
 
 def test_unused_argument_gets_zeros():

@@ -50,6 +50,8 @@ class _Grad(_GradAndValue):
 
 
 class _ValueAndGrad(_GradAndValue):
+    takes_any_aux = True  # a name of JAX's, with JAX's meaning
+
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         gradient, out = super().__call__(*args, **kwargs)
         return out, gradient
@@ -80,6 +82,7 @@ def grad_and_value(f: Callable[..., Any], argnums: Argnums = 0, has_aux: bool = 
 def value_and_grad(f: Callable[..., Any], argnums: Argnums = 0, has_aux: bool = False) -> Callable[..., Any]:
     """Like ``grad``, returning ``(value, gradients)``, or with ``has_aux`` ``((value, aux), gradients)`` as JAX does.
 
-    ``torch.func`` has the two in the other order only; see ``grad_and_value``.
+    ``torch.func`` has the two in the other order only; see ``grad_and_value``. Here, as in JAX, aux may hold anything;
+    the transforms that ``torch.func`` has take tensors alone there, as it does.
     """
     return _ValueAndGrad(f, argnums, has_aux)

@@ -42,6 +42,7 @@ class Transform:
 
     api = "f(*args)"
     forward_mode = False
+    takes_any_aux = False  # torch.func's names take tensors alone, as there
     marks: dict[Any, Any] = {}  # noqa: RUF012  (those of the graph that mean something else to tangents)
 
     def __init__(self, f: Callable[..., Any], argnums: Argnums, has_aux: bool = False) -> None:
@@ -125,6 +126,7 @@ class Transform:
                     f"{self.api}: output of function f should be a tuple: (output, aux) if has_aux is True, a pair"
                 )
             spec = spec.children()[0]
+            self._refuse_other_aux(graph, spec.num_leaves)
         count = spec.num_leaves
         if count == 0 or (count == 1 and 0 not in calling.tensor_out and calling.out_leaves[0] is None):
             raise GraphError(
@@ -137,6 +139,16 @@ class Transform:
                     f"{type(calling.out_leaves[position]).__name__}"
                 )
         return [o.name for o in graph.outputs if o.kind == "output"][:count]
+
+    def _refuse_other_aux(self, graph: Graph, count: int) -> None:
+        """What stands behind the first ``count`` leaves must be tensors, as ``torch.func`` has it."""
+        leaves, tensors = graph.calling.out_leaves, graph.calling.tensor_out
+        others = [type(leaves[k]).__name__ for k in range(count, len(leaves)) if k not in tensors]
+        if others and not self.takes_any_aux:
+            raise GraphError(
+                f"{self.api}: Expected tensors, got unsupported type {others[0]} in aux, the second of what f "
+                "returned; return tensors there (torch.tensor(...)), or use value_and_grad, whose aux may hold anything"
+            )
 
 
 def _refuse_writes(graph: Graph, names: list[str]) -> None:
