@@ -18,6 +18,7 @@ from memograd.run.backend import Backend
 from memograd.run.max_pool import compiled_pooling
 from memograd.run.nearest import compiled_nearest
 from memograd.run.pool.places import ANYWHERE, Places
+from memograd.run.pool_first import pool_first
 from memograd.run.updates.update import Updates, separate
 
 
@@ -33,7 +34,7 @@ class Eager(Backend):
     def __init__(self, graph: Graph) -> None:
         super().__init__(graph)
         self.places = Places()
-        pooled = compiled_nearest(compiled_pooling(graph))
+        pooled = compiled_nearest(compiled_pooling(pool_first(graph)))
         self.updates, self.how = separate(pooled)
         self.function = pooled.function if self.updates is None else self.updates.function
         if self.updates is not None:
