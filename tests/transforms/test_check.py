@@ -63,6 +63,19 @@ def test_a_wrong_rule_is_caught_by_every_transform_and_named(
     assert check_transforms.on
 
 
+def test_rounding_that_the_smallest_change_does_not_move_is_no_fault() -> None:
+    """The value is 1 whatever ``w`` is: its derivatives are rounding, which a change of a few roundings in ``w`` leaves
+    where it is, since ``sigmoid`` rounds it off."""
+    generator = torch.Generator().manual_seed(1)
+    x, w, W = (torch.randn(shape, dtype=torch.float64, generator=generator) for shape in [(3, 4), (4,), (4, 4)])
+
+    def one(x: torch.Tensor, w: torch.Tensor, W: torch.Tensor) -> torch.Tensor:
+        return (nn.functional.normalize(w.sigmoid(), dim=-1) ** 2).sum()
+
+    products = mg.hvp(one, (x, w, W), (x, torch.randn(4, generator=torch.Generator().manual_seed(7)).double(), W))
+    assert max(product.abs().max() for product in products) < 1e-15
+
+
 def test_the_message_names_argument_and_size(monkeypatch: pytest.MonkeyPatch) -> None:
     planted.rule(monkeypatch, aten.exp.default, planted.scaled)
     with pytest.raises(mg.GradientMismatchError, match=r"the gradient of 'rate' differs by 0\.05 times") as error:

@@ -38,6 +38,7 @@ from memograd.witness.blame import Watched, first_other_value, first_wrong_rule,
 from memograd.witness.widened import Widened
 
 _SINGLE = 2**-23
+_NUDGES = 4, 12, 36  # by how many roundings parameters are changed
 
 
 @dataclass
@@ -128,17 +129,25 @@ class Trial:
     def _beyond_rounding(
         self, doubts: list[Difference], theirs: Results, eps: float, wide: bool = False
     ) -> list[Difference]:
-        """Those of ``doubts`` that are larger than what roundings of ``eps`` do to PyTorch's own results."""
-        if not doubts:
-            return []
-        moved = self.theirs(nudge=4 * eps, wide=wide)
-        by_what = {d.what: d.error for d in differences(moved, theirs, 0.0)}
-        return [d for d in doubts if d.error > _factor(eps) * by_what.get(d.what, 0.0)]
+        """Those of ``doubts`` that are larger than what roundings of ``eps`` do to PyTorch's own results.
+
+        A small change may be lost on the way (``sigmoid`` rounds it off), and then says nothing about what it did not
+        move; a larger one does. In half precision that would be as large as a fault.
+        """
+        wrong: list[Difference] = []
+        for nudge in _NUDGES if eps <= _SINGLE else _NUDGES[:1]:
+            if not doubts:
+                break
+            moved = self.theirs(nudge=nudge * eps, wide=wide)
+            by_what = {d.what: d.error for d in differences(moved, theirs, 0.0)}
+            wrong += [d for d in doubts if d.what in by_what and d.error > _factor(eps) * by_what[d.what]]
+            doubts = [d for d in doubts if d.what not in by_what]
+        return [*wrong, *doubts]
 
     def noise(self, theirs: Results) -> dict[str, float]:
         """For each parameter how much of its gradient may be rounding; infinite where all of it is."""
         eps, moves = self.precision.eps, dict.fromkeys(theirs.gradients, 0.0)
-        for nudge in (4, 12, 36):  # one alone may leave a rounding where it was
+        for nudge in _NUDGES:  # one alone may leave a rounding where it was
             for d in differences(self.theirs(nudge=nudge * eps), theirs, 0.0):
                 if d.name in moves and d.what == f"{theirs.derivative} of {d.name!r}":
                     moves[d.name] = max(moves[d.name], _factor(eps) * d.error)
