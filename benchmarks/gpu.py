@@ -2,9 +2,9 @@
 
     PYTHONPATH=src python benchmarks/gpu.py [--json FOLDER] [--only PART ...] [--seconds 470] [--device cuda]
 
-Needs PyTorch 2.11 or newer and what it is usually installed with (NumPy; safetensors and tqdm for memograd's training
-loop). It prints a table as it goes, each part within a time of its own, and leaves out what does not fit any more, and
-says so. The exit code is 1 where something is wrong.
+Needs PyTorch 2.11 or newer and NumPy; the case of a checkpoint, which needs safetensors, is skipped without. It prints
+a table as it goes, each part within a time of its own, and leaves out what does not fit any more, and says so. The exit
+code is 1 where something is wrong.
 
 ``--device cpu --small`` runs all of it with small shapes on a machine without a GPU; ``--quick`` is ``--small`` with a
 few cases of each part, and shows that the script itself works.

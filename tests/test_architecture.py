@@ -302,9 +302,11 @@ def test_no_private_attribute_of_objects_of_torch() -> None:
 
 def test_importing_loads_no_compiler_and_no_solver() -> None:
     """``import memograd`` takes some tenths of a second more than ``import torch``: Dynamo and sympy (two seconds) wait
-    for the first capture, the solvers and the compiled search for the first plan, tables for who reads them."""
+    for the first capture, the solvers and the compiled search for the first plan, tables for who reads them; and where
+    there is nothing but PyTorch and NumPy, all works but what shows a bar or writes a checkpoint."""
     heavy = ["torch._dynamo", "torch._inductor", "sympy", "torch.fx.experimental.symbolic_shapes", "numba", "llvmlite"]
     heavy += ["scipy", "ortools", "networkx", "matplotlib", "yaml", "jax", "torchvision", "pandas"]
+    heavy += ["tqdm", "safetensors"]
     code = "import sys, torch; before = set(sys.modules); import memograd"
     code += f"; print(sorted((set(sys.modules) - before) & set({heavy})))"
     printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout

@@ -7,8 +7,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from memograd.memory.budget import human
 from memograd.memory.plan import Plan
 
@@ -40,6 +38,8 @@ class Settings:
 
 def say(text: str) -> None:
     """Print a line without spoiling a progress bar."""
+    from tqdm import tqdm
+
     tqdm.write(text)
 
 

@@ -20,8 +20,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import nn, optim
 
 from memograd.errors import DataError
@@ -41,7 +39,7 @@ def save(folder: Path, state: dict[str, Any]) -> None:
     tensors: dict[str, torch.Tensor] = {}
     tree = json.dumps(_encode(state, "", tensors, {}))
     metadata = {"format": _FORMAT, "tree": tree, "sha256": _digest(tensors, tree)}
-    _write(folder / FILE, lambda path: save_file(tensors, path, metadata))
+    _store(folder / FILE, tensors, metadata)
 
 
 def load(folder: Path) -> dict[str, Any] | None:
@@ -53,12 +51,7 @@ def load(folder: Path) -> dict[str, Any] | None:
     path = folder / FILE
     if not path.exists():
         return None
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
-    except (SafetensorError, OSError, ValueError) as error:
-        raise _damaged(path, str(error)) from error
+    metadata, tensors = _read(path)
     if metadata.get("format") != _FORMAT:
         raise _damaged(path, f"its format is {metadata.get('format')!r}, not {_FORMAT!r}")
     if metadata.get("sha256") != _digest(tensors, metadata["tree"]):
@@ -80,7 +73,7 @@ def save_weights(folder: Path, model: nn.Module, called: str = WEIGHTS) -> None:
         else:
             first[id(tensor)] = name
             tensors[name] = _plain(tensor)
-    _write(folder / called, lambda path: save_file(tensors, path, {"format": "pt", **aliases}))
+    _store(folder / called, tensors, {"format": "pt", **aliases})
 
 
 def load_weights(folder: Path, model: nn.Module, called: str = WEIGHTS) -> None:
@@ -90,13 +83,8 @@ def load_weights(folder: Path, model: nn.Module, called: str = WEIGHTS) -> None:
         DataError: the file is missing or damaged, or belongs to another model.
     """
     path = folder / called
-    try:
-        with safe_open(path, framework="pt") as file:
-            aliases = {k: v for k, v in (file.metadata() or {}).items() if k != "format"}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
-    except (SafetensorError, OSError, ValueError) as error:
-        raise _damaged(path, str(error)) from error
-    tensors.update({name: tensors[owner] for name, owner in aliases.items()})
+    metadata, tensors = _read(path)
+    tensors.update({name: tensors[owner] for name, owner in metadata.items() if name != "format"})
     check_fits(path, model, tensors)
     model.load_state_dict(tensors)
 
@@ -207,6 +195,32 @@ def _digest(tensors: dict[str, torch.Tensor], tree: str) -> str:
     return digest.hexdigest()
 
 
+def _read(path: Path) -> tuple[dict[str, str], dict[str, torch.Tensor]]:
+    """Header and tensors of a file of safetensors, which is imported where it is used: the rest of the library is of
+    use without it."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
+            return file.metadata() or {}, tensors
+    except (SafetensorError, OSError, ValueError) as error:
+        raise _damaged(path, str(error)) from error
+
+
+def _store(path: Path, tensors: dict[str, torch.Tensor], metadata: dict[str, str]) -> None:
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
+
+    def write(temporary: Path) -> None:
+        try:
+            save_file(tensors, temporary, metadata)
+        except SafetensorError as error:  # its own, also for what the system refused
+            raise OSError(str(error)) from error
+
+    _write(path, write)
+
+
 def _write(path: Path, write: Callable[[Path], Any]) -> None:
     """Let ``write`` make the file beside its place, then put it there in one step."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
@@ -216,7 +230,7 @@ def _write(path: Path, write: Callable[[Path], Any]) -> None:
         with open(temporary, "rb") as file:
             os.fsync(file.fileno())
         os.replace(temporary, path)
-    except (OSError, SafetensorError) as error:
+    except OSError as error:
         raise DataError(f"cannot write {path}: {error}") from error
     finally:
         temporary.unlink(missing_ok=True)

@@ -6,12 +6,12 @@ import math
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import nn, optim
-from tqdm import tqdm
 
 from memograd._torch import pytree
 from memograd.errors import DataError, MemogradError, with_notes
@@ -24,6 +24,7 @@ from memograd.train.refinements import StepOptions
 from memograd.train.step import TrainStep
 
 if TYPE_CHECKING:
+    from tqdm import tqdm
     from typing_extensions import Unpack
 
 Metric = Callable[[torch.Tensor, torch.Tensor], Any]
@@ -133,22 +134,26 @@ class _Run:
         self.metrics: Mapping[str, Metric] | None = None
         self.history = History()
 
-    def bar(self, loader: Any, epochs: int, progress: bool | None) -> tqdm[Any]:
-        shown = sys.stderr.isatty() if progress is None else progress
+    def bar(self, loader: Any, epochs: int, progress: bool | None) -> AbstractContextManager[tqdm[Any] | None]:
+        if not (sys.stderr.isatty() if progress is None else progress):
+            return nullcontext()
+        from tqdm import tqdm  # the rest of the library is of use without it
+
         batches = len(loader) if hasattr(loader, "__len__") else None
         total = batches * epochs if batches is not None else None
         done = batches * len(self.history) if batches is not None else 0
-        return tqdm(total=total, initial=done, disable=not shown, unit="batch", leave=False, file=sys.stderr)
+        return tqdm(total=total, initial=done, unit="batch", leave=False, file=sys.stderr)
 
     def epoch(
-        self, epoch: int, loader: Iterable[Any], validation: Iterable[Any] | None, bar: tqdm[Any]
+        self, epoch: int, loader: Iterable[Any], validation: Iterable[Any] | None, bar: tqdm[Any] | None
     ) -> dict[str, Any]:
         """One pass over the data; returns its record."""
         start = time.perf_counter()
         losses: list[torch.Tensor] = []
         sizes: list[int] = []
         looked = 0
-        bar.set_description(f"epoch {epoch}", refresh=False)
+        if bar is not None:
+            bar.set_description(f"epoch {epoch}", refresh=False)
         for number, batch in enumerate(loader, 1):
             loss = self.one(epoch, number, batch)
             losses.append(loss)
@@ -156,7 +161,8 @@ class _Run:
             if loss.device.type == "cpu" or number % _LOOK_EVERY == 0:
                 self.look(epoch, losses, looked)
                 looked = number
-            bar.update()
+            if bar is not None:
+                bar.update()
         self.step.finish()
         if not losses:
             raise DataError(f"the dataloader gave no batches in epoch {epoch}: there is nothing to train on")

@@ -7,6 +7,7 @@ import torch
 from nn_witness import check, check_second
 from torch.nn import functional as F
 
+import memograd as mg
 from memograd.rules.nn.grid_sample import grid_sampler_backward
 
 aten = torch.ops.aten
@@ -41,7 +42,33 @@ def test_both_orders(dims, mode, padding, align):
 
     image, grid = image_and_grid(dims)
     check(sample, image, grid)
-    check_second(sample, image, grid, tolerance=1e-9)
+    try:
+        check_second(sample, image, grid, tolerance=1e-9)
+    except RuntimeError as error:  # PyTorch 2.11
+        if "grid_sampler_" not in str(error) or "backward is not implemented" not in str(error):
+            raise
+        second_by_differences(sample, image, torch.where(grid == grid.round(), grid + 0.07, grid))  # off the kinks
+
+
+def second_by_differences(sample, image, grid):
+    """Along one direction: differences of autograd's first gradients, whose kernel it cannot differentiate."""
+    seed, a, b = (torch.randn_like(t) for t in (sample(image, grid), image, grid))
+    ways = [torch.randn_like(t) for t in (image, grid)]
+
+    def form(gradient, image, grid):
+        first = gradient(lambda image, grid: (sample(image, grid) * seed).sum())(image, grid)
+        return (first[0] * a).sum() + (first[1] * b).sum()
+
+    ours = mg.grad(lambda image, grid: form(lambda f: mg.grad(f, argnums=(0, 1)), image, grid), argnums=(0, 1))
+    found = sum((g * way).sum() for g, way in zip(ours(image, grid), ways, strict=True))
+    ahead, behind = (
+        form(
+            lambda f: torch.func.grad(f, argnums=(0, 1)),
+            *(t + s * way for t, way in zip((image, grid), ways, strict=True)),
+        )
+        for s in (1e-6, -1e-6)
+    )
+    torch.testing.assert_close(found, (ahead - behind) / 2e-6, rtol=1e-6, atol=1e-6)
 
 
 def test_points_that_are_no_numbers():

@@ -7,7 +7,8 @@ from witness import check
 SEEDED = torch.Generator().manual_seed(0)
 A, B = torch.rand(2, 3, generator=SEEDED).double() + 0.5, torch.rand(2, generator=SEEDED).double() + 0.5
 UNARY = "abs acos asin atan cos cosh erf erfc exp expm1 frac lgamma log log10 log1p log2 neg reciprocal rsqrt sigmoid"
-UNARY += " sin sinh sqrt tan tanh clone norm max"
+UNARY += " sin sinh sqrt tan tanh norm max"
+UNARY += " clone" * hasattr(torch, "_foreach_clone")  # PyTorch 2.11 has none
 TWO_LISTS = "add sub mul div maximum minimum clamp_min clamp_max"
 
 
