@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from memograd import clock
-from memograd._torch import is_batched
+from memograd._torch import is_batched, modes_of_others
 from memograd.errors import BackendError
 from memograd.graph.graph import Graph
 from memograd.graph.printing import boxed_function, load
@@ -49,7 +49,10 @@ def loaded(graph: Graph, backend: str) -> Function:
         return _native(graph)
     if backend == "auto" and _small(graph):
         return _Trial(graph, _text(graph))
-    function = _spread(compiled(graph)) if backend == "inductor" else _text(compiled_pooling(graph))
+    pooling = compiled_pooling(graph)
+    function = _spread(compiled(graph)) if backend == "inductor" else _text(pooling)
+    if backend == "inductor" or pooling is not graph:
+        function = _or_operators(function, _text(graph))
     return _in_reused_memory(function) if _bytes(graph) >= _LARGE else function
 
 
@@ -104,10 +107,21 @@ def _native(graph: Graph) -> Function:
     return _or_in_batches(native.compile(graph).fresh, _text(graph))
 
 
-def _or_in_batches(function: Function, text: Function) -> Function:
-    """``function``, and ``text`` for a batch of ``vmap``, which has no memory to point at."""
+def _or_operators(function: Function, text: Function) -> Function:
+    """``function``, and ``text`` while a mode of the user's is on, which sees operators only where they are called."""
 
     def call(given: list[Any]) -> tuple[Tensor, ...]:
+        return text(given) if modes_of_others() else function(given)
+
+    return call
+
+
+def _or_in_batches(function: Function, text: Function) -> Function:
+    """``function``, and ``text`` for a batch of ``vmap``, which has no memory to point at, and for modes."""
+
+    def call(given: list[Any]) -> tuple[Tensor, ...]:
+        if modes_of_others():
+            return text(given)
         try:
             return function(given)
         except RuntimeError:

@@ -12,7 +12,7 @@ from math import inf
 from typing import Any
 
 from memograd import clock, progress
-from memograd._torch import compiler_failed
+from memograd._torch import compiler_failed, modes_of_others
 from memograd.as_written import call
 from memograd.draws import same_draws
 from memograd.errors import BackendError
@@ -52,6 +52,11 @@ def choose(graph: Graph, flat: Sequence[Any], name: str = "auto", compile_second
     """
     if name not in ("auto", *BACKENDS):
         raise BackendError(f"unknown backend {name!r}; choose auto, {', '.join(BACKENDS)}")
+    if modes_of_others():
+        reason = "a TorchDispatchMode or TorchFunctionMode is on, which sees operators only where they are called"
+        if name in ("inductor", "native"):
+            warnings.warn(f"running on the eager backend: {reason}", stacklevel=2)
+        return Choice(Eager(graph), reason)
     looks = any(n.target is look for n in graph.nodes)
     if name in ("inductor", "native") and looks:
         reason = f"the model decides by values, which {name} cannot compare before it goes on"

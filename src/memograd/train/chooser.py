@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from memograd._torch import modes_of_others
 from memograd.graph.graph import Graph
 from memograd.memory.plan import Plan
 from memograd.pipeline import lowered, plan
@@ -30,13 +31,17 @@ class Chooser:
         """For a step; ``flat``: what the graph is run on."""
         if self.memory_budget is None:
             return choose(lowered(graph), flat, self.backend, self.compile_seconds)
-        schedule = plan(graph, self.memory_budget, self.allowed, fused=self.backend == "inductor")
+        schedule = plan(graph, self.memory_budget, self.allowed, fused=self._fused())
         self.allowed = max(self.allowed, schedule.budget)
         return choose_planned(graph, schedule, self.backend)
+
+    def _fused(self) -> bool:
+        """Whether a plan may compile kernels, which modes around the step would not see."""
+        return self.backend == "inductor" and not modes_of_others()
 
     def for_update(self, graph: Graph, flat: list[Any]) -> Choice:
         """For an update of several batches, which no plan was made for: of a given plan only its budget holds."""
         if not isinstance(self.memory_budget, Plan):
             return self(graph, flat)
-        schedule = plan(graph, self.memory_budget.budget, fused=self.backend == "inductor")
+        schedule = plan(graph, self.memory_budget.budget, fused=self._fused())
         return choose_planned(graph, schedule, self.backend)

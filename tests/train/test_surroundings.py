@@ -1,0 +1,112 @@
+"""What stands around a step: inference mode, modes of the user's, arguments that have no memory."""
+
+import contextlib
+
+import pytest
+import torch
+from torch import nn, optim
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+
+import memograd as mg
+
+torch.manual_seed(0)
+X, Y = torch.randn(5, 3, dtype=torch.float64), torch.randn(5, 1, dtype=torch.float64)
+
+
+class Doubled(TorchDispatchMode):
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        return out * 2 if func is torch.ops.aten.tanh.default else out
+
+
+class DoubledFunction(TorchFunctionMode):
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        return out * 2 if func is torch.tanh else out
+
+
+def network():
+    torch.manual_seed(1)
+    return nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 1)).double()
+
+
+def by_pytorch(modes):
+    model = network()
+    optimizer = optim.Adam(model.parameters(), 0.1)
+    for mode in modes:
+        optimizer.zero_grad()
+        with mode():
+            nn.functional.mse_loss(model(X), Y).backward()
+        optimizer.step()
+    return list(model.parameters())
+
+
+def by_us(modes, **options):
+    model = network()
+    step = mg.TrainStep(model, nn.functional.mse_loss, optim.Adam(model.parameters(), 0.1), **options)
+    for mode in modes:
+        with mode():
+            step(X, Y)
+    step.finish()
+    return list(model.parameters())
+
+
+@pytest.mark.parametrize("check", ["first", "never"])
+@pytest.mark.parametrize("around", [torch.no_grad, torch.inference_mode])
+def test_a_step_is_the_same_without_gradients_around_it(around, check):
+    for modes in ([around, around], [contextlib.nullcontext, around, contextlib.nullcontext]):
+        torch.testing.assert_close(by_us(modes, check=check), by_pytorch([contextlib.nullcontext] * len(modes)))
+
+
+def test_steps_that_gather_and_run_leave_inference_mode_too():
+    plain = [contextlib.nullcontext] * 2
+    once = by_us(plain, accumulate=2)
+    torch.testing.assert_close(by_us([torch.inference_mode] * 2, accumulate=2), once)
+    model = network()
+    step = mg.TrainStep(model, nn.functional.mse_loss, optim.Adam(model.parameters(), 0.1))
+    with torch.inference_mode():
+        losses = step.run(X.clone(), Y, steps=2)
+    assert not losses.is_inference()
+    torch.testing.assert_close(list(model.parameters()), by_pytorch(plain))
+
+
+@pytest.mark.parametrize("mode", [Doubled, DoubledFunction])
+@pytest.mark.parametrize("backend", ["auto", "eager", "native"])
+@pytest.mark.filterwarnings("ignore:running on the eager backend")
+def test_a_mode_around_a_step_sees_its_operators(mode, backend):
+    for modes in ([mode], [contextlib.nullcontext] * 2 + [mode], [mode, contextlib.nullcontext]):
+        torch.testing.assert_close(by_us(modes, backend=backend), by_pytorch(modes))
+
+
+@pytest.mark.parametrize("mode", [Doubled, DoubledFunction])
+@pytest.mark.parametrize("backend", ["auto", "eager", "native"])
+def test_a_mode_around_a_wrapped_model_sees_its_operators(mode, backend):
+    ours, theirs = mg.wrap(network(), backend=backend), network()
+    for around in (contextlib.nullcontext, mode, contextlib.nullcontext):
+        for model in (ours, theirs):
+            with around():
+                model(X).sum().backward()
+    for a, b in zip(ours.parameters(), theirs.parameters(), strict=True):
+        torch.testing.assert_close(a.grad, b.grad)
+
+
+@pytest.mark.parametrize("backend", ["auto", "eager"])
+def test_a_sparse_batch_is_trained_on(backend):
+    models = network(), network()
+    sparse = X.relu().to_sparse()
+    step = mg.TrainStep(models[0], nn.functional.mse_loss, optim.SGD(models[0].parameters(), 0.1), backend=backend)
+    optimizer = optim.SGD(models[1].parameters(), 0.1)
+    for _ in range(2):
+        step(sparse, Y)
+        optimizer.zero_grad()
+        nn.functional.mse_loss(models[1](sparse), Y).backward()
+        optimizer.step()
+    torch.testing.assert_close(list(models[0].parameters()), list(models[1].parameters()))
+
+
+def test_the_native_backend_refuses_a_sparse_batch_by_name():
+    model = network()
+    step = mg.TrainStep(model, nn.functional.mse_loss, optim.SGD(model.parameters(), 0.1), backend="native")
+    with pytest.raises(mg.MemogradError, match="sparse_coo"):
+        step(X.to_sparse(), Y)
