@@ -13,12 +13,9 @@ compiled by the machine's own compiler into a library that is loaded with ctypes
 
 from __future__ import annotations
 
-import torch
-
 from memograd import c_compiler
 from memograd.errors import BackendError
 from memograd.graph.graph import Graph
-from memograd.graph.views import tensors_of
 from memograd.run.native import (  # noqa: F401  they enter their operators
     emit,
     indexing,
@@ -40,7 +37,7 @@ def supports(graph: Graph) -> str | None:
     if c_compiler.compiler() is None:
         return "the native backend needs a C compiler, and none was found"
     try:
-        _emitted(graph)
+        emit.emit(graph)
     except BackendError as error:
         return str(error)
     return None
@@ -52,11 +49,4 @@ def compile(graph: Graph) -> Program:
     Raises:
         BackendError: the graph holds an operator, dtype or device the backend does not know, or there is no compiler.
     """
-    return Program(graph, _emitted(graph))
-
-
-def _emitted(graph: Graph) -> emit.Source:
-    values = [t for n in (*graph.placeholders, *graph.nodes) for t in tensors_of(n)]
-    if sparse := next((t.layout for t in values if t.layout is not torch.strided), None):
-        raise BackendError(f"the native backend reads tensors from memory, and one of layout {sparse} is in none")
-    return emit.emit(graph)
+    return Program(graph, emit.emit(graph))
