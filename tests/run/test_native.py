@@ -333,6 +333,7 @@ def test_normalization_and_embedding(dtype):
         cases += [op(aten.var.correction, v, d, correction=c, keepdim=k) for d in ([0], [1, 2], None)
                   for c in (0, 1) for k in (False, True)]  # fmt: skip
         cases += [op(aten.embedding_dense_backward.default, v, index, 6, 2, False)]
+        cases += [op(aten.embedding_dense_backward.default, v, index, 6, pad, True) for pad in (-1, 2)]
     check(cases, [x, w, b, turned, index])
 
 

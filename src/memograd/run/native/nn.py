@@ -51,13 +51,19 @@ def embedding_backward(
     out, where = b.result(node), b.dense(index)
     width = out.shape[1]
     source = _folded(b.dense(grad), where.numel, width)
-    lines = [f"for (long i = 0; i < {out.numel}; ++i) {out.ref('i')} = 0;"]
+    word, there = f"const long long t = {where.ref('i')};", f"if (t != {padding} && t >= 0 && t < {count})"
+    lines, targets, share = [f"for (long i = 0; i < {out.numel}; ++i) {out.ref('i')} = 0;"], [out], ""
+    if by_freq:  # each word's gradient is the mean over the places it stands at
+        often = b.new((count,), torch.int64)
+        lines += [f"for (long i = 0; i < {count}; ++i) {often.ref('i')} = 0;"]
+        lines += loops([where.numel], ["i"], [word, f"{there} {often.ref('t')} += 1;"])
+        targets, share = [out, often], f" / {often.ref('t')}"
     lines += loops([where.numel], ["i"], [
-        f"const long long t = {where.ref('i')};",
-        f"if (t != {padding} && t >= 0 && t < {count}) for (long k = 0; k < {width}; ++k)",
-        f"{out.ref(('t', 'k'))} += {source.ref(('i', 'k'))};",
+        word,
+        f"{there} for (long k = 0; k < {width}; ++k)",
+        f"{out.ref(('t', 'k'))} += {source.ref(('i', 'k'))}{share};",
     ])  # fmt: skip
-    b.add(["{", *lines, "}"], {where.buffer, source.buffer}, out)
+    b.add(["{", *lines, "}"], {where.buffer, source.buffer}, *targets)
     return out
 
 
