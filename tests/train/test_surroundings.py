@@ -92,6 +92,32 @@ def test_a_mode_around_a_wrapped_model_sees_its_operators(mode, backend):
         torch.testing.assert_close(a.grad, b.grad)
 
 
+class Rectified(TorchDispatchMode):
+    """Turns what a rectifier gives upside down."""
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        return -out if func is torch.ops.aten.relu.default else out
+
+
+def test_a_mode_sees_operators_that_are_compiled_loops_without_it():
+    """Pooling of a large image behind a rectifier, which change places; the loss alone tells."""
+    torch.manual_seed(2)
+    model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(4 * 15 * 15, 1))
+    x, y = torch.randn(16, 1, 32, 32), torch.zeros(16, 1)
+    plain = copy.deepcopy(model)
+    step = mg.TrainStep(model, nn.functional.mse_loss, optim.SGD(model.parameters(), 1e-3), check="never")
+    optimizer = optim.SGD(plain.parameters(), 1e-3)
+    for around in (contextlib.nullcontext, Rectified, contextlib.nullcontext):
+        with around():
+            ours, theirs = step(x, y), nn.functional.mse_loss(plain(x), y)
+            optimizer.zero_grad()
+            theirs.backward()
+        optimizer.step()
+        torch.testing.assert_close(ours, theirs.detach())
+    torch.testing.assert_close(list(model.parameters()), list(plain.parameters()), rtol=1e-4, atol=1e-6)
+
+
 def sparse_step(backend):
     model = nn.Linear(3, 1)
     loss = lambda p, y: ((p - y) ** 2).mean()  # noqa: E731

@@ -49,10 +49,11 @@ def loaded(graph: Graph, backend: str) -> Function:
         return _native(graph)
     if backend == "auto" and _small(graph):
         return _Trial(graph, _text(graph))
-    pooling = compiled_pooling(graph)
-    function = _spread(compiled(graph)) if backend == "inductor" else _text(pooling)
-    if backend == "inductor" or pooling is not graph:
-        function = _or_operators(function, _text(graph))
+    function = _text(graph)
+    if backend == "inductor":
+        function = _or_operators(_spread(compiled(graph)), function)
+    elif (pooling := compiled_pooling(graph)) is not graph:
+        function = _or_operators(_text(pooling), function)
     return _in_reused_memory(function) if _bytes(graph) >= _LARGE else function
 
 
@@ -104,7 +105,8 @@ def _native(graph: Graph) -> Function:
         reason = "the model decides by values, which native cannot compare before it goes on"
         warnings.warn(f"running on the eager backend: {reason}", stacklevel=2)
         return _text(graph)
-    return _or_in_batches(native.compile(graph).fresh, _text(graph))
+    text = _text(graph)
+    return _or_operators(_or_in_batches(native.compile(graph).fresh, text), text)
 
 
 def _or_operators(function: Function, text: Function) -> Function:
@@ -117,11 +119,9 @@ def _or_operators(function: Function, text: Function) -> Function:
 
 
 def _or_in_batches(function: Function, text: Function) -> Function:
-    """``function``, and ``text`` for a batch of ``vmap``, which has no memory to point at, and for modes."""
+    """``function``, and ``text`` for a batch of ``vmap``, which has no memory to point at."""
 
     def call(given: list[Any]) -> tuple[Tensor, ...]:
-        if modes_of_others():
-            return text(given)
         try:
             return function(given)
         except RuntimeError:

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from memograd._torch import modes_of_others
 from memograd.finite import TrippedError
 from memograd.graph.graph import Graph
 from memograd.graph.signature import run
@@ -34,6 +35,10 @@ class Eager(Backend):
     def __init__(self, graph: Graph) -> None:
         super().__init__(graph)
         self.places = Places()
+        self.updates, self.how = None, ""
+        if modes_of_others():  # they would not see what compiled loops do, nor operators that have changed places
+            self.function = graph.function
+            return
         pooled = compiled_nearest(compiled_pooling(pool_first(graph)))
         self.updates, self.how = separate(pooled)
         self.function = pooled.function if self.updates is None else self.updates.function
