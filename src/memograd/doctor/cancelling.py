@@ -116,7 +116,7 @@ def _of_a_bias(patient: Patient, name: str, p: fx.Node, u: fx.Node) -> list[Find
 
 def _following(u: fx.Node) -> list[fx.Node]:
     """The operators behind ``u``, past what only changes the shape."""
-    found = []
+    operators = []
     for v in u.users:
-        found += _following(v) if name_of(v) in ("view", "reshape", "transpose", "permute", "clone") else [v]
-    return found
+        operators += _following(v) if name_of(v) in ("view", "reshape", "transpose", "permute", "clone") else [v]
+    return operators

@@ -34,9 +34,9 @@ def without_consequences(findings: Iterable[Finding]) -> list[Finding]:
     """Without symptoms whose cause is among the findings, and without doublets."""
     every = list(findings)
     kinds = {f.kind for f in every if f.severity != "note"}
-    kept: list[Finding] = []
+    causes: list[Finding] = []
     for finding in every:
         explained = _CONSEQUENCES.get(finding.kind, set()) & kinds - {finding.kind}
-        if not explained and not any(f == finding for f in kept):
-            kept.append(finding)
-    return kept
+        if not explained and not any(f == finding for f in causes):
+            causes.append(finding)
+    return causes

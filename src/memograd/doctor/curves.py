@@ -36,28 +36,28 @@ def panels(frames: Sequence[Mapping[str, Any]]) -> list[Panel]:
         names = dict.fromkeys(name for frame in frames for name in frame[key])
         return {name: [frame[key].get(name) for frame in frames] for name in names}
 
-    found = [
+    every = [
         Panel("Loss", {"loss": [frame["loss"] for frame in frames]}),
         Panel("Norm of the adjoint, layer by layer", of("gains"), logarithmic=True),
         Panel("Update, as a share of the weight", of("updates"), logarithmic=True),
         Panel("Dead units", of("dead"), percent=True),
     ]
-    return [p for p in found if any(_finite(line) for line in p.lines.values())]
+    return [p for p in every if any(_finite(line) for line in p.lines.values())]
 
 
 def svg(frames: Sequence[Mapping[str, Any]]) -> str:
     """The picture; empty where there is no step."""
-    found = panels(frames)
-    if not found:
+    diagrams = panels(frames)
+    if not diagrams:
         return ""
-    columns = min(2, len(found))
-    rows = -(-len(found) // columns)
+    columns = min(2, len(diagrams))
+    rows = -(-len(diagrams) // columns)
     width, height = columns * (_WIDTH + _GAP) - _GAP, rows * (_HEIGHT + _GAP) - _GAP
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" role="img" '
         f'aria-label="Curves of a run of {len(frames)} steps"><style>{_STYLE}</style>'
     ]
-    for k, panel in enumerate(found):
+    for k, panel in enumerate(diagrams):
         x, y = k % columns * (_WIDTH + _GAP), k // columns * (_HEIGHT + _GAP)
         parts.append(f'<g transform="translate({x},{y})">{_drawn(panel, len(frames))}</g>')
     return "".join([*parts, "</svg>"])
@@ -106,8 +106,8 @@ def _drawn(panel: Panel, steps: int) -> str:
 def _names(named: list[tuple[float, str, str]], x: int) -> list[str]:
     """Names beside the ends of lines, pushed apart; of many lines only of some, the outermost among them."""
     if len(named) > _NAMED:
-        kept = {round(k * (len(named) - 1) / (_NAMED - 1)) for k in range(_NAMED)}
-        named = [one for k, one in enumerate(named) if k in kept]
+        labelled = {round(k * (len(named) - 1) / (_NAMED - 1)) for k in range(_NAMED)}
+        named = [one for k, one in enumerate(named) if k in labelled]
     ordered = sorted(named)
     places: list[float] = []
     for y, _, _ in ordered:

@@ -6,8 +6,7 @@ finding is left out. The program runs a few times and is afterwards as it was.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any
 
@@ -15,23 +14,21 @@ import torch
 from torch import nn, optim
 from torch.nn.parameter import is_lazy
 
-from memograd._torch import pytree
 from memograd.doctor import unreached
 from memograd.doctor.batch import batch
 from memograd.doctor.cancelling import cancelling
 from memograd.doctor.consequences import without_consequences
-from memograd.doctor.follow import Run, batches_of, follow, outcome
+from memograd.doctor.follow import Course, Run, batches_of, follow, outcome
 from memograd.doctor.gain import gain
 from memograd.doctor.initial import initialisation
 from memograd.doctor.losses import inputs_unused, losses
 from memograd.doctor.mode import mode
-from memograd.doctor.nan.examine import examine as nan_of
-from memograd.doctor.nan.replay import Step
 from memograd.doctor.noise import noise
-from memograd.doctor.patient import Patient, examine
+from memograd.doctor.patient import Patient
 from memograd.doctor.precision import precision as digits
 from memograd.doctor.report import Finding, Report
 from memograd.doctor.saturation import saturation
+from memograd.doctor.subject import Subject
 from memograd.doctor.underflow import underflow
 from memograd.doctor.units import dead_units
 from memograd.doctor.updates import held_by, updates
@@ -40,12 +37,9 @@ from memograd.doctor.wider import Wider, widened
 from memograd.doctor.zeros import zero_gradients
 from memograd.errors import GraphError, OptionError
 from memograd.findings import severest_first
-from memograd.inspection.capturing import asked, captured, differentiable
-from memograd.inspection.objective import PREFIX, Loss, loss_of
+from memograd.inspection.capturing import asked
 from memograd.inspection.program import Inspected
 from memograd.looks import look
-from memograd.pipeline import differentiate
-from memograd.tracing.undisturbed import Generators
 from memograd.train.update import refuse
 
 _RATE = 1e-3  # of the run that is followed where no optimizer was given: Adam's default
@@ -118,58 +112,59 @@ def look_into(
         raise GraphError("the model has parameters without a shape (LazyLinear): call it once before, model(*args)")
     if precision not in (True, False, torch.float16, torch.bfloat16):
         raise OptionError(f"precision must be True, torch.float16 or torch.bfloat16, got {precision!r}")
-    case = _Case(f, args, kwargs, loss, precision if isinstance(precision, torch.dtype) else None)
+    subject = Subject(f, args, kwargs, loss, precision if isinstance(precision, torch.dtype) else None)
+    case = _Case(subject)
     try:
         with torch.inference_mode(False):  # who evaluates a model may ask, too
             case.look(optimizer)
             if step is not None:
-                case.findings += usage(step, f, args, case.gradient)
+                case.findings += usage(step, f, args, subject.gradient)
             if precision and case.patient is not None and case.patient.finite:
                 case.count_digits(case.patient)
             if run is not None and case.patient is not None:
                 case.followed(run, case.patient, optimizer)
     finally:
-        case.drawn.put_back()
+        subject.drawn.put_back()
     name = getattr(f, "__name__", "the function") if not isinstance(f, nn.Module) else type(f).__name__
     return Report(name, severest_first(without_consequences(case.findings)), numbers=case.numbers)
 
 
 class _Case:
-    """One model on one batch, and what was found so far."""
+    """What one subject shows, gathered."""
 
-    def __init__(self, f: Any, args: Any, kwargs: Any, loss: Any, dtype: torch.dtype | None) -> None:
-        self.f, self.args, self.kwargs = f, args, kwargs
-        self.program = loss_of(f, loss)
-        self.dtype = dtype
-        self.drawn = Generators(f)
+    def __init__(self, subject: Subject) -> None:
+        self.subject = subject
         self.findings: list[Finding] = []
         self.numbers: dict[str, Any] = {}
         self.patient: Patient | None = None
-        self._inspected: Inspected | None = None  # of the last step of a run
-        self._geometry: list[Any] = []
 
     def look(self, optimizer: optim.Optimizer | None) -> None:
         """Everything that one batch shows."""
-        inspected = self.inspected(self.args, self.kwargs)
-        asks = bool(asked(self.program, self.args, self.kwargs))
-        nothing = unreached.frozen(self.f, asks)
+        subject = self.subject
+        inspected = subject.inspected(subject.args, subject.kwargs)
+        asks = bool(asked(subject.program, subject.args, subject.kwargs))
+        nothing = unreached.frozen(subject.f, asks)
         self.findings += nothing
         if not inspected.wrt:
-            self.findings += [] if nothing and nothing[0].severity == "error" else unreached.unasked(self.f)
+            self.findings += [] if nothing and nothing[0].severity == "error" else unreached.unasked(subject.f)
             return
         if not inspected.flows[inspected.loss]:
             self.findings += unreached.stopped(inspected, inspected.wrt)
             return
-        self.patient = patient = self.examined(inspected, self.args, self.kwargs)
+        self.patient = patient = subject.examined(inspected, subject.args, subject.kwargs)
         self.findings += unreached.stopped(inspected, patient.unreached)
-        self.findings += mode(self.f)
-        held = set(held_by(optimizer)) if optimizer is not None else None
-        self.findings += unreached.outsiders(inspected, inspected.graph, held)
+        self.findings += mode(subject.f)
+        trained = set(held_by(optimizer)) if optimizer is not None else None
+        self.findings += unreached.outsiders(inspected, inspected.graph, trained)
         self.findings += unreached.beforehand(inspected, inspected.graph)
         self.numbers["loss"] = float(patient.values[patient.loss])
-        if not patient.finite:
-            self.findings += self.not_finite(patient)
-            return
+        if patient.finite:
+            self._detect(patient, optimizer)
+        else:
+            self.findings += subject.not_finite(patient)
+
+    def _detect(self, patient: Patient, optimizer: optim.Optimizer | None) -> None:
+        """What is wrong where all numbers are finite."""
         self.findings += [f for detector in _DETECTORS for f in detector(patient)]
         if _in_half(patient) and (wider := self.wider(patient)) is not None:
             self.findings += underflow(patient, wider)
@@ -177,25 +172,6 @@ class _Case:
             self.findings += updates(patient, optimizer)
         if patient.tensors and all(f.severity == "note" for f in self.findings):
             self.findings += self._noise(patient)
-
-    def inspected(self, args: Any, kwargs: Any) -> Inspected:
-        self.drawn.put_back()
-        with torch.enable_grad(), self._autocast(args, kwargs):
-            graph = captured(self.program, args, kwargs, self.drawn)
-        return Inspected(self.program, graph, differentiable(graph, asked(self.program, args, kwargs)))
-
-    def examined(self, inspected: Inspected, args: Any, kwargs: Any) -> Patient:
-        self.drawn.put_back()
-        flat = [t.detach() for t in inspected.graph.bind(args, kwargs)]
-        return examine(inspected, flat, batch_of((args, kwargs)))
-
-    def not_finite(self, patient: Patient, number: int = 0, losses: Sequence[float] = ()) -> tuple[Finding, ...]:
-        """Which operator made the loss or a gradient NaN or infinite, and why (``doctor/nan/``)."""
-        inspected = patient.inspected
-        joint = differentiate(inspected.graph, inspected.wrt)
-        root = PREFIX[:-1] if isinstance(self.program, Loss) else ""
-        self.drawn.put_back()
-        return nan_of(Step(inspected.graph, joint, patient.flat, number, trail=losses, root=root)).findings
 
     def wider(self, patient: Patient) -> Wider | None:
         """The same in float64, or a note that it cannot be."""
@@ -210,23 +186,13 @@ class _Case:
     def count_digits(self, patient: Patient) -> None:
         """Which operators lose how many."""
         if (wider := self.wider(patient)) is not None:
-            findings, self.numbers["precision"] = digits(patient, wider, self.again)
+            findings, self.numbers["precision"] = digits(patient, wider, self.subject.now)
             self.findings += findings
-
-    def again(self) -> Patient:
-        """The same batch, as the program is now."""
-        return self.examined(self.inspected(self.args, self.kwargs), self.args, self.kwargs)
-
-    def gradient(self) -> dict[str, torch.Tensor]:
-        """Of every parameter, at what the parameters are now."""
-        patient = self.again()
-        self.drawn.put_back()
-        found = {patient.named(n): patient.gradient(n) for n in patient.parameters}
-        return {n: g for n, g in found.items() if g is not None}
 
     def followed(self, run: Run, patient: Patient, optimizer: optim.Optimizer | None) -> None:
         """A run of some steps, and what only that shows."""
-        self.drawn.put_back()
+        subject = self.subject
+        subject.drawn.put_back()
         if optimizer is None:
             trained = [p for p in patient.tensors.values() if p.is_leaf]
             if not trained:
@@ -239,62 +205,33 @@ class _Case:
         except GraphError as error:
             self.findings.append(Finding("note", "not followed", str(error)))
             return
-        batches = batches_of(run, (self.args, self.kwargs))
-        held = [t for i in patient.graph.inputs if (t := i.bound) is not None]  # a function's are its own, too
-        course = follow(self, batches, optimizer, run, held)
+        batches = batches_of(run, (subject.args, subject.kwargs))
+        written = [t for i in patient.graph.inputs if (t := i.bound) is not None]  # a function's are its own, too
+        course = follow(subject, batches, optimizer, run, written)
         self.numbers["steps"] = course.to_dict()
-        found = outcome(course, optimizer, len(batches) == 1) if not course.broken else []
-        if course.last is not None and course.last.finite:
-            known = {f.kind for f in (*self.findings, *found)}
-            if "dead units" in known:  # which pass nothing back
-                known.add("vanishing gradient")
-            last = [f for detector in (gain, saturation) for f in detector(course.last) if f.kind not in known]
-            found += [replace(f, what=f"at step {len(course.frames) - 1}, {f.what}") for f in last]
-        self.findings += [*course.broken, *found]
+        self.findings += [*course.broken, *self._of_course(course, optimizer, len(batches) == 1)]
 
-    def step(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Patient:
-        """One step of a run: what the model writes (statistics, counters) stays written, draws go on."""
-        inspected = self._inspected
-        leaves, structure = pytree.tree_flatten((args, kwargs))
-        geometry = [structure, *((t.shape, t.dtype) for t in leaves if isinstance(t, torch.Tensor))]
-        if inspected is None or geometry != self._geometry or not _holds(inspected):
-            now = Generators(self.f)
-            inspected = self._inspected = self.inspected(args, kwargs)
-            self._geometry = geometry
-            now.put_back()
-        given = inspected.graph.bind(args, kwargs)
-        patient = examine(inspected, [t.detach() for t in given], batch_of((args, kwargs)))
-        patient.graph.write_back([patient.values[n] for n in patient.graph.results], given)
-        return patient
+    def _of_course(self, course: Course, optimizer: optim.Optimizer, one_batch: bool) -> list[Finding]:
+        """What the run as a whole shows, and its last step where that is something new."""
+        findings = outcome(course, optimizer, one_batch) if not course.broken else []
+        if course.last is None or not course.last.finite:
+            return findings
+        kinds = {f.kind for f in (*self.findings, *findings)}
+        if "dead units" in kinds:  # which pass nothing back
+            kinds.add("vanishing gradient")
+        last = [f for detector in (gain, saturation) for f in detector(course.last) if f.kind not in kinds]
+        return findings + [replace(f, what=f"at step {len(course.frames) - 1}, {f.what}") for f in last]
 
     def _noise(self, patient: Patient) -> list[Finding]:
+        subject = self.subject
         inspected: list[Inspected] = []
 
         def part(args: Any, kwargs: Any) -> Patient:
             if not inspected or any(n.target is look for n in inspected[0].graph.nodes):
-                inspected[:] = [self.inspected(args, kwargs)]
-            return self.examined(inspected[0], args, kwargs)
+                inspected[:] = [subject.inspected(args, kwargs)]
+            return subject.examined(inspected[0], args, kwargs)
 
-        return noise(patient, self.args, self.kwargs, part)
-
-    def _autocast(self, args: Any, kwargs: Any) -> Any:
-        if self.dtype is None:
-            return nullcontext()
-        devices = {t.device.type for t in pytree.tree_leaves((args, kwargs)) if isinstance(t, torch.Tensor)}
-        return torch.autocast(next(iter(devices), "cpu"), dtype=self.dtype)
-
-
-def batch_of(given: Any) -> int:
-    """How many samples: what most tensors of the batch have as their first dimension; 0 where there is none."""
-    lengths = [len(t) for t in pytree.tree_leaves(given) if isinstance(t, torch.Tensor) and t.dim()]
-    return max(lengths, key=lengths.count, default=0)
-
-
-def _holds(inspected: Inspected) -> bool:
-    """Whether the graph is that of the program as it is now."""
-    guards = inspected.graph.guards
-    looks = any(n.target is look for n in inspected.graph.nodes)
-    return not looks and (guards is None or (not guards.volatile and guards.hold()))
+        return noise(patient, subject.args, subject.kwargs, part)
 
 
 def _in_half(patient: Patient) -> bool:

@@ -30,8 +30,8 @@ ENOUGH, FALLEN = 20, 0.01
 DIVERGED = 10.0
 
 
-class Case(Protocol):
-    """Who looks at one batch."""
+class Subject(Protocol):
+    """Who looks at one batch after the other (``subject.py``)."""
 
     program: Any
 
@@ -89,35 +89,35 @@ class Course:
 
 
 def follow(
-    case: Case,
+    subject: Subject,
     batches: Sequence[tuple[tuple[Any, ...], dict[str, Any]]],
     optimizer: optim.Optimizer,
     run: Run,
-    held: Sequence[torch.Tensor] = (),
+    written: Sequence[torch.Tensor] = (),
 ) -> Course:
-    """The steps of ``optimizer``, on the batches in turn. ``held``: tensors besides the program's own that it may write
-    to."""
+    """The steps of ``optimizer``, on the batches in turn. ``written``: tensors that it may write to, besides the
+    program's own."""
     course = Course()
-    given = [t for t in pytree.tree_leaves(list(batches)) if isinstance(t, torch.Tensor)]
-    with _put_back(case.program, optimizer, [*held, *given]):
+    operands = [t for t in pytree.tree_leaves(list(batches)) if isinstance(t, torch.Tensor)]
+    with _put_back(subject.program, optimizer, [*written, *operands]):
         for k in range(run.steps):
             args, kwargs = batches[k % len(batches)]
-            patient = course.last = case.step(args, kwargs)
+            patient = course.last = subject.step(args, kwargs)
             frame = _frame(k, patient, optimizer)
             course.frames.append(frame)
             if run.writer is not None:
                 _written(run.writer, frame)
             if not patient.finite:
-                course.broken = case.not_finite(patient, k, [f.loss for f in course.frames[:-1]])
+                course.broken = subject.not_finite(patient, k, [f.loss for f in course.frames[:-1]])
                 break
     return course
 
 
 @contextmanager
 def _put_back(program: Any, optimizer: optim.Optimizer, more: Sequence[torch.Tensor]) -> Iterator[None]:
-    held = [*program.parameters(), *program.buffers()] if isinstance(program, nn.Module) else []
-    held += more
-    contents, gradients = Contents(held), [(t, t.grad) for t in held if t.is_leaf]
+    tensors = [*program.parameters(), *program.buffers()] if isinstance(program, nn.Module) else []
+    tensors += more
+    contents, gradients = Contents(tensors), [(t, t.grad) for t in tensors if t.is_leaf]
     try:
         with as_it_was(optimizer), taken_back(program):
             yield
@@ -214,18 +214,18 @@ def _died(course: Course) -> Iterator[Finding]:
         )
 
 
-def batches_of(run: Run, given: tuple[tuple[Any, ...], dict[str, Any]]) -> list[Any]:
+def batches_of(run: Run, example: tuple[tuple[Any, ...], dict[str, Any]]) -> list[Any]:
     """The batches of a run: those of ``data`` (each a tuple of arguments, or a dict), else the one that was given."""
     if run.data is None:
-        return [given]
-    found = []
+        return [example]
+    batches = []
     for batch in run.data:
-        found.append(((), dict(batch)) if isinstance(batch, dict) else (_tuple(batch), {}))
-        if len(found) == run.steps:
+        batches.append(((), dict(batch)) if isinstance(batch, dict) else (_tuple(batch), {}))
+        if len(batches) == run.steps:
             break
-    if not found:
+    if not batches:
         raise OptionError("`data` has no batch (an iterator that was used up?): a list, or a DataLoader")
-    return found
+    return batches
 
 
 def _tuple(batch: Any) -> tuple[Any, ...]:

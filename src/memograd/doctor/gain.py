@@ -112,12 +112,12 @@ def factors(chain: Sequence[Link]) -> list[Factor]:
     groups: dict[str, list[Link]] = {}
     for link in chain:
         groups.setdefault(name_of(link.u), []).append(link)
-    found = []
+    lines = []
     for links in groups.values():
         logs = [math.log(link.factor) for link in links]
         worst = min(links, key=lambda link: link.factor)
-        found.append(Factor(worst.u, len(links), sum(logs)))
-    return sorted(found, key=lambda f: f.log)
+        lines.append(Factor(worst.u, len(links), sum(logs)))
+    return sorted(lines, key=lambda f: f.log)
 
 
 def _finding(patient: Patient, severity: Severity, kind: str, product: float, chain: Sequence[Link]) -> Finding:

@@ -191,12 +191,12 @@ def _same_for_all(patient: Patient, arguments: set[fx.Node]) -> list[Finding]:
 
 def _lost_at(patient: Patient, output: fx.Node) -> fx.Node | None:
     """The operator nearest to the output that is given what differs from sample to sample, and gives what does not."""
-    waiting, seen = [output], {output}
+    waiting, visited = [output], {output}
     for node in waiting:
-        fresh = [v for v in node.all_input_nodes if v not in seen and v.op == "call_function"]
+        fresh = [v for v in node.all_input_nodes if v not in visited and v.op == "call_function"]
         if any(_by_sample(patient, v) for v in node.all_input_nodes):
             return node
-        seen.update(fresh)
+        visited.update(fresh)
         waiting += fresh
     return None
 

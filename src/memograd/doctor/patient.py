@@ -190,8 +190,8 @@ class Patient:
         calls = node.meta.get("calls") or ()
         weight = self.weight_of(node)
         name = path or (self.named(self._name_of(weight)) if weight is not None else name_of(node))
-        again = calls[-1][1] if calls else 0
-        return f"{name} (call {again + 1})" if again else name
+        repetition = calls[-1][1] if calls else 0
+        return f"{name} (call {repetition + 1})" if repetition else name
 
     def _name_of(self, placeholder: fx.Node) -> str:
         return next((n for n, p in self.parameters.items() if p is placeholder), "")

@@ -8,14 +8,14 @@ half precision are tried in float32 on the same step, and what that does to the 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
 from torch import fx
 
-from memograd.doctor.kept import HALF, Again, trials
+from memograd.doctor.in_float32 import HALF, trials
 from memograd.doctor.patient import Patient, name_of, norm, tensors, wide
 from memograd.doctor.report import Finding, Where
 from memograd.doctor.wider import Wider
@@ -43,19 +43,21 @@ class Loss:
         return self.digits_in - self.digits_out
 
 
-def precision(patient: Patient, wider: Wider, again: Again) -> tuple[list[Finding], dict[str, Any]]:
-    """Findings about the operators that lose most, and the table of all that lose a digit, worst first. ``again()``
-    looks at the same step again."""
+def precision(
+    patient: Patient, wider: Wider, look_again: Callable[[], Patient]
+) -> tuple[list[Finding], dict[str, Any]]:
+    """Findings about the operators that lose most, and the table of all that lose a digit, worst first.
+    ``look_again()`` looks at the same step again."""
     losses = sorted([*_forward(patient, wider), *_backward(patient, wider)], key=lambda x: -x.lost)
     once = {(x.node, x.phase): x for x in reversed(losses)}  # of several operands of a rule the worst
     losses = sorted(once.values(), key=lambda x: -x.lost)
     telling = [x for x in losses if x.lost >= TELLING]
     before = gradient_error(patient, wider, patient)
-    kept = trials(patient, wider, lambda other: gradient_error(other, wider, patient), again)
-    findings = [_finding(patient, x, kept, before) for x in telling[:_SHOWN]]
-    findings.append(_summary(before, kept))
+    in_float32 = trials(patient, wider, lambda other: gradient_error(other, wider, patient), look_again)
+    findings = [_finding(patient, x, in_float32, before) for x in telling[:_SHOWN]]
+    findings.append(_summary(before, in_float32))
     rows = [{**asdict(_row(patient, x)), "lost": round(x.lost, 2)} for x in losses if x.lost > 0.3]
-    return findings, {"gradient_error": before, "in_float32": kept, "operators": rows}
+    return findings, {"gradient_error": before, "in_float32": in_float32, "operators": rows}
 
 
 @dataclass(frozen=True)
@@ -80,12 +82,12 @@ def digits(value: Any, exact: Any) -> float:
     parts, others = tensors(value), tensors(exact)
     if not parts or len(parts) != len(others) or not parts[0].is_floating_point():
         return math.inf
-    held = -math.log10(torch.finfo(parts[0].dtype).eps)
+    digits_held = -math.log10(torch.finfo(parts[0].dtype).eps)
     apart = norm([_difference(wide(a), wide(b)) for a, b in zip(parts, others, strict=True)])
     size = norm([torch.where(torch.isfinite(b), b, 0.0) for b in map(wide, others)])
     if not math.isfinite(apart):
         return 0.0
-    return held if apart == 0 or size == 0 else min(held, max(0.0, -math.log10(apart / size)))
+    return digits_held if apart == 0 or size == 0 else min(digits_held, max(0.0, -math.log10(apart / size)))
 
 
 def _difference(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
@@ -103,7 +105,7 @@ def _forward(patient: Patient, wider: Wider) -> list[Loss]:
 
 
 def _backward(patient: Patient, wider: Wider) -> list[Loss]:
-    found = []
+    losses = []
     own = {v: digits(a, wider.table[v]) for v, a in patient.table.items() if v in wider.table}
     values = {v: digits(patient.values[v], wider.values[v]) for v in own}
     for v, out in own.items():
@@ -113,10 +115,10 @@ def _backward(patient: Patient, wider: Wider) -> list[Loss]:
         u = max(consumers, key=lambda c: patient.share(c, v))
         if norm(wider.table[v]) < _NOTHING * norm(wider.table[u]):
             continue  # it is zero but for rounding (a bias in front of a normalisation)
-        given = [own[u], *(values.get(w, math.inf) for w in u.all_input_nodes), _held_by(patient.table[v])]
+        digits_in = [own[u], *(values.get(w, math.inf) for w in u.all_input_nodes), _held_by(patient.table[v])]
         if not _is_cast(u):
-            found.append(Loss(u, "backward", min(given), out))
-    return found
+            losses.append(Loss(u, "backward", min(digits_in), out))
+    return losses
 
 
 def _is_cast(u: fx.Node) -> bool:
@@ -147,14 +149,14 @@ def gradient_error(other: Patient, wider: Wider, patient: Patient) -> float:
 # -- words -------------------------------------------------------------------------------------------------------------
 
 
-def _finding(patient: Patient, x: Loss, kept: Mapping[str, float], before: float) -> Finding:
+def _finding(patient: Patient, x: Loss, in_float32: Mapping[str, float], before: float) -> Finding:
     what = f"{name_of(x.node)} loses {x.lost:.1f} of {x.digits_in:.1f} digits in the {x.phase} pass"
     evidence = [f"{x.digits_out:.1f} digits are right behind it, beside float64"]
     where = patient.where(x.node, x.phase)
     fix = tried = ""
     if any(t.dtype in HALF for t in tensors(x.node.meta["val"])):
         fix = "with torch.autocast(device_type, enabled=False):  # keep it in float32, with operands .float()"
-        tried = _said(kept[where.module], before) if where.module in kept else ""
+        tried = _said(in_float32[where.module], before) if where.module in in_float32 else ""
     elif name_of(x.node) in ("sub", "add", "var", "rsub"):
         fix = "A difference of nearly equal numbers: subtract earlier (a mean, a maximum), or use log1p, expm1, var"
     severity = "warning" if x.digits_out < LITTLE else "note"
@@ -167,11 +169,11 @@ def _said(error: float, before: float) -> str:
     return f"in float32 {change}" if error < _HELPS * before else f"in float32 it stays: {change}"
 
 
-def _summary(before: float, kept: Mapping[str, float]) -> Finding:
+def _summary(before: float, in_float32: Mapping[str, float]) -> Finding:
     right = min(16.0, -math.log10(before)) if before > 0 else 16.0
     what = f"{max(right, 0.0):.1f} digits of the gradient are right, beside float64"
     better = [
-        (name, error) for name, error in sorted(kept.items(), key=lambda pair: pair[1]) if error < _HELPS * before
+        (name, error) for name, error in sorted(in_float32.items(), key=lambda pair: pair[1]) if error < _HELPS * before
     ]
     fix, tried = "", ""
     if better:
@@ -179,5 +181,5 @@ def _summary(before: float, kept: Mapping[str, float]) -> Finding:
         fix += "with torch.autocast(device_type, enabled=False): y = module(x.float())"
         tried = "; ".join(f"{name!r}: the error goes from {before:.1e} to {error:.1e}" for name, error in better)
     severity = "warning" if right < LITTLE else "note"
-    numbers = {"gradient_error": before, "in_float32": dict(kept)}
+    numbers = {"gradient_error": before, "in_float32": dict(in_float32)}
     return Finding(severity, "precision of the gradient", what, Where(), (), fix, tried, (), numbers)

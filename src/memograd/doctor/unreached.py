@@ -134,13 +134,13 @@ def beforehand(inspected: Inspected, graph: Graph) -> list[Finding]:
 
 def _hidden_in(f: nn.Module) -> list[str]:
     """Attributes that are lists or dicts with modules in them."""
-    found = []
+    attributes = []
     for path, module in f.named_modules():
         for name, value in vars(module).items():
             items = value.values() if isinstance(value, dict) else value if isinstance(value, (list, tuple)) else ()
             if not name.startswith("_") and any(isinstance(x, nn.Module) for x in items):
-                found.append(f"{path}.{name}".lstrip("."))
-    return found
+                attributes.append(f"{path}.{name}".lstrip("."))
+    return attributes
 
 
 def _place(inspected: Inspected, node: fx.Node) -> Where:
@@ -171,8 +171,8 @@ def _values_read(inspected: Inspected) -> list[Finding]:
             what = f"a value is read here (.item(), float(), .tolist(), an if); {listed(names)} get no gradient"
             evidence = ("what is computed from a Python number has no history, and the loss has no other way to them",)
             fix = "Stay with tensors: leave .item(), float(), .tolist(), .numpy() out of what the loss is made of"
-            found = Finding("warning", "no gradient", what, _place(inspected, node), evidence, fix, "", names)
-            lines.setdefault((node.meta.get("source"), node.meta.get("line")), found)
+            finding = Finding("warning", "no gradient", what, _place(inspected, node), evidence, fix, "", names)
+            lines.setdefault((node.meta.get("source"), node.meta.get("line")), finding)
     return list(lines.values())
 
 
@@ -192,13 +192,13 @@ def _made_anew(inspected: Inspected) -> list[Finding]:
     lines: dict[Any, Finding] = {}
     for node in inspected.graph.nodes:
         text = node.meta.get("line") or ""
-        made = "Parameter(" in text or "requires_grad=True" in text or "requires_grad_(" in text
-        if not (made or _is_new_parameter(node)) or node not in inspected.needed or read(node) == ():
+        written_out = "Parameter(" in text or "requires_grad=True" in text or "requires_grad_(" in text
+        if not (written_out or _is_new_parameter(node)) or node not in inspected.needed or read(node) == ():
             continue
         if not all_of(inspected.depends, (node,)) and node.target in ops.MARKS:
             what = "this makes a new tensor that requires a gradient each time it runs: its gradient is thrown away"
             evidence = ("an optimizer holds the tensors there were when it was made; this one lives for one call",)
             fix = "Make it once, in __init__: self.weight = nn.Parameter(...), self.layer = nn.Linear(...)"
-            found = Finding("warning", "made anew in forward", what, _place(inspected, node), evidence, fix)
-            lines.setdefault((node.meta.get("source"), text), found)
+            finding = Finding("warning", "made anew in forward", what, _place(inspected, node), evidence, fix)
+            lines.setdefault((node.meta.get("source"), text), finding)
     return list(lines.values())

@@ -50,7 +50,7 @@ def stepped(patient: Patient, optimizer: optim.Optimizer) -> list[Update]:
         before = {name: wide(p).clone() for name, p in patient.tensors.items()}
         hand_over(patient, optimizer)
         optimizer.step()
-        found = []
+        moves = []
         for name, w in before.items():
             gradient, p = patient.gradient(name), patient.tensors[name]
             if gradient is None or id(p) not in held_by(optimizer):
@@ -61,8 +61,8 @@ def stepped(patient: Patient, optimizer: optim.Optimizer) -> list[Update]:
             lost = (moved[has] == 0).double().mean().item()
             size = rms(w)
             ratio = rms(moved) / size if size else float("nan")
-            found.append(Update(patient.named(name), ratio, lost, w.dim() > 1, p.dtype))
-    return found
+            moves.append(Update(patient.named(name), ratio, lost, w.dim() > 1, p.dtype))
+    return moves
 
 
 def hand_over(patient: Patient, optimizer: optim.Optimizer) -> None:
@@ -79,11 +79,11 @@ def hand_over(patient: Patient, optimizer: optim.Optimizer) -> None:
 @contextmanager
 def as_it_was(optimizer: optim.Optimizer) -> Iterator[None]:
     """What an optimizer's step changes is put back: parameters, their ``.grad``, its state."""
-    held = list(held_by(optimizer).values())
+    parameters = list(held_by(optimizer).values())
     state = {p: dict(s) for p, s in optimizer.state.items()}
     inner = [t for s in state.values() for t in s.values() if isinstance(t, torch.Tensor)]
-    contents = Contents([*held, *inner])
-    gradients = [(p, p.grad) for p in held]
+    contents = Contents([*parameters, *inner])
+    gradients = [(p, p.grad) for p in parameters]
     groups = [{k: copy.copy(v) for k, v in g.items() if k != "params"} for g in optimizer.param_groups]
     try:
         yield

@@ -31,28 +31,28 @@ def is_zero(adjoint: Any) -> bool:
 
 def blamed(patient: Patient) -> dict[fx.Node, list[str]]:
     """The operators at which adjoints become zero, and the parameters that have no other way to the loss."""
-    found: dict[fx.Node, list[str]] = {}
+    names_by_operator: dict[fx.Node, list[str]] = {}
     silent = {v for v, a in patient.table.items() if is_zero(a)}
     for name, p in patient.parameters.items():
         for u, v in _frontier(patient, p, silent) if p in silent else ():
-            names = found.setdefault(_at_fault(patient, u, v), [])
+            names = names_by_operator.setdefault(_at_fault(patient, u, v), [])
             if patient.named(name) not in names:
                 names.append(patient.named(name))
-    return found
+    return names_by_operator
 
 
 def _frontier(patient: Patient, p: fx.Node, silent: set[fx.Node]) -> list[tuple[fx.Node, fx.Node]]:
     """From ``p`` through what is silent to the operators that something still reaches, the nearest ones, each with the
     operand to which it passes nothing."""
-    waiting, seen, frontier = [p], {p}, []
+    waiting, visited, frontier = [p], {p}, []
     while waiting:
         v = waiting.pop()
         for u in patient.consumers(v):
             if u not in silent:
                 if not patient.share(u, v):  # else what reaches ``v`` cancels there (``cancelling.py``)
                     frontier.append((u, v))
-            elif u not in seen:
-                seen.add(u)
+            elif u not in visited:
+                visited.add(u)
                 waiting.append(u)
     return frontier
 
@@ -124,14 +124,14 @@ def _finding(patient: Patient, u: fx.Node, names: tuple[str, ...]) -> Finding:
 
 def zero_factor(patient: Patient, u: fx.Node, v: fx.Node | None = None) -> fx.Node | None:
     """The operand of a product, besides ``v``, that is zero everywhere; a weight before other values."""
-    found = []
+    zeros = []
     for operand in u.all_input_nodes:
         value = patient.values[operand]
         if operand is v or _is_added(u, operand):
             continue
         if isinstance(value, torch.Tensor) and value.numel() and not bool(value.count_nonzero()):
-            found.append(operand)
-    return next((z for z in found if patient.source_of(z) in patient.trained), found[0] if found else None)
+            zeros.append(operand)
+    return next((z for z in zeros if patient.source_of(z) in patient.trained), zeros[0] if zeros else None)
 
 
 def _times_zero(u: fx.Node) -> bool:

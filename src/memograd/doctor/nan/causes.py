@@ -21,27 +21,27 @@ from memograd.doctor.nan.replay import Step
 from memograd.graph.bindings import name_of
 
 
-def cause_of(step: Step, made: Producer) -> Cause:
-    """What sort of fault ``made`` is."""
-    if made.is_input:
-        return _of_input(step, made)
-    name = name_of(made.node.target)
-    if made.is_backward:
-        return of_derivative(step, made, name)
-    return hidden(step, made, name) or of_operator(step, made, name, made.node)
+def cause_of(step: Step, producer: Producer) -> Cause:
+    """What sort of fault ``producer`` is."""
+    if producer.is_input:
+        return _of_input(step, producer)
+    name = name_of(producer.node.target)
+    if producer.is_backward:
+        return of_derivative(step, producer, name)
+    return hidden(step, producer, name) or of_operator(step, producer, name, producer.node)
 
 
-def _of_input(step: Step, made: Producer) -> Cause:
-    entry = step.joint.inputs[step.joint.placeholders.index(made.node)]
-    value = "NaN" if made.tensor.reshape(-1)[made.position].isnan() else "inf"
+def _of_input(step: Step, producer: Producer) -> Cause:
+    entry = step.joint.inputs[step.joint.placeholders.index(producer.node)]
+    value = "NaN" if producer.tensor.reshape(-1)[producer.position].isnan() else "inf"
     if (
-        made.target not in step.losses
+        producer.target not in step.losses
         and entry.kind in ("input", "buffer", "constant")
-        and (behind := first_derivative(step, made))
+        and (behind := first_derivative(step, producer))
     ):
         return behind
-    count = f"{len(made.positions)} of {made.tensor.numel()} elements of {step.shown(entry.name)!r} are not finite"
-    evidence = [f"{count} before the step begins"]
+    bad, total = len(producer.positions), producer.tensor.numel()
+    evidence = [f"{bad} of {total} elements of {step.shown(entry.name)!r} are not finite before the step begins"]
     if entry.kind == "cotangent":
         return Cause("not finite behind the model", evidence=(*evidence, "the model's own results are finite"))
     if entry.kind == "parameter":
@@ -49,7 +49,7 @@ def _of_input(step: Step, made: Producer) -> Cause:
             evidence.append(f"{step.trail_of} grew before: {growth.shown(rising)}")
             return Cause("exploding training", evidence=tuple(evidence), numbers={"losses": rising})
         evidence += _before(step)
-        if is_lost_in_halves(step, made):
+        if is_lost_in_halves(step, producer):
             evidence.append(
                 "float16 has no number as small as an eps of 1e-8: it is 0, and where squares of gradients are 0 too, "
                 "Adam divides 0 by 0"
@@ -57,7 +57,7 @@ def _of_input(step: Step, made: Producer) -> Cause:
         return Cause(f"{value} in the weights", evidence=tuple(evidence))
     if entry.kind == "buffer":
         return Cause(f"{value} in a buffer", evidence=tuple(evidence))
-    rows = _rows(made)
+    rows = _rows(producer)
     return Cause(f"{value} in the data", evidence=(*evidence, *rows))
 
 
@@ -71,15 +71,15 @@ def _before(step: Step) -> list[str]:
     ]
 
 
-def is_lost_in_halves(step: Step, made: Producer) -> bool:
+def is_lost_in_halves(step: Step, producer: Producer) -> bool:
     """Whether an optimizer that divides by a root and an ``eps`` may have divided by zero: weights in float16."""
-    return bool(step.number) and made.tensor.dtype is torch.float16
+    return bool(step.number) and producer.tensor.dtype is torch.float16
 
 
-def _rows(made: Producer) -> list[str]:
+def _rows(producer: Producer) -> list[str]:
     """Which samples of a batch are concerned."""
-    shape = made.tensor.shape
-    if not shape or made.tensor.dim() < 2:
+    shape = producer.tensor.shape
+    if not shape or producer.tensor.dim() < 2:
         return []
-    rows = torch.unique(made.positions.cpu() // max(1, math.prod(shape[1:]))).tolist()
+    rows = torch.unique(producer.positions.cpu() // max(1, math.prod(shape[1:]))).tolist()
     return [f"samples {', '.join(map(str, rows[:5]))}{' and others' if len(rows) > 5 else ''} of the batch"]

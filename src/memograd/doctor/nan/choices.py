@@ -57,18 +57,18 @@ def of_trap(step: Step, name: str, node: fx.Node) -> Iterator[Remedy]:
 
 def _choice_behind(node: fx.Node) -> tuple[fx.Node, int] | None:
     """The ``where`` that chooses between what ``node`` gives and something else, and in which place that stands."""
-    waiting, seen = [node], {node}
+    waiting, visited = [node], {node}
     shape = node.meta["val"].shape
-    for one in waiting:
-        for user in one.users:
-            if user in seen or user.op == "output" or "adjoint_of" in user.meta:
+    for current in waiting:
+        for user in current.users:
+            if user in visited or user.op == "output" or "adjoint_of" in user.meta:
                 continue
             if getattr(user.target, "overloadpacket", None) is aten.where:
                 args: Any = user.args
-                if one in args[1:]:
-                    return user, args.index(one)
+                if current in args[1:]:
+                    return user, args.index(current)
             elif getattr(user.meta["val"], "shape", None) == shape:
-                seen.add(user)
+                visited.add(user)
                 waiting.append(user)
     return None
 
@@ -83,9 +83,9 @@ def of_read_mask(step: Step, node: fx.Node) -> Iterator[Remedy]:
     yield Remedy(code, lambda: repair.with_operator(step, node, low))
 
 
-def of_mask(step: Step, made: Producer, node: fx.Node) -> Iterator[Remedy]:
+def of_mask(step: Step, producer: Producer, node: fx.Node) -> Iterator[Remedy]:
     """A finite number in the place of -inf: a row without anything left is then uniform."""
-    written = made.written
+    written = producer.written
     target = getattr(getattr(written, "target", None), "overloadpacket", None)
     if written is not None and written.op == "call_function" and target is aten.masked_fill:
 

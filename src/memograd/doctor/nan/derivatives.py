@@ -42,34 +42,35 @@ _CHOOSERS = frozenset(
 )
 
 
-def of_derivative(step: Step, made: Producer, name: str) -> Cause:
-    forward = forward_of(step, made)
+def of_derivative(step: Step, producer: Producer, name: str) -> Cause:
+    forward = forward_of(step, producer)
     whose = called(forward.target) if forward is not None else name
-    operands, adjoint = met(step, made, forward)
-    told = [f"the derivative of {plain(whose)}: {said(made, name)}"]
+    operands, adjoint = met(step, producer, forward)
+    evidence = [f"the derivative of {plain(whose)}: {said(producer, name)}"]
     if operands:
-        told.append(f"{plain(whose)} was called there with {', '.join(number(v) for v in operands)}")
+        evidence.append(f"{plain(whose)} was called there with {', '.join(number(v) for v in operands)}")
     if adjoint is not None:
-        told.append(f"the adjoint that arrives there is {number(adjoint)}")
-    wide = in_float64(made)
-    if wide is not None and math.isfinite(exact := element(wide, made)):
-        cause = too_large(step, made, name, forward or made.node, exact)
-        return Cause(cause.kind, whose, forward, (*told[:1], *cause.evidence[1:]), cause.numbers)
+        evidence.append(f"the adjoint that arrives there is {number(adjoint)}")
+    wide = in_float64(producer)
+    if wide is not None and math.isfinite(exact := element(wide, producer)):
+        cause = too_large(step, producer, name, forward or producer.node, exact)
+        return Cause(cause.kind, whose, forward, (*evidence[:1], *cause.evidence[1:]), cause.numbers)
     if adjoint == 0.0 and forward is not None and not _is_left_out(forward):
-        told.append("0 times an infinite derivative is NaN")
+        evidence.append("0 times an infinite derivative is NaN")
     elif adjoint == 0.0:
-        told.append("nobody reads that element, so its adjoint is 0; 0 times an infinite derivative is NaN")
-        return Cause("where-gradient trap", whose, forward, tuple(told))
+        evidence.append("nobody reads that element, so its adjoint is 0; 0 times an infinite derivative is NaN")
+        return Cause("where-gradient trap", whose, forward, tuple(evidence))
     if forward is not None and isinstance(forward.target, Call):
         # The author's own backward: what it does there is named, as in a forward pass
-        return Cause(edge(name, made), whose, forward, (f"in the backward of {whose}: {said(made, name)}", *told[1:]))
-    if whose in SOFTMAXES and made.written is not None:
-        told.append(
-            f"a row of it is -inf altogether, which {made.written.meta.get('source', 'an input')} has put there"
+        inside = f"in the backward of {whose}: {said(producer, name)}"
+        return Cause(edge(name, producer), whose, forward, (inside, *evidence[1:]))
+    if whose in SOFTMAXES and producer.written is not None:
+        evidence.append(
+            f"a row of it is -inf altogether, which {producer.written.meta.get('source', 'an input')} has put there"
         )
         kind = "softmax over a fully masked row"
     elif whose in ("_linalg_eigh", "_linalg_svd", "linalg_eig"):
-        told.append("it divides by the distance of two eigenvalues (of singular values), and two are equal")
+        evidence.append("it divides by the distance of two eigenvalues (of singular values), and two are equal")
         kind = "equal eigenvalues"
     elif whose in DIVISIONS:
         kind = "division by zero"
@@ -77,64 +78,64 @@ def of_derivative(step: Step, made: Producer, name: str) -> Cause:
         kind = "norm at the edge of its domain"
     else:
         kind = f"{plain(whose)} at the edge of its domain"
-    return Cause(kind, whose, forward, tuple(told))
+    return Cause(kind, whose, forward, tuple(evidence))
 
 
 def _is_left_out(node: fx.Node) -> bool:
     """Whether something behind ``node`` chooses among its elements: a condition, a mask, an index."""
     shape = node.meta["val"].shape
-    waiting, seen = [node], {node}
-    for one in waiting:
-        for user in one.users:
-            if user in seen or user.op == "output" or "adjoint_of" in user.meta:
+    waiting, visited = [node], {node}
+    for current in waiting:
+        for user in current.users:
+            if user in visited or user.op == "output" or "adjoint_of" in user.meta:
                 continue
             name = getattr(getattr(user.target, "overloadpacket", None), "__name__", "")
-            by_a_mask = name == "mul" and any(n is not one for n in user.all_input_nodes)
+            by_a_mask = name == "mul" and any(n is not current for n in user.all_input_nodes)
             if name in _CHOOSERS or by_a_mask:
                 return True
             if getattr(user.meta["val"], "shape", None) == shape:
-                seen.add(user)
+                visited.add(user)
                 waiting.append(user)
     return False
 
 
-def hidden(step: Step, made: Producer, name: str) -> Cause | None:
+def hidden(step: Step, producer: Producer, name: str) -> Cause | None:
     """An operator of the forward pass whose NaN or infinity the loss does not see, but the derivative."""
-    if made.target in step.losses or not isinstance(made.node.meta["val"], torch.Tensor):
+    if producer.target in step.losses or not isinstance(producer.node.meta["val"], torch.Tensor):
         return None
-    _, adjoint = met(step, made, made.node)
+    _, adjoint = met(step, producer, producer.node)
     if adjoint != 0.0:
         return None
-    told = (
-        said(made, name),
+    evidence = (
+        said(producer, name),
         "nobody reads that element: the loss is finite, and the adjoint that arrives there is 0",
         f"but the derivative of {plain(name)} multiplies that 0 by a number which is not finite",
     )
-    return Cause("where-gradient trap", name, made.node, told)
+    return Cause("where-gradient trap", name, producer.node, evidence)
 
 
-def first_derivative(step: Step, made: Producer) -> Cause | None:
+def first_derivative(step: Step, producer: Producer) -> Cause | None:
     """NaN in the data that the loss leaves out, but a derivative multiplies with."""
-    node = next((n for n in made.run.bad if "adjoint_of" in n.meta), None)
+    node = next((n for n in producer.run.bad if "adjoint_of" in n.meta), None)
     forward = _forward_of(step, node) if node is not None else None
     if node is None or forward is None:
         return None
     name, line = called(forward.target), (forward.meta.get("line") or "").strip()
-    told = (
-        f"the loss is finite: it leaves out what is not finite in {step.shown(_entry(step, made))!r}",
+    evidence = (
+        f"the loss is finite: it leaves out what is not finite in {step.shown(_entry(step, producer))!r}",
         f"but the derivative of {plain(name)} at {forward.meta.get('source', 'an unknown line')} ({line}) reads it, "
         "and 0 times NaN is NaN",
     )
-    return Cause("where-gradient trap", name, forward, told)
+    return Cause("where-gradient trap", name, forward, evidence)
 
 
-def _entry(step: Step, made: Producer) -> str:
-    return step.joint.inputs[step.joint.placeholders.index(made.node)].name
+def _entry(step: Step, producer: Producer) -> str:
+    return step.joint.inputs[step.joint.placeholders.index(producer.node)].name
 
 
-def forward_of(step: Step, made: Producer) -> fx.Node | None:
-    """The operator of the forward pass whose rule ``made`` is a product of."""
-    return _forward_of(step, made.node)
+def forward_of(step: Step, producer: Producer) -> fx.Node | None:
+    """The operator of the forward pass whose rule ``producer`` is a product of."""
+    return _forward_of(step, producer.node)
 
 
 def _forward_of(step: Step, node: fx.Node) -> fx.Node | None:
@@ -142,21 +143,21 @@ def _forward_of(step: Step, node: fx.Node) -> fx.Node | None:
     return next((n for n in step.joint.nodes if n.name == name and "adjoint_of" not in n.meta), None)
 
 
-def met(step: Step, made: Producer, forward: fx.Node | None) -> tuple[list[Any], float | None]:
+def met(step: Step, producer: Producer, forward: fx.Node | None) -> tuple[list[Any], float | None]:
     """What the forward operator was called with at this element, and the adjoint that arrives there."""
     if forward is None or not isinstance(forward.meta["val"], torch.Tensor):
         return [], None
     shape = forward.meta["val"].shape
-    if shape != made.tensor.shape:
+    if shape != producer.tensor.shape:
         return [], None
     arriving = adjoint_of(step, forward)
     nodes = {forward, *([arriving] if arriving is not None else [])}
-    seen = mended(step, made.alone, nodes).seen
-    operands = [made.operand(a) for a in seen[forward][0]]
+    calls = mended(step, producer.alone, nodes).calls
+    operands = [producer.operand(a) for a in calls[forward][0]]
     numbers = [v for v in operands if isinstance(v, (int, float, complex)) and not isinstance(v, bool)]
-    if arriving is None or arriving not in seen:
+    if arriving is None or arriving not in calls:
         return numbers, None
-    return numbers, made.operand(seen[arriving][2])
+    return numbers, producer.operand(calls[arriving][2])
 
 
 def adjoint_of(step: Step, forward: fx.Node) -> fx.Node | None:

@@ -64,16 +64,16 @@ def plain(name: str) -> str:
     return known.get(name) or name.removeprefix("_").removeprefix("linalg_").removesuffix("_ex")
 
 
-def said(made: Producer, name: str) -> str:
+def said(producer: Producer, name: str) -> str:
     """``log(0.0) = -inf``, or for an operator that is none of elements how large its operands are."""
-    result = made.tensor.reshape(-1)[made.position].item()
-    operands = [v for v in made.args if isinstance(v, (torch.Tensor, int, float)) and not isinstance(v, bool)]
-    values = [made.operand(v) for v in operands]
+    result = producer.tensor.reshape(-1)[producer.position].item()
+    operands = [v for v in producer.args if isinstance(v, (torch.Tensor, int, float)) and not isinstance(v, bool)]
+    values = [producer.operand(v) for v in operands]
     elementwise = all(isinstance(v, (int, float, complex)) for v in values)
     tensors = [v for v in operands if isinstance(v, torch.Tensor)]
-    if elementwise and values and all(t.numel() <= made.tensor.numel() for t in tensors):
+    if elementwise and values and all(t.numel() <= producer.tensor.numel() for t in tensors):
         return f"{plain(name)}({', '.join(number(v) for v in values)}) = {number(result)}"
-    sizes = ", ".join(f"{largest_of(t):.4g}" for t in tensors_in(made.args) if t.is_floating_point())
+    sizes = ", ".join(f"{largest_of(t):.4g}" for t in tensors_in(producer.args) if t.is_floating_point())
     return f"{plain(name)} of operands with absolute values up to {sizes} gives {number(result)}"
 
 
@@ -81,9 +81,9 @@ def number(value: Any) -> str:
     return f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
-def in_float64(made: Producer) -> Any:
+def in_float64(producer: Producer) -> Any:
     """The operator's result on the same operands in float64; None where it does not run so."""
-    target: Any = made.node.target
+    target: Any = producer.node.target
 
     def widened(value: Any) -> Any:
         if isinstance(value, torch.Tensor) and value.is_floating_point():
@@ -94,15 +94,15 @@ def in_float64(made: Producer) -> Any:
 
     try:
         with torch.no_grad():
-            return target(*widened(made.args), **{k: widened(v) for k, v in made.kwargs.items()})
+            return target(*widened(producer.args), **{k: widened(v) for k, v in producer.kwargs.items()})
     except (RuntimeError, TypeError, IndexError, NotImplementedError):
         return None
 
 
-def element(wide: Any, made: Producer) -> float:
+def element(wide: Any, producer: Producer) -> float:
     tensors = tensors_in(wide)
-    at = next(k for k, t in enumerate(tensors_in(made.value)) if bad_positions(t).numel())
-    if at >= len(tensors) or tensors[at].numel() <= made.position:
+    at = next(k for k, t in enumerate(tensors_in(producer.value)) if bad_positions(t).numel())
+    if at >= len(tensors) or tensors[at].numel() <= producer.position:
         return math.nan
-    value = tensors[at].reshape(-1)[made.position]
+    value = tensors[at].reshape(-1)[producer.position]
     return float(value.abs()) if value.is_complex() else float(value)

@@ -9,7 +9,7 @@ from torch import fx
 
 from memograd.doctor.nan.causes import cause_of
 from memograd.doctor.nan.evidence import Cause
-from memograd.doctor.nan.producer import Producer, producer, way
+from memograd.doctor.nan.producer import Producer, producer_of, way
 from memograd.doctor.nan.remedies import tried
 from memograd.doctor.nan.replay import Run, Step
 from memograd.doctor.report import Finding, Report, Where
@@ -23,17 +23,17 @@ _STATIONS = 7  # of the way from the operator to the loss, that are shown
 
 def examine(step: Step) -> Report:
     """Which operator or rule made the step's loss or a gradient NaN or infinite, why, and what helps."""
-    made = producer(step)
-    if made is None:
+    producer = producer_of(step)
+    if producer is None:
         return Report("the step", (_not_again(step),), _headline(step, []))
-    cause, code, outcome = _judged(step, made)
-    spoiled = _gradients(step, made.before)
-    bad, all_of_it = len(made.positions), made.tensor.numel()
+    cause, code, outcome = _judged(step, producer)
+    spoiled = _gradients(step, producer.before)
+    bad, all_of_it = len(producer.positions), producer.tensor.numel()
     what = f"{bad} of {all_of_it} element{'s' * (all_of_it != 1)} {'are' if bad != 1 else 'is'} not finite"
-    evidence = [*cause.evidence, *_turned(made), *_way(step, made)]
+    evidence = [*cause.evidence, *_turned(producer), *_way(step, producer)]
     numbers = {
         "step": step.number,
-        "op": _op(made.node),
+        "op": _op(producer.node),
         "forward_op": _op(cause.forward) if cause.forward is not None else "",
         "elements": bad,
         "of": all_of_it,
@@ -41,47 +41,46 @@ def examine(step: Step) -> Report:
         "finite_with_fix": "is finite" in outcome,
         **cause.numbers,
     }
-    finding = Finding(
-        "error", cause.kind, what, _where(step, made, cause), tuple(evidence), code, outcome, tuple(spoiled), numbers
-    )
-    return Report("the step", (finding,), _headline(step, spoiled, made))
+    where = _where(step, producer, cause)
+    finding = Finding("error", cause.kind, what, where, tuple(evidence), code, outcome, tuple(spoiled), numbers)
+    return Report("the step", (finding,), _headline(step, spoiled, producer))
 
 
-def _judged(step: Step, made: Producer) -> tuple[Cause, str, str]:
+def _judged(step: Step, producer: Producer) -> tuple[Cause, str, str]:
     """The cause, what to write, and what came of it. Whatever goes wrong here must not hide who did it."""
     try:
-        cause = cause_of(step, made)
+        cause = cause_of(step, producer)
     except Exception as error:
         cause = Cause("not finite", evidence=(f"the cause could not be looked for: {type(error).__name__}: {error}",))
     try:
-        return (cause, *tried(step, made, cause))
+        return (cause, *tried(step, producer, cause))
     except Exception as error:
         return cause, "", f"no remedy could be tried: {type(error).__name__}: {error}"
 
 
-def _headline(step: Step, spoiled: list[str], made: Producer | None = None) -> str:
+def _headline(step: Step, spoiled: list[str], producer: Producer | None = None) -> str:
     total = len(step.joint.positions("gradient"))
     gradients = f"{len(spoiled)} of {total} gradients are not finite"
-    if made is not None and made.target in step.losses:
+    if producer is not None and producer.target in step.losses:
         named = "a result of the model" if step.outside else "the loss"
-        what = f"{named} is {_value(made)}"
+        what = f"{named} is {_value(producer)}"
     else:
-        what = gradients if made is not None else "the loss or a gradient is not finite"
+        what = gradients if producer is not None else "the loss or a gradient is not finite"
     return f"step {step.number}: {what}\n{step.untouched}"
 
 
-def _value(made: Producer) -> str:
-    return "NaN" if made.target in made.before.nan else "infinite"
+def _value(producer: Producer) -> str:
+    return "NaN" if producer.target in producer.before.nan else "infinite"
 
 
-def _where(step: Step, made: Producer, cause: Cause) -> Where:
-    meta = made.node.meta
-    if made.is_input:
-        entry = step.joint.inputs[step.joint.placeholders.index(made.node)]
+def _where(step: Step, producer: Producer, cause: Cause) -> Where:
+    meta = producer.node.meta
+    if producer.is_input:
+        entry = step.joint.inputs[step.joint.placeholders.index(producer.node)]
         kind = {"input": "argument", "cotangent": "adjoint that arrives from the loss"}.get(entry.kind, entry.kind)
-        return Where(op=f"{kind} {step.shown(entry.name)!r}", index=made.index)
+        return Where(op=f"{kind} {step.shown(entry.name)!r}", index=producer.index)
     rule = ""
-    if made.is_backward and cause.forward is not None:
+    if producer.is_backward and cause.forward is not None:
         entry = lookup(cause.forward.target)
         formula = f": {entry.formula}" if entry is not None else ""
         whose = cause.name if isinstance(cause.forward.target, Call) else cause.forward.target
@@ -90,31 +89,31 @@ def _where(step: Step, made: Producer, cause: Cause) -> Where:
         step.shown(meta.get("module") or ""),
         meta.get("source") or "",
         (meta.get("line") or "").strip(),
-        str(made.node.target),
-        "backward" if made.is_backward else "forward",
+        str(producer.node.target),
+        "backward" if producer.is_backward else "forward",
         rule,
-        made.index,
+        producer.index,
     )
 
 
-def _turned(made: Producer) -> list[str]:
+def _turned(producer: Producer) -> list[str]:
     """Where an infinity becomes NaN."""
-    if made.turn is None:
+    if producer.turn is None:
         return []
-    return [f"its infinity becomes NaN in {_label(made.turn)}"]
+    return [f"its infinity becomes NaN in {_label(producer.turn)}"]
 
 
-def _way(step: Step, made: Producer) -> list[str]:
+def _way(step: Step, producer: Producer) -> list[str]:
     """From the operator to the loss, or to a gradient."""
-    path = [n for n in way(step, made) if n.op == "call_function" and n.target is not operator.getitem]
+    path = [n for n in way(step, producer) if n.op == "call_function" and n.target is not operator.getitem]
     names = {n: f"the gradient of {step.shown(o.name)!r}" for n, o in _results(step) if o.kind == "gradient"}
     forward = _stations([n for n in path[1:] if "adjoint_of" not in n.meta])
     backward = _stations([n for n in path[1:] if "adjoint_of" in n.meta])
-    if made.target not in names:
+    if producer.target not in names:
         end = "a result of the model" if step.outside else "the loss"
         return ["from there -> " + " -> ".join([*forward, end])]
     turned = " -> ".join(["from there", *forward]) + (", and in the backward pass" if forward else ", backwards")
-    return [f"{turned} -> {' -> '.join([*backward, names[made.target]])}"]
+    return [f"{turned} -> {' -> '.join([*backward, names[producer.target]])}"]
 
 
 def _stations(nodes: list[fx.Node]) -> list[str]:

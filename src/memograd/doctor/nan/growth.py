@@ -20,49 +20,49 @@ _SHOWN = 6
 _HUGE = 1e4  # no weight of a healthy network is as large
 
 
-def recurrence(step: Step, made: Producer) -> list[float]:
+def recurrence(step: Step, producer: Producer) -> list[float]:
     """How large the results of this operator on this line were, one time step after the other, if they grew until this
     one; else nothing."""
-    key = _line(made.node)
-    if key is None or made.is_input:
+    key = _line(producer.node)
+    if key is None or producer.is_input:
         return []
     alike = [n for n in step.joint.nodes if _line(n) == key]
-    alike = alike[: alike.index(made.node) + 1]
+    alike = alike[: alike.index(producer.node) + 1]
     if len(alike) < _TIMES:
         return []
-    sizes = sizes_of(step, made, alike)
+    sizes = sizes_of(step, producer, alike)
     before = [s for s in sizes[:-1] if s > 0]
     grows = len(before) >= _TIMES - 1 and before[-1] > _FACTOR * before[0] and _mostly_up(before)
     return sizes if grows else []
 
 
-def layers(step: Step, made: Producer) -> list[float]:
+def layers(step: Step, producer: Producer) -> list[float]:
     """The same along the matrix products and convolutions that lead there, one layer after the other."""
-    if made.is_input:
+    if producer.is_input:
         return []
     above: list[fx.Node] = []
-    waiting, seen = [made.node], {made.node}
+    waiting, ancestors = [producer.node], {producer.node}
     for node in waiting:
         for operand in node.all_input_nodes:
-            if operand not in seen and operand.op == "call_function":
-                seen.add(operand)
+            if operand not in ancestors and operand.op == "call_function":
+                ancestors.add(operand)
                 waiting.append(operand)
     products = ("mm", "addmm", "bmm", "baddbmm", "convolution", "matmul")
-    phase = made.is_backward
+    phase = producer.is_backward
     for node in step.joint.nodes:
         name = getattr(getattr(node.target, "overloadpacket", None), "__name__", "")
-        if node in seen and name in products and ("adjoint_of" in node.meta) == phase:
+        if node in ancestors and name in products and ("adjoint_of" in node.meta) == phase:
             above.append(node)
     if len(above) < _TIMES:
         return []
-    sizes = [s for s in sizes_of(step, made, above) if s > 0]
+    sizes = [s for s in sizes_of(step, producer, above) if s > 0]
     return sizes if len(sizes) >= _TIMES and sizes[-1] > _FACTOR * sizes[0] and _mostly_up(sizes) else []
 
 
-def sizes_of(step: Step, made: Producer, nodes: Sequence[fx.Node]) -> list[float]:
+def sizes_of(step: Step, producer: Producer, nodes: Sequence[fx.Node]) -> list[float]:
     """The largest absolute number in the results of ``nodes``; infinity where one is not finite."""
-    seen = mended(step, made.alone, set(nodes)).seen
-    sizes = [largest_of(seen[n][2]) if n in seen else 0.0 for n in nodes]
+    calls = mended(step, producer.alone, set(nodes)).calls
+    sizes = [largest_of(calls[n][2]) if n in calls else 0.0 for n in nodes]
     return [math.inf if math.isnan(s) else s for s in sizes]
 
 

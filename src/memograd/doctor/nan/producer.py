@@ -103,7 +103,7 @@ class Producer:
             return None
 
 
-def producer(step: Step) -> Producer | None:
+def producer_of(step: Step) -> Producer | None:
     """Who makes the step's loss, or else a gradient, NaN or infinite; None where the step, run again, is finite."""
     before = as_it_was(step)
     spoiled = before.spoils(step.targets)
@@ -147,12 +147,12 @@ def _is_mask(step: Step, birth: fx.Node, turn: fx.Node) -> bool:
     if is_written(birth):
         return True
     kinds = {n: i.kind for n, i in zip(step.joint.placeholders, step.joint.inputs, strict=True)}
-    waiting, seen = [birth], {birth}
+    waiting, ancestors = [birth], {birth}
     for node in waiting:
-        fresh = [n for n in node.all_input_nodes if n not in seen]
-        seen.update(fresh)
+        fresh = [n for n in node.all_input_nodes if n not in ancestors]
+        ancestors.update(fresh)
         waiting += fresh
-    trained = any(kinds.get(n) == "parameter" for n in seen)
+    trained = any(kinds.get(n) == "parameter" for n in ancestors)
     return not trained and "softmax" in getattr(turn.target, "__name__", "")
 
 
@@ -163,17 +163,17 @@ def _described(
     turn = run.turns[0] if run.turns else None
     on_purpose = turn is not None and _is_mask(step, birth, turn) and _only_minus_infinity(step, alone)
     node = turn if on_purpose and turn is not None else birth
-    seen = mended(step, alone, (node,)).seen[node]
-    positions = bad_positions(seen[2])
+    call = mended(step, alone, (node,)).calls[node]
+    positions = bad_positions(call[2])
     if on_purpose:  # the operator takes them apart itself: NaN is what is wrong, not the -inf beside it
-        nans = torch.cat([t.isnan().reshape(-1) for t in tensors_in(seen[2])][:1]).nonzero().reshape(-1)
+        nans = torch.cat([t.isnan().reshape(-1) for t in tensors_in(call[2])][:1]).nonzero().reshape(-1)
         positions = nans if nans.numel() else positions
         position = int(positions[0])
     else:
         position = _one_that_does_it(step, alone, positions, target)
     return Producer(
         node,
-        *seen,
+        *call,
         positions,
         position,
         birth if on_purpose else None,
@@ -187,7 +187,7 @@ def _described(
 
 def _only_minus_infinity(step: Step, alone: tuple[fx.Node, ...]) -> bool:
     """Whether all that is not finite in the first of them is -inf, as in a mask."""
-    value = mended(step, alone, alone[:1]).seen[alone[0]][2]
+    value = mended(step, alone, alone[:1]).calls[alone[0]][2]
     bad = [t.reshape(-1)[bad_positions(t)] for t in tensors_in(value) if bad_positions(t).numel()]
     return all(bool((b == -math.inf).all()) for b in bad)
 
@@ -207,20 +207,20 @@ def _one_that_does_it(step: Step, alone: tuple[fx.Node, ...], positions: torch.T
     return int(positions[0])
 
 
-def way(step: Step, made: Producer) -> list[fx.Node]:
+def way(step: Step, producer: Producer) -> list[fx.Node]:
     """The operators from the producer to what it spoils, by the shortest way through what is not finite."""
-    start = made.written or made.node
+    start = producer.written or producer.node
     before: dict[fx.Node, fx.Node | None] = {start: None}
     waiting = [start]
     for node in waiting:
-        if node is made.target:
+        if node is producer.target:
             break
         for user in node.users:
-            if user in made.run.bad and user not in before:
+            if user in producer.run.bad and user not in before:
                 before[user] = node
                 waiting.append(user)
     path: list[fx.Node] = []
-    node: fx.Node | None = made.target if made.target in before else start
+    node: fx.Node | None = producer.target if producer.target in before else start
     while node is not None:
         path.append(node)
         node = before[node]

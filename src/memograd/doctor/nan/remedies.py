@@ -14,7 +14,7 @@ from memograd.doctor.nan.causes import cause_of, is_lost_in_halves
 from memograd.doctor.nan.choices import of_mask, of_read_mask, of_trap
 from memograd.doctor.nan.evidence import Cause, called
 from memograd.doctor.nan.operators import READ_MASK
-from memograd.doctor.nan.producer import Producer, producer
+from memograd.doctor.nan.producer import Producer, producer_of
 from memograd.doctor.nan.replay import Step
 from memograd.doctor.nan.rewrites import Remedy, line_of, of_operator, operator_of
 from memograd.doctor.probes import is_finite
@@ -24,17 +24,17 @@ Tensor = torch.Tensor
 _DEEPER = 2  # further faults behind one that is mended
 
 
-def tried(step: Step, made: Producer, cause: Cause, deeper: int = _DEEPER) -> tuple[str, str]:
+def tried(step: Step, producer: Producer, cause: Cause, deeper: int = _DEEPER) -> tuple[str, str]:
     """(what to write, what came of it): the first remedy with which the step is finite, if need be with others for what
     is not finite behind it; else the first one."""
     first: tuple[str, str] = ("", "")
-    for remedy in remedies(step, made, cause):
+    for remedy in remedies(step, producer, cause):
         outcome = remedy.attempt() if remedy.attempt is not None else None
         answer = (remedy.code, outcome.text if outcome is not None else "")
         if outcome is not None and outcome.finite:
             return answer
         if outcome is not None and outcome.step is not None and deeper:
-            code, text = _also(outcome.step, made, remedy.code, deeper)
+            code, text = _also(outcome.step, producer, remedy.code, deeper)
             if code:
                 return code, text
         if not first[0]:
@@ -48,34 +48,34 @@ def _also(step: Step, before: Producer, code: str, deeper: int) -> tuple[str, st
     for node in (*step.forward.nodes, *step.joint.nodes):  # what is proposed next builds on this
         if node.meta.get("source") == before.node.meta.get("source") and "\n" not in code:
             node.meta["line"] = code
-    made = producer(step)
-    if made is None:
+    producer = producer_of(step)
+    if producer is None:
         return "", ""
-    more, text = tried(step, made, cause_of(step, made), deeper - 1)
+    more, text = tried(step, producer, cause_of(step, producer), deeper - 1)
     if "is finite" not in text:
         return "", ""
-    same = made.node.meta.get("source") == before.node.meta.get("source")
+    same = producer.node.meta.get("source") == before.node.meta.get("source")
     return (more if same else f"{code}\n{more}"), text
 
 
-def remedies(step: Step, made: Producer, cause: Cause) -> Iterator[Remedy]:
+def remedies(step: Step, producer: Producer, cause: Cause) -> Iterator[Remedy]:
     """All that may help, the likeliest first."""
     kind, name, forward = cause.kind, cause.name, cause.forward
-    if made.is_input:
-        yield from _of_input(step, made, cause)
+    if producer.is_input:
+        yield from _of_input(step, producer, cause)
     elif kind == "exploding training":
         yield from _of_training(step)
     elif kind == "where-gradient trap" and forward is not None:
         yield from of_trap(step, name, forward)
         yield from of_operator(step, name, forward)
     elif kind == "softmax over a fully masked row" and forward is not None:
-        yield from of_mask(step, made, forward)
+        yield from of_mask(step, producer, forward)
     elif kind == READ_MASK and forward is not None:
         yield from of_read_mask(step, forward)
     elif kind == "equal eigenvalues" and forward is not None:
         yield _apart(step, forward)
     elif kind.startswith("overflow in float16") or kind.startswith("overflow in bfloat16"):
-        yield from _of_halves(step, made)
+        yield from _of_halves(step, producer)
         if forward is not None:
             yield from of_operator(step, name, forward)
     elif kind == "wrong kernel" and forward is not None:
@@ -83,7 +83,7 @@ def remedies(step: Step, made: Producer, cause: Cause) -> Iterator[Remedy]:
     elif kind == "exploding recurrence":
         yield from _of_recurrence(step)
     elif forward is not None and isinstance(forward.target, Call):  # the operator in the author's own backward
-        yield from of_operator(step, called(made.node.target), made.node)
+        yield from of_operator(step, called(producer.node.target), producer.node)
     elif forward is not None:
         yield from of_operator(step, name, forward)
         yield from _of_data(step)
@@ -116,18 +116,18 @@ def _apart(step: Step, node: fx.Node) -> Remedy:
     return Remedy(code, lambda: repair.with_operator(step, node, changed))
 
 
-def _of_halves(step: Step, made: Producer) -> Iterator[Remedy]:
-    device = made.tensor.device.type
+def _of_halves(step: Step, producer: Producer) -> Iterator[Remedy]:
+    device = producer.tensor.device.type
     code = f'with torch.autocast("{device}", enabled=False):  # float32 for this place, on x.float()'
-    line = line_of(made.node).text.strip()
-    code = f"{code}\n    {line}" if line and not made.is_backward else code
+    line = line_of(producer.node).text.strip()
+    code = f"{code}\n    {line}" if line and not producer.is_backward else code
     yield Remedy(code, lambda: repair.in_precision(step, torch.float32))
     bf16 = lambda: repair.in_precision(step, torch.bfloat16, (torch.float16,))  # noqa: E731
     yield Remedy(f'torch.autocast("{device}", dtype=torch.bfloat16)', bf16)
 
 
-def _of_input(step: Step, made: Producer, cause: Cause) -> Iterator[Remedy]:
-    entry = step.joint.inputs[step.joint.placeholders.index(made.node)]
+def _of_input(step: Step, producer: Producer, cause: Cause) -> Iterator[Remedy]:
+    entry = step.joint.inputs[step.joint.placeholders.index(producer.node)]
     name = step.shown(entry.name)
     if cause.kind == "not finite behind the model":
         yield Remedy("let the wrapped module return the loss, and the operator in it is named here")
@@ -140,10 +140,11 @@ def _of_input(step: Step, made: Producer, cause: Cause) -> Iterator[Remedy]:
             if i.kind == "parameter" and not is_finite(t)
         }
         attempt = lambda: repair.with_inputs(step, spoiled)  # noqa: E731
-        again = f"start from finite weights: initialise {name!r} anew, or load an earlier checkpoint"
-        if is_lost_in_halves(step, made):
-            again = f"weights in float32, and torch.autocast for the model; or torch.optim.Adam(..., eps=1e-4)\n{again}"
-        yield Remedy(again, attempt)
+        advice = f"start from finite weights: initialise {name!r} anew, or load an earlier checkpoint"
+        if is_lost_in_halves(step, producer):
+            halves = "weights in float32, and torch.autocast for the model; or torch.optim.Adam(..., eps=1e-4)"
+            advice = f"{halves}\n{advice}"
+        yield Remedy(advice, attempt)
     else:
         attempt = lambda: repair.with_inputs(step, {entry.name: _clean})  # noqa: E731
         yield Remedy(f"{name} = torch.nan_to_num({name}, posinf=0.0, neginf=0.0)  # or drop such samples", attempt)

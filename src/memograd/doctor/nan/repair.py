@@ -116,8 +116,8 @@ def _rewritten(forward: Graph, node: fx.Node, function: Callable[..., Any], firs
             new.write(_ancestors(other))
         with tracer.rules(), tracer.labelled(node.meta):
             args, kwargs = fx.map_arg((node.args, node.kwargs), lambda n: tracer.input(new.where[n]))
-            given = ([tracer.input(new.where[n]) for n in first],) if first else ()
-            out = function(*given, *args, **kwargs)
+            others = ([tracer.input(new.where[n]) for n in first],) if first else ()
+            out = function(*others, *args, **kwargs)
             if isinstance(out, torch.Tensor):
                 return tracer.node_of(out)
             return [tracer.node_of(o) if isinstance(o, torch.Tensor) else None for o in pytree.tree_leaves(out)]
@@ -140,8 +140,8 @@ def _ancestors(node: fx.Node) -> list[fx.Node]:
 def _outcome(step: Step, forward: Graph) -> Outcome:
     derive = step.differentiate or (lambda graph: differentiate(graph, list(step.joint.wrt)))
     joint = derive(forward)
-    held = {i.name: t for i, t in zip(step.joint.inputs, step.flat, strict=True)}
-    flat = [held.get(i.name, i.bound) for i in joint.inputs]
+    bound = {i.name: t for i, t in zip(step.joint.inputs, step.flat, strict=True)}
+    flat = [bound.get(i.name, i.bound) for i in joint.inputs]
     changed = replace(step, forward=forward, joint=joint, flat=flat)
     return replace(_judged(changed, joint, results_of(joint, flat)), step=changed)
 

@@ -88,7 +88,7 @@ class Run:
     Attributes:
         bad: the nodes whose value was not finite, in order.
         births: those of them, made finite or not, whose operands were finite; inputs come first.
-        seen: what was kept of the nodes that were asked for: operands, options and result.
+        calls: of the nodes that were asked for: operands, options and result.
         nan: those of ``bad`` that hold NaN.
         turns: those that hold NaN, whose operands do not.
     """
@@ -97,7 +97,7 @@ class Run:
     births: dict[fx.Node, None] = field(default_factory=dict)
     nan: set[fx.Node] = field(default_factory=set)
     turns: list[fx.Node] = field(default_factory=list)
-    seen: dict[fx.Node, tuple[Any, Any, Any]] = field(default_factory=dict)
+    calls: dict[fx.Node, tuple[Any, Any, Any]] = field(default_factory=dict)
 
     def spoils(self, targets: Collection[fx.Node]) -> list[fx.Node]:
         """Those of ``targets`` that were not finite."""
@@ -137,13 +137,13 @@ def _run(step: Step, but: Sequence[fx.Node] | None, look_at: Collection[fx.Node]
     def call(node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         value = settled(node, called(node, args, kwargs), args)
         if node in look_at:
-            run.seen[node] = (args, kwargs, value)
+            run.calls[node] = (args, kwargs, value)
         return value
 
     flat = [settled(n, x, ()) for n, x in zip(graph.placeholders, step.flat, strict=True)]
     for node, value in zip(graph.placeholders, flat, strict=True):
         if node in look_at:
-            run.seen[node] = ((), {}, value)
+            run.calls[node] = ((), {}, value)
     for _ in probe(graph, flat, call):
         pass
     return run

@@ -29,10 +29,10 @@ def edited(line: Line, names: Collection[str], change: Callable[[ast.expr], ast.
         tree = ast.parse(line.text.strip())
     except SyntaxError:
         return None
-    found = [n for n in _in_order(tree) if isinstance(n, ast.expr) and called(n) in names]
-    if not found:
+    operations = [n for n in _in_order(tree) if isinstance(n, ast.expr) and called(n) in names]
+    if not operations:
         return None
-    old = found[line.occurrence % len(found)]
+    old = operations[line.occurrence % len(operations)]
     new = change(old)
     if new is None:
         return None

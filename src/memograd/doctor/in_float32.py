@@ -17,35 +17,35 @@ from memograd.ops import is_random
 HALF = (torch.float16, torch.bfloat16)
 _TRIED = 6  # modules, each of which costs another capture
 
-Again = Callable[[], Patient]
 
-
-def trials(patient: Patient, wider: Wider, error: Callable[[Patient], float], again: Again) -> dict[str, float]:
+def trials(
+    patient: Patient, wider: Wider, error: Callable[[Patient], float], look_again: Callable[[], Patient]
+) -> dict[str, float]:
     """The error of the gradient with each of the modules whose rounding matters most in float32, by the module's name;
-    ``again()`` looks at the step again."""
+    ``look_again()`` looks at the step again."""
     program = patient.inspected.program
     if not isinstance(program, nn.Module) or any(is_random(n) for n in patient.graph.nodes):
         return {}  # other kernels draw other masks
-    found: dict[str, float] = {}
+    errors: dict[str, float] = {}
     for path in _candidates(patient, wider)[:_TRIED]:
         module = program.get_submodule(path)
         with in_float32([module]):
             try:
-                found[patient.named(path)] = error(again())
+                errors[patient.named(path)] = error(look_again())
             except (RuntimeError, TypeError):  # it insists on its precision
                 continue
-    return found
+    return errors
 
 
 def _candidates(patient: Patient, wider: Wider) -> list[str]:
     """Modules that compute in half precision, those first whose errors, times their adjoints, are largest: that is what
     they do to the loss, to first order."""
     program: Any = patient.inspected.program
-    known = {path for path, _ in program.named_modules()}
+    modules = {path for path, _ in program.named_modules()}
     weights: dict[str, float] = {}
     for u in patient.nodes:
         path = u.meta.get("module") or ""
-        if path in known and _is_half(u) and u in wider.table:
+        if path in modules and _is_half(u) and u in wider.table:
             value, exact = tensors(patient.values[u]), tensors(wider.values[u])
             apart = norm([wide(a) - wide(b) for a, b in zip(value, exact, strict=True)])
             weights[path] = weights.get(path, 0.0) + apart * norm(wider.table[u])
