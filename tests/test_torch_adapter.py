@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 import inspect
+import subprocess
 import sys
 import warnings
 from concurrent.futures import ThreadPoolExecutor
@@ -17,6 +18,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from single_precision import fp32_precision
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.overrides import TorchFunctionMode
 from torch.testing._internal.logging_tensor import LoggingTensor
@@ -963,3 +965,37 @@ def test_who_asks_for_the_version_of_a_tensor_is_seen() -> None:
     with Mode():
         assert torch.ones(2).add_(1)._version == 1
     assert seen[-1] == adapter.VERSION, WHY + "Tensor._version"
+
+
+def test_cudnn_alone_is_turned_off() -> None:
+    flags = torch.backends.cudnn
+    with adapter.without_cudnn():
+        assert not flags.enabled, WHY + "_set_cudnn_enabled"
+    assert flags.enabled, WHY + "_get_cudnn_enabled"
+
+
+def test_precisions_of_single_precision_can_be_asked_for() -> None:
+    before = adapter.float32_precisions()
+    with fp32_precision(torch.backends.cuda.matmul, "tf32"), fp32_precision(torch.backends.cudnn.conv, "ieee"):
+        now = adapter.float32_precisions()
+    assert now == before | {("cuda", "matmul"): "tf32", ("cuda", "conv"): "ieee"}, WHY + "_get_fp32_precision_getter"
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        "pass",
+        "torch.set_float32_matmul_precision('high')",
+        "torch.backends.cuda.matmul.fp32_precision = 'tf32'",
+        "torch.backends.fp32_precision = 'ieee'; torch.backends.mkldnn.matmul.fp32_precision = 'bf16'",
+    ],
+)
+def test_another_process_takes_over_the_precisions(settings: str) -> None:
+    """In processes of their own: the older way of setting them cannot be taken back."""
+
+    def said(code: str) -> str:
+        code = f"import torch; from memograd import _torch\n{code}\nprint(_torch.float32_precisions())"
+        return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+
+    there = said(settings)
+    assert said(f"_torch.put_float32_precisions({there})") == there

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from single_precision import fp32_precision
 from torch import nn
 
 import memograd as mg
@@ -240,3 +241,12 @@ def test_a_step_is_lowered_once(monkeypatch: pytest.MonkeyPatch) -> None:
         torch.ones(5, 3), torch.ones(5, 1)
     )
     assert len(calls) == 1
+
+
+@pytest.mark.parametrize("library", ["cuda", "mkldnn"])
+def test_what_was_measured_is_for_the_precisions_it_was_measured_in(library: str) -> None:
+    """Set in the newer way, where ``torch.get_float32_matmul_precision`` raises an error."""
+    graph, _ = step_graph()
+    before = fingerprint(graph)
+    with fp32_precision(getattr(torch.backends, library).matmul, "tf32"):
+        assert fingerprint(graph) != before

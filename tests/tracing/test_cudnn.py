@@ -6,6 +6,7 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
+from single_precision import fp32_precision
 from torch import nn
 
 import memograd as mg
@@ -130,3 +131,11 @@ def test_cudnns_other_flags_stay(frozen: bool, monkeypatch: pytest.MonkeyPatch) 
             model(torch.ones(1, 2))
         now()
         assert seen == [(False, True, True, False), (True, True, True, False)]
+
+
+def test_precisions_may_be_set_by_kind_of_operator() -> None:
+    """PyTorch's own ``flags`` cannot be entered then."""
+    model, x = nn.LSTM(2, 2, dtype=torch.float64), torch.ones(1, 2, dtype=torch.float64)
+    (expected,) = torch.autograd.grad(model(x.requires_grad_())[0].sum(), x)
+    with fp32_precision(torch.backends.cudnn.conv, "ieee"):
+        assert torch.allclose(mg.grad(lambda x: model(x)[0].sum())(x.detach()), expected)

@@ -4,8 +4,10 @@ from math import inf, nan
 
 import pytest
 import torch
+from single_precision import fp32_precision
 
 import memograd as mg
+from memograd._torch import FAKE
 from memograd.witness.agreement import FLOAT64, Results, difference, differences, largest, precision_of
 
 
@@ -76,3 +78,16 @@ def test_the_lowest_precision_in_a_graph_counts(dtype, name):
 
 def test_integers_have_no_precision():
     assert precision_of(mg.capture(lambda x: x + 1, torch.ones(2, dtype=torch.long))) is FLOAT64
+
+
+@pytest.mark.parametrize("shortened", [torch.backends.cuda.matmul, torch.backends.cudnn.conv, torch.backends.cudnn.rnn])
+def test_cudas_single_precision_is_what_was_asked_for(shortened):
+    """By the newer settings, kind by kind: where these are used PyTorch's older questions raise an error."""
+    cudnn = torch.backends.cudnn
+    graph = mg.capture(lambda x: x + 1, torch.ones(2))
+    with FAKE:
+        graph.placeholders[0].meta["val"] = torch.empty(2, device="cuda")
+    with fp32_precision(cudnn.conv, "ieee"), fp32_precision(cudnn.rnn, "ieee"):
+        assert precision_of(graph).name == "float32"
+        with fp32_precision(shortened, "tf32"):
+            assert precision_of(graph).name == "TensorFloat32"

@@ -14,6 +14,7 @@ operators.py   schemas, composite operators, operators of ``torch.library``
 memory.py      which memory a tensor looks at, and how it lies there
 generators.py  where random numbers come from
 compilers.py   Inductor and Dynamo
+backends.py    what the libraries behind operators are told
 
 ``pytree``, flattening of nested containers, is that of PyTorch with the registrations other libraries (transformers)
 made.
@@ -36,6 +37,7 @@ try:
         needed_inputs,
         run_backward,
     )
+    from memograd._torch.backends import float32_precisions, put_float32_precisions, without_cudnn
     from memograd._torch.compilers import (
         compiler_failed,
         dynamo_listens,

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from memograd._torch import FAKE, load_inductor
+from memograd._torch import FAKE, float32_precisions, load_inductor, put_float32_precisions
 from memograd.errors import BackendError
 from memograd.graph.kernels import Kernel
 
@@ -32,7 +32,7 @@ class Order:
         count: how many helpers there are.
         queue: where they read the number of the next kernel.
         say: where they write which they have done.
-        threads, precision, deterministic: settings that Inductor's kernels depend on.
+        threads, precisions, deterministic: settings that Inductor's kernels depend on.
     """
 
     kernels: dict[int, tuple[Kernel, list[Any]]]
@@ -40,21 +40,21 @@ class Order:
     queue: int
     say: int
     threads: int
-    precision: str
+    precisions: dict[tuple[str, str], str]
     deterministic: bool
 
     @classmethod
     def of(cls, jobs: Sequence[Job], numbers: Sequence[int], count: int, queue: int, say: int) -> Order:
         kernels = {k: (jobs[k][0], [(tuple(t.shape), t.stride(), t.dtype) for t in jobs[k][1]]) for k in numbers}
-        threads, precision = torch.get_num_threads(), torch.get_float32_matmul_precision()
-        return cls(kernels, count, queue, say, threads, precision, torch.are_deterministic_algorithms_enabled())
+        threads, precisions = torch.get_num_threads(), float32_precisions()
+        return cls(kernels, count, queue, say, threads, precisions, torch.are_deterministic_algorithms_enabled())
 
 
 def serve() -> None:
     """Divide into helpers, and end with them, or when nobody is there any more who gave the order."""
     order: Order = pickle.load(sys.stdin.buffer)
     torch.set_num_threads(order.threads)
-    torch.set_float32_matmul_precision(order.precision)
+    put_float32_precisions(order.precisions)
     torch.use_deterministic_algorithms(order.deterministic)
     load_inductor()
     FAKE.prepare()

@@ -19,6 +19,7 @@ from typing import Any
 import torch
 
 from memograd import c_compiler
+from memograd._torch import float32_precisions
 from memograd.graph.graph import Graph
 from memograd.graph.printing import flat_function
 from memograd.run.pool.library import POOL
@@ -88,7 +89,7 @@ def surroundings(devices: set[Any]) -> list[str]:
     settings: list[Any] = [
         torch.__version__,
         torch.get_num_threads(),
-        torch.get_float32_matmul_precision(),
+        float32_precisions(),
         torch.are_deterministic_algorithms_enabled(),
         c_compiler.compiler(),
         POOL.library is not None,

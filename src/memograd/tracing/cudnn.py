@@ -22,6 +22,8 @@ import torch
 from torch import nn
 from torch.nn.modules import module as module_hooks
 
+from memograd._torch import without_cudnn
+
 aten = torch.ops.aten
 
 BATCH_NORMS = (aten.cudnn_batch_norm.default, aten.miopen_batch_norm.default)  # arguments are native_batch_norm's
@@ -52,7 +54,7 @@ class _Forbidden:
     def enter(self) -> None:
         with self.lock:
             if not self.wanted:
-                self.flags = _without_cudnn()
+                self.flags = without_cudnn()
                 self.flags.__enter__()
             self.wanted += 1
 
@@ -61,13 +63,6 @@ class _Forbidden:
             self.wanted -= 1
             if not self.wanted:
                 self.flags.__exit__(None, None, None)
-
-
-def _without_cudnn() -> AbstractContextManager[None]:
-    """cuDNN off and its other flags as they are. The one way that PyTorch allows after ``disable_global_flags``, which
-    its own testing library calls."""
-    now = torch.backends.cudnn
-    return now.flags(enabled=False, benchmark=now.benchmark, deterministic=now.deterministic, allow_tf32=now.allow_tf32)
 
 
 _FORBIDDEN = _Forbidden()

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from memograd._torch import float32_precisions
 from memograd.graph.graph import Graph
 
 Tensor = torch.Tensor
@@ -60,8 +61,8 @@ def precision_of(graph: Graph) -> Precision:
 def _precision(dtype: torch.dtype, device: str) -> Precision:
     precision = _OF.get(dtype, _BFLOAT16)
     if device == "cuda" and precision is _FLOAT32:
-        short = torch.backends.cuda.matmul.allow_tf32 or torch.backends.cudnn.allow_tf32
-        return _TENSOR32 if short else precision
+        digits = {digits for (library, _), digits in float32_precisions().items() if library == "cuda"}
+        return _TENSOR32 if "tf32" in digits else precision
     return precision
 
 
