@@ -130,8 +130,13 @@ CASES = {
 }
 
 
+NEW = ("_foreach_mm", "_upsample_lanczos2d_aa", "_upsample_lanczos2d_aa_backward")
+
+
 @pytest.mark.parametrize("name", CASES)
 def test_first_derivative(name):
+    if name in NEW and not hasattr(aten, name):
+        pytest.skip("this PyTorch does not have it")
     f, args = CASES[name]
     check_grads(f, args, order=1)
 

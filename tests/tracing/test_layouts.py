@@ -85,6 +85,9 @@ def test_attention_with_weights_trains() -> None:
         lambda x: F.logsigmoid(x.t()).view(-1),
         lambda x: torch.pow(2.0, x.t()).view(-1),
         lambda x: F.batch_norm(x.t().unsqueeze(0), None, None, training=True).view(-1),
+        lambda x: torch.slice_scatter(x[:1].expand(3, 4), x[:, :1], 1, 1, 2).view(-1),
+        lambda x: torch.select_scatter(x[:1].expand(3, 4), x[:, 0], 1, 1).view(-1),
+        lambda x: torch.diagonal_scatter(x[:1].expand(3, 4), x[:, 0]).view(-1),
     ],
 )
 def test_a_view_that_exists_for_the_kernels_result_exists_in_a_capture(f: Callable[[T], T]) -> None:

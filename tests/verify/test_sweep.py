@@ -94,7 +94,8 @@ def test_the_tests_named_for_the_others_do_use_them():
         plugins=[recorder],
     )
     named = {name for names in ELSEWHERE["tests"].values() for name in names}
-    assert named - recorder.used == set()
+    table = {str(e.target) for e in registry.entries()}  # without those that this PyTorch does not have
+    assert (named & table) - recorder.used == set()
 
 
 @pytest.mark.parametrize("name", ELSEWHERE["autograd refuses"])

@@ -1,7 +1,9 @@
 """The derivative table as text, and the page of it."""
 
+import re
 from pathlib import Path
 
+import pytest
 import torch
 
 import memograd.rules  # noqa: F401
@@ -12,7 +14,21 @@ from memograd.verify.measured import Measured, load
 PAGE = Path(__file__).parent.parent.parent / "docs" / "table.md"
 
 
+def skip_where_operators_are_missing():
+    """The page is written with the newest PyTorch: an older one lacks operators that are on it."""
+    names = re.findall(r"^\| `(aten\.[^`]+)`", PAGE.read_text(encoding="utf-8"), re.MULTILINE)
+    assert len(names) > 500
+    if missing := [name for name in names if not operator_exists(name)]:
+        pytest.skip(f"this PyTorch lacks operators that are on the page: {', '.join(missing)}")
+
+
+def operator_exists(name):
+    _, packet, overload = name.split(".")
+    return hasattr(torch.ops.aten, packet) and hasattr(getattr(torch.ops.aten, packet), overload)
+
+
 def test_the_page_is_up_to_date():
+    skip_where_operators_are_missing()
     now = tables.markdown(load())
     assert PAGE.read_text(encoding="utf-8") == now, "memograd rules --markdown > docs/table.md"
 
@@ -29,6 +45,7 @@ def test_rules_of_the_program_itself_are_not_on_the_page():
     assert "twice" in tables.text(tables.select("memograd_page*"), load())
     rule(Halved)(lambda adjoint, y, x: adjoint / 2)  # a rule may be of a Function, which has no namespace
     assert "Halved" in tables.text(tables.select("*Halved*"), load())
+    skip_where_operators_are_missing()
     assert PAGE.read_text(encoding="utf-8") == tables.markdown(load())
 
 

@@ -54,6 +54,17 @@ def like(position: int) -> Layout:
     return lambda out, args: torch.empty_like(args[position]).stride()
 
 
+def apart(position: int) -> Layout:
+    """As that operand; as a copy of it where elements of it share memory (``expand``)."""
+
+    def layout(out: torch.Tensor, args: Any) -> tuple[int, ...]:
+        x = args[position]
+        shared = any(n > 1 and not s for n, s in zip(x.shape, x.stride(), strict=True))
+        return torch.empty_like(x).stride() if shared else out.stride()
+
+    return layout
+
+
 def pointwise(*positions: int) -> Layout:
     """As PyTorch's elementwise loop lays out its result; where the operands disagree the first one decides."""
     return lambda out, args: elementwise_strides([args[p] for p in positions])
@@ -82,6 +93,9 @@ _EVERYWHERE: dict[Any, tuple[Layout | None, ...]] = {
     aten.special_xlog1py.default: (pointwise(0, 1),),
     aten.xlogy.Tensor: (pointwise(0, 1),),
     aten.index_fill.int_Tensor: (like(0),),
+    aten.slice_scatter.default: (apart(0),),
+    aten.select_scatter.default: (apart(0),),
+    aten.diagonal_scatter.default: (apart(0),),
     aten.max_pool3d_with_indices.default: (of_volume(0, 0), of_volume(0, 0)),
     aten.max_pool3d_with_indices_backward.default: (of_volume(1, 0),),
 }
