@@ -10,6 +10,7 @@ import ast
 import inspect
 import subprocess
 import sys
+import threading
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -477,6 +478,20 @@ def test_transformers_outputs_are_registered() -> None:
 def test_composite_operators_are_known() -> None:
     composite = [adapter.is_composite(op) for op in (torch.ops.aten.linear.default, torch.ops.aten.sin.default)]
     assert composite == [True, False], WHY + "the dispatcher tells which operators have an implicit derivative"
+
+
+def test_a_thread_is_told_of_its_own_allocations() -> None:
+    """By the profiler of ``torch.autograd.profiler_legacy`` (``profile.config``, ``_enable_profiler_legacy``,
+    ``_disable_profiler_legacy``), in ranges marked by ``record_function``; other threads' and other calls' are left out."""
+
+    def twice(n: int) -> torch.Tensor:
+        return torch.zeros(n, dtype=torch.uint8) + torch.zeros(n, dtype=torch.uint8)
+
+    noise = threading.Thread(target=lambda: [twice(10**6) for _ in range(100)])
+    noise.start()
+    results, peaks = adapter.allocation_peaks([lambda n=n: lambda: twice(n).numel() for n in (1000, 50)])
+    noise.join()
+    assert (results, peaks) == ([1000, 50], [3000, 150]), WHY + "what a profiler of one thread is told of allocations"
 
 
 def test_every_private_name_is_tested() -> None:

@@ -212,3 +212,21 @@ def test_steps_in_inference_mode_are_steps(modes: str) -> None:
             optimizer.step()
         states.append(model.state_dict())
     torch.testing.assert_close(*states)
+
+
+class WithoutInputs(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(2))
+
+    def forward(self):
+        return self.weight * 2
+
+
+@pytest.mark.parametrize("model", [nn.Linear(2, 2), WithoutInputs()])
+def test_a_criterion_without_a_batch_is_refused_by_name(model):
+    step = mg.TrainStep(model, nn.MSELoss(), torch.optim.SGD(model.parameters()))
+    for call in (step, lambda: step.run(steps=2), lambda: mg.diagnose(model, loss=nn.MSELoss())):
+        with pytest.raises(mg.DataError, match=r"no batch.*\(\*inputs, target\)"):
+            call()
+    assert "no batch" in str(mg.preflight(model, loss=nn.MSELoss()))

@@ -11,6 +11,7 @@ autograd.py    the engine, and custom ``autograd.Function``s as it sees them
 hooks.py       what users registered on tensors, modules and optimizers
 modules.py     where modules hold what they hold; TorchScript
 operators.py   schemas, composite operators, operators of ``torch.library``
+allocations.py what an operator takes of the allocator
 memory.py      which memory a tensor looks at, and how it lies there
 generators.py  where random numbers come from
 compilers.py   Inductor and Dynamo
@@ -29,6 +30,7 @@ import torch
 try:
     from torch.utils import _pytree as pytree
 
+    from memograd._torch.allocations import allocation_peaks
     from memograd._torch.autograd import (
         SingleLevelFunction,
         apply_alone,

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from memograd._torch import pytree
-from memograd.train.objective import loss_in
+from memograd.train.objective import against_target, loss_in
 from memograd.train.planning import takes_target
 
 PREFIX = "model."  # what the names of a model's parameters and modules begin with in an objective
@@ -44,7 +44,7 @@ def _loss(f: Callable[..., Any], criterion: Callable[..., Any] | None, args: Any
     if criterion is None:
         out = f(*args, **kwargs)
     elif takes_target(criterion):
-        out = criterion(f(*args[:-1], **kwargs), args[-1])
+        out = against_target(criterion, f, args, kwargs)
     else:
         out = criterion(f(*args, **kwargs))
     return _one_number(loss_in(out))

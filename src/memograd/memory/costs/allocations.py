@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import json
-import os
-import tempfile
-import warnings
 from collections.abc import Callable
-from pathlib import Path
+from functools import partial
 from typing import Any
 
 import torch
-from torch.profiler import ProfilerActivity, profile, record_function
 
+from memograd._torch import allocation_peaks
 from memograd.memory.costs.cuda import taken
 from memograd.memory.costs.trials import Trial, attempt
 
@@ -42,40 +38,8 @@ def _cuda_memory(call: Trial, device: str) -> tuple[int, tuple[int, ...]]:
 
 
 def _cpu_memory(calls: Calls) -> Memory:
-    """PyTorch's profiler sees each allocation."""
-    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # the profiler's library reports every start and stop on stderr
-    results: list[tuple[int, ...] | None] = []
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*Profiler clears events")  # of several cycles, which these are not
-        watched = profile(activities=[ProfilerActivity.CPU], profile_memory=True)
-        watched.start()
-    try:
-        for prepare in calls.values():
-            call = prepare()
-            with record_function("memograd operator"):
-                results.append(attempt(call))
-            del call
-    finally:
-        watched.stop()
-    rows = zip(calls, _peaks(watched), results, strict=True)
+    """PyTorch tells a profiler of each allocation."""
+    prepared = [lambda prepare=prepare: partial(attempt, prepare()) for prepare in calls.values()]
+    results, peaks = allocation_peaks(prepared)
+    rows = zip(calls, peaks, results, strict=True)
     return {k: (max(0, peak - sum(r)), r) for k, peak, r in rows if r is not None}
-
-
-def _peaks(watched: profile) -> list[int]:
-    """The most bytes allocated at once inside each marked range, in order."""
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "trace.json"
-        watched.export_chrome_trace(str(path))
-        events = json.loads(path.read_text(encoding="utf-8"))["traceEvents"]
-    ranges = sorted((e["ts"], e["ts"] + e["dur"]) for e in events if e["name"] == "memograd operator")
-    changes = sorted((e["ts"], e["args"]["Bytes"]) for e in events if e["name"] == "[memory]")
-    peaks, at = [], 0
-    for start, stop in ranges:
-        live = peak = 0
-        while at < len(changes) and changes[at][0] <= stop:
-            if changes[at][0] >= start:
-                live += changes[at][1]
-                peak = max(peak, live)
-            at += 1
-        peaks.append(peak)
-    return peaks
