@@ -482,7 +482,7 @@ def test_composite_operators_are_known() -> None:
 
 def test_a_thread_is_told_of_its_own_allocations() -> None:
     """By the profiler of ``torch.autograd.profiler_legacy`` (``profile.config``, ``_enable_profiler_legacy``,
-    ``_disable_profiler_legacy``), in ranges marked by ``record_function``; other threads' and other calls' are left out."""
+    ``_disable_profiler_legacy``), in ranges marked by ``record_function``; other threads' are left out."""
 
     def twice(n: int) -> torch.Tensor:
         return torch.zeros(n, dtype=torch.uint8) + torch.zeros(n, dtype=torch.uint8)

@@ -33,8 +33,8 @@ def against_target(
     """What ``criterion`` says of the model's result and the target, which is the last of the batch."""
     if not batch:
         raise DataError(
-            "there is no batch: where a criterion is set the arguments are (*inputs, target), and it is called with what "
-            "the model returns and the target. A model that returns its loss itself needs no criterion"
+            "there is no batch: where a criterion is set the arguments are (*inputs, target), and it is called with "
+            "what the model returns and the target. A model that returns its loss itself needs no criterion"
         )
     return criterion(model(*batch[:-1], **options), batch[-1])
 

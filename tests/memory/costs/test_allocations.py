@@ -14,7 +14,12 @@ from memograd.memory.costs.trials import Trial
 
 def sort(n: int) -> Callable[[], Trial]:
     """Numbers of 4 bytes to sort: the result is as long, and so are their places, of 8 bytes each."""
-    return lambda: Trial(lambda numbers=torch.randn(n): torch.sort(numbers)[0], lambda out: (out.nbytes,))
+
+    def prepare() -> Trial:
+        numbers = torch.randn(n)
+        return Trial(lambda: torch.sort(numbers)[0], lambda out: (out.nbytes,))
+
+    return prepare
 
 
 def test_a_profiler_that_is_on_goes_on() -> None:
