@@ -107,13 +107,13 @@ def measured(values: Sequence[torch.Tensor]) -> torch.Tensor:
         return torch.scalar_tensor(number, dtype=dtype)
     numbers = [n for v in values if (n := _numbers(v)).numel()]
     norms = torch._foreach_norm(numbers, math.inf)  # pyright: ignore[reportPrivateImportUsage]
-    found = torch.stack([n.to(device, dtype) for n in norms]).amax()
+    most = torch.stack([n.to(device, dtype) for n in norms]).amax()
     guard: Guard | None = getattr(_THREAD, "guard", None)
     if guard is not None:
-        guard.about(found)
+        guard.about(most)
     elif is_tripping():  # who writes on the way must know
-        refuse(found)
-    return found
+        refuse(most)
+    return most
 
 
 @torch.library.impl(_LIBRARY, "largest", "CompositeExplicitAutograd")

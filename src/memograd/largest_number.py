@@ -81,12 +81,12 @@ def _function() -> Any:
 def largest_number(values: Sequence[Tensor]) -> float:
     """The largest absolute value in ``values``, or an upper bound that is finite if it is; NaN where one is NaN."""
     function = _function()
-    held: list[Tensor] = []  # alive until they are read
+    copies: list[Tensor] = []  # alive until they are read
     by_dtype: dict[torch.dtype, tuple[list[int], list[int]]] = {}
     for value in values:
         if value.layout is not torch.strided or value.dtype not in _KINDS or not value.is_contiguous():
             value = _in_one_piece(value)
-            held.append(value)
+            copies.append(value)
         pointers, counts = by_dtype.setdefault(value.dtype, ([], []))
         pointers.append(value.data_ptr())
         counts.append(value.numel())
@@ -97,8 +97,8 @@ def largest_number(values: Sequence[Tensor]) -> float:
         size, parts, number = _KINDS[dtype]
         n = len(pointers)
         lengths = counts if parts == 1 else [parts * c for c in counts]
-        found = number(function(size, (ctypes.c_void_p * n)(*pointers), (ctypes.c_long * n)(*lengths), n))
-        most = found if math.isnan(found) or found > most else most
+        largest = number(function(size, (ctypes.c_void_p * n)(*pointers), (ctypes.c_long * n)(*lengths), n))
+        most = largest if math.isnan(largest) or largest > most else most
     return most
 
 

@@ -128,8 +128,8 @@ def fake_like(tensor: torch.Tensor) -> torch.Tensor:
 def _sparse_fake_like(tensor: torch.Tensor) -> torch.Tensor:
     indices, values = fake_like(tensor._indices()), fake_like(tensor._values())
     with FAKE:
-        made = torch.sparse_coo_tensor(indices, values, tensor.shape, check_invariants=False)
-        return made._coalesced_(tensor.is_coalesced())
+        sparse = torch.sparse_coo_tensor(indices, values, tensor.shape, check_invariants=False)
+        return sparse._coalesced_(tensor.is_coalesced())
 
 
 def compressed_fake(

@@ -63,7 +63,7 @@ def cut(joint: Graph, fused: bool = False) -> tuple[Graph, Graph]:
     read.update(dict.fromkeys(joint.results[k] for k in gradients if joint.results[k] not in late))
     views = _views(read)
     if fused:
-        views |= _again(joint, read, views)
+        views |= _recomputed(joint, read, views)
     saved = [n for n in read if n not in views and isinstance(n.meta["val"], torch.Tensor)]
     early = [*(n for n, i in pairs if i.kind != "cotangent"), *(n for n in joint.nodes if n not in late)]
     forward = joint.with_fx(
@@ -137,10 +137,10 @@ def _views(read: dict[fx.Node, None]) -> set[fx.Node]:
     return views
 
 
-def _again(joint: Graph, read: dict[fx.Node, None], views: set[fx.Node]) -> set[fx.Node]:
+def _recomputed(joint: Graph, read: dict[fx.Node, None], views: set[fx.Node]) -> set[fx.Node]:
     """Those of the values that are ``read``, and what they are made of, which are computed again: arithmetic whose
     operands are read, too, or are from now on and take no more bytes. What is returned is there anyway."""
-    again: set[fx.Node] = set()
+    recomputed: set[fx.Node] = set()
     stay = views.union(joint.results)
     for node in reversed(joint.nodes):
         if node not in read or node in stay or not _cheap(node):
@@ -151,9 +151,9 @@ def _again(joint: Graph, read: dict[fx.Node, None], views: set[fx.Node]) -> set[
                 inner = _cheap(operand) and operand not in stay and read.keys() >= set(operand.all_input_nodes)
                 (between if inner else more).append(operand)
         if sum(map(_bytes, more)) <= _bytes(node) and not any(map(is_view, more)):
-            again.update((node, *between))
+            recomputed.update((node, *between))
             read.update(dict.fromkeys(more))
-    return again
+    return recomputed
 
 
 def _cheap(node: fx.Node) -> bool:

@@ -147,17 +147,17 @@ def _rules(a: argparse.Namespace) -> int:
     from memograd.verify import tables
     from memograd.verify.measured import load
 
-    measured, found = load(), tables.select(a.name, tuple(a.kind or ()))
-    if not found:
+    measured, entries = load(), tables.select(a.name, tuple(a.kind or ()))
+    if not entries:
         raise MemogradError(
             f"no entry of the table is called *{a.name}*; `memograd rules --missing` says what is missing"
         )
     if a.json:
-        print(json.dumps({"runs": measured.runs, "entries": [tables.as_dict(e, measured) for e in found]}))
+        print(json.dumps({"runs": measured.runs, "entries": [tables.as_dict(e, measured) for e in entries]}))
     elif a.markdown:
         print(tables.markdown(measured), end="")
     elif not a.quiet:
-        print(tables.text(found, measured))
+        print(tables.text(entries, measured))
     return 0
 
 
@@ -212,8 +212,8 @@ def _device(name: str) -> str:
 def _interrupted(arguments: argparse.Namespace, given: list[str]) -> int:
     line = "memograd: interrupted"
     if arguments.command == "train":
-        again = given if "--resume" in given else [*given, "--resume"]
-        line += f"; go on with: memograd {shlex.join(again)}"
+        arguments_to_resume = given if "--resume" in given else [*given, "--resume"]
+        line += f"; go on with: memograd {shlex.join(arguments_to_resume)}"
     print(line, file=sys.stderr)
     return 130
 

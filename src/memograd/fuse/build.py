@@ -76,12 +76,12 @@ def kernel_of(group: Group) -> Kernel:
     """The kernel of a group: its operators as a function."""
     names: dict[fx.Node, str] = {n: f"x{k}" for k, n in enumerate(group.operands)}
     parameters = ", ".join(f'{name}: "{_form(n.meta["val"])}"' for n, name in names.items())
-    seen: Counter[str] = Counter()
+    uses: Counter[str] = Counter()
     lines = [f"({parameters}):"]
     for node in group.inside:
         stem = "part" if node.target is operator.getitem else name_of(node.target).strip("_")
-        seen[stem] += 1
-        names[node] = f"{stem}_{seen[stem]}"
+        uses[stem] += 1
+        names[node] = f"{stem}_{uses[stem]}"
         lines.append(f"    {names[node]} = {expression(node, names.__getitem__)}")
     results = [names[n] if part is None else f"{names[n]}[{part}]" for n, part in _stored(group)]
     lines.append(f"    return ({''.join(f'{r}, ' for r in results)})".replace(", )", ",)"))

@@ -97,8 +97,8 @@ class Group:
 def groups(graph: Graph) -> list[Group]:
     """The kernels of a lowered graph, but none of a single operator that PyTorch has a good kernel for."""
     build = _Build(graph)
-    found = [build.group([n]) for n in graph.nodes if n in build.stored and fusible(n)]
-    return [g for g in build.together(found) if len(g.computed) > 1 or g.computed[0].target in SLOW]
+    singles = [build.group([n]) for n in graph.nodes if n in build.stored and fusible(n)]
+    return [g for g in build.together(singles) if len(g.computed) > 1 or g.computed[0].target in SLOW]
 
 
 class _Build:
@@ -131,22 +131,22 @@ class _Build:
 
     def _kernels_that_read(self, undecided: Collection[fx.Node] = ()) -> dict[fx.Node, frozenset[fx.Node]]:
         """For each value the kernels that read it; of those ``undecided`` the ones with one reader are not stored."""
-        found: dict[fx.Node, frozenset[fx.Node]] = {}
+        kernels: dict[fx.Node, frozenset[fx.Node]] = {}
         for node in reversed(self.graph.nodes):
-            direct = [frozenset([u]) if u in self.stored else found.get(u, frozenset()) for u in node.users]
-            found[node] = frozenset().union(*direct)
-            if node in undecided and len(found[node]) <= 1:
+            direct = [frozenset([u]) if u in self.stored else kernels.get(u, frozenset()) for u in node.users]
+            kernels[node] = frozenset().union(*direct)
+            if node in undecided and len(kernels[node]) <= 1:
                 self.stored.remove(node)
-        return found
+        return kernels
 
-    def _inside(self, results: Iterable[fx.Node], again: Collection[fx.Node] = ()) -> set[fx.Node]:
-        """What is computed in the kernel that stores ``results``; there, the stored values ``again`` are computed
+    def _inside(self, results: Iterable[fx.Node], recomputed: Collection[fx.Node] = ()) -> set[fx.Node]:
+        """What is computed in the kernel that stores ``results``; there, the stored values ``recomputed`` are computed
         too."""
         inside = set(results)
         stack = list(inside)
         while stack:
             for source in stack.pop().all_input_nodes:
-                if source not in inside and (source in again or self._is_inlined(source)):
+                if source not in inside and (source in recomputed or self._is_inlined(source)):
                     inside.add(source)
                     stack.append(source)
         return inside
@@ -156,15 +156,15 @@ class _Build:
 
     def group(self, results: list[fx.Node]) -> Group:
         """The group of ``results``. A value that it reads and could compute from what else it reads, it computes."""
-        again: set[fx.Node] = set()
+        recomputed: set[fx.Node] = set()
         while True:
-            inside = self._inside(results, again)
+            inside = self._inside(results, recomputed)
             group = Group(tuple(sorted(inside, key=self.order.__getitem__)), tuple(results))
             operands = group.operands
-            found = next((n for n in operands if self._follows(n, operands)), None)
-            if found is None or len(group.computed) >= LONGEST:
+            computable = next((n for n in operands if self._follows(n, operands)), None)
+            if computable is None or len(group.computed) >= LONGEST:
                 return group
-            again.add(found)
+            recomputed.add(computable)
 
     def _follows(self, node: fx.Node, operands: list[fx.Node]) -> bool:
         """Whether a stored value can be computed from other operands, and little more."""
@@ -175,11 +175,11 @@ class _Build:
         more = sum(bytes_in(n) for n in sources if n not in operands)
         return len(inside) > 1 and more <= _SMALL * bytes_in(node) and any(n in operands for n in sources)
 
-    def together(self, found: list[Group]) -> list[Group]:
+    def together(self, groups: list[Group]) -> list[Group]:
         """Small results from the same values (sums over them, running statistics) become one kernel, which reads the
         values once."""
         joined: list[Group] = []
-        for group in found:
+        for group in groups:
             for k, other in list(enumerate(joined))[-_NEAR:]:
                 if (both := self._joint(other, group)) is not None:
                     joined[k] = both
@@ -192,8 +192,8 @@ class _Build:
         """Both as one group, where they see the same values, and together read hardly more than one of them does,
         nothing that comes later, and store little."""
         results = [*one.results, *other.results]
-        seen = {*one.operands, *one.results}
-        if len({_phase(n) for n in results}) > 1 or seen.isdisjoint(other.operands):
+        values = {*one.operands, *one.results}
+        if len({_phase(n) for n in results}) > 1 or values.isdisjoint(other.operands):
             return None
         both = self.group(results)
         if any(self.order[n] > self.order[results[0]] for n in both.operands):
@@ -218,8 +218,8 @@ def _readers(node: fx.Node) -> Iterable[fx.Node]:
 
 def _bytes_read(inside: set[fx.Node]) -> int:
     """Bytes that a kernel reads from memory: of a value of which it sees a part, that part."""
-    seen = {n for member in inside if not is_view(member) for n in member.all_input_nodes}
-    return sum(min(bytes_in(n), bytes_in(_base(n))) for n in seen if _base(n) not in inside)
+    operands = {n for member in inside if not is_view(member) for n in member.all_input_nodes}
+    return sum(min(bytes_in(n), bytes_in(_base(n))) for n in operands if _base(n) not in inside)
 
 
 def _base(node: fx.Node) -> fx.Node:
@@ -255,11 +255,12 @@ def fusible(node: fx.Node) -> bool:
     pointwise = torch.Tag.pointwise in getattr(target, "tags", ())
     if not (pointwise or target in _POINTWISE or target in _REDUCTIONS or is_view(node)):
         return False
-    made = tensors_of(node)
-    if target is aten._to_copy.default and made[0].dtype.itemsize < 4 and not keeps_roundings(made[0].device.type):
+    results = tensors_of(node)
+    device = results[0].device
+    if target is aten._to_copy.default and results[0].dtype.itemsize < 4 and not keeps_roundings(device.type):
         return False
-    touched = [*made, *(t for n in node.all_input_nodes for t in tensors_of(n))]
-    return all(t.numel() for t in made) and all(not t.is_complex() and t.device == made[0].device for t in touched)
+    touched = [*results, *(t for n in node.all_input_nodes for t in tensors_of(n))]
+    return all(t.numel() for t in results) and all(not t.is_complex() and t.device == device for t in touched)
 
 
 def bytes_in(node: fx.Node) -> int:

@@ -91,12 +91,12 @@ def last_uses(
 ) -> dict[fx.Node, list[fx.Node]]:
     """For each operator the values that nobody reads after it (inputs are the caller's and not listed, but for those
     that are ``given`` away)."""
-    seen = set(results)
+    read_later = set(results)
     own = {*nodes, *given}
     last: dict[fx.Node, list[fx.Node]] = {}
     for node in reversed(nodes):
-        last[node] = [n for n in dict.fromkeys((node, *node.all_input_nodes)) if n in own and n not in seen]
-        seen.update(last[node])
+        last[node] = [n for n in dict.fromkeys((node, *node.all_input_nodes)) if n in own and n not in read_later]
+        read_later.update(last[node])
     return last
 
 

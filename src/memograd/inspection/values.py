@@ -28,24 +28,24 @@ def decisions(inspected: Inspected) -> list[Finding]:
 
 def _decision(inspected: Inspected, nodes: list[fx.Node]) -> Finding:
     kinds: list[Any] = [n.args[2] for n in nodes]
-    seen: list[Any] = [n.args[3] for n in nodes]
+    values: list[Any] = [n.args[3] for n in nodes]
     times = f", {len(nodes)} times" if len(nodes) > 1 else ""
     what = "how many elements there are depends on values" if "shape" in kinds else "it looks at the value of a tensor"
     return inspected.finding(
         "note",
         "data-dependent control flow",
         nodes[0],
-        f"{what} (here {_shown(seen[0])}{times}). mg.wrap and mg.TrainStep keep one program for each way that it "
+        f"{what} (here {_shown(values[0])}{times}). mg.wrap and mg.TrainStep keep one program for each way that it "
         "goes, and compare at each call; mg.capture refuses it",
         "Write it with tensor operations (torch.where), or compute it outside and pass it in, and one program does",
     )
 
 
-def _shown(seen: str) -> str:
+def _shown(value: str) -> str:
     try:
-        return repr(float.fromhex(seen)) if "0x" in seen else seen[:40]
+        return repr(float.fromhex(value)) if "0x" in value else value[:40]
     except ValueError:
-        return seen[:40]
+        return value[:40]
 
 
 def volatile(inspected: Inspected) -> list[Finding]:

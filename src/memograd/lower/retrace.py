@@ -98,9 +98,9 @@ def _is_indifferent(node: fx.Node) -> bool:
     return pointwise or node.target in _INDIFFERENT or is_view(node)
 
 
-def _laid_out(made: Any, like: Any) -> Any:
-    """``made`` with the strides of ``like``."""
-    if not isinstance(like, torch.Tensor) or made.stride() == like.stride() or not made.numel():
-        return made
+def _laid_out(tensor: Any, like: Any) -> Any:
+    """``tensor`` with the strides of ``like``."""
+    if not isinstance(like, torch.Tensor) or tensor.stride() == like.stride() or not tensor.numel():
+        return tensor
     outwards = sorted(range(like.dim()), key=like.stride, reverse=True)
-    return made.permute(outwards).contiguous().permute([outwards.index(d) for d in range(like.dim())])
+    return tensor.permute(outwards).contiguous().permute([outwards.index(d) for d in range(like.dim())])

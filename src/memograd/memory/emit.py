@@ -140,11 +140,11 @@ class Emitter:
 
 def _dying(lines: Sequence[Line], results: set[str]) -> list[list[str]]:
     """For each line the names that no later line reads."""
-    seen = set(results)
+    read_later = set(results)
     dying: list[list[str]] = []
     for line in reversed(lines):
-        names = [n for n in dict.fromkeys((line.target, *line.reads)) if n and n not in seen]
-        seen.update(names)
+        names = [n for n in dict.fromkeys((line.target, *line.reads)) if n and n not in read_later]
+        read_later.update(names)
         dying.append(names)
     return dying[::-1]
 

@@ -48,10 +48,10 @@ class Record:
         """What was written about ``graph``; nothing where nothing was, or where it cannot be read."""
         record = cls(c_compiler.cache_folder() / f"times-{fingerprint(graph)}.json")
         with contextlib.suppress(OSError, ValueError, TypeError, AttributeError, KeyError):
-            kept = json.loads(record.path.read_text(encoding="utf-8"))
-            seconds = {str(k): float(v) for k, v in kept["seconds"].items()}
-            compiling = {str(k): float(v) for k, v in kept["compiling"].items()}
-            failed = {str(k): str(v) for k, v in kept["failed"].items()}
+            times = json.loads(record.path.read_text(encoding="utf-8"))
+            seconds = {str(k): float(v) for k, v in times["seconds"].items()}
+            compiling = {str(k): float(v) for k, v in times["compiling"].items()}
+            failed = {str(k): str(v) for k, v in times["failed"].items()}
             return cls(record.path, seconds, compiling, failed, earlier=True)
         return record
 

@@ -43,8 +43,8 @@ class Watch:
             self.complex.add(target)
 
     def clear(self) -> None:
-        for seen in (self.first, self.second, self.complex):
-            seen.clear()
+        for counts in (self.first, self.second, self.complex):
+            counts.clear()
 
     @contextmanager
     def level(self, outer: bool) -> Iterator[None]:

@@ -32,14 +32,14 @@ def as_dict(entry: Entry, measured: Measured) -> dict[str, Any]:
     return {**row, "file": entry.file, "samples": measured.status(entry.target)}
 
 
-def text(found: list[Entry], measured: Measured) -> str:
+def text(shown: list[Entry], measured: Measured) -> str:
     """For the terminal: one entry a line."""
     lines = [f"{'operator':48s} {'kind':9s} {'first':>5s} {'second':>6s} {'complex':>7s}  {'rule':26s} formula"]
-    for entry in found:
+    for entry in shown:
         n = measured.status(entry.target)
         counts = f"{n['first']:5d} {n['second']:6d} {n['complex']:7d}"
         lines.append(f"{entry.target!s:48s} {entry.kind:9s} {counts}  {entry.file:26s} {entry.formula}")
-    lines.append(f"{len(found)} entries; first, second, complex: passing samples (measured: {_runs(measured)})")
+    lines.append(f"{len(shown)} entries; first, second, complex: passing samples (measured: {_runs(measured)})")
     return "\n".join(lines)
 
 
@@ -50,7 +50,7 @@ def markdown(measured: Measured) -> str:
     for entry in own:
         if entry.kind in ("rule", "expansion", "refused"):
             files.setdefault(entry.file.split(":")[0], []).append(entry)
-    used = [e for found in files.values() for e in found if e.kind != "refused"]
+    used = [e for in_file in files.values() for e in in_file if e.kind != "refused"]
     zero = sum(not any(measured.status(e.target).values()) for e in used)
     parts = [_HEAD.format(runs=_runs(measured), zero=zero, rules=len(used))]
     for name in sorted(files):
@@ -61,9 +61,9 @@ def markdown(measured: Measured) -> str:
     return "\n".join(parts)
 
 
-def _section(found: list[Entry], measured: Measured) -> str:
+def _section(in_file: list[Entry], measured: Measured) -> str:
     lines = ["| operator | formula | first | second | complex |", "|---|---|---|---|---|"]
-    for entry in found:
+    for entry in in_file:
         n = measured.status(entry.target)
         formula = f"refused: {entry.formula}" if entry.kind == "refused" else entry.formula
         shown = formula.replace("|", "\\|")

@@ -140,27 +140,27 @@ class Results:
 def differences(ours: Results, theirs: Results, share: float) -> Iterator[Difference]:
     """What is farther apart than ``share`` of its largest element, and than cancellation explains."""
     noise = NOISE * share * theirs.largest
-    if found := difference(theirs.value, "", ours.loss, theirs.loss, share, 0.0):
-        yield found
+    if apart := difference(theirs.value, "", ours.loss, theirs.loss, share, 0.0):
+        yield apart
     for name, gradient in theirs.gradients.items():
         mine = ours.gradients.get(name)
         if mine is None and gradient is None:
             continue
         mine, gradient = _zeros_for(mine, gradient), _zeros_for(gradient, mine)
-        if found := difference(f"{theirs.derivative} of {name!r}", name, mine, gradient, share, noise):
-            yield found
+        if apart := difference(f"{theirs.derivative} of {name!r}", name, mine, gradient, share, noise):
+            yield apart
     for name, value in theirs.results.items():
-        if found := difference(f"the result {name!r}", name, ours.results[name], value, share, 0.0):
-            yield found
+        if apart := difference(f"the result {name!r}", name, ours.results[name], value, share, 0.0):
+            yield apart
     for name, value in theirs.written.items():
-        if found := difference(f"the new value of {name!r}", name, ours.written[name], value, share, 0.0):
-            yield found
+        if apart := difference(f"the new value of {name!r}", name, ours.written[name], value, share, 0.0):
+            yield apart
     for place in {**ours.left, **theirs.left}:
         mine, other = ours.left.get(place), theirs.left.get(place)
         if mine is not None and other is not None:
             what = f"what is left in {mine.name!r}"
-            if found := difference(what, mine.name, mine.value, other.value, share, 0.0):
-                yield found
+            if apart := difference(what, mine.name, mine.value, other.value, share, 0.0):
+                yield apart
 
 
 def difference(

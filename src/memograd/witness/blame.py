@@ -126,8 +126,8 @@ def guilty_stop(
     def error(without: Collection[fx.Node]) -> float:
         values = run_by_autograd(forward, flat, wrt, without)
         sources = [values[forward.placeholder(name)] for name in wrt]
-        found = _gradients(values[forward.results[0]], sources)
-        pairs = [(g, theirs.gradients[name]) for g, name in zip(found, wrt, strict=True)]
+        gradients = _gradients(values[forward.results[0]], sources)
+        pairs = [(g, theirs.gradients[name]) for g, name in zip(gradients, wrt, strict=True)]
         return sum(float((_or_zero(a, b) - _or_zero(b, a)).abs().max()) for a, b in pairs if _numbers(a, b))
 
     now = error(())

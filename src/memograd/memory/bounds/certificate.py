@@ -58,13 +58,13 @@ def lower_bound(problem: Problem, budget: int, effort: int = 1) -> Bound:
     floor = least_bytes(cuts)
     if budget < floor:
         return Bound(inf, inf, f"no schedule fits: {floor} bytes are needed")
-    found, source = _strongest(cuts, budget, effort)
+    any_order, source = _strongest(cuts, budget, effort)
     fixed, fixed_source = 0.0, ""
     if (necessary != base).any():
         fixed, fixed_source = _strongest(cuts_of(problem, base), budget, effort)
-    if fixed <= found:
-        fixed, fixed_source = found, "as for any order"
-    return Bound(found, fixed, f"any order: {source}; this order: {fixed_source}")
+    if fixed <= any_order:
+        fixed, fixed_source = any_order, "as for any order"
+    return Bound(any_order, fixed, f"any order: {source}; this order: {fixed_source}")
 
 
 def _strongest(cuts: Cuts, budget: int, effort: int) -> tuple[float, str]:

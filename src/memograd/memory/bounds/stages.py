@@ -150,8 +150,8 @@ class _Stages:
             columns.append(self._held(values, cut - 1))
         self._require(np.stack(columns, axis=1), np.array([-1.0, 1.0, 1.0])[: len(columns)], 0.0)
         if cut == self.last:
-            kept = np.array(sorted(problem.keep), dtype=int)
-            columns = [self._held(kept, cut), self._runs(producers[kept], cut)]
+            results = np.array(sorted(problem.keep), dtype=int)
+            columns = [self._held(results, cut), self._runs(producers[results], cut)]
             self._require(np.stack(columns, axis=1), np.ones(2), 1.0)
 
     def _bytes_fit(self, cut: int, w: int, budget: int) -> None:

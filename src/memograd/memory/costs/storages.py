@@ -289,5 +289,5 @@ class _Build:
         if operator.into is None or "update_of" in meta or "adjoint_of" in meta:
             return operator.into is not None or "update_of" in meta
         readers = self.reads_input.get(operator.into, ())
-        made = sum(self.sizes[v] for k in readers for v in self.outputs[k])
-        return bytes_of(operator.node.meta["val"]) >= made
+        recomputed = sum(self.sizes[v] for k in readers for v in self.outputs[k])
+        return bytes_of(operator.node.meta["val"]) >= recomputed

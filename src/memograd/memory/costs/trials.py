@@ -141,16 +141,16 @@ def _invent(value: Any, whole: int = 0) -> Any:
 
 def _check_memory(node: fx.Node, out: Any, inputs: Iterable[Any]) -> None:
     """Raise PlanViolationError for an operator whose results are not the new storages that the plan counts."""
-    seen = {t.untyped_storage().data_ptr() for t in inputs if isinstance(t, torch.Tensor) and t.numel()}
+    addresses = {t.untyped_storage().data_ptr() for t in inputs if isinstance(t, torch.Tensor) and t.numel()}
     for result in _results(out):
         if isinstance(result, torch.Tensor) and result.numel():
             address = result.untyped_storage().data_ptr()
-            if address in seen:
+            if address in addresses:
                 raise PlanViolationError(
                     f"{node.target} returns memory of another tensor, and its schema does not say so: no byte budget "
                     "can be promised for this step. Let the operator return a clone, or declare the alias in its schema"
                 )
-            seen.add(address)
+            addresses.add(address)
 
 
 def _unlike(out: Any, expected: Any) -> str:
@@ -182,12 +182,12 @@ def _results(value: Any) -> list[Any]:
 
 def feeds_kernel(node: fx.Node) -> bool:
     """Whether a compiled kernel reads a node's results, or what follows from them: strides are handed on."""
-    readers, seen = [*node.users], set()
+    readers, visited = [*node.users], set()
     while readers:
         reader = readers.pop()
         if isinstance(reader.target, Kernel):
             return True
-        if reader not in seen:
-            seen.add(reader)
+        if reader not in visited:
+            visited.add(reader)
             readers += reader.users
     return False

@@ -232,16 +232,16 @@ class _Builder:
     def _recompute(self, dropped: list[int]) -> float:
         """Cost of the operators that bring ``dropped`` back when all other values in question are there."""
         problem, gone = self.problem, set(dropped)
-        seen: set[int] = set()
+        operators: set[int] = set()
         stack = [problem.producer[v] for v in dropped]
         while stack:
             operator = stack.pop()
-            if operator in seen or operator in problem.once:
+            if operator in operators or operator in problem.once:
                 continue
-            seen.add(operator)
+            operators.add(operator)
             missing = [v for v in problem.reads[operator] if v not in self.stage_of or v in gone]
             stack += [problem.producer[v] for v in missing]
-        return sum(problem.cost[k] for k in seen)
+        return sum(problem.cost[k] for k in operators)
 
 
 def _solve(stages: _Stages, budget: int) -> set[int] | None:

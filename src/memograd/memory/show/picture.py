@@ -60,10 +60,10 @@ def _middle(edges: Sequence[float], usage: Usage) -> float:
 
 def _recomputed(plan: Scheduled) -> list[tuple[float, float]]:
     """(start, length) of every run that is not the first of its operator."""
-    seen: set[int] = set()
+    computed: set[int] = set()
     spans = []
     for k, start in zip(plan.schedule, _times(plan, plan.schedule), strict=False):
-        if k in seen:
+        if k in computed:
             spans.append((start, 1e3 * plan.problem.cost[k]))
-        seen.add(k)
+        computed.add(k)
     return spans

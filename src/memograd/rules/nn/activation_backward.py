@@ -92,12 +92,12 @@ def mish_backward(adjoint, y, g, x):
 
 @rule(aten.elu_backward.default, formula="ḡ = ȳ · f'(x), x̄ = ȳ · k kernel(g) · [x < 0]")
 def elu_backward(adjoint, y, g, alpha, scale, input_scale, is_result, x):
-    again = aten.elu_backward(adjoint, alpha, scale, input_scale, is_result, x)
+    to_adjoint = aten.elu_backward(adjoint, alpha, scale, input_scale, is_result, x)
     product = adjoint * g * input_scale
     if is_result:  # the kernel is then linear in the result
-        return again, None, None, None, None, product * (x < 0)
+        return to_adjoint, None, None, None, None, product * (x < 0)
     second = aten.elu_backward(product, alpha, scale, input_scale, False, x) * (x < 0)
-    return again, None, None, None, None, second
+    return to_adjoint, None, None, None, None, second
 
 
 @rule(aten._prelu_kernel_backward.default, formula="(x̄, w̄) = (g · (1 or w), g · min(x, 0)), linear in g, x and w")

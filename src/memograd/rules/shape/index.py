@@ -20,11 +20,11 @@ def unsafe_index(adjoint, y, x, indices):
 
 @rule(aten.index_put.default, formula="x̄ = ȳ, with 0 at the indices unless accumulating; v̄ = ȳ at the indices")
 def index_put(adjoint, y, x, indices, values, accumulate=False):
-    kept = adjoint if accumulate else aten.index_put(adjoint, indices, torch.zeros_like(values), False)
-    given = [(at, index) for at, index in enumerate(indices) if index is not None]
-    if len(given) == 1 and given[0][1].dtype in (torch.bool, torch.uint8):
-        return kept, None, _where_selected(adjoint, *given[0], values)
-    return kept, None, aten.index(adjoint, indices)
+    to_x = adjoint if accumulate else aten.index_put(adjoint, indices, torch.zeros_like(values), False)
+    tensors = [(at, index) for at, index in enumerate(indices) if index is not None]
+    if len(tensors) == 1 and tensors[0][1].dtype in (torch.bool, torch.uint8):
+        return to_x, None, _where_selected(adjoint, *tensors[0], values)
+    return to_x, None, aten.index(adjoint, indices)
 
 
 def _where_selected(adjoint, at, mask, values):
@@ -40,8 +40,8 @@ def _where_selected(adjoint, at, mask, values):
 
 @rule(aten._unsafe_index_put.default, formula="as index_put")
 def unsafe_index_put(adjoint, y, x, indices, values, accumulate=False):
-    kept = adjoint if accumulate else aten._unsafe_index_put(adjoint, indices, torch.zeros_like(values), False)
-    return kept, None, aten._unsafe_index(adjoint, indices)
+    to_x = adjoint if accumulate else aten._unsafe_index_put(adjoint, indices, torch.zeros_like(values), False)
+    return to_x, None, aten._unsafe_index(adjoint, indices)
 
 
 @rule(aten._unsafe_masked_index.default, formula="x̄ = zeros, plus ȳ at the indices inside the mask")
@@ -77,8 +77,8 @@ def _taken(adjoint, dim, index, source):
 
 @rule(aten.index_fill.int_Scalar, aten.index_fill.int_Tensor, formula="x̄ = ȳ with 0 at the indices, v̄ = Σ ȳ there")
 def index_fill(adjoint, y, x, dim, index, value):
-    kept = adjoint.index_fill(dim, index, 0)
-    return kept, None, None, (adjoint - kept).sum() if is_tensor(value) else None
+    to_x = adjoint.index_fill(dim, index, 0)
+    return to_x, None, None, (adjoint - to_x).sum() if is_tensor(value) else None
 
 
 @rule(aten.gather.default, formula="x̄ = zeros, plus ȳ at the indices")
@@ -132,8 +132,8 @@ def take(adjoint, y, x, index):
 
 @rule(aten.put.default, formula="x̄ = ȳ, with 0 at the flat indices unless accumulating; z̄ = ȳ at the flat indices")
 def put(adjoint, y, x, index, source, accumulate=False):
-    kept = adjoint if accumulate else adjoint.put(index, torch.zeros_like(source), False)
-    return kept, None, adjoint.take(index).reshape(source.shape)
+    to_x = adjoint if accumulate else adjoint.put(index, torch.zeros_like(source), False)
+    return to_x, None, adjoint.take(index).reshape(source.shape)
 
 
 @rule(aten.copy.default, formula="x̄_old = 0, x̄_new = ȳ")

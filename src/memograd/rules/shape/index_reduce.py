@@ -17,7 +17,7 @@ def scatter_reduce(adjoint, y, x, dim, index, source, reduce, include_self=True)
         adjoint, y, x, source, reduce, include_self,
         take=lambda t: t.gather(dim, index),
         add=lambda t, s: t.scatter_add(dim, index, s),
-        again=lambda t, s: aten.scatter_reduce(t, dim, index, s, reduce, include_self=include_self),
+        forward=lambda t, s: aten.scatter_reduce(t, dim, index, s, reduce, include_self=include_self),
     )  # fmt: skip
     return to_x if include_self else to_x.scatter(dim, index, 0), None, None, to_source
 
@@ -28,12 +28,12 @@ def index_reduce(adjoint, y, x, dim, index, source, reduce, include_self=True):
         adjoint, y, x, source, reduce, include_self,
         take=lambda t: t.index_select(dim, index),
         add=lambda t, s: t.index_add(dim, index, s),
-        again=lambda t, s: aten.index_reduce(t, dim, index, s, reduce, include_self=include_self),
+        forward=lambda t, s: aten.index_reduce(t, dim, index, s, reduce, include_self=include_self),
     )  # fmt: skip
     return to_x if include_self else to_x.index_fill(dim, index, 0), None, None, to_source
 
 
-def _reduced(adjoint, y, x, source, reduce, include_self, take, add, again):
+def _reduced(adjoint, y, x, source, reduce, include_self, take, add, forward):
     """(x̄, source̅), x̄ not yet cleared where x is left out."""
     if reduce == "sum":
         return adjoint, take(adjoint)
@@ -43,17 +43,17 @@ def _reduced(adjoint, y, x, source, reduce, include_self, take, add, again):
         number = number.masked_fill(number == 0, 1)
         return adjoint / number, take(adjoint / number)
     if reduce == "prod":
-        return _product(adjoint, y, x, source, take, add, again)
+        return _product(adjoint, y, x, source, take, add, forward)
     attains, source_attains = x == y, source == take(y)  # amax, amin
     share = adjoint / add(attains.to(x.dtype), source_attains.to(x.dtype))
     return attains * share, source_attains * take(share)
 
 
-def _product(adjoint, y, x, source, take, add, again):
+def _product(adjoint, y, x, source, take, add, forward):
     """Others' product: y / element; for a zero, the product made again with a one in its place."""
     without_zeros = x.masked_fill(x == 0, 1)
-    to_x = adjoint * again(without_zeros, source) / without_zeros
+    to_x = adjoint * forward(without_zeros, source) / without_zeros
     is_zero = source == 0
     lone = is_zero & (take(add(torch.zeros_like(x), is_zero.to(x.dtype))) == 1)
-    others = take(adjoint * again(x, source.masked_fill(lone, 1)))
+    others = take(adjoint * forward(x, source.masked_fill(lone, 1)))
     return to_x, torch.where(lone, others, take(adjoint * y) / source.masked_fill(is_zero, 1))

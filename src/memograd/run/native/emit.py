@@ -122,14 +122,14 @@ class Builder:
 
     def lazy(self, shape: Any, dtype: torch.dtype, compute: torch.dtype | None, write: Any, *operands: Value) -> Lazy:
         """A formula; operands that would be computed again and again by broadcasting, or too long, are stored."""
-        numel, room, kept = math.prod(shape), LAZY_LIMIT, []
+        numel, room, inputs = math.prod(shape), LAZY_LIMIT, []
         for operand in operands:
             size = getattr(operand, "size", 1)
             if not isinstance(operand, (View, Const)) and (operand.numel not in (1, numel) or size > room):
                 operand, size = self.store(operand), 1
             room -= size
-            kept.append(operand)
-        return Lazy(tuple(shape), dtype, tuple(kept), write, compute)
+            inputs.append(operand)
+        return Lazy(tuple(shape), dtype, tuple(inputs), write, compute)
 
     # ---- statements
 

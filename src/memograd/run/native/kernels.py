@@ -61,12 +61,12 @@ def view(b: Builder, node: fx.Node, x: Value, *args: Any, **kwargs: Any) -> Any:
 def view_as(x: View, target: Any, *args: Any, **kwargs: Any) -> Any:
     """The view operator ``target`` on strides and offset alone."""
     memory = torch.empty(x.buffer.numel, dtype=x.dtype, device="meta")
-    seen = target(torch.as_strided(memory, x.shape, x.strides, x.offset), *args, **kwargs)
+    view = target(torch.as_strided(memory, x.shape, x.strides, x.offset), *args, **kwargs)
 
     def back(y: torch.Tensor) -> View:
         return View(tuple(y.shape), x.dtype, x.buffer, int(y.storage_offset()), tuple(y.stride()))
 
-    return back(seen) if isinstance(seen, torch.Tensor) else [back(y) for y in seen]
+    return back(view) if isinstance(view, torch.Tensor) else [back(y) for y in view]
 
 
 @kernel(aten.detach.default, aten.alias.default, aten.clone.default, aten.contiguous.default, aten.lift_fresh.default,

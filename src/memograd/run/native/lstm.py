@@ -95,26 +95,28 @@ def lstm_layer(
     biases_of = [b.dense(v) for v in (b_ih, b_hh)] if biases else []
     recurrent = b.store(view_as(b.view(w_hh), aten.t.default))
     from_inputs = b.view(w_ih)
-    kept = Kept(*(b.new((n.time, n.batch, k * hidden), x.dtype) for k in (4, 1, 1)))
+    workspace = Kept(*(b.new((n.time, n.batch, k * hidden), x.dtype) for k in (4, 1, 1)))
     out, last_h, last_c = (b.new(tuple(v.shape), x.dtype) for v in node.meta["val"][:_WORKSPACE])
     lines = [
-        products.call(_rows(x, n.inputs), matrix(from_inputs).t(), _begin(kept.gates), x.dtype),
+        products.call(_rows(x, n.inputs), matrix(from_inputs).t(), _begin(workspace.gates), x.dtype),
         *n.step(f"for (long s = 0; s < {n.time}; ++s)"),
-        f"const float *before = {n.before(out, h)}, *old = {n.before(kept.cells, c)};",
-        f"float *gates = {n.part(kept.gates, 4 * hidden)}, *now = {n.part(out, hidden)};",
-        f"float *cell = {n.part(kept.cells, hidden)}, *squashed = {n.part(kept.squashed, hidden)};",
+        f"const float *before = {n.before(out, h)}, *old = {n.before(workspace.cells, c)};",
+        f"float *gates = {n.part(workspace.gates, 4 * hidden)}, *now = {n.part(out, hidden)};",
+        f"float *cell = {n.part(workspace.cells, hidden)}, *squashed = {n.part(workspace.squashed, hidden)};",
         products.call(
             Matrix("before", n.batch, hidden, (hidden, 1)), _rows(recurrent, 4 * hidden), "gates", x.dtype, "1"
         ),
         *_activate(n, biases_of),
         "}",
         *_copied(last_h, out, n),
-        *_copied(last_c, kept.cells, n),
+        *_copied(last_c, workspace.cells, n),
     ]
     b.helpers |= {products.name(x.dtype): products.helper(x.dtype), "curves": CURVES}
     reads = {v.buffer for v in (x, h, c, recurrent, from_inputs, *biases_of)}
-    b.add(["{", *lines, "}"], reads, out, last_h, last_c, kept.gates, kept.cells, kept.squashed, work=work)
-    return out, last_h, last_c, kept
+    b.add(
+        ["{", *lines, "}"], reads, out, last_h, last_c, workspace.gates, workspace.cells, workspace.squashed, work=work
+    )
+    return out, last_h, last_c, workspace
 
 
 def _activate(n: Sizes, biases: list[View]) -> list[str]:
@@ -148,19 +150,19 @@ def _copied(target: View, steps: View, n: Sizes) -> list[str]:
 @kernel(lstm_layer_backward)
 def backward(
     b: Builder, node: fx.Node, x: Value, w_ih: Value, w_hh: Value, b_ih: Value, b_hh: Value, h: Value, c: Value,
-    out: Value, h_n: Value, c_n: Value, kept: Any, g_out: Value | None, g_h: Value | None, g_c: Value | None,
+    out: Value, h_n: Value, c_n: Value, workspace: Any, g_out: Value | None, g_h: Value | None, g_c: Value | None,
     reverse: bool, biases: bool,
 ) -> tuple[View | None, ...]:  # fmt: skip
-    if not isinstance(kept, Kept):
+    if not isinstance(workspace, Kept):
         raise BackendError(f"the native backend runs {node.target} behind its own forward pass only")
     n = Sizes(*x.shape, h.shape[-1], reverse)  # pyright: ignore[reportCallIssue]
-    wanted: set[Any] = set()
-    wanted.update(user.args[1] for user in node.users if user.target is operator.getitem)
+    asked_parts: set[Any] = set()
+    asked_parts.update(user.args[1] for user in node.users if user.target is operator.getitem)
     x, h, c, out, w_hh = (b.dense(v) for v in (x, h, c, out, w_hh))
     h_bar, c_bar = (b.new((n.batch, n.hidden), x.dtype) for _ in range(2))
     gates_bar = b.new((n.time, n.batch, 4 * n.hidden), x.dtype)
-    given = None if g_out is None else b.view(g_out)
-    lines, reads = [], {v.buffer for v in (x, h, c, out, w_hh, kept.gates, kept.cells, kept.squashed)}
+    out_bar = None if g_out is None else b.view(g_out)
+    lines, reads = [], {v.buffer for v in (x, h, c, out, w_hh, workspace.gates, workspace.cells, workspace.squashed)}
     for target, value in ((h_bar, g_h), (c_bar, g_c)):
         begin = None if value is None else b.dense(value)
         if begin is not None:
@@ -169,20 +171,20 @@ def backward(
         lines.append(f"__builtin_{text}, {4 * n.state}L);")
     lines += [
         *n.step(f"for (long s = {n.time - 1}; s >= 0; --s)"),
-        f"const float *old = {n.before(kept.cells, c)}, *gates = {n.part(kept.gates, 4 * n.hidden)};",
-        f"const float *squashed = {n.part(kept.squashed, n.hidden)};",
+        f"const float *old = {n.before(workspace.cells, c)}, *gates = {n.part(workspace.gates, 4 * n.hidden)};",
+        f"const float *squashed = {n.part(workspace.squashed, n.hidden)};",
         f"float *bars = {n.part(gates_bar, 4 * n.hidden)}, *hb = {_begin(h_bar)}, *cb = {_begin(c_bar)};",
-        *_cell_backward(n, given),
+        *_cell_backward(n, out_bar),
         products.call(Matrix("bars", n.batch, 4 * n.hidden, (4 * n.hidden, 1)), matrix(w_hh), "hb", x.dtype),
         "}",
     ]
-    if given is not None:
-        reads.add(given.buffer)
+    if out_bar is not None:
+        reads.add(out_bar.buffer)
     b.helpers[products.name(x.dtype)] = products.helper(x.dtype)
     b.add(["{", *lines, "}"], reads, h_bar, c_bar, gates_bar, work=n.time * n.state * 4 * n.hidden)
-    weights = _weights_bar(b, n, wanted, gates_bar, x, b.dense(w_ih), out, h)
+    weights = _weights_bar(b, n, asked_parts, gates_bar, x, b.dense(w_ih), out, h)
     bias_bar = None
-    if biases and wanted & {3, 4}:
+    if biases and asked_parts & {3, 4}:
         bias_bar = b.new((4 * n.hidden,), x.dtype)
         reduce(b, bias_bar, gates_bar, [0, 1], "sum")
     states = [view_as(bar, aten.view.default, list(v.shape)) for bar, v in ((h_bar, h), (c_bar, c))]

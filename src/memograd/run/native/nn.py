@@ -84,6 +84,7 @@ def variance(
         f"m /= {count}.0; {row} v += ({here} - m) * ({here} - m);",
         f"{out.ref(at)} = v / (double){divisor};",
     ]
-    kept = [d for d in range(rank) if d not in reduced]
-    b.add(loops([x.shape[d] for d in kept], [f"i{d}" for d in kept], lines), {source.buffer}, out, work=2 * x.numel)
+    remaining = [d for d in range(rank) if d not in reduced]
+    over = loops([x.shape[d] for d in remaining], [f"i{d}" for d in remaining], lines)
+    b.add(over, {source.buffer}, out, work=2 * x.numel)
     return out

@@ -106,14 +106,14 @@ def kernel(region: Region, graph: Graph, name: str) -> str:
     return "\n".join([f"static void {name}(void **p, long first, long last) {{", *head, *loop, "}"])
 
 
-def compiled(found: Sequence[Region], graph: Graph) -> tuple[Any, list[int]]:
+def compiled(regions: Sequence[Region], graph: Graph) -> tuple[Any, list[int]]:
     """The compiled function ``memograd_updates`` and for each region the number of its kernel: parameters of the same
     kind share one.
 
     Raises:
         BackendError: no compiler, or it fails.
     """
-    bodies = [kernel(r, graph, "KERNEL") for r in found]
+    bodies = [kernel(r, graph, "KERNEL") for r in regions]
     texts = list(dict.fromkeys(bodies))
     cases = [f"        case {k}: kernel{k}(p + t->at, t->first, t->last); break;" for k in range(len(texts))]
     written = [text.replace("KERNEL", f"kernel{k}", 1) for k, text in enumerate(texts)]

@@ -66,8 +66,8 @@ def regions(graph: Graph) -> list[Region]:
     members: dict[str, list[fx.Node]] = {}
     for node in graph.nodes:
         members.setdefault(node.meta.get("update_of", ""), []).append(node)
-    found = [_region(graph, inputs, name, at, members[name]) for name, at in written.items()]
-    return list(_apart(graph, [r for r in found if r is not None]))
+    candidates = [_region(graph, inputs, name, at, members[name]) for name, at in written.items()]
+    return list(_apart(graph, [r for r in candidates if r is not None]))
 
 
 def _region(graph: Graph, inputs: dict[str, int], name: str, at: list[int], nodes: list[fx.Node]) -> Region | None:
@@ -96,11 +96,11 @@ def _region(graph: Graph, inputs: dict[str, int], name: str, at: list[int], node
     )
 
 
-def numbers(graph: Graph, found: Sequence[Region]) -> Region | None:
+def numbers(graph: Graph, of_parameters: Sequence[Region]) -> Region | None:
     """What the updates compute of numbers alone (counters, bias corrections): one call, not one for each operator."""
     inside = {n for n in graph.nodes if "update_of" in n.meta and _elementwise(n, _NUMBER)}
-    inside -= {n for r in found for n in r.nodes}
-    taken = inside | {n for r in found for n in r.nodes}
+    inside -= {n for r in of_parameters for n in r.nodes}
+    taken = inside | {n for r in of_parameters for n in r.nodes}
     inputs = {entry.name: k for k, entry in enumerate(graph.inputs)}
     written: dict[fx.Node, list[int]] = {}
     for at, (node, entry) in enumerate(zip(graph.results, graph.outputs, strict=True)):
@@ -114,7 +114,7 @@ def numbers(graph: Graph, found: Sequence[Region]) -> Region | None:
     read = dict.fromkeys(o for n in nodes for o in n.all_input_nodes if o not in inside)
     results = tuple(at for n in nodes for at in written.get(n, ()))
     places = tuple(inputs[graph.outputs[at].name] for at in results)
-    exports = dict.fromkeys(n for r in found for n in r.numbers if n in inside)
+    exports = dict.fromkeys(n for r in of_parameters for n in r.numbers if n in inside)
     region = Region("numbers", _NUMBER, nodes, (), tuple(read), results, places, tuple(exports))
     return region if nodes and list(_apart(graph, [region])) else None
 
@@ -175,12 +175,12 @@ def _dense(value: torch.Tensor) -> bool:
     return True
 
 
-def _apart(graph: Graph, found: list[Region]) -> Iterator[Region]:
+def _apart(graph: Graph, candidates: list[Region]) -> Iterator[Region]:
     """Those that read nothing that others write: the rest of the graph is written back first, then each region."""
-    own = [{graph.placeholders[k] for k in r.places} for r in found]
+    own = [{graph.placeholders[k] for k in r.places} for r in candidates]
     names = [o.name for o in graph.outputs if o.kind == "mutation"]
     everything = {graph.placeholder(name) for name in names}
-    for region, mine in zip(found, own, strict=True):
+    for region, mine in zip(candidates, own, strict=True):
         if not (everything - mine) & _memory(region.wholes + region.numbers):
             yield region
 

@@ -31,15 +31,15 @@ class Updates:
     place, ``compute`` elsewhere.
     """
 
-    def __init__(self, graph: Graph, found: Sequence[Region]) -> None:
-        first = numbers(graph, found)
-        self.count = len(found)
+    def __init__(self, graph: Graph, of_parameters: Sequence[Region]) -> None:
+        first = numbers(graph, of_parameters)
+        self.count = len(of_parameters)
         self.ahead = int(first is not None)  # regions that others wait for
-        found = found if first is None else [first, *found]
+        every = of_parameters if first is None else [first, *of_parameters]
         exports = {n: k for k, n in enumerate(first.exports if first is not None else ())}
-        self.regions = found
-        self.places = [k for r in found for k in r.places]
-        self.positions = [k for r in found for k in r.results]
+        self.regions = every
+        self.places = [k for r in every for k in r.places]
+        self.positions = [k for r in every for k in r.results]
         # What says whether the step is finite is no operator here: its operands are looked at before anything is
         # written (``eager.py``).
         flags = graph.positions("flag")
@@ -48,7 +48,7 @@ class Updates:
         apart = {*self.positions, *flags}
         self.others = [k for k in range(len(graph.results)) if k not in apart]
         read = dict.fromkeys(
-            n for r in found for n in (*r.wholes, *r.numbers) if n.op != "placeholder" and n not in exports
+            n for r in every for n in (*r.wholes, *r.numbers) if n.op != "placeholder" and n not in exports
         )
         read.update(dict.fromkeys(n for n in looked_at if n.op != "placeholder"))
         flagged = {graph.results[k] for k in flags}
@@ -59,14 +59,14 @@ class Updates:
         self._looked_at = [flat[n] if n in flat else computed[n] for n in looked_at]
         self._where = flat | computed | among  # among the inputs, what ``function`` returns, and what is exported
         self._exported = [n.meta["val"].dtype for n in exports]
-        self._reads = [([self._where[n] for n in r.wholes], [self._where[n] for n in r.numbers]) for r in found]
-        self._geometry = [[_geometry(n.meta["val"].dtype, r.like) for n in r.wholes] for r in found]
-        self._written = [[_geometry(graph.results[k].meta["val"].dtype, r.like) for k in r.results] for r in found]
-        self._call, kinds = compiled(found, graph)
+        self._reads = [([self._where[n] for n in r.wholes], [self._where[n] for n in r.numbers]) for r in every]
+        self._geometry = [[_geometry(n.meta["val"].dtype, r.like) for n in r.wholes] for r in every]
+        self._written = [[_geometry(graph.results[k].meta["val"].dtype, r.like) for k in r.results] for r in every]
+        self._call, kinds = compiled(every, graph)
         self._starts = [0]
-        for r in found:
+        for r in every:
             self._starts.append(self._starts[-1] + len(r.wholes) + len(r.numbers) + len(r.results) + len(r.exports))
-        self._pieces = [(kind, at, r.like.numel()) for kind, at, r in zip(kinds, self._starts, found, strict=False)]
+        self._pieces = [(kind, at, r.like.numel()) for kind, at, r in zip(kinds, self._starts, every, strict=False)]
         if self.ahead:
             self._first = (Task * 1)(Task(*self._pieces.pop(0)[:2], 0, 1))
         self._shares: dict[int, list[Any]] = {}
