@@ -20,12 +20,9 @@ from memograd import c_compiler
 from memograd.errors import BackendError
 from memograd.graph.graph import Graph
 from memograd.graph.rewriting import Rewriting
-from memograd.run import threads
+from memograd.run.images import C_TYPES, WORTH, by_planes
 
 aten = torch.ops.aten
-_C = {torch.float32: "float", torch.float64: "double"}
-_WORTH = 1 << 12  # results: fewer take PyTorch no longer than a call of ours
-_SHARE = 1 << 16  # results, from which another thread is worth waking
 _WIDEST = 64  # elements of a window's row: each is a loop of its own, for compilers to take long over
 _LONGEST = 1 << 14  # elements of a row: those of its result lie on the stack
 
@@ -77,7 +74,7 @@ def compiled_pooling(graph: Graph) -> Graph:
 
 def _worth(node: fx.Node) -> bool:
     x, sizes = node.args[0].meta["val"], _arguments(*node.args)[1:]  # pyright: ignore
-    if x.device.type != "cpu" or not _fits(x) or node.kwargs or node.meta["val"][0].numel() < _WORTH:
+    if x.device.type != "cpu" or not _fits(x) or node.kwargs or node.meta["val"][0].numel() < WORTH:
         return False
     if sizes[0][-1] > _WIDEST:
         return False
@@ -89,7 +86,7 @@ def _worth(node: fx.Node) -> bool:
 
 
 def _fits(x: torch.Tensor) -> bool:
-    return x.dtype in _C and x.is_contiguous() and x.shape[-1] <= _LONGEST and x.shape[-2] * x.shape[-1] < 1 << 31
+    return x.dtype in C_TYPES and x.is_contiguous() and x.shape[-1] <= _LONGEST and x.shape[-2] * x.shape[-1] < 1 << 31
 
 
 def _arguments(
@@ -124,8 +121,8 @@ def _max_pool2d(
     y, where = x.new_empty(shape), x.new_empty(shape, dtype=torch.int64)
     function = _function(x.dtype, rows, columns)
     pointers = [ctypes.c_void_p(t.data_ptr()) for t in (x, y, where)]
-    planes, each = x[..., 0, 0].numel(), rows.out * columns.out
-    threads.in_parts(lambda first, last: function(*pointers, first, last), planes, _SHARE // each)
+    planes = x[..., 0, 0].numel()
+    by_planes(lambda first, last: function(*pointers, first, last), planes, rows.out * columns.out)
     return y, where
 
 
@@ -147,13 +144,13 @@ def _windows(
 
 @cache
 def _function(dtype: torch.dtype, rows: Window, columns: Window) -> Any:
-    function = c_compiler.load(_source(_C[dtype], rows, columns)).memograd_max_pool
+    function = c_compiler.load(_source(C_TYPES[dtype], rows, columns)).memograd_max_pool
     function.restype, function.argtypes = None, [ctypes.c_void_p] * 3 + [ctypes.c_long] * 2
     return function
 
 
-def _source(c: str, rows: Window, columns: Window) -> str:
-    """Row after row of results: the whole row is compared with one element of each window, then with the next."""
+def _compared(c: str, columns: Window) -> str:
+    """C: a row of results compared with one element of each window after the other, of the image's row ``r``."""
     inner: list[str] = []
     for offset in range(columns.kernel):
         first, last = columns.covered(offset)
@@ -168,7 +165,11 @@ def _source(c: str, rows: Window, columns: Window) -> str:
             "    index[j] = better ? at : index[j];",
             "}",
         ]
-    text = "\n".join(inner)
+    return "\n".join(inner)
+
+
+def _source(c: str, rows: Window, columns: Window) -> str:
+    """Row after row of results: the whole row is compared with one element of each window, then with the next."""
     return f"""
 void memograd_max_pool(const {c} *x, {c} *y, long long *where, long first, long last) {{
     for (long p = first; p < last; ++p) {{
@@ -184,7 +185,7 @@ void memograd_max_pool(const {c} *x, {c} *y, long long *where, long first, long 
             for (int a = 0; a < {rows.kernel}; ++a) {{
                 const int r = i * {rows.stride} - {rows.padding} + a * {rows.dilation};
                 if (r < 0 || r >= {rows.size}) continue;
-{text}
+{_compared(c, columns)}
             }}
             for (int j = 0; j < {columns.out}; ++j) {{
                 y[to + j] = best[j];

@@ -19,13 +19,10 @@ from memograd._torch import without_modes
 from memograd.errors import BackendError
 from memograd.graph.graph import Graph
 from memograd.graph.rewriting import Rewriting
-from memograd.run import threads
+from memograd.run.images import C_TYPES, WORTH, by_planes
 
 aten = torch.ops.aten
-_C = {torch.float32: "float", torch.float64: "double"}
 _OPERATORS = (aten.upsample_nearest2d.default, aten._upsample_nearest_exact2d.default)
-_WORTH = 1 << 12  # results: fewer take PyTorch no longer than a call of ours
-_SHARE = 1 << 16  # results, from which another thread is worth waking
 
 _LIBRARY = Library("memograd", "FRAGMENT")
 _LIBRARY.define("nearest2d(Tensor x, int[] size, float? scale_rows, float? scale_columns, bool exact) -> Tensor")
@@ -66,7 +63,7 @@ def compiled_nearest(graph: Graph) -> Graph:
 
 def _worth(node: fx.Node) -> bool:
     x: Any = node.args[0]
-    if node.kwargs or not _fits(x.meta["val"]) or node.meta["val"].numel() < _WORTH:
+    if node.kwargs or not _fits(x.meta["val"]) or node.meta["val"].numel() < WORTH:
         return False
     try:
         _function(x.meta["val"].dtype)
@@ -76,7 +73,7 @@ def _worth(node: fx.Node) -> bool:
 
 
 def _fits(x: torch.Tensor) -> bool:
-    return x.device.type == "cpu" and x.dtype in _C and x.dim() == 4 and x.is_contiguous() and x.shape[1] > 1
+    return x.device.type == "cpu" and x.dtype in C_TYPES and x.dim() == 4 and x.is_contiguous() and x.shape[1] > 1
 
 
 @torch.library.impl(_LIBRARY, "nearest2d", "CPU")
@@ -88,9 +85,8 @@ def _nearest2d(x: torch.Tensor, size: list[int], rows: float | None, columns: fl
     sources = [_sources(sizes[k], sizes[k + 2], scale, exact) for k, scale in enumerate((rows, columns))]
     numbers, function = (ctypes.c_long * 4)(*sizes), _function(x.dtype)
     pointers = [ctypes.c_void_p(t.data_ptr()) for t in (x, y)]
-    planes = x.shape[0] * x.shape[1]
-    least = _SHARE // max(1, size[0] * size[1])
-    threads.in_parts(lambda first, last: function(*pointers, numbers, *sources, first, last), planes, least)
+    planes, each = x.shape[0] * x.shape[1], size[0] * size[1]
+    by_planes(lambda first, last: function(*pointers, numbers, *sources, first, last), planes, each)
     return y
 
 
@@ -110,6 +106,6 @@ def _sources(length: int, out: int, scale: float | None, exact: bool) -> Any:
 
 @cache
 def _function(dtype: torch.dtype) -> Any:
-    function = c_compiler.load(_LOOP.replace("KIND", _C[dtype])).memograd_nearest
+    function = c_compiler.load(_LOOP.replace("KIND", C_TYPES[dtype])).memograd_nearest
     function.restype, function.argtypes = None, [ctypes.c_void_p] * 5 + [ctypes.c_long] * 2
     return function

@@ -1,8 +1,7 @@
 """A graph as one C function.
 
 Each operator appends a statement (a loop nest) that writes one buffer, or none at all: views and formulas wait until
-somebody needs them stored. Afterwards every temporary gets a place in one arena, shared by those that are never alive
-at the same time.
+somebody needs them stored. ``source.py`` makes one text of the statements.
 """
 
 from __future__ import annotations
@@ -10,7 +9,6 @@ from __future__ import annotations
 import math
 import operator
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -19,6 +17,7 @@ from torch import fx
 from memograd.errors import BackendError
 from memograd.graph.graph import Graph
 from memograd.ops import has_effect
+from memograd.run.native.source import Source, Statement, source_of
 from memograd.run.native.values import (
     C_TYPES,
     Body,
@@ -38,7 +37,6 @@ WORKSPACES: dict[Any, tuple[int, Any]] = {}  # operators with a result that only
 MATMUL_LIMIT = 1 << 24  # multiply-adds from which BLAS is the better choice
 LAZY_LIMIT = 48  # operators in one fused formula
 STATEMENT_LIMIT = 3_000  # loops in one C function; compilers take more than seconds beyond
-ALIGN = 64
 WIDE = 16  # elements of a loop that is worth vectors
 
 
@@ -51,23 +49,6 @@ def kernel(*targets: Any) -> Callable[[Kernel], Kernel]:
         return function
 
     return enter
-
-
-@dataclass(frozen=True)
-class Statement:
-    lines: list[str]
-    reads: frozenset[Buffer]
-    writes: frozenset[Buffer]
-
-
-@dataclass(frozen=True)
-class Source:
-    """C text that defines ``step(in, out, arena)`` and ``loop(...)``, and how much arena it needs."""
-
-    text: str
-    arena_bytes: int
-    work: int  # roughly how many elements one step touches
-    indexed: tuple[str, ...] = ()  # what may be stopped by an index out of range, by its number, from 1
 
 
 class Builder:
@@ -167,10 +148,9 @@ class Builder:
             raise BackendError(
                 f"the graph needs {len(self.statements)} loops, the native backend stops at {STATEMENT_LIMIT}"
             )
-        offsets, arena = _place(self.statements)
         flags = [C_TYPES[self.graph.results[k].meta["val"].dtype] for k in self.graph.positions("flag")]
-        text = _source(self.statements, offsets, flags[0] if flags else "float", [*self.helpers.values()])
-        return Source(text, arena, self.work, tuple(self.indexed))
+        flag = flags[0] if flags else "float"
+        return source_of(self.statements, flag, [*self.helpers.values()], self.work, tuple(self.indexed))
 
     def emit(self, node: fx.Node) -> Any:
         operands: Any = fx.map_arg((node.args, node.kwargs), self.values.__getitem__)
@@ -248,72 +228,3 @@ def _buffer(kind: str, number: int, node: fx.Node) -> Buffer:
 
 def _whole(buffer: Buffer, shape: tuple[int, ...]) -> View:
     return View(shape, buffer.dtype, buffer, 0, contiguous_strides(shape))
-
-
-def _place(statements: list[Statement]) -> tuple[dict[Buffer, int], int]:
-    """Offsets of the temporaries in the arena: first fit, over the time between first write and last use."""
-    last: dict[Buffer, int] = {}
-    for now, statement in enumerate(statements):
-        for buffer in statement.reads | statement.writes:
-            last[buffer] = now
-    offsets: dict[Buffer, int] = {}
-    alive: list[Buffer] = []
-    end = 0
-    for now, statement in enumerate(statements):
-        alive = [b for b in alive if last[b] >= now]
-        for buffer in sorted(statement.writes, key=lambda b: b.number):
-            if buffer.kind == "tmp" and buffer not in offsets:
-                place = 0
-                for other in sorted(alive, key=offsets.__getitem__):
-                    if offsets[other] - place >= _padded(buffer):
-                        break
-                    place = max(place, offsets[other] + _padded(other))
-                offsets[buffer] = place
-                alive.append(buffer)
-                end = max(end, place + _padded(buffer))
-    return offsets, end
-
-
-def _padded(buffer: Buffer) -> int:
-    return max(1, -(-buffer.bytes // ALIGN)) * ALIGN
-
-
-# One argument: ctypes takes longer to pass twelve than a small network takes to step.
-LOOP = """
-struct memograd_plan {
-    void **in, **out;
-    char *arena;
-    long first, count, every;  /* steps first .. first + count - 1; a loss is kept from every so many */
-    long fed;  /* this many outputs: from[f] goes to input to[f], bytes[f] long */
-    const long *from, *to, *bytes;
-    char *losses;
-    long width;  /* bytes of one loss; 0: keep none */
-    long flag;  /* the output that is finite where the step may write; -1: none */
-    long out_of_range;  /* the number of what was stopped by an index; 0: nothing */
-};
-
-/* how many steps it has done */
-long memograd_loop(struct memograd_plan *p) {
-    for (long s = p->first; s < p->first + p->count; ++s) {
-        if ((p->out_of_range = memograd_step(p->in, p->out, p->arena))) return s - p->first;
-        if (p->flag >= 0 && !__builtin_isfinite(*(const FLAG *)p->out[p->flag])) return s - p->first;
-        if (p->width && s % p->every == 0) __builtin_memcpy(p->losses + s / p->every * p->width, p->out[0], p->width);
-        for (long f = 0; f < p->fed; ++f) __builtin_memcpy(p->in[p->to[f]], p->out[p->from[f]], p->bytes[f]);
-    }
-    return p->count;
-}
-"""
-
-
-def _source(statements: list[Statement], offsets: dict[Buffer, int], flag: str, helpers: list[str]) -> str:
-    lines = [*helpers, "long memograd_step(void **in, void **out, char *arena) {", "long out_of_range = 0;"]
-    for statement in statements:
-        lines.append("{")
-        for buffer in sorted(statement.reads | statement.writes, key=lambda b: b.name):
-            where = f"(arena + {offsets[buffer]}L)" if buffer.kind == "tmp" else f"{buffer.kind}[{buffer.number}]"
-            const = "" if buffer in statement.writes else "const "
-            kind = f"{const}{C_TYPES[buffer.dtype]}"
-            # only what is written is promised not to alias: two inputs may be the same tensor
-            lines.append(f"{kind} *{'restrict ' if not const else ''}{buffer.name} = ({kind} *){where};")
-        lines += [*statement.lines, "}"]
-    return "\n".join([*lines, "return out_of_range;", "}", LOOP.replace("FLAG", flag)])

@@ -156,19 +156,17 @@ def backward(
     if not isinstance(workspace, Kept):
         raise BackendError(f"the native backend runs {node.target} behind its own forward pass only")
     n = Sizes(*x.shape, h.shape[-1], reverse)  # pyright: ignore[reportCallIssue]
-    asked_parts: set[Any] = set()
-    asked_parts.update(user.args[1] for user in node.users if user.target is operator.getitem)
+    read_parts: set[Any] = set()
+    read_parts.update(user.args[1] for user in node.users if user.target is operator.getitem)
     x, h, c, out, w_hh = (b.dense(v) for v in (x, h, c, out, w_hh))
     h_bar, c_bar = (b.new((n.batch, n.hidden), x.dtype) for _ in range(2))
     gates_bar = b.new((n.time, n.batch, 4 * n.hidden), x.dtype)
     out_bar = None if g_out is None else b.view(g_out)
     lines, reads = [], {v.buffer for v in (x, h, c, out, w_hh, workspace.gates, workspace.cells, workspace.squashed)}
     for target, value in ((h_bar, g_h), (c_bar, g_c)):
-        begin = None if value is None else b.dense(value)
-        if begin is not None:
-            reads.add(begin.buffer)
-        text = f"memset({_begin(target)}, 0" if begin is None else f"memcpy({_begin(target)}, {_begin(begin)}"
-        lines.append(f"__builtin_{text}, {4 * n.state}L);")
+        start = None if value is None else b.dense(value)
+        reads |= set() if start is None else {start.buffer}
+        lines.append(_started(target, start, 4 * n.state))
     lines += [
         *n.step(f"for (long s = {n.time - 1}; s >= 0; --s)"),
         f"const float *old = {n.before(workspace.cells, c)}, *gates = {n.part(workspace.gates, 4 * n.hidden)};",
@@ -182,13 +180,19 @@ def backward(
         reads.add(out_bar.buffer)
     b.helpers[products.name(x.dtype)] = products.helper(x.dtype)
     b.add(["{", *lines, "}"], reads, h_bar, c_bar, gates_bar, work=n.time * n.state * 4 * n.hidden)
-    weights = _weights_bar(b, n, asked_parts, gates_bar, x, b.dense(w_ih), out, h)
+    weights = _weights_bar(b, n, read_parts, gates_bar, x, b.dense(w_ih), out, h)
     bias_bar = None
-    if biases and asked_parts & {3, 4}:
+    if biases and read_parts & {3, 4}:
         bias_bar = b.new((4 * n.hidden,), x.dtype)
         reduce(b, bias_bar, gates_bar, [0, 1], "sum")
     states = [view_as(bar, aten.view.default, list(v.shape)) for bar, v in ((h_bar, h), (c_bar, c))]
     return (*weights, bias_bar, bias_bar, *states)
+
+
+def _started(target: View, start: View | None, size: int) -> str:
+    """C: ``target`` is what ``start`` is, or zero; ``size`` in bytes."""
+    text = f"memset({_begin(target)}, 0" if start is None else f"memcpy({_begin(target)}, {_begin(start)}"
+    return f"__builtin_{text}, {size}L);"
 
 
 def _cell_backward(n: Sizes, given: View | None) -> list[str]:

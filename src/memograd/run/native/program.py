@@ -15,7 +15,7 @@ from memograd import c_compiler
 from memograd.errors import BackendError
 from memograd.finite import TrippedError
 from memograd.graph.graph import Graph
-from memograd.run.native.emit import Source
+from memograd.run.native.source import Source
 
 CHUNK_SECONDS = 0.2  # between two chances to interrupt a loop
 QUICK = 20_000  # element operations: below, the step is over before another thread could make use of the GIL
