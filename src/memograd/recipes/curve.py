@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 BLUE, ORANGE, GREY = "#2563eb", "#d97706", "#6b7280"
 
@@ -36,20 +37,20 @@ def draw(
         axes.grid(alpha=0.25)
         axes.spines[["top", "right"]].set_visible(False)
         if accuracies:
-            right = axes.twinx()
-            right.plot(steps, [100 * a for a in accuracies], color=GREY, linestyle="--", label="test accuracy")
-            right.set_ylabel("test accuracy, %")
-            right.spines["top"].set_visible(False)
-            right.annotate(
-                f"{100 * accuracies[-1]:.1f}%",
-                (steps[-1], 100 * accuracies[-1]),
-                xytext=(0, 6),
-                textcoords="offset points",
-                ha="right",
-                color=GREY,
-            )
+            _on_the_right(axes, steps, accuracies)
         if len(figure.axes) > 1 or validation:
             figure.legend(loc="outside lower center", ncols=3, frameon=False)
         figure.savefig(folder / "curve.svg", metadata={"Date": None})
         figure.savefig(folder / "curve.png", dpi=150)
     return ["curve.svg", "curve.png"]
+
+
+def _on_the_right(axes: Any, steps: Sequence[float], accuracies: Sequence[float]) -> None:
+    """Accuracies with an axis of their own, the last one in words."""
+    right = axes.twinx()
+    right.plot(steps, [100 * a for a in accuracies], color=GREY, linestyle="--", label="test accuracy")
+    right.set_ylabel("test accuracy, %")
+    right.spines["top"].set_visible(False)
+    last = 100 * accuracies[-1]
+    place = {"xytext": (0, 6), "textcoords": "offset points", "ha": "right"}
+    right.annotate(f"{last:.1f}%", (steps[-1], last), **place, color=GREY)

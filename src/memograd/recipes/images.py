@@ -13,6 +13,7 @@ from memograd.errors import DataError
 from memograd.recipes import curve, data
 from memograd.recipes.settings import REFINEMENTS, Settings, of_plan, say_plan
 from memograd.train import checkpoint
+from memograd.train.history import History
 from memograd.train.loop import train_model
 
 
@@ -42,44 +43,49 @@ def train_digits(name: str, model_type: type[nn.Module], settings: Settings) -> 
         device=s.device,
         checkpoint=s.out,
         resume=s.resume,
-        settings={"recipe": name, "seed": s.seed, "lr": s.lr, "batch_size": s.batch_size, "data": s.data} | asked,
+        settings={"recipe": name, **_chosen(s), **asked},
         callback=lambda record: s.say(line(record, s.epochs or 0)),
         progress=s.progress,
         backend=s.backend,
         memory_budget=s.memory_budget,
         **s.refinements,  # pyright: ignore[reportArgumentType]
     )
-    last = history[-1]
     seconds = sum(history["seconds"])
     s.say(
-        f"test accuracy {last['validation_accuracy']:.2%} after {len(history)} epochs; {seconds:.1f} s, "
+        f"test accuracy {history[-1]['validation_accuracy']:.2%} after {len(history)} epochs; {seconds:.1f} s, "
         f"backend {history.backend} ({history.backend_reason or 'asked for'})"
     )
     say_plan(history.plan, s.say)
-    metrics = {
-        "recipe": name,
-        "parameters": count,
+    on = {name: value for name, value in asked.items() if value is not None}
+    return _written(model, s, history, {"recipe": name, "parameters": count, **_chosen(s), **on, **_measured(history)})
+
+
+def _written(model: nn.Module, s: Settings, history: History, metrics: dict[str, Any]) -> dict[str, Any]:
+    """``metrics``, written into the run folder with the weights and the curve."""
+    checkpoint.save_weights(s.out, model)
+    checkpoint.write_text(s.out / "metrics.json", json.dumps(metrics, indent=1) + "\n")
+    title = f"{type(model).__name__} on handwritten digits, trained by memograd"
+    tests = history["validation_loss"], history["validation_accuracy"]
+    return {**metrics, "files": curve.draw(s.out, title, history["epoch"], history["loss"], *tests)}
+
+
+def _chosen(s: Settings) -> dict[str, Any]:
+    return {"lr": s.lr, "batch_size": s.batch_size, "seed": s.seed, "data": s.data}
+
+
+def _measured(history: History) -> dict[str, Any]:
+    last = history[-1]
+    return {
         "epochs": len(history),
-        "lr": s.lr,
-        "batch_size": s.batch_size,
-        "seed": s.seed,
-        "data": s.data,
-        **{name: value for name, value in asked.items() if value is not None},
         "loss": last["loss"],
         "test_loss": last["validation_loss"],
         "test_accuracy": last["validation_accuracy"],
-        "seconds": seconds,
+        "seconds": sum(history["seconds"]),
         "backend": history.backend,
         "backend_reason": history.backend_reason,
         **of_plan(history.plan),
         "history": list(history),
     }
-    checkpoint.save_weights(s.out, model)
-    checkpoint.write_text(s.out / "metrics.json", json.dumps(metrics, indent=1) + "\n")
-    title = f"{model_type.__name__} on handwritten digits, trained by memograd"
-    tests = history["validation_loss"], history["validation_accuracy"]
-    metrics["files"] = curve.draw(s.out, title, history["epoch"], history["loss"], *tests)
-    return metrics
 
 
 def loaders(images: data.Digits, batch_size: int, seed: int) -> tuple[DataLoader[Any], DataLoader[Any]]:

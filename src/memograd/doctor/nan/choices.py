@@ -13,8 +13,8 @@ from torch import fx
 from memograd.doctor.nan import repair, source
 from memograd.doctor.nan.evidence import plain
 from memograd.doctor.nan.producer import Producer
+from memograd.doctor.nan.remedy import Remedy, line_of, operator_of
 from memograd.doctor.nan.replay import Step
-from memograd.doctor.nan.rewrites import Remedy, line_of, operator_of
 from memograd.graph.bindings import name_of
 
 Tensor = torch.Tensor

@@ -15,8 +15,9 @@ from memograd.doctor.nan.choices import of_mask, of_read_mask, of_trap
 from memograd.doctor.nan.evidence import Cause, called
 from memograd.doctor.nan.operators import READ_MASK
 from memograd.doctor.nan.producer import Producer, producer_of
+from memograd.doctor.nan.remedy import Remedy, line_of, operator_of
 from memograd.doctor.nan.replay import Step
-from memograd.doctor.nan.rewrites import Remedy, line_of, of_operator, operator_of
+from memograd.doctor.nan.rewrites import of_operator
 from memograd.doctor.probes import is_finite
 from memograd.tracing.functions import Call
 

@@ -4,108 +4,46 @@ from __future__ import annotations
 
 import ast
 import math
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import fx
 
 from memograd.doctor.nan import repair, source
-from memograd.doctor.nan.evidence import NORMS, SOLVERS, SPREADS, plain
-from memograd.doctor.nan.repair import Outcome
+from memograd.doctor.nan.evidence import NORMS, SOLVERS, SPREADS
+from memograd.doctor.nan.remedy import Remedy, line_of, on_operand, operator_of, with_option_at, with_options
 from memograd.doctor.nan.replay import Step
 from memograd.graph.bindings import name_of
 
 Tensor = torch.Tensor
 
 
-@dataclass(frozen=True)
-class Remedy:
-    """What to write, and who tries it; None where nobody can."""
-
-    code: str
-    attempt: Callable[[], Outcome | None] | None = None
-
-
-def _eps(node: fx.Node) -> str:
-    dtype = getattr(node.meta["val"], "dtype", torch.float32)
-    return {torch.float16: "0.0001", torch.float64: "1e-12"}.get(dtype, "1e-08")
-
-
-def line_of(node: fx.Node) -> source.Line:
-    """The line of ``node``, and which of its operations it is."""
-    alike = [n for n in node.graph.nodes if n.target is node.target and n.meta.get("source") == node.meta.get("source")]
-    own = [n for n in alike if n is node or "adjoint_of" not in n.meta]
-    return source.Line(str(node.meta.get("line") or ""), own.index(node) if node in own else 0)
-
-
-def _operand(
-    step: Step, node: fx.Node, names: set[str], method: str, position: int = 0, written_at: int | None = None
-) -> Remedy:
-    """A method called on an operand before the operator sees it; in the program it may stand in another place."""
-    written = source.on_operand(line_of(node), names, position if written_at is None else written_at, method)
-    name = plain(name_of(node.target))
-    code = written or f"call .{method} on what {name} is called with, before the call"
-    arguments = source.parsed(method)
-    number = eval(compile(_expression(arguments), "<remedy>", "eval"), {"torch": torch})
-
-    def changed(*args: Any, **kwargs: Any) -> Any:
-        new = list(args)
-        new[position] = getattr(new[position], arguments.func.id)(*number[0], **number[1])  # pyright: ignore
-        return operator_of(node)(*new, **kwargs)
-
-    return Remedy(code, lambda: repair.with_operator(step, node, changed))
-
-
-def _expression(call: Any) -> Any:
-    """``([args], {kwargs})`` of a call."""
-    keywords = ast.Dict([ast.Constant(k.arg) for k in call.keywords], [k.value for k in call.keywords])
-    both = ast.Tuple([ast.List(list(call.args), ast.Load()), keywords], ast.Load())
-    return ast.fix_missing_locations(ast.Expression(both))
-
-
-def operator_of(node: fx.Node) -> Callable[..., Any]:
-    target: Any = node.target
-    return target
-
-
-def _options(step: Step, node: fx.Node, code: str, **options: Any) -> Remedy:
-    """Other options of the same operator."""
-
-    def changed(*args: Any, **kwargs: Any) -> Any:
-        return operator_of(node)(*args, **{**kwargs, **options})
-
-    return Remedy(code, lambda: repair.with_operator(step, node, changed))
+# Where an operand too near to an edge, or too large, is all there is to it: the method that keeps it away.
+_CLAMPS: dict[str, str] = {
+    **dict.fromkeys(("log", "log2", "log10", "sqrt", "rsqrt", "pow", "float_power"), "clamp_min({eps})"),
+    "log1p": "clamp_min(-1 + {eps})",
+    **dict.fromkeys(("acos", "asin", "atanh", "erfinv"), "clamp(-1 + 1e-06, 1 - 1e-06)"),
+    "acosh": "clamp_min(1 + 1e-06)",
+    "logit": "clamp(1e-06, 1 - 1e-06)",
+    **dict.fromkeys(("exp", "exp2", "expm1", "sinh", "cosh", "square"), "clamp_max(80.0)"),
+}
 
 
 def of_operator(step: Step, name: str, node: fx.Node) -> Iterator[Remedy]:
+    """What helps where one operator of this name is at fault."""
     eps = _eps(node)
-    if name in ("log", "log2", "log10"):
+    if name in _CLAMPS:
         yield from _of_log(step, name, node)
-        yield _operand(step, node, {name}, f"clamp_min({eps})")
-    elif name == "log1p":
-        yield _operand(step, node, {name}, f"clamp_min(-1 + {eps})")
-    elif name in ("sqrt", "rsqrt"):
-        yield _operand(step, node, {name}, f"clamp_min({eps})")
+        yield on_operand(step, node, _spellings(name), _CLAMPS[name].format(eps=eps))
     elif name in ("div", "true_divide"):
-        yield _operand(step, node, {"/", "div", "divide", "true_divide"}, f"clamp_min({eps})", 1)
+        yield on_operand(step, node, {"/", "div", "divide", "true_divide"}, f"clamp_min({eps})", 1)
         yield _away_from_zero(step, node, eps)
     elif name == "reciprocal":
         inverse = {"reciprocal"} if "reciprocal" in line_of(node).text else {"/"}
-        yield _operand(step, node, inverse, f"clamp_min({eps})", 0, int("/" in inverse))
+        yield on_operand(step, node, inverse, f"clamp_min({eps})", 0, int("/" in inverse))
     elif name in SOLVERS:
         yield _of_matrix(step, node)
-    elif name in ("acos", "asin", "atanh", "erfinv"):
-        yield _operand(step, node, {name, f"arc{name[1:]}"}, "clamp(-1 + 1e-06, 1 - 1e-06)")
-    elif name == "acosh":
-        yield _operand(step, node, {name, "arccosh"}, "clamp_min(1 + 1e-06)")
-    elif name == "logit":
-        yield _operand(step, node, {name}, "clamp(1e-06, 1 - 1e-06)")
-    elif name in ("pow", "float_power"):
-        yield _operand(step, node, {"pow", "**"}, f"clamp_min({eps})")
-    elif name in ("exp", "exp2", "expm1", "sinh", "cosh", "square"):
-        yield _operand(step, node, {name}, "clamp_max(80.0)")
     elif name in NORMS:
         yield _of_norm(step, node, eps)
     elif name in SPREADS:
@@ -124,6 +62,19 @@ def of_operator(step: Step, name: str, node: fx.Node) -> Iterator[Remedy]:
         yield Remedy("labels must be probabilities: between 0 and 1")
     elif name == "mean":
         yield Remedy("x.sum() / max(x.numel(), 1)  # or leave a batch without any such element out")
+
+
+def _spellings(name: str) -> set[str]:
+    """How a program may write an operator."""
+    if name in ("pow", "float_power"):
+        return {"pow", "**"}
+    inverse = name in ("acos", "asin", "atanh", "acosh", "erfinv")
+    return {name, f"arc{name[1:]}"} if inverse else {name}
+
+
+def _eps(node: fx.Node) -> str:
+    dtype = getattr(node.meta["val"], "dtype", torch.float32)
+    return {torch.float16: "0.0001", torch.float64: "1e-12"}.get(dtype, "1e-08")
 
 
 def _of_log(step: Step, name: str, node: fx.Node) -> Iterator[Remedy]:
@@ -205,7 +156,7 @@ def _of_spread(step: Step, name: str, node: fx.Node, eps: str) -> Iterator[Remed
         return call
 
     code = source.edited(line, {name}, biased) or f"{name}(..., correction=0)"
-    yield _options(step, node, code, correction=0)
+    yield with_options(step, node, code, correction=0)
 
     def rooted(x: Tensor, dim: Any = None, **kwargs: Any) -> Tensor:
         return (torch.var(x, dim, correction=0, keepdim=kwargs.get("keepdim", False)) + float(eps)).sqrt()
@@ -235,7 +186,7 @@ def _of_eps(step: Step, node: fx.Node) -> Iterator[Remedy]:
     args: Any = node.args
     at = [k for k, a in enumerate(args) if isinstance(a, float)]
     if at:
-        yield _options_at(step, node, "eps=1e-5 in the normalization", at[-1], 1e-5)
+        yield with_option_at(step, node, "eps=1e-5 in the normalization", at[-1], 1e-5)
 
 
 def _of_matrix(step: Step, node: fx.Node) -> Remedy:
@@ -284,13 +235,4 @@ def _of_atan2(step: Step, node: fx.Node, eps: str) -> Remedy:
 
     y, x = (source.argument(line_of(node), {"atan2", "arctan2"}, k) or name for k, name in enumerate("yx"))
     code = f"torch.atan2({y}, torch.where(({x} == 0) & ({y} == 0), {eps}, {x}))"
-    return Remedy(code, lambda: repair.with_operator(step, node, changed))
-
-
-def _options_at(step: Step, node: fx.Node, code: str, position: int, value: Any) -> Remedy:
-    def changed(*args: Any, **kwargs: Any) -> Any:
-        new = list(args)
-        new[position : position + 1] = [value]
-        return operator_of(node)(*new, **kwargs)
-
     return Remedy(code, lambda: repair.with_operator(step, node, changed))

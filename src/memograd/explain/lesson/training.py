@@ -10,6 +10,7 @@ from torch import nn, optim
 
 from memograd.explain.lesson.numbers import levels, numbers, spread
 from memograd.explain.lesson.slopes import SEED
+from memograd.graph.graph import Graph
 from memograd.pipeline import capture, differentiate
 from memograd.recipes import data
 from memograd.recipes.models import SimpleNN
@@ -49,31 +50,24 @@ def recorded(epochs: int = EPOCHS) -> dict[str, Any]:
         if epoch > done:
             step.run(x, y, steps=epoch - done)
             done = epoch
-        (loss, hidden, answers, each), gradients = joint(x, y)
-        frames.append(
-            {
-                "epoch": epoch,
-                "loss": numbers([loss.item()])[0],
-                "weights": _flat(model.parameters()),
-                "gradients": _flat(gradients.values()),
-                "after": _flat(p - RATE * gradients[n] for n, p in joint.parameters.items()),
-                "hidden": numbers(hidden),
-                "answers": numbers(answers.reshape(-1)),
-                "each": numbers(each.reshape(-1)),
-                "plane": levels(on_the_plane(everywhere), 0, 1),
-            }
-        )
+        frame = _frame(model, joint, *joint(x, y))
+        frames.append({"epoch": epoch, **frame, "plane": levels(on_the_plane(everywhere), 0, 1)})
+    constants = {"epochs": epochs, "rate": RATE, "seed": SEED, "cells": CELLS, "low": LOW, "high": HIGH}
+    answers = {"targets": y.reshape(-1).tolist(), "names": _names(model)}
+    return {**constants, **answers, "frames": frames, "half": _constant(y)}
+
+
+def _frame(model: nn.Module, joint: Graph, results: Any, gradients: Any) -> dict[str, Any]:
+    """What one step of the run shows: values, gradients, and the weights after the update."""
+    loss, hidden, answers, each = results
     return {
-        "epochs": epochs,
-        "rate": RATE,
-        "seed": SEED,
-        "cells": CELLS,
-        "low": LOW,
-        "high": HIGH,
-        "targets": y.reshape(-1).tolist(),
-        "names": _names(model),
-        "frames": frames,
-        "half": _constant(y),
+        "loss": numbers([loss.item()])[0],
+        "weights": _flat(model.parameters()),
+        "gradients": _flat(gradients.values()),
+        "after": _flat(p - RATE * gradients[n] for n, p in joint.parameters.items()),
+        "hidden": numbers(hidden),
+        "answers": numbers(answers.reshape(-1)),
+        "each": numbers(each.reshape(-1)),
     }
 
 
