@@ -15,6 +15,7 @@ from torch import fx
 
 from memograd.graph.entries import Input, Output
 from memograd.graph.graph import Graph
+from memograd.graph.reach import behind_cotangents
 from memograd.graph.views import is_view, owner, viewed
 from memograd.ops import has_effect, is_random
 
@@ -51,7 +52,7 @@ def cut(joint: Graph, fused: bool = False) -> tuple[Graph, Graph]:
     pairs = list(zip(joint.placeholders, joint.inputs, strict=True))
     gradients = joint.positions("gradient")
     others = [k for k in range(len(joint.outputs)) if k not in gradients]
-    late = _put_off(joint, _behind_cotangents(joint), {joint.results[k] for k in others})
+    late = _put_off(joint, behind_cotangents(joint), {joint.results[k] for k in others})
     read: dict[fx.Node, None] = {}
     for node in joint.nodes:
         if node in late:
@@ -78,15 +79,6 @@ def cut(joint: Graph, fused: bool = False) -> tuple[Graph, Graph]:
         outputs=tuple(joint.outputs[k] for k in gradients),
     )
     return forward, backward
-
-
-def _behind_cotangents(joint: Graph) -> set[fx.Node]:
-    """The cotangents, and all that is computed of them."""
-    late = {n for n, i in zip(joint.placeholders, joint.inputs, strict=True) if i.kind == "cotangent"}
-    for node in joint.nodes:
-        if not late.isdisjoint(node.all_input_nodes):
-            late.add(node)
-    return late
 
 
 def part(given: list[fx.Node], nodes: list[fx.Node], results: list[fx.Node]) -> fx.Graph:

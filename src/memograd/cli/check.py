@@ -6,8 +6,8 @@ import argparse
 import json
 import warnings
 
-from memograd.cli.arguments import positive, seed
-from memograd.cli.plan import budget, load
+from memograd.cli.arguments import budget, factory, positive, printed, seed
+from memograd.cli.task import load
 
 SUMMARY = "Look a model over before it is trained, or the derivative table."
 
@@ -15,12 +15,7 @@ SUMMARY = "Look a model over before it is trained, or the derivative table."
 def options(command: argparse.ArgumentParser) -> None:
     """The command's own options."""
     what = command.add_mutually_exclusive_group(required=True)
-    what.add_argument(
-        "factory",
-        nargs="?",
-        metavar="PACKAGE.MODULE:FACTORY",
-        help="a function without arguments that returns (model, args) or (model, criterion, args)",
-    )
+    factory(what, "(model, args) or (model, criterion, args)", nargs="?")
     what.add_argument("--opinfo", action="store_true", help="PyTorch's own samples of its operators")
     command.add_argument(
         "--budget", type=budget, help="whether the model fits it: 2GiB, bytes, or 50%% of what it takes"
@@ -43,11 +38,7 @@ def run(a: argparse.Namespace) -> int:
 
     task = load(a.factory)
     report = look_over(task.model, task.args, dict(task.options), task.criterion, a.budget)
-    if a.json:
-        print(report.to_json())
-    elif not a.quiet:
-        print(report)
-    return 0 if report.ok else 1
+    return printed(report, a)
 
 
 def _check_opinfo(a: argparse.Namespace) -> int:

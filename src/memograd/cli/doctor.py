@@ -6,20 +6,15 @@ import argparse
 import sys
 from pathlib import Path
 
-from memograd.cli.arguments import positive
-from memograd.cli.plan import load
+from memograd.cli.arguments import factory, positive, printed
+from memograd.cli.task import load
 
 SUMMARY = "Find out why a model does not learn: gradients that are missing, vanish, explode, cancel."
 
 
 def options(command: argparse.ArgumentParser) -> None:
     """The command's own options."""
-    command.add_argument(
-        "factory",
-        metavar="PACKAGE.MODULE:FACTORY",
-        help="a function without arguments that returns (model, args), (model, criterion, args) or "
-        "(model, criterion, optimizer, args)",
-    )
+    factory(command, "(model, args), (model, criterion, args) or (model, criterion, optimizer, args)")
     command.add_argument("--steps", type=positive, metavar="N", help="follow a run of N steps on this batch")
     command.add_argument(
         "--html", type=Path, metavar="FILE", help="write the report as a page, with the curves of --steps"
@@ -56,8 +51,4 @@ def run(a: argparse.Namespace) -> int:
         report.save(a.html)
         if not a.quiet:
             print(f"wrote {a.html}; open it in a browser", file=sys.stderr)
-    if a.json:
-        print(report.to_json())
-    elif not a.quiet:
-        print(report)
-    return 0 if report.ok else 1
+    return printed(report, a)

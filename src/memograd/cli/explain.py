@@ -7,8 +7,8 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from memograd.cli import plan as cli_plan
-from memograd.cli.arguments import seed
+from memograd.cli.arguments import budget, seed
+from memograd.cli.task import load
 from memograd.errors import MemogradError
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ def options(command: argparse.ArgumentParser) -> None:
     command.add_argument("--html", type=Path, metavar="FILE", help="write a page for the browser to step through")
     command.add_argument("--lang", default="en", choices=["en", "zh"], help="of the page (default: en)")
     command.add_argument(
-        "--memory-budget", type=cli_plan.budget, metavar="BUDGET", help="also show the step within 2GiB, bytes, or 50%%"
+        "--memory-budget", type=budget, metavar="BUDGET", help="also show the step within 2GiB, bytes, or 50%%"
     )
     command.add_argument(
         "--sample", type=seed, default=1, help="which line of the data of xor, cnn or rnn (default: 1; 0 xor 1)"
@@ -74,7 +74,7 @@ def _page(a: argparse.Namespace) -> Page:
     if a.what in _EXAMPLES:
         model, criterion, args = example(a.what, _sample(a), a.seed)
     elif ":" in a.what:
-        task = cli_plan.load(a.what)
+        task = load(a.what)
         model, criterion, args, options = task.model, task.criterion, task.args, dict(task.options)
     else:
         raise MemogradError(f"{a.what!r} is none of {', '.join(_EXAMPLES)}, and no PACKAGE.MODULE:FACTORY")

@@ -19,7 +19,7 @@ from memograd.cli import doctor as cli_doctor
 from memograd.cli import explain as cli_explain
 from memograd.cli import lesson as cli_lesson
 from memograd.cli import plan as cli_plan
-from memograd.cli.arguments import positive, rate, seed
+from memograd.cli.arguments import budget, positive, rate, seed
 from memograd.cli.plain import show_what_can_be_shown
 from memograd.errors import MemogradError, with_notes
 
@@ -75,9 +75,7 @@ def _train_options(command: argparse.ArgumentParser) -> None:
     command.add_argument("--device", default="cpu", help="cpu (default), cuda, ...")
     backends = ["auto", "eager", "inductor", "native"]
     command.add_argument("--backend", default="auto", choices=backends, help="what runs the steps (default: auto)")
-    command.add_argument(
-        "--memory-budget", type=cli_plan.budget, metavar="BUDGET", help="of a step: 2GiB, bytes, or 50%%"
-    )
+    command.add_argument("--memory-budget", type=budget, metavar="BUDGET", help="of a step: 2GiB, bytes, or 50%%")
     command.add_argument("--clip-grad-norm", type=rate, metavar="NORM", help="of cnn and rnn: clip gradients")
     command.add_argument("--accumulate", type=positive, metavar="N", help="of cnn and rnn: batches to an update")
     command.add_argument("--ema-decay", type=rate, metavar="DECAY", help="of cnn and rnn: average the weights")

@@ -26,7 +26,7 @@ from memograd.transforms.plain import Plain
 from memograd.transforms.program import Program
 from memograd.transforms.surroundings import untraced
 from memograd.transforms.transform import Transform, kept_for
-from memograd.transforms.vjp import transform_of
+from memograd.transforms.vjp import LinearMap, transform_of
 
 aten = torch.ops.aten
 _FORWARD = {ops.no_grad: ops.only_forward, ops.written: ops.written_forward}
@@ -73,15 +73,8 @@ class _Hvp(Jvp):
     marks: dict[Any, Any] = {}  # noqa: RUF012
 
 
-class Pushforward:
-    """``t -> J t`` at one point, where ``f`` has been computed: ``out`` and ``aux`` are what it returned."""
-
-    def __init__(self, program: Program | Plain, saved: Any, points: Any, out: Any, aux: Any) -> None:
-        self.program = program
-        self.saved = saved
-        self.points, self.spec = pytree.tree_flatten(points)
-        self.out, self.out_spec = pytree.tree_flatten(out)
-        self.aux = aux
+class Pushforward(LinearMap):
+    """``t -> J t``."""
 
     @untraced
     def __call__(self, *tangents: Any) -> Any:

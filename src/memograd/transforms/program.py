@@ -24,6 +24,7 @@ from memograd.adjoint.partition import Halves, gather, partition
 from memograd.errors import CaptureError, GraphError
 from memograd.graph.bits import worked_out
 from memograd.graph.graph import Graph
+from memograd.graph.reach import behind_cotangents
 from memograd.graph.rewriting import Rewriting
 from memograd.graph.signature import run
 from memograd.tracing.under_way import capturing
@@ -125,7 +126,8 @@ class Program:
     def linear(self, saved: Saved, given: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """{name: gradient or tangent} for further arguments by name; what does not depend on them is left out."""
         if inside_torch_func():
-            refuse_by_memory(late_of(self.joint))
+            late = behind_cotangents(self.joint)
+            refuse_by_memory([n for n in self.joint.nodes if n in late])
         late = [given[i.of] for i in self.joint.inputs if i.kind == "cotangent"]
         return self._derivatives(saved([worked_out(t).contiguous() for t in late]))
 
@@ -137,7 +139,7 @@ class Program:
     @cached_property
     def batchable(self) -> bool:
         """Whether ``vmap`` runs every operator of ``linear`` on a whole batch."""
-        return all(map(_in_batch, late_of(self.joint)))
+        return all(map(_in_batch, behind_cotangents(self.joint)))
 
     @cached_property
     def repeatable(self) -> bool:
@@ -232,15 +234,6 @@ def refuse_by_memory(nodes: Sequence[fx.Node]) -> None:
                 f"{node.target} at {node.meta.get('source', 'unknown source line')} reads memory as it lies; inside "
                 "vmap it lies otherwise than where the function was captured: use views by dimension (unfold, narrow)"
             )
-
-
-def late_of(graph: Graph) -> list[fx.Node]:
-    """The operators that depend on cotangents."""
-    late = {n for n, i in zip(graph.placeholders, graph.inputs, strict=True) if i.kind == "cotangent"}
-    for node in graph.nodes:
-        if not late.isdisjoint(node.all_input_nodes):
-            late.add(node)
-    return [n for n in graph.nodes if n in late]
 
 
 def _in_batch(node: fx.Node) -> bool:

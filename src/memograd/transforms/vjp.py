@@ -42,8 +42,8 @@ class Vjp(Transform):
         return Pullback(program, saved, self.points(args), primal_out, aux)
 
 
-class Pullback:
-    """``u -> Jᵀu`` at one point, where ``f`` has been computed: ``out`` and ``aux`` are what it returned.
+class LinearMap:
+    """The derivative at one point, where ``f`` has been computed: ``out`` and ``aux`` are what it returned.
 
     What the forward pass computed (random masks too) is remembered, so that it may be called several times.
     """
@@ -54,6 +54,10 @@ class Pullback:
         self.points, self.spec = pytree.tree_flatten(points)
         self.out, self.out_spec = pytree.tree_flatten(out)
         self.aux = aux
+
+
+class Pullback(LinearMap):
+    """``u -> Jᵀu``."""
 
     @untraced
     def __call__(self, cotangents: Any, retain_graph: bool = True, create_graph: bool | None = None) -> Any:

@@ -21,7 +21,7 @@ from memograd.graph.graph import Graph
 from memograd.graph.interpreter import called, interpret
 from memograd.pipeline import capture_for, differentiate
 from memograd.transforms.vjp import vjp
-from memograd.verify.sweep import TOLERANCE, Tally, closer, compare, flat_function, plain_random, pulled_back
+from memograd.verify.sweep import TOLERANCE, Tally, by_autograd, closer, compare, flat_function, plain_random
 from memograd.verify.sweep_modules import cases as module_cases
 
 Tensor = torch.Tensor
@@ -145,7 +145,8 @@ def check(function: Function, points: list[Tensor], order: int, tolerance: float
     """What is wrong with our gradients of ``function``, or with the strides on the way; "" for nothing; None where
     autograd has no gradients."""
     try:
-        witness = _witness(function, points, order)
+        torch.manual_seed(_SEED)
+        witness = by_autograd(function, [copy_of(p) for p in points], order)
     except Exception:  # autograd itself cannot
         return None
     if witness is None:
@@ -170,22 +171,6 @@ def check(function: Function, points: list[Tensor], order: int, tolerance: float
         return f"refused: {type(error).__name__}: {error}"
     except Exception as error:
         return f"CRASH {type(error).__name__}: {error}"
-
-
-def _witness(function: Function, points: list[Tensor], order: int) -> Any:
-    """(cotangents of each order, gradients by autograd), or None where there are none."""
-    leaves = [copy_of(p).requires_grad_() for p in points]
-    torch.manual_seed(_SEED)
-    outs = function(*leaves)
-    generator = torch.Generator().manual_seed(_SEED)
-    cotangents = []
-    for degree in range(1, order + 1):
-        seeds = tuple(torch.randn(o.shape, dtype=o.dtype, generator=generator) for o in outs)
-        cotangents.append(seeds)
-        outs = pulled_back(outs, leaves, seeds, create_graph=degree < order)
-        if outs is None:
-            return None
-    return cotangents, outs
 
 
 def _pulled(function: Function, seeds: tuple[Tensor, ...]) -> Function:

@@ -115,7 +115,7 @@ def _count(tally: Tally, op: Any, sample: Any, dtype: torch.dtype, order: int, n
         return
     try:
         torch.manual_seed(_SEED)  # random operators draw the same in all runs
-        witness = _witness(function, tensors, order)
+        witness = by_autograd(function, [t.clone() for t in tensors], order)
     except Exception:  # autograd itself cannot: nothing to compare with
         return
     if witness is None:
@@ -167,9 +167,12 @@ def flat_function(op: Any, sample: Any) -> tuple[Callable[..., tuple[Tensor, ...
     return function, [leaves[i].detach() for i in places]
 
 
-def _witness(function: Callable[..., Any], tensors: list[Tensor], order: int, given: Any = None) -> Any:
-    """(cotangents, gradients by torch.autograd), or None where autograd has no gradient to offer."""
-    leaves = [t.clone().requires_grad_() for t in tensors]
+def by_autograd(function: Callable[..., Any], copies: Sequence[Tensor], order: int, given: Any = None) -> Any:
+    """(cotangents of each order, gradients of the last by torch.autograd), or None where autograd has none to offer.
+
+    ``copies`` become leaves; ``given``: the cotangents to use in place of random ones.
+    """
+    leaves = [t.requires_grad_() for t in copies]
     cotangents: list[tuple[Tensor, ...]] = []
     outs = function(*leaves)
     generator = torch.Generator().manual_seed(_SEED)  # the same numbers on every device
@@ -258,7 +261,7 @@ def _right_in_double(op: Any, sample: Any, cotangents: Any, ours: Sequence[Tenso
     function, tensors = flat_function(op, sample.transform(double))
     seeds = [tuple(double(c) for c in cotangents[0])]
     try:
-        theirs = _witness(function, tensors, 1, seeds[0])[1]
+        theirs = by_autograd(function, [t.clone() for t in tensors], 1, seeds[0])[1]
         exact = _ours(function, tensors, seeds, 1, Watch())
     except Exception:  # not an operator for double precision
         return False

@@ -22,7 +22,7 @@ from memograd.errors import DataDependentError, MemogradError
 from memograd.pipeline import capture, differentiate
 from memograd.transforms.check import check_transforms
 from memograd.transforms.vjp import vjp
-from memograd.verify.sweep import TOLERANCE, Tally, compare, pulled_back
+from memograd.verify.sweep import TOLERANCE, Tally, by_autograd, compare
 
 Tensor = torch.Tensor
 
@@ -151,24 +151,11 @@ def _witness(case: Case, order: int) -> Any:
         module = copy.deepcopy(case.module)
         torch.manual_seed(_SEED)
         try:
-            results = _by_autograd(case.function(module), case.tensors, order)
+            results = by_autograd(case.function(module), [t.clone() for t in case.tensors], order)
         except (RuntimeError, NotImplementedError):
             continue
         return results and (*results, dict(module.named_buffers()))
     return None
-
-
-def _by_autograd(function: Callable[..., Any], tensors: list[Tensor], order: int) -> Any:
-    leaves = [t.clone().requires_grad_() for t in tensors]
-    generator = torch.Generator().manual_seed(_SEED)
-    outs, cotangents = function(*leaves), []
-    for degree in range(1, order + 1):
-        seeds = tuple(torch.randn(o.shape, dtype=o.dtype, generator=generator) for o in outs)
-        cotangents.append(seeds)
-        outs = pulled_back(outs, leaves, seeds, create_graph=degree < order)
-        if outs is None:
-            return None
-    return cotangents, outs
 
 
 def gradients(case: Case, module: nn.Module, cotangents: list[tuple[Tensor, ...]]) -> list[Tensor]:

@@ -146,7 +146,7 @@ def differences(ours: Results, theirs: Results, share: float) -> Iterator[Differ
         mine = ours.gradients.get(name)
         if mine is None and gradient is None:
             continue
-        mine, gradient = _zeros_for(mine, gradient), _zeros_for(gradient, mine)
+        mine, gradient = or_zeros(mine, gradient), or_zeros(gradient, mine)
         if apart := difference(f"{theirs.derivative} of {name!r}", name, mine, gradient, share, noise):
             yield apart
     for name, value in theirs.results.items():
@@ -213,7 +213,8 @@ def _wide(tensor: Tensor) -> Tensor:
     return tensor.float() if tensor.is_floating_point() else tensor.double()
 
 
-def _zeros_for(tensor: Tensor | None, like: Tensor | None) -> Tensor:
+def or_zeros(tensor: Tensor | None, like: Tensor | None) -> Tensor:
+    """``tensor``, or zeros as large as ``like`` where there is none."""
     if tensor is not None:
         return tensor
     assert like is not None

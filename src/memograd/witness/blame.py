@@ -27,7 +27,7 @@ from memograd.graph.interpreter import called, evaluate
 from memograd.pipeline import capture_for, differentiate
 from memograd.rules.registry import lookup
 from memograd.tracing.provenance import caller
-from memograd.witness.agreement import FLOAT64, Results, difference
+from memograd.witness.agreement import FLOAT64, Results, difference, or_zeros
 from memograd.witness.widened import whole, wide
 
 Tensor = torch.Tensor
@@ -128,7 +128,7 @@ def guilty_stop(
         sources = [values[forward.placeholder(name)] for name in wrt]
         gradients = _gradients(values[forward.results[0]], sources)
         pairs = [(g, theirs.gradients[name]) for g, name in zip(gradients, wrt, strict=True)]
-        return sum(float((_or_zero(a, b) - _or_zero(b, a)).abs().max()) for a, b in pairs if _numbers(a, b))
+        return sum(float((or_zeros(a, b) - or_zeros(b, a)).abs().max()) for a, b in pairs if _numbers(a, b))
 
     now = error(())
     if not now > share * theirs.largest:
@@ -141,13 +141,6 @@ def guilty_stop(
 def _numbers(a: Tensor | None, b: Tensor | None) -> bool:
     either = a if a is not None else b
     return either is not None and bool(either.numel())
-
-
-def _or_zero(tensor: Tensor | None, like: Tensor | None) -> Tensor:
-    if tensor is not None:
-        return tensor
-    assert like is not None
-    return torch.zeros_like(like)
 
 
 # -- rules ----------------------------------------------------------------------------------------------------------
@@ -182,14 +175,14 @@ def _same_adjoints(target: Any, args: Any, kwargs: Any, given: list[Tensor | Non
     with torch.enable_grad():
         results = function(*leaves)
     taped = [i for i, y in enumerate(results) if y.requires_grad]
-    seeds = [_or_zero(given[i], results[i]).detach() for i in taped]
+    seeds = [or_zeros(given[i], results[i]).detach() for i in taped]
     theirs = torch.autograd.grad([results[i] for i in taped], leaves, seeds, allow_unused=True)
     try:
         ours = _pull(lambda *at: tuple(y for i, y in enumerate(function(*at)) if i in taped), points, seeds)
     except MemogradError:
         return False
     largest = max((float(t.abs().max()) for t in theirs if t is not None and t.numel()), default=0.0)
-    pairs = [(_or_zero(a, p), _or_zero(b, p)) for a, b, p in zip(ours, theirs, points, strict=True)]
+    pairs = [(or_zeros(a, p), or_zeros(b, p)) for a, b, p in zip(ours, theirs, points, strict=True)]
     share = FLOAT64.loose
     return not any(difference("", "", a, b, share, 1e-3 * share * largest) for a, b in pairs)
 

@@ -11,7 +11,7 @@ import torch
 from torch import fx
 
 from memograd.doctor.nan import repair, source
-from memograd.doctor.nan.evidence import plain
+from memograd.doctor.nan.evidence import plain, readers
 from memograd.doctor.nan.producer import Producer
 from memograd.doctor.nan.remedy import Remedy, line_of, operator_of
 from memograd.doctor.nan.replay import Step
@@ -57,19 +57,11 @@ def of_trap(step: Step, name: str, node: fx.Node) -> Iterator[Remedy]:
 
 def _choice_behind(node: fx.Node) -> tuple[fx.Node, int] | None:
     """The ``where`` that chooses between what ``node`` gives and something else, and in which place that stands."""
-    waiting, visited = [node], {node}
-    shape = node.meta["val"].shape
-    for current in waiting:
-        for user in current.users:
-            if user in visited or user.op == "output" or "adjoint_of" in user.meta:
-                continue
-            if getattr(user.target, "overloadpacket", None) is aten.where:
-                args: Any = user.args
-                if current in args[1:]:
-                    return user, args.index(current)
-            elif getattr(user.meta["val"], "shape", None) == shape:
-                visited.add(user)
-                waiting.append(user)
+    for value, user in readers(node):
+        if getattr(user.target, "overloadpacket", None) is aten.where:
+            args: Any = user.args
+            if value in args[1:]:
+                return user, args.index(value)
     return None
 
 

@@ -19,6 +19,7 @@ from memograd.doctor.nan.evidence import (
     in_float64,
     number,
     plain,
+    readers,
     said,
 )
 from memograd.doctor.nan.operators import edge, too_large
@@ -83,19 +84,11 @@ def of_derivative(step: Step, producer: Producer, name: str) -> Cause:
 
 def _is_left_out(node: fx.Node) -> bool:
     """Whether something behind ``node`` chooses among its elements: a condition, a mask, an index."""
-    shape = node.meta["val"].shape
-    waiting, visited = [node], {node}
-    for current in waiting:
-        for user in current.users:
-            if user in visited or user.op == "output" or "adjoint_of" in user.meta:
-                continue
-            name = getattr(getattr(user.target, "overloadpacket", None), "__name__", "")
-            by_a_mask = name == "mul" and any(n is not current for n in user.all_input_nodes)
-            if name in _CHOOSERS or by_a_mask:
-                return True
-            if getattr(user.meta["val"], "shape", None) == shape:
-                visited.add(user)
-                waiting.append(user)
+    for value, user in readers(node):
+        name = getattr(getattr(user.target, "overloadpacket", None), "__name__", "")
+        by_a_mask = name == "mul" and any(n is not value for n in user.all_input_nodes)
+        if name in _CHOOSERS or by_a_mask:
+            return True
     return False
 
 

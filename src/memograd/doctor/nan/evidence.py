@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -75,6 +76,22 @@ def said(producer: Producer, name: str) -> str:
         return f"{plain(name)}({', '.join(number(v) for v in values)}) = {number(result)}"
     sizes = ", ".join(f"{largest_of(t):.4g}" for t in tensors_in(producer.args) if t.is_floating_point())
     return f"{plain(name)} of operands with absolute values up to {sizes} gives {number(result)}"
+
+
+def readers(node: fx.Node) -> Iterator[tuple[fx.Node, fx.Node]]:
+    """What reads ``node`` in the forward pass, or what has been made of it in the same shape: (that, who reads it).
+    What a choice makes of it is not followed."""
+    shape = node.meta["val"].shape
+    waiting, reached = [node], {node}
+    for value in waiting:
+        for user in value.users:
+            if user in reached or user.op == "output" or "adjoint_of" in user.meta:
+                continue
+            yield value, user
+            choice = getattr(user.target, "overloadpacket", None) is torch.ops.aten.where
+            if not choice and getattr(user.meta["val"], "shape", None) == shape:
+                reached.add(user)
+                waiting.append(user)
 
 
 def number(value: Any) -> str:

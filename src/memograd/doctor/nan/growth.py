@@ -13,6 +13,7 @@ from torch import fx
 from memograd.doctor.nan.producer import Producer
 from memograd.doctor.nan.replay import Step, mended
 from memograd.doctor.probes import largest_of, tensors_in
+from memograd.graph.reach import ancestors
 
 _TIMES = 4  # of one operator on one line, from which it is a recurrence
 _FACTOR = 1e3  # from the first to the last of them
@@ -41,17 +42,12 @@ def layers(step: Step, producer: Producer) -> list[float]:
     if producer.is_input:
         return []
     above: list[fx.Node] = []
-    waiting, ancestors = [producer.node], {producer.node}
-    for node in waiting:
-        for operand in node.all_input_nodes:
-            if operand not in ancestors and operand.op == "call_function":
-                ancestors.add(operand)
-                waiting.append(operand)
+    before = ancestors([producer.node])
     products = ("mm", "addmm", "bmm", "baddbmm", "convolution", "matmul")
     phase = producer.is_backward
     for node in step.joint.nodes:
         name = getattr(getattr(node.target, "overloadpacket", None), "__name__", "")
-        if node in ancestors and name in products and ("adjoint_of" in node.meta) == phase:
+        if node in before and name in products and ("adjoint_of" in node.meta) == phase:
             above.append(node)
     if len(above) < _TIMES:
         return []

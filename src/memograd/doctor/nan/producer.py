@@ -16,6 +16,7 @@ from torch import fx
 
 from memograd.doctor.nan.replay import Run, Step, as_it_was, bad_positions, mended
 from memograd.doctor.probes import tensors_in
+from memograd.graph.reach import ancestors
 
 aten = torch.ops.aten
 _MOST = 100  # births that are tried one by one
@@ -147,12 +148,7 @@ def _is_mask(step: Step, birth: fx.Node, turn: fx.Node) -> bool:
     if is_written(birth):
         return True
     kinds = {n: i.kind for n, i in zip(step.joint.placeholders, step.joint.inputs, strict=True)}
-    waiting, ancestors = [birth], {birth}
-    for node in waiting:
-        fresh = [n for n in node.all_input_nodes if n not in ancestors]
-        ancestors.update(fresh)
-        waiting += fresh
-    trained = any(kinds.get(n) == "parameter" for n in ancestors)
+    trained = any(kinds.get(n) == "parameter" for n in ancestors([birth]))
     return not trained and "softmax" in getattr(turn.target, "__name__", "")
 
 

@@ -15,6 +15,7 @@ from memograd.doctor.probes import is_finite, results_of
 from memograd.errors import MemogradError
 from memograd.graph.graph import Graph
 from memograd.graph.interpreter import called
+from memograd.graph.reach import ancestors
 from memograd.graph.rewriting import Rewriting
 from memograd.pipeline import differentiate
 from memograd.tracing.tracer import Tracer
@@ -108,12 +109,13 @@ def in_precision(step: Step, dtype: torch.dtype, instead_of: tuple[torch.dtype, 
 def _rewritten(forward: Graph, node: fx.Node, function: Callable[..., Any], first: tuple[fx.Node, ...]) -> Graph:
     new = Rewriting()
     tracer = Tracer(new.fx)
+    before = {other: ancestors([other]) for other in first}
 
     def visit(new: Rewriting, current: fx.Node) -> Any:
         if current is not node:
             return new.copy(current)
         for other in first:
-            new.write(_ancestors(other))
+            new.write([n for n in forward.fx.nodes if n in before[other]])
         with tracer.rules(), tracer.labelled(node.meta):
             args, kwargs = fx.map_arg((node.args, node.kwargs), lambda n: tracer.input(new.where[n]))
             others = ([tracer.input(new.where[n]) for n in first],) if first else ()
@@ -123,18 +125,6 @@ def _rewritten(forward: Graph, node: fx.Node, function: Callable[..., Any], firs
             return [tracer.node_of(o) if isinstance(o, torch.Tensor) else None for o in pytree.tree_leaves(out)]
 
     return forward.rewritten(visit, new=new).verify()
-
-
-def _ancestors(node: fx.Node) -> list[fx.Node]:
-    """``node`` and all that it needs, in order."""
-    needed = {node}
-    waiting = [node]
-    for one in waiting:
-        for operand in one.all_input_nodes:
-            if operand not in needed:
-                needed.add(operand)
-                waiting.append(operand)
-    return [n for n in node.graph.nodes if n in needed]
 
 
 def _outcome(step: Step, forward: Graph) -> Outcome:

@@ -16,6 +16,7 @@ from torch import fx
 
 from memograd.errors import BackendError
 from memograd.graph.graph import Graph
+from memograd.graph.reach import ancestors
 from memograd.ops import has_effect
 from memograd.run.native.source import Source, Statement, source_of
 from memograd.run.native.values import (
@@ -212,11 +213,7 @@ def _handed_on(node: fx.Node, graph: Graph) -> bool:
 
 
 def _needed(graph: Graph) -> set[fx.Node]:
-    needed = {*graph.results, *filter(has_effect, graph.nodes)}
-    for node in reversed(list(graph.fx.nodes)):
-        if node in needed:
-            needed.update(node.all_input_nodes)
-    return needed
+    return ancestors([*graph.results, *filter(has_effect, graph.nodes)])
 
 
 def _buffer(kind: str, number: int, node: fx.Node) -> Buffer:
