@@ -165,7 +165,7 @@ def test_rooms_form_no_circle() -> None:
 
 
 def test_files_form_no_circle() -> None:
-    arrows = {module_name(p): {ours(n) for _, n in imported_when_loaded(p)} for p in FILES}
+    arrows = {module_name(p): {ours(n) for _, n in imported_when_run(p)} for p in FILES}
     for module in arrows:
         assert module not in reachable(module, arrows), f"{module} imports itself by a way round"
 
@@ -182,10 +182,22 @@ def reachable(start: str, arrows: dict[str, set]) -> set[str]:
     return found
 
 
-def imported_when_loaded(path: Path) -> list[tuple[int, str]]:
-    """The imports of a file that stand in no function and not under TYPE_CHECKING."""
-    loaded = {n.lineno for n in ast.parse(path.read_text(encoding="utf-8")).body}
-    return [(line, name) for line, name in imported(path) if line in loaded]
+def imported_when_run(path: Path) -> list[tuple[int, str]]:
+    """The imports of a file, also those inside functions, that do not stand under TYPE_CHECKING."""
+    blocks = [n for n in ast.parse(path.read_text(encoding="utf-8")).body if isinstance(n, ast.If)]
+    for_types = {n.lineno for block in blocks if ast.unparse(block.test) == "TYPE_CHECKING" for n in block.body}
+    return [(line, name) for line, name in imported(path) if line not in for_types]
+
+
+def test_the_ground_is_what_several_rooms_stand_on() -> None:
+    """What only one room uses lies in that room."""
+    users: dict[str, set[str]] = {name: set() for name in GROUND}
+    for path in FILES:
+        own = module_name(path).split(".")[0]
+        for _, name in imported(path):
+            if (top := (ours(name) or "").split(".")[0]) in users and top != own:
+                users[top].add(own)
+    assert not (alone := {name for name, rooms in users.items() if len(rooms) < 2}), f"{alone} belong into a room"
 
 
 def test_differentiation_knows_the_registry_and_no_rule() -> None:

@@ -9,6 +9,7 @@ from torch import nn
 
 from memograd import NotDifferentiableError, capture
 from memograd.explain.explain import explain, explain_xor
+from memograd.explain.text import render
 from memograd.explain.watch import jacobian
 from memograd.graph.interpreter import evaluate
 
@@ -41,7 +42,7 @@ def test_every_question_is_answered_once_and_hits_are_shown():
 
 def test_text_fits_the_terminal_and_json_is_json():
     explanation = explain_xor(sample=1)
-    text = explanation.text()
+    text = render(explanation)
     assert max(map(len, text.splitlines())) <= 100
     assert "● in the table" in text and "18 products" in text and "10 products" in text
     assert json.loads(json.dumps(explanation.as_dict()))["products"] == {"naive": 18, "memoized": 10}

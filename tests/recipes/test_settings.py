@@ -5,6 +5,7 @@ import torch
 
 from memograd.errors import DataError
 from memograd.recipes import data
+from memograd.recipes.catalog import train
 from memograd.recipes.images import loaders
 from memograd.recipes.models import SimpleCNN, SimpleRNN
 from memograd.recipes.settings import Settings
@@ -25,8 +26,6 @@ def test_unknown_data():
 
 @pytest.mark.parametrize(("name", "model"), [("cnn", SimpleCNN), ("rnn", SimpleRNN)])
 def test_a_short_training_lowers_the_loss(tmp_path, monkeypatch, name, model):
-    from memograd.recipes.settings import train
-
     generator = torch.Generator().manual_seed(0)
     y = torch.arange(40) % 10
     x = torch.randn(10, 1, 28, 28, generator=generator)[y]

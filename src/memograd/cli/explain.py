@@ -57,12 +57,13 @@ def run(a: argparse.Namespace) -> int:
 
 def _xor(a: argparse.Namespace) -> int:
     from memograd.explain.explain import explain_xor
+    from memograd.explain.text import render
 
     explanation = explain_xor(sample=_sample(a), seed=a.seed)
     if a.json:
         print(json.dumps(explanation.as_dict()))
     elif not a.quiet:
-        print(explanation.text())
+        print(render(explanation))
     return 0
 
 

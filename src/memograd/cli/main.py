@@ -97,7 +97,8 @@ def _refinements(a: argparse.Namespace) -> dict[str, Any]:
 
 
 def _train(a: argparse.Namespace) -> int:
-    from memograd.recipes.settings import Settings, say, train
+    from memograd.recipes.catalog import train
+    from memograd.recipes.settings import Settings, say
 
     quiet = a.quiet or a.json
     settings = Settings(

@@ -134,7 +134,7 @@ def _finding(patient: Patient, severity: Severity, kind: str, product: float, ch
     shown = [f for f in told if abs(f.log) > 0.05]
     evidence = [f"the norm of the adjoint is {norms}"]
     evidence += [f"{name_of(f.node)}: {f.each:.3g} each time, {f.calls} times: {f.product:.1e}" for f in shown]
-    fix = _fix(patient, node, down)
+    fix = _fix(node, down)
     numbers = {
         "product": product,
         "factors": [{"operator": name_of(f.node), "calls": f.calls, "each": f.each} for f in by_kind],
@@ -145,7 +145,7 @@ def _finding(patient: Patient, severity: Severity, kind: str, product: float, ch
 _SQUASHES = {"sigmoid", "tanh", "hardsigmoid", "_softmax"}
 
 
-def _fix(patient: Patient, node: fx.Node, down: bool) -> str:
+def _fix(node: fx.Node, down: bool) -> str:
     if down and name_of(node) in _SQUASHES:
         steepest = "at most 0.25" if "sigmoid" in name_of(node) else "at most 1, and far less at its limits"
         return (

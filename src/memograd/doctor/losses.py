@@ -162,10 +162,10 @@ def inputs_unused(patient: Patient) -> list[Finding]:
         what = f"the loss does not depend on {', '.join(repr(n) for n, _ in arguments)}: it is the same for any batch"
         fix = "See where the forward pass loses its input: a name used twice, a branch that ignores it"
         return [Finding("error", "inputs unused", what, Where(), (), fix)]
-    return _same_for_all(patient, {n for _, n in arguments})
+    return _same_for_all(patient)
 
 
-def _same_for_all(patient: Patient, arguments: set[fx.Node]) -> list[Finding]:
+def _same_for_all(patient: Patient) -> list[Finding]:
     output = _output(patient)
     if output is None or patient.batch < 2:
         return []

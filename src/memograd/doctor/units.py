@@ -42,7 +42,7 @@ def layers(patient: Patient) -> Iterator[Layer]:
         if name_of(u) in ("relu", "threshold", "hardtanh", "clamp", "clamp_min") and isinstance(value, torch.Tensor):
             off = _off(patient, u, value)
             if off is not None and value.dim() > 1 and value.numel():
-                dim = _unit_dimension(patient, u)
+                dim = _unit_dimension(u)
                 others = [d for d in range(value.dim()) if d != dim]
                 dead = off.permute(dim, *others).reshape(value.shape[dim], -1).all(1)
                 yield Layer(u, dead, value.numel() // max(value.shape[dim], 1))
@@ -59,7 +59,7 @@ def _off(patient: Patient, u: fx.Node, value: torch.Tensor) -> torch.Tensor | No
     return value <= 0 if isinstance(low, (int, float)) and low == 0 else None
 
 
-def _unit_dimension(patient: Patient, u: fx.Node) -> int:
+def _unit_dimension(u: fx.Node) -> int:
     """Channels of images (the second dimension behind convolutions and their normalisation), features elsewhere."""
     v = u.all_input_nodes[0]
     for _ in range(6):

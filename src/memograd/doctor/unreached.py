@@ -32,7 +32,7 @@ def stopped(inspected: Inspected, unreached: Collection[str]) -> list[Finding]:
     ``unreached``: the inputs to which no adjoint came.
     """
     looks = [*stops.stopped(inspected), *stops.without(inspected, unreached)]
-    findings = [_said(inspected, f) for f in looks if f.severity != "note"]
+    findings = [_said(f) for f in looks if f.severity != "note"]
     reads = _values_read(inspected)
     if reads and any(f.kind == "unused parameter" for f in findings):
         findings = [f for f in findings if f.kind != "unused parameter"] + reads
@@ -153,7 +153,7 @@ def _place(inspected: Inspected, node: fx.Node) -> Where:
 _KINDS = {"stopped gradient": "no gradient", "unused parameter": "unused parameter"}
 
 
-def _said(inspected: Inspected, finding: Look) -> Finding:
+def _said(finding: Look) -> Finding:
     return translated(finding, kind=_KINDS.get(finding.kind, finding.kind))
 
 

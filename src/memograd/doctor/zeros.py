@@ -108,7 +108,7 @@ def _finding(patient: Patient, u: fx.Node, names: tuple[str, ...]) -> Finding:
     kind = name_of(u)
     if kind in SOFTMAX and _classes(u) == 1:
         return _one_class(patient, u, names)
-    if "norm" in kind and (alone := _normalises_one(patient, u)):
+    if "norm" in kind and (alone := _normalises_one(u)):
         return _one_number(patient, u, alone, names)
     if _times_zero(u):
         what = f"this multiplies by the number 0: {listed(names)} get{'s' * (len(names) == 1)} no gradient"
@@ -138,7 +138,7 @@ def _times_zero(u: fx.Node) -> bool:
     return name_of(u) == "mul" and any(isinstance(a, (int, float)) and a == 0 for a in u.args)
 
 
-def _normalises_one(patient: Patient, u: fx.Node) -> tuple[int, ...]:
+def _normalises_one(u: fx.Node) -> tuple[int, ...]:
     """The shape of what a normalisation gets, if each of its means is over one number only."""
     shape = tuple(u.all_input_nodes[0].meta["val"].shape)
     means = u.meta["val"][1] if isinstance(u.meta["val"], (tuple, list)) else None

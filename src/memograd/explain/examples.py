@@ -11,7 +11,6 @@ from torch import nn
 from memograd.recipes import data
 from memograd.recipes.models import SimpleCNN, SimpleNN, SimpleRNN
 
-NAMES = ("xor", "cnn", "rnn")
 Example = tuple[nn.Module, Callable[..., Any], tuple[torch.Tensor, ...]]
 
 

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import fx, nn
 
 from memograd.adjoint.activity import active_nodes, operands
-from memograd.adjoint.products import Products, count_products
+from memograd.adjoint.products import count_products
 from memograd.adjoint.recursion import entry_of
-from memograd.explain.watch import Event, Paths, jacobian, label, watched
+from memograd.explain.explanation import Edge, Explanation, Gradient
+from memograd.explain.watch import Paths, jacobian, label, watched
 from memograd.graph.graph import Graph
 from memograd.graph.interpreter import evaluate
 from memograd.graph.printing import target_name
@@ -20,72 +20,6 @@ from memograd.recipes import data
 from memograd.recipes.models import SimpleNN
 
 _STEP = 1e-6  # of the central differences
-
-
-@dataclass(frozen=True)
-class Edge:
-    """The local derivative of ``node`` with respect to ``operand``."""
-
-    node: str
-    operand: str
-    formula: str
-    file: str
-    numbers: list[list[float]]
-
-
-@dataclass(frozen=True)
-class Gradient:
-    """One number of one parameter's gradient.
-
-    Attributes:
-        products: for each path to the loss its factors, as (what is derived, by what, value).
-        ours, autograd, differences: the three witnesses.
-    """
-
-    name: str
-    products: list[list[tuple[str, str, float]]]
-    ours: float
-    autograd: float
-    differences: float
-
-
-@dataclass(frozen=True)
-class Explanation:
-    """Everything ``memograd explain`` shows; ``text()`` is for people, ``as_dict()`` for programs."""
-
-    title: str
-    inputs: list[tuple[str, str, torch.Tensor]]  # node, user's name, value
-    operators: list[tuple[str, str, list[str], torch.Tensor]]  # node, operator, operands, value
-    edges: list[Edge]
-    events: list[Event]
-    gradients: list[Gradient]
-    products: Products
-
-    def text(self) -> str:
-        from memograd.explain.text import render
-
-        return render(self)
-
-    def as_dict(self) -> dict[str, Any]:
-        return {
-            "title": self.title,
-            "inputs": [{"node": n, "name": name, "value": v.tolist()} for n, name, v in self.inputs],
-            "graph": [
-                {"node": n, "operator": op, "operands": args, "value": v.tolist()} for n, op, args, v in self.operators
-            ],
-            "local_derivatives": [vars(e) for e in self.edges],
-            "visits": [
-                {
-                    "depth": e.depth,
-                    "kind": e.kind,
-                    "what": e.what,
-                    "value": None if e.value is None else e.value.tolist(),
-                }
-                for e in self.events
-            ],
-            "gradients": [vars(g) for g in self.gradients],
-            "products": {"naive": self.products.naive, "memoized": self.products.memoized},
-        }
 
 
 def explain_xor(sample: int = 1, seed: int = 5) -> Explanation:

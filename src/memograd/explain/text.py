@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import math
 import textwrap
-from typing import TYPE_CHECKING
 
 import torch
 
-if TYPE_CHECKING:
-    from memograd.explain.explain import Explanation, Gradient
+from memograd.explain.explanation import Explanation, Gradient
 
 WIDTH = 100
 

@@ -15,9 +15,6 @@ from memograd.adjoint.recursion import Recursion, entry_of, not_refused
 from memograd.adjoint.watched import Moment, Question, Watched
 from memograd.rules.registry import pull_back
 
-Element = tuple[fx.Node, int]  # one number of a node's value, by its flat position
-
-
 _KINDS: dict[Moment, str] = {"asked": "ask", "remembered": "hit", "answered": "done"}
 
 

@@ -1,4 +1,4 @@
-"""The networks of ``memograd train``: which there are, and what a run of one is given and gives back."""
+"""What a run of ``memograd train`` is given, and what it says."""
 
 from __future__ import annotations
 
@@ -55,17 +55,3 @@ def say_plan(plan: Plan | None, say: Callable[[str], None]) -> None:
             f"memory: a step peaks at {human(plan.peak_bytes)} of {human(plan.budget)} allowed, without a plan at "
             f"{human(plan.unplanned_bytes)}; it computes {plan.overhead:.1%} more"
         )
-
-
-def train(name: str, settings: Settings) -> dict[str, Any]:
-    """Run the recipe ``name``; returns what it measured."""
-    from memograd.recipes import cnn, rnn, xor
-
-    return {"xor": xor.train, "cnn": cnn.train, "rnn": rnn.train}[name](settings)
-
-
-NAMES = {
-    "xor": "the lecture's SimpleNN on XOR: 2-2-1, BCELoss, SGD",
-    "cnn": "the lecture's SimpleCNN on handwritten digits: CrossEntropyLoss, Adam",
-    "rnn": "an LSTM that reads the same digits row by row: CrossEntropyLoss, Adam",
-}

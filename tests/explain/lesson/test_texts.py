@@ -11,6 +11,7 @@ from memograd.explain.lesson.seeds import FATES, SEEDS
 from memograd.explain.lesson.time_steps import STEPS
 
 PAGE = Path(texts.__file__).parent / "page"
+PLACE = re.compile(r"\{(\w+)\}")  # where the page fills in a number
 
 
 def leaves(words, path=""):
@@ -30,7 +31,7 @@ def test_neither_language_lacks_a_text_that_the_other_has():
 
 
 def test_both_languages_fill_in_the_same_numbers_and_formulas():
-    for pattern in (texts.PLACE, re.compile(r"\$([^$]+)\$"), re.compile("`[^`]+`"), re.compile(r"\*\*$|^\*\*")):
+    for pattern in (PLACE, re.compile(r"\$([^$]+)\$"), re.compile("`[^`]+`"), re.compile(r"\*\*$|^\*\*")):
         differing = [k for k in EN if sorted(pattern.findall(EN[k])) != sorted(pattern.findall(ZH[k]))]
         assert not differing
 
@@ -39,7 +40,7 @@ def test_settings_that_texts_name_are_those_of_the_sections():
     large = {}
     for words in (EN, ZH):
         for key, text in words.items():
-            for number in re.findall(r"(?<![\w.])\d[\d,]*", texts.PLACE.sub("", text)):
+            for number in re.findall(r"(?<![\w.])\d[\d,]*", PLACE.sub("", text)):
                 if (value := int(number.replace(",", ""))) > 10:
                     large.setdefault(key, set()).add(value)
     assert large.pop("fates.title") == {SEEDS}

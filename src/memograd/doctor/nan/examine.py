@@ -105,7 +105,7 @@ def _turned(producer: Producer) -> list[str]:
 
 def _way(step: Step, producer: Producer) -> list[str]:
     """From the operator to the loss, or to a gradient."""
-    path = [n for n in way(step, producer) if n.op == "call_function" and n.target is not operator.getitem]
+    path = [n for n in way(producer) if n.op == "call_function" and n.target is not operator.getitem]
     names = {n: f"the gradient of {step.shown(o.name)!r}" for n, o in _results(step) if o.kind == "gradient"}
     forward = _stations([n for n in path[1:] if "adjoint_of" not in n.meta])
     backward = _stations([n for n in path[1:] if "adjoint_of" in n.meta])

@@ -49,7 +49,7 @@ def of_operator(step: Step, producer: Producer, name: str, forward: fx.Node) -> 
 def _read_mask(step: Step, producer: Producer, name: str, forward: fx.Node) -> Cause:
     """An infinity that was written down on purpose, and that no softmax or choice takes out again."""
     own = forward.meta.get("source")
-    readers = [n for n in way(step, producer) if n.meta.get("source") not in (None, own) and "adjoint_of" not in n.meta]
+    readers = [n for n in way(producer) if n.meta.get("source") not in (None, own) and "adjoint_of" not in n.meta]
     evidence = [said(producer, name), "nothing takes it out again: it is added up with the rest"]
     if readers:
         line = (readers[0].meta.get("line") or "").strip()

@@ -203,7 +203,7 @@ def _one_that_does_it(step: Step, alone: tuple[fx.Node, ...], positions: torch.T
     return int(positions[0])
 
 
-def way(step: Step, producer: Producer) -> list[fx.Node]:
+def way(producer: Producer) -> list[fx.Node]:
     """The operators from the producer to what it spoils, by the shortest way through what is not finite."""
     start = producer.written or producer.node
     before: dict[fx.Node, fx.Node | None] = {start: None}

@@ -15,7 +15,6 @@ from memograd.explain.mathml import typeset
 
 LANGUAGES = ("en", "zh")
 _MARKED = re.compile(r"\*\*(?P<strong>.+?)\*\*|`(?P<code>[^`]+)`|\$(?P<math>[^$]+)\$")
-PLACE = re.compile(r"\{(\w+)\}")
 
 
 def words() -> dict[str, Any]:
