@@ -21,6 +21,7 @@ from memograd.recipes import curve, data
 from memograd.recipes.models import SimpleNN
 from memograd.recipes.settings import Settings, of_plan, say_plan
 from memograd.train import checkpoint
+from memograd.train.resumable import Resumable
 from memograd.train.step import TrainStep
 
 CHUNK = 1000  # epochs between two lines of output, and between two checkpoints
@@ -64,6 +65,8 @@ class _Run:
 
     def __init__(self, model: nn.Module, optimizer: optim.Optimizer, settings: Settings) -> None:
         self.model, self.optimizer, self.settings = model, optimizer, settings
+        identity = {"recipe": "xor", "seed": settings.seed, "lr": settings.lr}
+        self.stored = Resumable(settings.out, model, optimizer, identity)
         self.done = 0
         self.seconds = 0.0
         self.losses: list[list[float]] = []  # [epoch, loss], a sample of them for the curve
@@ -79,25 +82,16 @@ class _Run:
     def resume(self) -> None:
         """Take up the checkpoint, if that was asked for and there is one."""
         s = self.settings
-        saved = checkpoint.load(s.out) if s.resume else None
+        saved = self.stored.take_up() if s.resume else None
         if saved is None:
             if s.resume:
                 s.say(f"no checkpoint in {s.out}: starting from the beginning")
             return
-        wanted = self.identity()
-        if saved["settings"] != wanted:
-            raise DataError(
-                f"the run in {s.out} was made with {saved['settings']}, not {wanted}; use the same, or --out"
-            )
-        checkpoint.restore(s.out, saved, self.model, self.optimizer)
         self.done, self.losses, self.seconds = saved["done"], saved["losses"], saved["seconds"]
         self.reason = saved["reason"]
         if s.backend == "auto":  # the same arithmetic to the last bit
             self.backend = saved["backend"]
         s.say(f"resumed after epoch {self.done}")
-
-    def identity(self) -> dict[str, Any]:
-        return {"recipe": "xor", "seed": self.settings.seed, "lr": self.settings.lr}
 
     def advance(self, x: torch.Tensor, y: torch.Tensor, steps: int) -> None:
         """``steps`` epochs in one call, and a checkpoint after them."""
@@ -115,21 +109,8 @@ class _Run:
         if self.backend == "auto":
             self.backend, self.reason = self.step.backend_name, self.step.backend_reason
         self.reason = self.reason or self.step.backend_reason
-        self.save()
-
-    def save(self) -> None:
-        state = {
-            "model": self.model.state_dict(keep_vars=True),
-            "optimizer": self.optimizer.state_dict(),
-            "optimizer_type": "SGD",
-            "settings": self.identity(),
-            "done": self.done,
-            "losses": self.losses,
-            "seconds": self.seconds,
-            "backend": self.backend,
-            "reason": self.reason,
-        }
-        checkpoint.save(self.settings.out, state)
+        state = {"done": self.done, "losses": self.losses, "seconds": self.seconds}
+        self.stored.save(**state, backend=self.backend, reason=self.reason)
 
     def report(self, answers: list[float], right: int) -> dict[str, Any]:
         """Write weights, numbers and picture."""

@@ -93,20 +93,12 @@ def build(
     Raises:
         GraphError: nothing the optimizer trains takes part.
     """
-    objective, optimizer, carried = training.objective, training.optimizer, training.carried
+    objective, optimizer = training.objective, training.optimizer
     drawn, state = Generators(objective), {p: dict(held) for p, held in optimizer.state.items()}
     forward, joint = differentiated(objective, optimizer, batch, options, concrete)
     outside = _hooked(joint) or (not training.gathers and why_not(optimizer) is not None)
     try:
-        carried.name(joint)
-        training.prepare()
-        base = watched(joint) if training.watch else joint
-        stage: Gather | Update | None = None
-        if not outside and training.gathers:
-            stage = Gather(base, carried)
-        elif not outside:
-            stage = Update(base, optimizer, training.rates, share, training.refinements.clip, carried)
-        graph = training.beside(base if stage is None else simplify(stage.append()))
+        stage, graph = _appended(training, joint, outside, share)
         choice = choose(graph, detached(graph.bind(batch, options)))
     except BaseException:
         put_back(optimizer, state)
@@ -129,11 +121,25 @@ def build(
         left=positions(graph, "left"),
         origin=Origin(forward, joint, drawn, state),
         gathers=isinstance(stage, Gather),
-        averages=len(carried.averages),
+        averages=len(training.carried.averages),
         norm=stage.norm if isinstance(stage, Update) else None,
         watched=(forward, joint) if training.watch else None,
         state_before=state,
     )
+
+
+def _appended(training: Training, joint: Graph, outside: bool, share: bool) -> tuple[Gather | Update | None, Graph]:
+    """The graph with what is done with its gradients, and who appended that: nobody where it is done ``outside``."""
+    training.carried.name(joint)
+    training.prepare()
+    base = watched(joint) if training.watch else joint
+    stage: Gather | Update | None = None
+    if not outside and training.gathers:
+        stage = Gather(base, training.carried)
+    elif not outside:
+        clip = training.refinements.clip
+        stage = Update(base, training.optimizer, training.rates, share, clip, training.carried)
+    return stage, training.beside(base if stage is None else simplify(stage.append()))
 
 
 def differentiated(

@@ -5,29 +5,31 @@ from __future__ import annotations
 import math
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import nn, optim
 
-from memograd._torch import pytree
 from memograd.errors import DataError, MemogradError, with_notes
 from memograd.memory.plan import Plan
 from memograd.train import checkpoint as checkpoints
+from memograd.train.batches import Batches, size_of
 from memograd.train.history import History
-from memograd.train.modes import evaluating, training
-from memograd.train.objective import loss_in
+from memograd.train.modes import training
 from memograd.train.refinements import StepOptions
+from memograd.train.resumable import Resumable
 from memograd.train.step import TrainStep
+from memograd.train.validation import Metric, Validation
 
 if TYPE_CHECKING:
     from tqdm import tqdm
     from typing_extensions import Unpack
 
-Metric = Callable[[torch.Tensor, torch.Tensor], Any]
 _LOOK_EVERY = 50  # on an accelerator reading the loss waits for the device: look at this many losses at a time
 
 
@@ -89,24 +91,21 @@ def train_model(
         raise DataError("the dataloader can be iterated only once (it is an iterator); pass a DataLoader or a list")
     if device is not None:
         model.to(device)
-    folder = Path(checkpoint) if checkpoint is not None else None
-    saved = checkpoints.load(folder) if folder is not None and resume else None
-    if folder is not None and saved is not None:
-        _check_settings(folder, saved, dict(settings or {}))
-        checkpoints.restore(folder, saved, model, optimizer)
-        backend = saved["backend"] if backend == "auto" else backend
+    stored = Resumable(Path(checkpoint), model, optimizer, dict(settings or {})) if checkpoint is not None else None
+    saved = stored.take_up() if stored is not None and resume else None
+    backend = saved["backend"] if saved is not None and backend == "auto" else backend
     step = TrainStep(model, criterion, optimizer, memory_budget, backend, check, **refinements)
-    run = _Run(model, criterion, step, device, folder)
-    run.settings, run.metrics = dict(settings or {}), metrics
+    batches = Batches(criterion is not None, device)
+    run = _Run(step, dataloader, batches, stored)
+    if validation is not None:
+        run.validation = partial(Validation(model, criterion, metrics, batches, step.precision), validation)
     if saved is not None:
-        run.history = History(saved["history"], saved["backend"], saved["backend_reason"])
-        step.load_state_dict(saved.get("step") or step.state_dict())  # an older release had none
-        checkpoints.restore_random(saved["random"], dataloader)
-    with training(model), run.bar(dataloader, epochs, progress) as bar:
+        run.go_on(saved)
+    with training(model), run.bar(epochs, progress) as bar:
         for epoch in range(len(run.history) + 1, epochs + 1):
-            record = run.epoch(epoch, dataloader, validation, bar)
+            record = run.epoch(epoch, bar)
             run.history.epochs.append(record)
-            run.save(dataloader, optimizer)
+            run.save()
             if callback is not None:
                 callback(record)
     if step.averages:
@@ -114,39 +113,40 @@ def train_model(
     return run.history
 
 
+@dataclass
 class _Run:
-    """One training run: what its epochs share."""
+    """One training run: what its epochs share.
 
-    def __init__(
-        self,
-        model: nn.Module,
-        criterion: Callable[..., Any] | None,
-        step: TrainStep,
-        device: str | torch.device | None,
-        folder: Path | None,
-    ) -> None:
-        self.model = model
-        self.criterion = criterion
-        self.step = step
-        self.device = device
-        self.folder = folder
-        self.settings: dict[str, Any] = {}
-        self.metrics: Mapping[str, Metric] | None = None
-        self.history = History()
+    Attributes:
+        loader: of the training data.
+        stored: its checkpoint, if it is to have one.
+        validation: what is measured after each epoch, if anything is.
+    """
 
-    def bar(self, loader: Any, epochs: int, progress: bool | None) -> AbstractContextManager[tqdm[Any] | None]:
+    step: TrainStep
+    loader: Iterable[Any]
+    batches: Batches
+    stored: Resumable | None = None
+    validation: Callable[[], dict[str, float]] | None = None
+    history: History = field(default_factory=History)
+
+    def go_on(self, saved: dict[str, Any]) -> None:
+        """From a checkpoint, whose weights are in place."""
+        self.history = History(saved["history"], saved["backend"], saved["backend_reason"])
+        self.step.load_state_dict(saved.get("step") or self.step.state_dict())  # an older release had none
+        checkpoints.restore_random(saved["random"], self.loader)
+
+    def bar(self, epochs: int, progress: bool | None) -> AbstractContextManager[tqdm[Any] | None]:
         if not (sys.stderr.isatty() if progress is None else progress):
             return nullcontext()
         from tqdm import tqdm  # the rest of the library is of use without it
 
-        batches = len(loader) if hasattr(loader, "__len__") else None
+        batches = len(self.loader) if isinstance(self.loader, Sized) else None
         total = batches * epochs if batches is not None else None
         done = batches * len(self.history) if batches is not None else 0
         return tqdm(total=total, initial=done, unit="batch", leave=False, file=sys.stderr)
 
-    def epoch(
-        self, epoch: int, loader: Iterable[Any], validation: Iterable[Any] | None, bar: tqdm[Any] | None
-    ) -> dict[str, Any]:
+    def epoch(self, epoch: int, bar: tqdm[Any] | None) -> dict[str, Any]:
         """One pass over the data; returns its record."""
         start = time.perf_counter()
         losses: list[torch.Tensor] = []
@@ -154,10 +154,10 @@ class _Run:
         looked = 0
         if bar is not None:
             bar.set_description(f"epoch {epoch}", refresh=False)
-        for number, batch in enumerate(loader, 1):
+        for number, batch in enumerate(self.loader, 1):
             loss = self.one(epoch, number, batch)
             losses.append(loss)
-            sizes.append(_size(batch))
+            sizes.append(size_of(batch))
             if loss.device.type == "cpu" or number % _LOOK_EVERY == 0:
                 self.look(epoch, losses, looked)
                 looked = number
@@ -170,17 +170,17 @@ class _Run:
         weights = torch.tensor(sizes, dtype=torch.float64)
         mean = (torch.stack(losses).double().cpu() * weights).sum() / weights.sum()
         record = {"epoch": epoch, "loss": mean.item(), "seconds": time.perf_counter() - start}
-        if validation is None:
+        if self.validation is None:
             return record
-        record |= self.validate(validation)
+        record |= self.validation()
         if self.step.averages:
             with self.step.averaged():
-                record |= {f"ema_{name}": value for name, value in self.validate(validation).items()}
+                record |= {f"ema_{name}": value for name, value in self.validation().items()}
         return record
 
     def one(self, epoch: int, number: int, batch: Any) -> torch.Tensor:
         """One step; errors of PyTorch's operators come out with the place they happened at."""
-        args, kwargs = self.arguments(batch, f"epoch {epoch}, batch {number}")
+        args, kwargs = self.batches.arguments(batch, f"epoch {epoch}, batch {number}")
         try:
             loss = self.step(*args, **kwargs)
         except (MemogradError, torch.OutOfMemoryError):
@@ -195,108 +195,31 @@ class _Run:
             self.history.plan = max(plan, self.history.plan or plan, key=lambda p: p.peak_bytes)
         return loss
 
-    def arguments(self, batch: Any, where: str) -> tuple[list[Any], dict[str, Any]]:
-        """Positional and keyword arguments of the step for one batch, on the device."""
-        for tensor in pytree.tree_leaves(batch):
-            is_data = isinstance(tensor, torch.Tensor) and tensor.device.type == "cpu" and tensor.is_floating_point()
-            if is_data and bool(tensor.isnan().any()):
-                raise DataError(f"{where}: the data contain NaN; remove or replace those values (the weights are kept)")
-        if self.device is not None:
-            batch = pytree.tree_map_only(torch.Tensor, lambda t: t.to(self.device, non_blocking=True), batch)
-        if self.criterion is None:
-            if isinstance(batch, Mapping):
-                return [], dict(batch)
-            return (list(batch) if isinstance(batch, (tuple, list)) else [batch]), {}
-        if not isinstance(batch, (tuple, list)) or len(batch) < 2:
-            raise DataError(f"{where}: the dataloader must yield (inputs, target), but it gave {_kind(batch)}")
-        return list(batch), {}
-
     def look(self, epoch: int, losses: list[torch.Tensor], start: int) -> None:
         """Stop at the first loss that is not finite."""
         self.step.settle()
         for number, loss in enumerate(losses[start:], start + 1):
             if not math.isfinite(loss.item()):
-                saved = f" {self.folder} holds the state after epoch {epoch - 1}." if self.folder and epoch > 1 else ""
+                stored = self.stored if epoch > 1 else None
+                saved = f" {stored.folder} holds the state after epoch {epoch - 1}." if stored is not None else ""
                 raise DataError(
                     f"the loss is {loss.item()} in epoch {epoch}, batch {number}: lower the learning rate, or look for "
                     f"extreme values in that batch.{saved}"
                 )
 
-    def validate(self, loader: Iterable[Any]) -> dict[str, float]:
-        """Mean loss and metrics over ``loader``: plain PyTorch, eval mode, no gradients."""
-        sums: dict[str, float] = {}
-        count = 0
-        with evaluating(self.model):
-            for number, batch in enumerate(loader, 1):
-                args, kwargs = self.arguments(batch, f"validation batch {number}")
-                with self.step.precision():
-                    values = self.judge(args, kwargs)
-                size = _size(batch)
-                count += size
-                for name, value in values.items():
-                    sums[name] = sums.get(name, 0.0) + float(value) * size
-        if not count:
-            raise DataError("the validation loader gave no batches")
-        return {f"validation_{name}": total / count for name, total in sums.items()}
-
-    def judge(self, args: list[Any], kwargs: dict[str, Any]) -> dict[str, Any]:
-        """Loss and metrics of one validation batch."""
-        if self.criterion is None:
-            out = self.model(*args, **kwargs)
-            return {"loss": loss_in(out)}
-        output, target = self.model(*args[:-1]), args[-1]
-        metrics = self.metrics
-        if metrics is None:
-            metrics = {"accuracy": accuracy} if _is_classification(output, target) else {}
-        return {"loss": self.criterion(output, target)} | {n: metric(output, target) for n, metric in metrics.items()}
-
-    def save(self, loader: Any, optimizer: optim.Optimizer) -> None:
+    def save(self) -> None:
         """Write the checkpoint, if the run has a folder."""
-        if self.folder is None:
+        if self.stored is None:
             return
-        state = {
-            "model": self.model.state_dict(keep_vars=True),  # keeps the identity of tied weights
-            "optimizer": optimizer.state_dict(),
-            "optimizer_type": type(optimizer).__name__,
-            "step": self.step.state_dict(),
-            "random": checkpoints.random_state(loader),
-            "history": self.history.epochs,
-            "backend": self.history.backend,
-            "backend_reason": self.history.backend_reason,
-            "settings": self.settings,
-        }
-        checkpoints.save(self.folder, state)
-        checkpoints.save_weights(self.folder, self.model)
+        folder, model, history = self.stored.folder, self.stored.model, self.history
+        self.stored.save(
+            step=self.step.state_dict(),
+            random=checkpoints.random_state(self.loader),
+            history=history.epochs,
+            backend=history.backend,
+            backend_reason=history.backend_reason,
+        )
+        checkpoints.save_weights(folder, model)
         if self.step.averages:
             with self.step.averaged():
-                checkpoints.save_weights(self.folder, self.model, checkpoints.AVERAGED)
-
-
-def accuracy(output: torch.Tensor, target: torch.Tensor) -> float:
-    """Share of right answers, for outputs ``[N, classes, ...]`` and class numbers ``[N, ...]``."""
-    return (output.argmax(1) == target).double().mean().item()
-
-
-def _is_classification(output: Any, target: Any) -> bool:
-    tensors = isinstance(output, torch.Tensor) and isinstance(target, torch.Tensor)
-    return tensors and not target.is_floating_point() and output.shape[:1] + output.shape[2:] == target.shape
-
-
-def _check_settings(folder: Path, saved: dict[str, Any], settings: dict[str, Any]) -> None:
-    for name, value in settings.items():
-        before = saved["settings"].get(name)
-        if before != value:
-            raise DataError(
-                f"the run in {folder} was made with {name} = {before}, not {value}; resume it with the same settings, "
-                "or choose another folder"
-            )
-
-
-def _size(batch: Any) -> int:
-    """Number of samples: the first dimension of the first tensor."""
-    first = next((t for t in pytree.tree_leaves(batch) if isinstance(t, torch.Tensor)), None)
-    return first.shape[0] if first is not None and first.dim() else 1
-
-
-def _kind(batch: Any) -> str:
-    return f"{type(batch).__name__} of {len(batch)}" if isinstance(batch, (tuple, list, dict)) else type(batch).__name__
+                checkpoints.save_weights(folder, model, checkpoints.AVERAGED)

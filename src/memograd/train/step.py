@@ -12,10 +12,10 @@ from torch import nn, optim
 
 from memograd.errors import GraphError
 from memograd.finite import TrippedError
-from memograd.graph.graph import Graph
 from memograd.memory.plan import Plan
 from memograd.tracing.undisturbed import Generators, outside_inference_mode
 from memograd.train import outside
+from memograd.train.answers import Answers
 from memograd.train.build import Training
 from memograd.train.carried import Carried
 from memograd.train.check import Check
@@ -27,11 +27,11 @@ from memograd.train.program import Program, Updates
 from memograd.train.program_cache import ProgramCache
 from memograd.train.rates import Rates
 from memograd.train.refinements import Clip, Refinements
-from memograd.train.update import refuse, why_not
+from memograd.train.update import refuse
 from memograd.train.watch import Watch
 
 
-class TrainStep:
+class TrainStep(Answers):
     """Forward, loss, backward and update of one batch in one call.
 
     Args:
@@ -101,19 +101,11 @@ class TrainStep:
         clip = Clip(clip_grad_norm, norm_type, clip_grad_value)
         self._refinements = Refinements(clip, accumulate, ema_decay, autocast)
         refuse(optimizer)
-        trained = {id(p) for group in optimizer.param_groups for p in group["params"]}
         self.objective = Objective(model, criterion)
-        parameters = list(self.objective.parameters())
-        if not parameters:
-            raise GraphError(f"{type(model).__name__} has no parameters: there is nothing to train")
-        if not any(id(p) in trained and p.requires_grad for p in parameters):
-            raise GraphError(
-                "the optimizer holds no trainable parameter of this model; build it with model.parameters()"
-            )
+        self._parameters = _parameters(self.objective, optimizer)
         self.model = model
         self.optimizer = optimizer
         self._chooser = Chooser(backend, memory_budget, compile_seconds)
-        self._parameters = parameters
         self._rates = Rates(optimizer)
         self._carried = Carried(self.objective, model, self._refinements)
         self._training = Training(self.objective, optimizer, self._rates, self._refinements, self._carried, watch)
@@ -267,56 +259,22 @@ class TrainStep:
             raise GraphError("no update was made yet")
         return self._carried.norm.clone()
 
-    @property
-    def graph(self) -> Graph:
-        """The graph of the step last run."""
-        return self._required().graph
-
-    @property
-    def captures(self) -> list[str]:
-        """Why the model was captured, each time."""
-        return self._cache.captures
-
-    @property
-    def backend(self) -> str:
-        """The backend that was asked for."""
-        return self._chooser.backend
-
-    @property
-    def memory_budget(self) -> int | str | Plan | None:
-        """The memory budget that was asked for."""
-        return self._chooser.memory_budget
-
     def keep_backend(self) -> None:
         """``auto`` has chosen: whatever is captured from now on runs on the backend of the step last run, so that a
         run that is resumed on it computes the same to the last bit."""
         self._chooser.backend = self.backend_name
 
-    @property
-    def backend_name(self) -> str:
-        """The backend of the step last run."""
-        return self._required().choice.backend.name
 
-    @property
-    def backend_reason(self) -> str:
-        """Why that backend, how it updates parameters, and why the optimizer is called, if it is."""
-        program = self._required()
-        why = why_not(self.optimizer) or ("hooks on parameters wait for gradients" if program.gradients else None)
-        called = f"; {type(self.optimizer).__name__}.step() is called behind the graph: {why}" if why else ""
-        how = program.choice.backend.how
-        return program.choice.reason + (f"; {how}" if how else "") + called
+def _parameters(objective: Objective, optimizer: optim.Optimizer) -> list[nn.Parameter]:
+    """The model's, some of which ``optimizer`` trains.
 
-    @property
-    def check_reason(self) -> str:
-        """How the last comparison with ``torch.autograd`` came out, or why there was none."""
-        return self._check.reason
-
-    @property
-    def plan(self) -> Plan | None:
-        """The memory plan of the step last run; None without a budget."""
-        return self._required().choice.backend.plan
-
-    def _required(self) -> Program:
-        if self._last is None:
-            raise GraphError("no step was run yet")
-        return self._last
+    Raises:
+        GraphError: there are none, or it trains none of them.
+    """
+    trained = {id(p) for group in optimizer.param_groups for p in group["params"]}
+    parameters = list(objective.parameters())
+    if not parameters:
+        raise GraphError(f"{type(objective.model).__name__} has no parameters: there is nothing to train")
+    if not any(id(p) in trained and p.requires_grad for p in parameters):
+        raise GraphError("the optimizer holds no trainable parameter of this model; build it with model.parameters()")
+    return parameters

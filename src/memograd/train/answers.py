@@ -1,0 +1,73 @@
+"""What a step says of itself: what was asked for, and what the program last run is."""
+
+from __future__ import annotations
+
+from torch import optim
+
+from memograd.errors import GraphError
+from memograd.graph.graph import Graph
+from memograd.memory.plan import Plan
+from memograd.train.check import Check
+from memograd.train.chooser import Chooser
+from memograd.train.program import Program
+from memograd.train.program_cache import ProgramCache
+from memograd.train.update import why_not
+
+
+class Answers:
+    """What ``TrainStep`` answers. Before the first step there is nothing to say of what runs: GraphError."""
+
+    optimizer: optim.Optimizer
+    _cache: ProgramCache
+    _chooser: Chooser
+    _check: Check
+    _last: Program | None
+
+    @property
+    def graph(self) -> Graph:
+        """The graph of the step last run."""
+        return self._required().graph
+
+    @property
+    def captures(self) -> list[str]:
+        """Why the model was captured, each time."""
+        return self._cache.captures
+
+    @property
+    def backend(self) -> str:
+        """The backend that was asked for."""
+        return self._chooser.backend
+
+    @property
+    def memory_budget(self) -> int | str | Plan | None:
+        """The memory budget that was asked for."""
+        return self._chooser.memory_budget
+
+    @property
+    def backend_name(self) -> str:
+        """The backend of the step last run."""
+        return self._required().choice.backend.name
+
+    @property
+    def backend_reason(self) -> str:
+        """Why that backend, how it updates parameters, and why the optimizer is called, if it is."""
+        program = self._required()
+        why = why_not(self.optimizer) or ("hooks on parameters wait for gradients" if program.gradients else None)
+        called = f"; {type(self.optimizer).__name__}.step() is called behind the graph: {why}" if why else ""
+        how = program.choice.backend.how
+        return program.choice.reason + (f"; {how}" if how else "") + called
+
+    @property
+    def check_reason(self) -> str:
+        """How the last comparison with ``torch.autograd`` came out, or why there was none."""
+        return self._check.reason
+
+    @property
+    def plan(self) -> Plan | None:
+        """The memory plan of the step last run; None without a budget."""
+        return self._required().choice.backend.plan
+
+    def _required(self) -> Program:
+        if self._last is None:
+            raise GraphError("no step was run yet")
+        return self._last
