@@ -27,11 +27,11 @@ from memograd._torch import (
     without_modes,
 )
 from memograd.rules.registry import lookup
-from memograd.tracing.backward import Ref
 from memograd.tracing.checkpoints import is_checkpoint, run_through
 from memograd.tracing.functions import Application, emit, referring
 from memograd.tracing.held import Held
 from memograd.tracing.interposed import Interposed, current
+from memograd.tracing.operands import Ref
 from memograd.tracing.reachable import reachable
 from memograd.tracing.tracer import Tracer
 

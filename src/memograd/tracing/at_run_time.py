@@ -26,7 +26,7 @@ class AtRunTime:
     """One backward, with what it is called on.
 
     Args:
-        call: the backward, see ``backward.Backward``.
+        call: the backward, see ``operands.Backward``.
         refs: which operands follow the adjoints.
         given: for each result of the forward whether an adjoint comes to it.
         needed: for each input whether its gradient is asked for: these are the results.

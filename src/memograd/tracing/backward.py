@@ -14,10 +14,9 @@ A backward that autograd can run once but not with ``create_graph`` (one that wr
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import Any
 
 import torch
 from torch import fx
@@ -28,69 +27,11 @@ from memograd._torch import dispatch_modes, is_fake, needs_data, run_backward, w
 from memograd.errors import DataDependentError, OpaqueBackwardError
 from memograd.tracing.at_run_time import AtRunTime
 from memograd.tracing.interposed import Interposed, current
+from memograd.tracing.operands import Backward, Operands, Place, Ref
 from memograd.tracing.substitute import Substitute, with_history
 from memograd.tracing.tracer import Tracer
 
 _ONCE = once_differentiable(lambda ctx: None).__code__
-
-
-class Ref(NamedTuple):
-    """A tensor by where it stands among the operands of a call; where ``output``: the call's own result."""
-
-    where: str
-    at: int
-
-
-class Place(NamedTuple):
-    """How the program saw an operand: whether it required a gradient, and was a leaf, and whether its memory was
-    given to the program (a parameter, a buffer, an argument)."""
-
-    requires_grad: bool
-    is_leaf: bool
-    given: bool = False
-
-
-class Hidden(NamedTuple):
-    """A parameter into which a backward may accumulate: the user's own, or the stand-in that the program used."""
-
-    tensor: torch.Tensor
-    ref: Ref
-    users: bool
-
-
-class Backward(Protocol):
-    """What is run."""
-
-    name: str
-    source: str
-    once: bool  # autograd refuses to differentiate it
-    places: dict[str, list[Place]]  # of inputs and saved tensors
-    hidden: tuple[Hidden, ...]
-    foreign: tuple[tuple[torch.Tensor, Ref], ...]  # tensors it may come upon in objects and closures
-
-    def run(self, adjoints: list[Any], needed: list[bool], tensor_of: Callable[[Ref], torch.Tensor]) -> list[Any]:
-        """One adjoint (or None) for each input."""
-        ...
-
-    def reads(self) -> list[Ref]:
-        """The operands that it may read, but for adjoints."""
-        ...
-
-
-@dataclass(frozen=True)
-class Operands:
-    """Those of a call's node, its results ``y`` and their adjoints, and which inputs are differentiated."""
-
-    needed: list[bool]
-    adjoint: Sequence[Any]
-    y: Sequence[Any]
-    inputs: Sequence[torch.Tensor]
-    hidden: Sequence[torch.Tensor]
-    results: Sequence[torch.Tensor]
-    saved: Sequence[torch.Tensor]
-
-    def of(self, ref: Ref) -> torch.Tensor:
-        return (self.y if ref.where == "output" else getattr(self, ref.where))[ref.at]
 
 
 def pulled_back(call: Backward, operands: Operands) -> tuple[list[Any], list[Any]]:
@@ -184,28 +125,30 @@ RUN_BACKWARD = Interposed(torch.autograd, run_backward.__name__, _run_backward)
 
 
 class _Run:
+    """One run of a backward: what stands for its operands, and what it comes upon."""
+
     def __init__(self, tracer: Tracer, call: Backward, operands: Operands, differentiable: bool) -> None:
         self.tracer = tracer
         self.call = call
         self.operands = operands
         self.differentiable = differentiable
-        self.made: dict[Ref, torch.Tensor] = {}
+        self.stand_ins: dict[Ref, torch.Tensor] = {}
         self.lifted: list[torch.Tensor] = []
         self.adopted: list[torch.Tensor] = []  # constants of the user's
         self.own = {id(t): ref for t, ref, *_ in (*call.foreign, *call.hidden)}
 
     def adjoints(self) -> tuple[list[Any], list[Any]]:
         tracer, call = self.tracer, self.call
-        given = [self._adjoint(a) for a in self.operands.adjoint]
+        adjoints = [self._adjoint(a) for a in self.operands.adjoint]
         leaves = [h.tensor for h in call.hidden if not h.users] + [t for t, _ in call.foreign if t.is_leaf]
         for leaf in leaves:
             leaf.grad = None
         try:
             with self._like_a_program():
-                found = call.run(given, self.operands.needed, self.tensor_of)
-                parts = {Ref("inputs", i): self._checked(i, t) for i, t in enumerate(found) if t is not None}
+                gradients = call.run(adjoints, self.operands.needed, self.tensor_of)
+                parts = {Ref("inputs", i): self._checked(i, t) for i, t in enumerate(gradients) if t is not None}
                 for one in call.hidden:
-                    leaf = self.made.get(one.ref) if one.users else one.tensor
+                    leaf = self.stand_ins.get(one.ref) if one.users else one.tensor
                     if leaf is not None and leaf.is_leaf and leaf.grad is not None:
                         parts[one.ref] = parts[one.ref] + leaf.grad if one.ref in parts else leaf.grad
                 nodes = {ref: tracer.node_of(t) for ref, t in parts.items()}
@@ -241,7 +184,7 @@ class _Run:
 
     def tensor_of(self, ref: Ref) -> torch.Tensor:
         """What stands for an operand: a tensor of its own, to which the backward may write."""
-        if ref not in self.made:
+        if ref not in self.stand_ins:
             if ref.where == "output":
                 place = Place(True, False)
             elif ref.where == "hidden":
@@ -250,13 +193,13 @@ class _Run:
                 place = self.call.places[ref.where][ref.at]
             if ref.where == "inputs" and self.operands.needed[ref.at]:
                 place = place._replace(requires_grad=True)
-            self.made[ref] = self._stand_in(self.operands.of(ref), place)
-        return self.made[ref]
+            self.stand_ins[ref] = self._stand_in(self.operands.of(ref), place)
+        return self.stand_ins[ref]
 
     def _refuse_writes(self) -> None:
         """A backward may write to what ``forward`` has computed, but not to a buffer: no graph would write there."""
         places = self.call.places
-        given = [t for ref, t in self.made.items() if ref.where in places and places[ref.where][ref.at].given]
+        given = [t for ref, t in self.stand_ins.items() if ref.where in places and places[ref.where][ref.at].given]
         for tensor in (*given, *self.adopted):
             if self.tracer.written(tensor):
                 raise OpaqueBackwardError(

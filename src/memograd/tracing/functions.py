@@ -26,9 +26,10 @@ from torch.autograd.function import FunctionCtx
 
 from memograd.rules.registry import Entry, lookup, pull_back
 from memograd.targets import Target
-from memograd.tracing.backward import Hidden, Operands, Place, Ref, is_once_differentiable, pulled_back, source_of
+from memograd.tracing.backward import is_once_differentiable, pulled_back, source_of
 from memograd.tracing.hooks import through
 from memograd.tracing.interposed import current
+from memograd.tracing.operands import Hidden, Operands, Place, Ref
 from memograd.tracing.tracer import Tracer
 
 RESULTS = 2  # which operand of a call the results are

@@ -10,7 +10,7 @@ import torch
 from torch import fx
 
 from memograd._torch import without_modes
-from memograd.tracing.backward import Hidden, Place, Ref
+from memograd.tracing.operands import Hidden, Place, Ref
 from memograd.tracing.reachable import reachable
 from memograd.tracing.tracer import Tracer
 

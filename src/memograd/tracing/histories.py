@@ -22,12 +22,12 @@ from memograd import ops
 from memograd._torch import hooks_of, register_hook
 from memograd.errors import CaptureError
 from memograd.tracing.applications import APPLY
-from memograd.tracing.backward import Ref
 from memograd.tracing.checkpoints import ENTER, EXIT
 from memograd.tracing.functions import Call, emit
 from memograd.tracing.held import Held
 from memograd.tracing.hooks import name_of, seen_to_change
 from memograd.tracing.interposed import Interposed, current, together
+from memograd.tracing.operands import Ref
 from memograd.tracing.provenance import caller
 from memograd.tracing.reachable import reachable
 from memograd.tracing.scripted import FUNCTION, METHOD

@@ -11,8 +11,6 @@ functionalization.
 from __future__ import annotations
 
 import functools
-import operator
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,10 +21,9 @@ from memograd import ops
 from memograd._torch import schema_of
 from memograd.errors import CaptureError
 from memograd.tracing.repeating import repeats, scattered, written_once
+from memograd.tracing.view_steps import Emit, Step, applied, inverted
 
 aten = torch.ops.aten
-Emit = Callable[[Any, Any, Any, Any], fx.Node]
-Step = tuple[Any, tuple[Any, ...], dict[str, Any], int | None]  # view operator, its further arguments, output index
 
 # In-place operators whose functional twin has another name or signature.
 _RENAMED = {
@@ -147,30 +144,30 @@ class Detached:
     tensor: torch.Tensor
     node: fx.Node
     untouched: bool = True  # nothing was written through it
-    seen: int = field(init=False)  # version of the memory that ``node`` is the value of
+    current: int = field(init=False)  # version of the memory that ``node`` is the value of
 
     def __post_init__(self) -> None:
-        self.seen = self.memory.version
+        self.current = self.memory.version
 
     @property
     def memory(self) -> Storage:
         return self.source.storage.memory
 
     def value(self, emit: Emit) -> fx.Node:
-        if self.seen != self.memory.version:
+        if self.current != self.memory.version:
             self.node = emit(ops.overwrite, (self.node, self.source.refresh(emit)), {}, self.tensor)
-            self.seen = self.memory.version
+            self.current = self.memory.version
         return self.node
 
     def settle(self, node: fx.Node) -> None:
         self.node, self.untouched = node, False
-        self.seen = self.memory.version
+        self.current = self.memory.version
 
     def assign(self, new: fx.Node, hidden: Any, emit: Emit) -> None:
         self.node = emit(hidden, (self.value(emit), new), {}, self.tensor) if hidden else new
         self.untouched = False
         write_back(self.source, new, ops.overwrite, emit)
-        self.seen = self.memory.version
+        self.current = self.memory.version
 
 
 @dataclass(eq=False)
@@ -198,15 +195,9 @@ class Alias:
         if self.version != self.storage.memory.version or self.node is None:
             self.node = self.storage.value(emit)
             for step, value in self.chain:
-                self.node = _apply(step, self.node, value, emit)
+                self.node = applied(step, self.node, value, emit)
             self.version = self.storage.memory.version
         return self.node
-
-
-def _apply(step: Step, node: fx.Node, value: torch.Tensor, emit: Emit) -> fx.Node:
-    func, args, kwargs, index = step
-    out = emit(func, (node, *args), kwargs, value)
-    return out if index is None else emit(operator.getitem, (out, index), {}, value)
 
 
 def write_back(alias: Alias, value: fx.Node, hidden: Any, emit: Emit) -> None:
@@ -223,79 +214,9 @@ def write_back(alias: Alias, value: fx.Node, hidden: Any, emit: Emit) -> None:
     befores = [storage.value(emit)]  # the value in front of each view of the chain
     fakes = [storage.tensor]
     for step, fake in alias.chain[:-1]:
-        befores.append(_apply(step, befores[-1], fake, emit))
+        befores.append(applied(step, befores[-1], fake, emit))
         fakes.append(fake)
     new = value
     for (step, _), before, fake in zip(reversed(alias.chain), reversed(befores), reversed(fakes), strict=False):
-        new = _invert(step, before, new, fake, emit)
+        new = inverted(step, before, new, fake, emit)
     storage.assign(new, hidden, emit)
-
-
-def _invert(step: Step, before: fx.Node, new: fx.Node, fake: torch.Tensor, emit: Emit) -> fx.Node:
-    """What ``before`` becomes when its view by ``step`` becomes ``new``."""
-    func, args, kwargs, index = step
-    packet = func.overloadpacket
-    if func is aten.alias.default:
-        return new
-    if packet in (aten.view, aten._reshape_alias, aten.squeeze, aten.unsqueeze):
-        if func is aten.view.dtype:
-            return emit(func, (new, fake.dtype), {}, fake)
-        return emit(aten.reshape.default, (new, list(fake.shape)), {}, fake)
-    if packet is aten.t:
-        return emit(aten.t.default, (new,), {}, fake)
-    if packet is aten.transpose:
-        return emit(func, (new, *args), kwargs, fake)
-    if packet is aten.permute:
-        order = [d % fake.dim() for d in args[0]]
-        return emit(func, (new, [order.index(d) for d in range(fake.dim())]), {}, fake)
-    if packet in (aten.select, aten.slice) and fake.is_complex():
-        return _complex_part(packet, args, before, new, fake, emit)
-    if packet in (aten.select, aten.slice, aten.diagonal, aten.as_strided):
-        scatter = getattr(aten, packet.__name__.removeprefix("aten.") + "_scatter").default
-        return emit(scatter, (before, new, *args), kwargs, fake)
-    if packet in (aten.unbind, aten.split, aten.split_with_sizes):
-        return _invert_part(packet, args, kwargs, index or 0, before, new, fake, emit)
-    if packet in (aten._conj, aten._neg_view):
-        return emit(aten.conj_physical.default if packet is aten._conj else aten.neg.default, (new,), {}, fake)
-    if packet in (aten.view_as_real, aten.view_as_complex):
-        other = aten.view_as_complex if packet is aten.view_as_real else aten.view_as_real
-        return emit(other.default, (new,), {}, fake)
-    raise CaptureError(
-        f"an in-place write through the view {func} (at {before.meta.get('source', '?')}) cannot be written as a "
-        "value; clone the view before writing to it"
-    )
-
-
-def _complex_part(packet: Any, args: Any, before: fx.Node, new: fx.Node, fake: torch.Tensor, emit: Emit) -> fx.Node:
-    """Inverse of ``select`` and ``slice`` of complex numbers, on their two parts: autograd cannot differentiate
-    ``select_scatter`` and ``slice_scatter`` of complex numbers, and a graph may run inside another program."""
-    scatter = aten.select_scatter.default if packet is aten.select else aten.slice_scatter.default
-    dim, *rest = args or (0,)
-    pairs = [_worked_out(z, emit) for z in (before, new)]
-    parts = [emit(aten.view_as_real.default, (z,), {}, torch.view_as_real(z.meta["val"])) for z in pairs]
-    like = torch.view_as_real(torch.empty_like(fake))
-    written = emit(scatter, (*parts, dim % fake.dim(), *rest), {}, like)
-    return emit(aten.view_as_complex.default, (written,), {}, torch.view_as_complex(like))
-
-
-def _worked_out(node: fx.Node, emit: Emit) -> fx.Node:
-    """``node`` with its conjugates computed, where they are a mark on the tensor so far."""
-    if not node.meta["val"].is_conj():
-        return node
-    plain = emit(aten._conj.default, (node,), {}, node.meta["val"].conj())
-    return emit(aten.conj_physical.default, (plain,), {}, torch.conj_physical(plain.meta["val"]))
-
-
-def _invert_part(
-    packet: Any, args: Any, kwargs: Any, index: int, before: fx.Node, new: fx.Node, fake: torch.Tensor, emit: Emit
-) -> fx.Node:
-    """Inverse of one output of unbind or split."""
-    if packet is aten.unbind:
-        dim = args[0] if args else kwargs.get("dim", 0)
-        return emit(aten.select_scatter.default, (before, new, dim, index), {}, fake)
-    dim = args[1] if len(args) > 1 else kwargs.get("dim", 0)
-    sizes = args[0] if packet is aten.split_with_sizes else None
-    start = sum(sizes[:index]) if sizes is not None else args[0] * index
-    length = sizes[index] if sizes is not None else args[0]
-    end = min(start + length, fake.shape[dim])
-    return emit(aten.slice_scatter.default, (before, new, dim, start, end), {}, fake)

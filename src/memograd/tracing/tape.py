@@ -19,9 +19,10 @@ from torch import fx
 from memograd import ops
 from memograd._torch import is_fake, is_lent
 from memograd.errors import CaptureError
-from memograd.tracing.mutation import Alias, Detached, Step, Storage, write_back
+from memograd.tracing.mutation import Alias, Detached, Storage, write_back
 from memograd.tracing.own_tensors import OwnTensors
 from memograd.tracing.provenance import caller
+from memograd.tracing.view_steps import Step
 from memograd.tracing.writer import Writer, map_tensors
 
 aten = torch.ops.aten

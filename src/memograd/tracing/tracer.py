@@ -11,49 +11,42 @@ Three things are decided here because only here they can be seen:
   ``applications.py``;
 - *mutation*: an in-place operator is recorded as its functional twin (see ``mutation.py``).
 
-Which tensor is which node is the business of ``tape.py``.
+How an operator becomes nodes is the business of ``recorder.py``, which tensor is which node that of ``tape.py``.
 """
 
 from __future__ import annotations
 
-import operator
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import fx
 
-from memograd import as_written, autocast, ops
+from memograd import autocast
 from memograd._torch import (
     DATA_DEPENDENT,
     FAKE,
     TorchDispatchMode,
     is_default_generator,
-    pytree,
     quiet,
-    schema_of,
     without_function_modes,
     without_modes,
 )
 from memograd.errors import CaptureError, DataDependentError
 from memograd.looks import look, what_is_seen
-from memograd.rules.registry import is_constant_result, own_results_of
-from memograd.tracing import cudnn, generators, shapes, turned, zeros  # noqa: F401  (shapes enters what it knows)
+from memograd.tracing import cudnn, generators, shapes, zeros  # noqa: F401  (shapes enters what it knows)
 from memograd.tracing.constants import constant
-from memograd.tracing.mutation import arguments_for, functional_twin, is_view, options_of, write_back
+from memograd.tracing.mutation import functional_twin
 from memograd.tracing.operator_kinds import COMPARISONS, INDEXED, MEMORY, NUMBERS, QUERIES, looked_at, of_numbers_only
 from memograd.tracing.processes import COLLECTIVE, refuse_collective
-from memograd.tracing.provenance import caller, in_graph
-from memograd.tracing.shapes_seen import result_of
-from memograd.tracing.tape import Tape
-from memograd.tracing.writer import map_tensors
+from memograd.tracing.provenance import caller
+from memograd.tracing.recorder import Recorder
 
 aten = torch.ops.aten
 
 
-class Tracer(Tape, TorchDispatchMode):
+class Tracer(Recorder, TorchDispatchMode):
     """Appends every ATen call made under it to ``graph``; see ``Tape`` for the arguments."""
 
     offset_inputs = False  # some input starts inside its memory, which its stand-in does not
@@ -64,10 +57,8 @@ class Tracer(Tape, TorchDispatchMode):
         super().__init__(*args, **kwargs)
         self.seeds: Any = None  # what the program makes of the random generator, see ``chance.py``
         self.past_hooks: list[tuple[set[fx.Node], str]] = []  # who reads a tensor without its hook, and where that is
-        self.used: Callable[[torch.Tensor], fx.Node] | None = None  # the node of an operand, if it is not its tensor's
         self.regions: list[Any] = []  # that write and will be computed again, see ``checkpoints.py``
         self.open_regions: list[Any] = []  # the program is in
-        self.applied: list[Any] = []  # applications of autograd.Functions under way, see ``applications.py``
 
     @contextmanager
     def rules(self) -> Iterator[None]:
@@ -75,29 +66,17 @@ class Tracer(Tape, TorchDispatchMode):
         with without_function_modes(), torch.no_grad(), autocast.off(), quiet(), FAKE, self:
             yield
 
-    # -- recording -----------------------------------------------------------------------------------------------
-
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         if self.paused or func in QUERIES:
             return func(*args, **kwargs)
-        if func.namespace in COLLECTIVE:
-            refuse_collective(func, *caller())
-        if self.offset_inputs and func is aten.as_strided.default and (len(args) > 3 or "storage_offset" in kwargs):
-            raise CaptureError(
-                "as_strided with an explicit offset, and an argument is a view into a larger tensor: "
-                "offsets count from the start of that one; pass a copy (x.clone())"
-            )
+        self._refuse(func, args, kwargs)
         if (generator := generators.given(args, kwargs)) is not None:
             if not is_default_generator(generator):
-                numbers, into = generators.drawn(func, args, kwargs, self.concrete)
-                copy, operands = (aten.clone, (numbers,)) if into is None else (aten.copy_, (into, numbers))
-                return self.__torch_dispatch__(copy.default, types, operands, {})
+                return self._drawn(types, *generators.drawn(func, args, kwargs, self.concrete))
             args, kwargs = generators.without(args, kwargs)
         if self.seeds is not None and self.seeds.own is not None and torch.Tag.nondeterministic_seeded in func.tags:
-            numbers, into = self.seeds.drawn(func, args, kwargs)
-            copy, operands = (aten.clone, (numbers,)) if into is None else (aten.copy_, (into, numbers))
-            return self.__torch_dispatch__(copy.default, types, operands, {})
+            return self._drawn(types, *self.seeds.drawn(func, args, kwargs))
         if func in cudnn.CHOICES:
             return False
         if func in cudnn.BATCH_NORMS:
@@ -111,16 +90,39 @@ class Tracer(Tape, TorchDispatchMode):
             with self:
                 return COMPARISONS[func](*args, **kwargs)
         if of_numbers_only(func, args):
-            with without_modes():
-                known = func(*args, **kwargs)
-                number, dtype = known.item(), known.dtype
-            with self:
-                return torch.scalar_tensor(number, dtype=dtype)
+            return self._number(func, args, kwargs)
         if func is look:  # of a graph that runs inside this program
             self.look(args[0], args[2])
             return torch.empty(0, dtype=torch.uint8)
         if func is aten.resize_.default and list(args[1]) == list(args[0].shape):
             return args[0]  # ``torch.randn(n, out=x)`` asks for the shape that ``x`` has
+        return self._recorded(func, types, args, kwargs)
+
+    def _refuse(self, func: Any, args: Any, kwargs: Any) -> None:
+        """Raises CaptureError for what no graph could say."""
+        if func.namespace in COLLECTIVE:
+            refuse_collective(func, *caller())
+        if self.offset_inputs and func is aten.as_strided.default and (len(args) > 3 or "storage_offset" in kwargs):
+            raise CaptureError(
+                "as_strided with an explicit offset, and an argument is a view into a larger tensor: "
+                "offsets count from the start of that one; pass a copy (x.clone())"
+            )
+
+    def _drawn(self, types: Any, numbers: torch.Tensor, into: torch.Tensor | None) -> Any:
+        """Random ``numbers`` that were drawn elsewhere, as a new tensor or written to one."""
+        copy, operands = (aten.clone, (numbers,)) if into is None else (aten.copy_, (into, numbers))
+        return self.__torch_dispatch__(copy.default, types, operands, {})
+
+    def _number(self, func: Any, args: Any, kwargs: Any) -> torch.Tensor:
+        """What an operator makes of numbers alone, as a constant."""
+        with without_modes():
+            known = func(*args, **kwargs)
+            number, dtype = known.item(), known.dtype
+        with self:
+            return torch.scalar_tensor(number, dtype=dtype)
+
+    def _recorded(self, func: Any, types: Any, args: Any, kwargs: Any) -> Any:
+        """The result of an operator that becomes a node, or of a write; where nobody could say it, what is known."""
         try:
             if functional := functional_twin(func):
                 return self._record_write(func, functional, args, kwargs)
@@ -149,168 +151,23 @@ class Tracer(Tape, TorchDispatchMode):
         node = self.node_of(tensor)
         if what == "shape" or constant(node) is None:
             with self.pause():
-                seen = what_is_seen(self.stand_in(tensor), what)
+                value = what_is_seen(self.stand_in(tensor), what)
                 with FAKE:
                     nothing = torch.empty(0, dtype=torch.uint8)
-            self._emit(look, (node, self.looks, what, seen), {}, nothing)
+            self._emit(look, (node, self.looks, what, value), {}, nothing)
             self.looks += 1
-
-    def _record(self, func: Any, args: Any, kwargs: Any, out: Any) -> None:
-        single = isinstance(out, torch.Tensor)
-        outs = [out] if single else pytree.tree_leaves(out)
-        if func in ops.CHECKS:
-            self._emit(func, self._nodes(args), self._nodes(kwargs), None)
-        if not any(isinstance(o, torch.Tensor) for o in outs):
-            return  # a size, a stride, a flag: already a Python value
-        if func is aten.lift_fresh.default:  # torch.tensor(...): new memory each time the program runs
-            self.bind(out, self._emit(aten.lift_fresh_copy.default, (self.node_of(args[0]),), {}, out))
-            self.lent(out, args[0])
-            return
-        if func in (aten.detach.default, ops.stop):
-            self._detach(func, args[0], out)
-            return
-        operands = self._nodes(args)
-        if self.stops and (own := own_results_of(func)):
-            operands = tuple(ops.behind_stops(a) if i in own else a for i, a in enumerate(operands))
-        node = self._emit(func, operands, self._nodes(kwargs), out)
-        if func is as_written.call:
-            node.meta["code"] = as_written.code_of(args[1])
-        source = self._known.get(id(args[0])) if args and is_view(func) else None
-        for i, tensor in enumerate(outs):
-            if not isinstance(tensor, torch.Tensor) or id(tensor) in self._known:
-                continue
-            value = node if single else self._emit(operator.getitem, (node, i), {}, tensor)
-            value = self._marked(value, tensor, is_constant_result(func, i))
-            if source is not None:
-                step = (func, args[1:], kwargs, None if single else i)
-                self._known[id(tensor)] = source.view(tensor, step, value)
-            else:
-                self.bind(tensor, value)
-
-    def _detach(self, func: Any, tensor: torch.Tensor, out: torch.Tensor) -> None:
-        """``out`` is ``tensor`` without its history: a stop in a program; nothing at all inside a rule.
-
-        PyTorch also detaches on its own account: the results that an operator saves for its backward, to which it
-        gives their history back when they are read. Whoever reads one with a history gets the value that was saved.
-        """
-        node = self.node_of(tensor)
-        alias = self._known[id(tensor)]
-        if not self.stops and func is aten.detach.default:
-            self._known[id(out)] = replace(alias, tensor=out)
-            return
-        if tensor.requires_grad and tensor.grad_fn is not None:
-            self._saved[tensor.grad_fn, tensor.output_nr] = node
-        self._known[id(out)] = alias.detached(
-            out, self._emit(ops.stop, (node,), {}, out), untouched=func is not ops.stop
-        )
-
-    def _record_write(self, func: Any, functional: Any, args: Any, kwargs: Any) -> Any:
-        """An in-place or ``out=`` call: record the functional twin, then write its results back."""
-        schema = schema_of(func)
-        missing = [a for a in schema.arguments[len(args) :] if not a.kwarg_only and a.name not in kwargs]
-        args = (*args, *(a.default_value for a in missing))  # the twin may have other defaults
-        written = [
-            kwargs[a.name] if a.name in kwargs else args[i] if i < len(args) else None
-            for i, a in enumerate(schema.arguments)
-            if a.alias_info is not None and a.alias_info.is_write
-        ]
-        outs = {a.name for a in schema.arguments if a.kwarg_only and a.alias_info is not None}
-        pure_kwargs = {k: v for k, v in kwargs.items() if k not in outs}
-        if outs:
-            pure_kwargs |= options_of(func, functional, written[0])
-        if turned.is_turn(func):
-            self.redocument(self.stand_in(args[0]))
-            if self._turn(func, functional, args, kwargs):
-                return args[0]
-        pure = arguments_for(functional, func, args)
-        new = self._run(functional, pure, pure_kwargs)
-        news, spec = pytree.tree_flatten(new)
-        node = self._emit(functional, self._nodes(pure), self._nodes(pure_kwargs), new)
-        values = (
-            [node] if spec.is_leaf() else [self._emit(operator.getitem, (node, i), {}, n) for i, n in enumerate(news)]
-        )
-        olds = [t for w in written if w is not None for t in (w if isinstance(w, (list, tuple)) else [w])]
-        fresh = sum(r.alias_info is None for r in schema.returns)  # results besides what is written
-        if self.concrete and torch.Tag.nondeterministic_seeded in func.tags:  # must not draw again
-            for old, drawn in zip(olds, news[fresh:], strict=True):
-                self.stand_in(old).copy_(drawn)
-            result = news[0] if fresh else olds[0]
-        else:
-            result = self._run(func, args, kwargs)
-        for i, (tensor, value) in enumerate(zip(pytree.tree_leaves(result), values[:fresh], strict=False)):
-            self.bind(tensor, self._marked(value, tensor, is_constant_result(functional, i)))
-        for old, value, fake in zip(olds, values[fresh:], news[fresh:], strict=True):
-            self._write(old, value, fake)
-        if fresh:
-            return result
-        return olds[0] if isinstance(result, torch.Tensor) else result if result is None else type(result)(olds)
-
-    def _turn(self, func: Any, view: Any, args: Any, kwargs: Any) -> bool:
-        """``args[0]`` looks at its memory in another way from now on. False where it is written to instead."""
-        tensor, *rest = args
-        alias, aliases = self._alias_of(tensor), list(self._known.values())
-        given = self.is_given(tensor) and not alias.chain
-        if self.stops and (given or not torch.is_grad_enabled()):
-            turned.refuse_others(alias, aliases, func)
-            return False
-        node = self.node_of(tensor)
-        turned.keep_geometry(aliases, tensor)
-        func(*args, **kwargs)
-        like = self.like(tensor)
-        value = self._emit(view, (node, *rest), kwargs, like)
-        further = self._known[id(tensor)].view(like, (view, tuple(rest), kwargs, None), value)
-        self._known[id(tensor)] = replace(further, tensor=tensor)
-        return True
-
-    def _write(self, old: torch.Tensor, value: fx.Node, fake: torch.Tensor) -> None:
-        alias = self._alias_of(old)
-        if alias.storage.memory.lent:
-            raise CaptureError(
-                f"a write at {' ('.join(caller())}) goes to memory that the program has from NumPy or another library, "
-                "which a graph cannot tell whether to write to; write to a copy (t.clone())"
-            )
-        if fake.dtype != old.dtype:  # an in-place operator keeps the dtype of what it writes to
-            fake = fake.to(old.dtype)
-            value = self._emit(aten._to_copy.default, (value,), {"dtype": old.dtype}, fake)
-        value = self._marked(value, fake)
-        hidden = ops.written if self.stops and not torch.is_grad_enabled() else None
-        write_back(alias, value, hidden, self._emit)
-
-    def _marked(self, node: fx.Node, tensor: torch.Tensor, constant: bool = False) -> fx.Node:
-        """``node``, behind a mark when autograd would not differentiate through it. ``constant``: as this result of
-        the operator; the graph of an inner transform, which runs here again, has such marks where they belong."""
-        if not self.stops or not (tensor.is_floating_point() or tensor.is_complex()):
-            return node
-        if torch.is_grad_enabled():
-            return self._emit(ops.stop, (node,), {}, tensor) if constant and not in_graph() else node
-        if self.applied and not self.applied[-1].stops(node):
-            return node
-        alone = not self.applied and not torch.is_inference_mode_enabled()
-        return self._emit(ops.no_grad if alone else ops.stop, (node,), {}, tensor)
 
     def _positions(self, indices: Any) -> list[Any]:
         """Masks among ``indices`` as positions, as the operator itself would: the rules, which do not run on values,
         can then tell shapes."""
-        found: list[Any] = []
+        positions: list[Any] = []
         with self:
             for index in indices:
                 if isinstance(index, torch.Tensor) and index.dtype in (torch.bool, torch.uint8):
-                    found += index.nonzero().unbind(1)
+                    positions += index.nonzero().unbind(1)
                 else:
-                    found.append(index)
-        return found
-
-    def _run(self, func: Any, args: Any, kwargs: Any) -> Any:
-        """``func`` on stand-ins, its results laid out as its kernel does it."""
-        args, kwargs = self._stand_ins(args), self._stand_ins(kwargs)
-        return func(*args, **kwargs) if self.concrete else result_of(func, args, kwargs)
-
-    def _nodes(self, tree: Any) -> Any:
-        return map_tensors(self.used or self.node_of, tree)
-
-    def _stand_ins(self, tree: Any) -> Any:
-        """The user's tensors (constants of the program) replaced, so that nothing real is mutated."""
-        return map_tensors(self.stand_in, tree)
+                    positions.append(index)
+        return positions
 
     def _data_dependent(self, func: Any) -> str:
         source, line = caller()
