@@ -66,6 +66,7 @@ witness: $(VENV)/.dev
 
 models: $(VENV)/.dev
 	$(BIN)/python tests/sweeps/models.py --record
+	$(BIN)/python tests/sweeps/automatic.py --record
 	$(BIN)/python tests/sweeps/foreign.py --record
 	$(BIN)/python tests/sweeps/pretrained.py
 

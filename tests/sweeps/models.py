@@ -140,7 +140,8 @@ def main() -> int:
     counts = Counter(v.kind for row in verdicts.values() for v in row)
     print(", ".join(f"{count} {kind}" for kind, count in counts.most_common()))
     if options.record:
-        PAGE.write_text(page(verdicts), encoding="utf-8")
+        _, *sections = PAGE.read_text(encoding="utf-8").partition("\n## ")  # of ``automatic.py``
+        PAGE.write_text(page(verdicts) + "".join(sections), encoding="utf-8")
     return 1 if any(counts[kind] for kind in BAD) else 0
 
 
