@@ -78,6 +78,27 @@ class Idioms(nn.Module):
         return accumulated(self.linear(x))
 
 
+class Sampled(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.theta = nn.Parameter(torch.ones(2, 3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        grid = F.affine_grid(self.theta.expand(len(x), 2, 3), list(x.shape), align_corners=True)
+        return F.grid_sample(x, grid, align_corners=True)
+
+
+class Speech(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.out = nn.Linear(8, 6)
+
+    def forward(self, x: Tensor) -> Tensor:
+        words = torch.arange(1, 4, device=x.device).expand(x.shape[1], 3)
+        lengths = (torch.full((x.shape[1],), n, device=x.device) for n in (x.shape[0], 3))
+        return F.ctc_loss(self.out(x).log_softmax(-1), words, *lengths)
+
+
 def images() -> Tensor:
     return torch.empty(2, 3, 8, 8)
 
@@ -90,6 +111,8 @@ PROGRAMS: dict[str, tuple[Callable[[], nn.Module], Callable[[], Tensor]]] = {
     "gru": (lambda: Last(nn.GRU(4, 8)), lambda: torch.empty(3, 2, 4)),
     "attention": (Attention, lambda: torch.empty(2, 6, 16)),
     "idioms": (Idioms, lambda: torch.empty(4, 8)),
+    "grid sample": (Sampled, images),
+    "ctc": (Speech, lambda: torch.empty(12, 3, 8)),
 }
 OPTIMIZERS: dict[str, Callable[[Any], optim.Optimizer]] = {
     "sgd": lambda p: optim.SGD(p, momentum=0.9),

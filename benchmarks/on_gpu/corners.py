@@ -130,7 +130,7 @@ class _WideSoftmax(nn.Module):
 def modules(report: Report, machine: Machine) -> None:
     """Kernels that only this device has: two steps of each module against the ordinary loop."""
     for name, (make, data, tolerance) in machine.some(_modules(), 5).items():
-        with report.case(name) as case:
+        with report.case(name) as case, machine.exact():
             case.note = _like_pytorch(machine, make, data, tolerance, lambda p: optim.SGD(p, lr=0.1))
 
 

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import gc
+import importlib.util
 import platform
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import torch
 from torch import nn
+
+from memograd import c_compiler
 
 T = TypeVar("T")
 
@@ -29,7 +33,12 @@ class Machine:
 
     def about(self) -> dict[str, Any]:
         name = torch.cuda.get_device_name(self.device) if self.is_cuda else platform.machine()
-        return {"torch": torch.__version__, "python": platform.python_version(), "device": f"{self.device} ({name})"}
+        about = {"torch": torch.__version__, "python": platform.python_version(), "device": f"{self.device} ({name})"}
+        if self.is_cuda:
+            about |= {"CUDA": torch.version.cuda, "cuDNN": torch.backends.cudnn.version()}
+            about["memory"] = f"{torch.cuda.mem_get_info(self.device)[0] >> 20} MiB free"
+        about |= {what: "no" for what in ("numpy", "triton", "safetensors") if importlib.util.find_spec(what) is None}
+        return about | ({} if c_compiler.compiler() else {"C compiler": "no"})
 
     def some(self, cases: dict[str, T], count: int) -> dict[str, T]:
         """The cases, or ``count`` of them spread over all where few are wanted."""
@@ -37,6 +46,12 @@ class Machine:
             return cases
         names = list(cases)
         return {names[k]: cases[names[k]] for k in range(0, len(names), max(1, len(names) // count))}
+
+    def exact(self) -> AbstractContextManager[None]:
+        """All digits of single precision, where a device leaves some out: what is compared is the derivative."""
+        if not self.is_cuda:
+            return nullcontext()
+        return torch.backends.cudnn.flags(enabled=True, allow_tf32=False)
 
     def synchronize(self) -> None:
         if self.is_cuda:

@@ -1,17 +1,18 @@
-"""What was tried, as a table that grows line by line and as JSON: no failure and no lack of time hides another case."""
+"""What is tried, as a table that grows line by line: no failure and no lack of time hides another case."""
 
 from __future__ import annotations
 
-import json
 import signal
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-OK, FAULT, SKIPPED, LATE = "ok", "FAULT", "skipped", "no time"
+from on_gpu.ledger import FAULT, LATE, OK, SKIPPED, line
+
+AGAIN = 5.0  # seconds after which the end of a part is raised once more, where somebody swallowed it
 
 
 class Skip(Exception):  # noqa: N818  (no error)
@@ -20,6 +21,10 @@ class Skip(Exception):  # noqa: N818  (no error)
 
 class OutOfTime(BaseException):
     """The time of a part is over; no Exception, so that nobody takes it for a failure of his own."""
+
+
+class Lost(BaseException):
+    """The device does nothing any more for this process."""
 
 
 class Case:
@@ -43,81 +48,85 @@ class Case:
 
 
 class Report:
-    """All cases. ``seconds``: how long everything may take."""
+    """The parts and cases of one process.
 
-    def __init__(self, seconds: float, folder: Path | None, about: dict[str, Any]) -> None:
-        self.end = time.monotonic() + seconds
-        self.folder = folder
-        self.about = about
-        self.cases: list[Case] = []
-        self.part = ""
-        self.part_end = self.end
-        say("  ".join(f"{k} {v}" for k, v in about.items()))
+    Attributes:
+        end: when everything must have ended, by ``now``.
+        tell: is told of each part and case, as it begins and when it is over.
+        settle: waits for the device, so that a kernel's failure is that of the case which ran it.
+    """
+
+    now = staticmethod(time.monotonic)
+
+    def __init__(
+        self, end: float, tell: Callable[[dict[str, Any]], None], settle: Callable[[], None] = lambda: None
+    ) -> None:
+        self.end, self.tell, self.settle = end, tell, settle
+        self.part, self.part_end, self.count = "", end, 0
 
     def left(self) -> float:
         """Seconds until the part that is under way must end."""
-        return self.part_end - time.monotonic()
+        return self.part_end - self.now()
 
     @contextmanager
     def one_part(self, name: str, limit: float, least: float) -> Iterator[bool]:
         """A group of cases, ended after ``limit`` seconds; yields False, and says so, where not even ``least`` are
         left."""
-        limit = min(limit, self.end - time.monotonic())
-        self.part, self.part_end = name, time.monotonic() + limit
-        start, count = time.monotonic(), len(self.cases)
+        self.part, self.part_end, self.count = name, self.now() + limit, 0
+        start = self.now()
+        self.tell({"part": name, "limit": limit})
         say(f"\n{name} (at most {max(0.0, limit):.0f} s)")
-        if limit < least:
+        if limit < least or limit <= 0:
             self._add(Case(name, "all of it"), LATE, f"{limit:.0f} s are left, it takes {least:.0f}")
             yield False
-            return
-        try:
-            with alarm(limit):
-                yield True
-        except OutOfTime:
-            self._add(Case(name, "the rest"), LATE, f"{limit:.0f} s are over")
-        except Exception as error:
-            self._add(Case(name, "itself"), FAULT, described(error))
-        say(f"  {len(self.cases) - count} cases in {time.monotonic() - start:.1f} s")
-        self.save()
+        else:
+            try:
+                with alarm(limit):
+                    yield True
+            except OutOfTime:
+                self._add(Case(name, "the rest"), LATE, f"{limit:.0f} s are over")
+            except Exception as error:
+                self._add(Case(name, "itself"), FAULT, described(error))
+        say(f"  {self.count} cases in {self.now() - start:.1f} s")
+        self.tell({"ended": name})
 
     @contextmanager
     def case(self, name: str) -> Iterator[Case]:
         """One line. Whatever is raised inside becomes its status."""
         case = Case(self.part, name)
-        start = time.monotonic()
+        start = self.now()
+        self.tell({"begun": name})
         try:
             yield case
+            self.settle()
         except Skip as reason:
             case.status, case.note = SKIPPED, str(reason)
         except OutOfTime:
-            self._add(case, LATE, f"stopped after {time.monotonic() - start:.1f} s")
+            stopped = f"stopped after {self.now() - start:.1f} s"
+            self._add(
+                case, FAULT if case.status == FAULT else LATE, f"{stopped}; {case.note}" if case.note else stopped
+            )
             raise
         except Exception as error:
-            case.status, case.note = FAULT, described(error)
+            case.check(False, described(error))
             case.data["traceback"] = traceback.format_exc()
-        case.seconds = round(time.monotonic() - start, 3)
+        case.seconds = round(self.now() - start, 3)
         self._add(case, case.status, case.note)
+        if case.status == FAULT:
+            self._go_on()
+
+    def _go_on(self) -> None:
+        """Raise Lost where the device is of no use any more."""
+        try:
+            self.settle()
+        except Exception as error:
+            raise Lost from error
 
     def _add(self, case: Case, status: str, note: str) -> None:
         case.status, case.note = status, note
-        self.cases.append(case)
-        say(f"  {case.status:8}{case.name:44}{case.seconds:8.2f} s  {case.note}")
-
-    def save(self) -> None:
-        """Write what there is so far: a run that is killed leaves it behind."""
-        if self.folder is not None:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            data = {"about": self.about, "cases": [c.as_data() for c in self.cases]}
-            (self.folder / "gpu.json").write_text(json.dumps(data, indent=1, default=str) + "\n", encoding="utf-8")
-
-    def conclude(self) -> int:
-        """The last lines; the exit code."""
-        self.save()
-        by_status = {s: [c for c in self.cases if c.status == s] for s in (OK, FAULT, SKIPPED, LATE)}
-        say("\n" + ", ".join(f"{len(cases)} {status}" for status, cases in by_status.items()))
-        for case in (*by_status[LATE], *by_status[FAULT]):
-            say(f"  {case.status:8}{case.part}: {case.name}: {case.note}")
-        return 1 if by_status[FAULT] else 0
+        self.count += 1
+        say(line(case.status, case.name, case.seconds, case.note))
+        self.tell({"case": case.as_data()})
 
 
 def say(text: str) -> None:
@@ -144,7 +153,7 @@ def alarm(seconds: float) -> Iterator[None]:
         raise OutOfTime
 
     before = signal.signal(signal.SIGALRM, ring)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
+    signal.setitimer(signal.ITIMER_REAL, seconds, AGAIN)
     try:
         yield
     finally:

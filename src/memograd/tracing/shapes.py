@@ -30,6 +30,25 @@ def _ctc_loss_shapes(mode: Any, func: Any, log_probs: Any, targets: Any, *rest: 
         return log_probs.new_empty(batch), log_probs.new_empty(batch, time, 2 * longest + 1)
 
 
+@shapes_of(aten._ctc_loss_backward.default, aten._ctc_loss_backward.Tensor)
+def _ctc_loss_backward_shapes(mode: Any, func: Any, grad: Any, log_probs: Any, *rest: Any, **_: Any) -> Any:
+    """Without a function of its own PyTorch runs the kernel, on zeros for lengths."""
+    with mode:
+        return log_probs.new_empty(log_probs.shape)
+
+
+@shapes_of(aten.cudnn_grid_sampler.default)
+def _cudnn_grid_sampler_shapes(mode: Any, func: Any, image: Any, grid: Any) -> Any:
+    with mode:
+        return image.new_empty(*image.shape[:2], *grid.shape[1:3])
+
+
+@shapes_of(aten.cudnn_grid_sampler_backward.default)
+def _cudnn_grid_sampler_backward_shapes(mode: Any, func: Any, image: Any, grid: Any, grad: Any) -> Any:
+    with mode:
+        return image.new_empty(image.shape), grid.new_empty(grid.shape)
+
+
 @shapes_of(aten.linalg_lstsq.default)
 def _lstsq_shapes(mode: Any, func: Any, a: Any, b: Any, rcond: Any = None, *, driver: str | None = None) -> Any:
     """Shapes of a least-squares solution. PyTorch gives up on them because there are no residuals where the rank is
