@@ -93,8 +93,8 @@ class Wrapped:
         raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
 
     def __getstate__(self) -> dict[str, Any]:
-        kept = ("model", "own", "settings", "check", "off", "parts")  # programs are made anew
-        return {name: getattr(self, name) for name in kept}
+        carried_over = ("model", "own", "settings", "check", "off", "parts")  # programs are made anew
+        return {name: getattr(self, name) for name in carried_over}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
@@ -157,22 +157,9 @@ class Wrapped:
                 continue
             if program.plain:
                 return self.original(*args, **kwargs)
-            try:
-                if program.decisions:
-                    with undone_on_error(program.devices), comparing():
-                        out = self._ran(program, args, kwargs)
-                else:
-                    out = self._ran(program, args, kwargs)
-            except DecisionChangedError as changed:
-                what, seen = program.decisions[changed.index]
-                why = f"look {changed.index} at a {what} saw {seen}, and now {changed.seen}"
-                continue
-            except MemogradError:
-                raise
-            except RuntimeError as error:  # an operator that runs into a shape which values decide
-                if not program.shaped:
-                    raise
-                why = f"a shape that values decide: {error}"
+            out, unlike = self._tried(program, args, kwargs)
+            if unlike is not None:
+                why = unlike
                 continue
             if program is not programs[0]:
                 programs.remove(program)
@@ -187,6 +174,23 @@ class Wrapped:
         if program.plain and not program.guards.volatile:  # what took from an iterator took that once
             return self.original(*args, **kwargs)
         return self._ran(program, args, kwargs)
+
+    def _tried(self, program: Program, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, str | None]:
+        """What ``program`` returns, or why it is not the one for these arguments; nothing has happened then."""
+        try:
+            if not program.decisions:
+                return self._ran(program, args, kwargs), None
+            with undone_on_error(program.devices), comparing():
+                return self._ran(program, args, kwargs), None
+        except DecisionChangedError as changed:
+            kind, value = program.decisions[changed.index]
+            return None, f"look {changed.index} at a {kind} saw {value}, and now {changed.seen}"
+        except MemogradError:
+            raise
+        except RuntimeError as error:  # an operator that runs into a shape which values decide
+            if not program.shaped:
+                raise
+            return None, f"a shape that values decide: {error}"
 
     def _ran(self, program: Program, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         self._last = program

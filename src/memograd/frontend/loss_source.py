@@ -40,8 +40,8 @@ def loss_program(call: Any) -> Found | None:
         own = frame.f_locals.get("self")
         if frame.f_code.co_name == "backward" and isinstance(own, Tensor) and own.grad_fn is not None:
             roots = [own.grad_fn, *(f for f, _ in own.grad_fn.next_functions if f is not None)]
-        elif roots and (found := _in_frame(frame, roots, call)) is not None:
-            return found
+        elif roots and (source := _in_frame(frame, roots, call)) is not None:
+            return source
         frame = frame.f_back
     return None
 

@@ -72,11 +72,11 @@ def apart(results: Sequence[Tensor], given: Sequence[Tensor]) -> list[Tensor]:
     to no view that comes out of a ``Function``. They share their version, so that whoever writes to what a derivative
     reads is told so.
     """
-    seen = {*map(id, given)}
+    ids = {*map(id, given)}
     own: list[Tensor] = []
     for result in results:
-        own.append(result.detach() if id(result) in seen else result)
-        seen.add(id(own[-1]))
+        own.append(result.detach() if id(result) in ids else result)
+        ids.add(id(own[-1]))
     if not any([t._is_view() for t in own]):
         return own
     dense = {id(t): t for t in (*given, *own) if t.layout is torch.strided}

@@ -163,10 +163,10 @@ def paused(source: str, sizes: Sequence[int]) -> tuple[str, list[list[int]]]:
     *body, returned = step.body
     names = [name.id for name in returned.value.elts]  # pyright: ignore[reportAttributeAccessIssue]
     waits = next(at for at, line in enumerate(body) if any(isinstance(n, ast.Yield) for n in ast.walk(line)))
-    made = {n.id: at for at, line in enumerate(body) for n in _names(line) if isinstance(n.ctx, ast.Store)}
-    there = [max(waits, made.get(name, 0)) for name in names]
-    together = groups(sorted(range(len(names)), key=there.__getitem__), sizes)
-    ends = [max((there[k] for k in group), default=waits) for group in together]
+    stored_at = {n.id: at for at, line in enumerate(body) for n in _names(line) if isinstance(n.ctx, ast.Store)}
+    ready_at = [max(waits, stored_at.get(name, 0)) for name in names]
+    together = groups(sorted(range(len(names)), key=ready_at.__getitem__), sizes)
+    ends = [max((ready_at[k] for k in group), default=waits) for group in together]
     ends[-1] = len(body) - 1  # what else is to run comes before the last ones
     read: set[str] = set()  # further down
     lines: list[ast.stmt] = []

@@ -46,9 +46,9 @@ class Settings:
     def plan(self, graph: Graph) -> Plan:
         """A schedule of ``graph`` within the budget."""
         assert self.memory_budget is not None
-        made = plan(graph, self.memory_budget, self.allowed, fused=self.backend == "inductor")
-        self.allowed = max(self.allowed, made.budget)
-        return made
+        schedule = plan(graph, self.memory_budget, self.allowed, fused=self.backend == "inductor")
+        self.allowed = max(self.allowed, schedule.budget)
+        return schedule
 
     def say_unplanned(self, many: bool) -> None:
         """Tell the user, once, that the budget does not cover these gradients; ``many``: because they are those of a

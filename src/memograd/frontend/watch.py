@@ -141,10 +141,10 @@ def _only_the_loss(step: Step) -> Report:
 
 def _behind(call: Call, report: Report, step: Step) -> Report | None:
     """What made the cotangents so: the loss, if its source can be found and run."""
-    found = loss_program(call)
-    if found is None:
+    source = loss_program(call)
+    if source is None:
         return None
-    function, inputs, names = found
+    function, inputs, names = source
     try:
         graphs = _differentiated(function, inputs)
         if graphs is None:
@@ -153,15 +153,15 @@ def _behind(call: Call, report: Report, step: Step) -> Report | None:
         flat = [t.detach() if isinstance(t, Tensor) else t for t in joint.bind(inputs, {})]
         known = {f"arg{k}": name for k, name in enumerate(names)}
         behind = Step(forward, joint, flat, number=step.number, names=known, untouched=step.untouched, trail=step.trail)
-        told = examine(behind)
+        examined = examine(behind)
     except (MemogradError, RuntimeError, ValueError, TypeError):
         return None
-    finding = told.findings[0]
+    finding = examined.findings[0]
     if "step" not in finding.numbers:
         return None
     spoiled = report.findings[0].names
     numbers = {**finding.numbers, "spoils": list(spoiled)}
-    return replace(told, findings=(replace(finding, names=spoiled, numbers=numbers),))
+    return replace(examined, findings=(replace(finding, names=spoiled, numbers=numbers),))
 
 
 def _differentiated(function: Callable[..., Any], inputs: tuple[Tensor, ...]) -> tuple[Graph, Graph] | None:

@@ -39,12 +39,12 @@ def closure_of(function: Callable[..., Any]) -> Closure:
     return Closure(_without_children(modules), tensors)
 
 
-def captured(function: Any, seen: set[int] | None = None) -> Iterator[tuple[str, Any]]:
+def captured(function: Any, entered: set[int] | None = None) -> Iterator[tuple[str, Any]]:
     """(name, value) for everything ``function`` refers to; functions among them are entered."""
-    seen = set() if seen is None else seen
-    if id(function) in seen:
+    entered = set() if entered is None else entered
+    if id(function) in entered:
         return
-    seen.add(id(function))
+    entered.add(id(function))
     for name, value in _references(function):
         yield name, value
         if isinstance(value, (list, tuple)):
@@ -52,7 +52,7 @@ def captured(function: Any, seen: set[int] | None = None) -> Iterator[tuple[str,
         elif isinstance(value, dict):
             yield from ((f"{name}_{k}", v) for k, v in value.items())
         elif _is_program(value):
-            yield from captured(value, seen)
+            yield from captured(value, entered)
 
 
 def _is_program(value: Any) -> bool:

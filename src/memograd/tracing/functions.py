@@ -143,23 +143,27 @@ class Application(Call):
         self.arguments = arguments
 
     def run(self, adjoints: list[Any], needed: list[bool], tensor_of: Callable[[Ref], torch.Tensor]) -> list[Any]:
-        given = tuple(None if k is None or k < 0 else adjoints[k] for k, _ in self.outputs)
+        cotangents = tuple(None if k is None or k < 0 else adjoints[k] for k, _ in self.outputs)
         for hook in list(self.before.values()):
-            given = through(hook, given)
-        parts = self._backward(given, needed, tensor_of) if self.arguments is None else self._ruled(given, tensor_of)
+            cotangents = through(hook, cotangents)
+        parts = (
+            self._backward(cotangents, needed, tensor_of)
+            if self.arguments is None
+            else self._ruled(cotangents, tensor_of)
+        )
         count = len(self.layout)
         if len(parts) < count or any(p is not None for p in parts[count:]):
             raise RuntimeError(f"it returned {len(parts)} gradients for {count} arguments of forward")
         if self.behind:
-            parts = self._hooked(parts, given)
-        found = {at: p for at, p in zip(self.layout, parts, strict=False) if at is not None and at >= 0}
-        return [found[i] for i in range(len(needed))]
+            parts = self._hooked(parts, cotangents)
+        by_position = {at: p for at, p in zip(self.layout, parts, strict=False) if at is not None and at >= 0}
+        return [by_position[i] for i in range(len(needed))]
 
     def reads(self) -> list[Ref]:
-        found: list[Any] = []
+        refs: list[Any] = []
         for part in (self.attributes, self.saved_tensors, self.arguments):
-            _mapped(part, Ref, found.append)
-        return list(dict.fromkeys([*super().reads(), *found]))
+            _mapped(part, Ref, refs.append)
+        return list(dict.fromkeys([*super().reads(), *refs]))
 
     def _backward(
         self, given: tuple[Any, ...], needed: list[bool], tensor_of: Callable[[Ref], torch.Tensor]
@@ -188,13 +192,13 @@ class Application(Call):
             return given
         return torch.zeros(like.shape, dtype=like.dtype, device=like.device)
 
-    def _hooked(self, parts: list[Any], given: tuple[Any, ...]) -> list[Any]:
+    def _hooked(self, parts: list[Any], cotangents: tuple[Any, ...]) -> list[Any]:
         """Hooks behind a node see the gradients of all tensors among the arguments."""
         tensors = [i for i, at in enumerate(self.layout) if at is not None]
-        seen = tuple(parts[i] for i in tensors)
+        gradients = tuple(parts[i] for i in tensors)
         for hook in list(self.behind.values()):
-            seen = through(hook, seen, given)
-        for i, part in zip(tensors, seen, strict=True):
+            gradients = through(hook, gradients, cotangents)
+        for i, part in zip(tensors, gradients, strict=True):
             parts[i] = part
         return parts
 

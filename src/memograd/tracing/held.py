@@ -34,11 +34,11 @@ class Held:
         self.hidden_nodes: list[fx.Node] = []
         self.hidden: list[Hidden] = []
         self.foreign: list[tuple[torch.Tensor, Ref]] = []
-        self.kept: dict[int, torch.Tensor] = {}
+        self.with_history: dict[int, torch.Tensor] = {}
 
     def ref(self, tensor: torch.Tensor) -> Any:
         """What stands for ``tensor`` on ``ctx``: itself, where it has a history that the backward will run through."""
-        if id(tensor) in self.kept:
+        if id(tensor) in self.with_history:
             return tensor
         return self._operand(tensor)
 
@@ -55,16 +55,16 @@ class Held:
                 self.places.append(Place(tensor.requires_grad, tensor.is_leaf, self.tracer.is_given(stand_in)))
         return self.refs[id(tensor)]
 
-    def keep_history(self, since: fx.Node | None, seen: int, roots: list[Any], of: set[fx.Node] | None = None) -> None:
+    def keep_history(self, since: fx.Node | None, count: int, roots: list[Any], of: set[fx.Node] | None = None) -> None:
         """Where ``forward`` turned grad mode on and kept what it computed so, the backward will run autograd through
         that. Then every tensor that takes part stays itself, since autograd knows it by that.
 
         Args:
-            since, seen: the last node and the number of tensors before ``forward``.
+            since, count: the last node and the number of tensors before ``forward``.
             roots: what it put on ``ctx``.
             of: no other nodes than these.
         """
-        new = self.tracer.seen_since(seen)
+        new = self.tracer.seen_since(count)
         if not any(t.requires_grad and id(t) in new and id(t) not in self.refs for t in reachable(*roots)):
             return
         nodes: set[fx.Node] = set()
@@ -73,17 +73,17 @@ class Held:
                 break
             if of is None or node in of:
                 nodes.update(n for n in (node, *node.all_input_nodes) if of is None or n in of)
-        self.kept = self.tracer.standing_for(nodes)
-        for tensor in self.kept.values():
+        self.with_history = self.tracer.standing_for(nodes)
+        for tensor in self.with_history.values():
             if tensor.requires_grad and tensor.is_leaf and id(tensor) not in new:
                 self._hide(tensor, users=False)
             else:
                 self.foreign.append((tensor, self._operand(tensor)))
 
-    def reach(self, found: Iterable[torch.Tensor]) -> None:
-        """The backward leads to ``found``."""
-        for tensor in found:
-            if id(tensor) in self.kept:
+    def reach(self, tensors: Iterable[torch.Tensor]) -> None:
+        """The backward leads to ``tensors``."""
+        for tensor in tensors:
+            if id(tensor) in self.with_history:
                 continue
             if self.tracer.is_own(tensor):
                 self.foreign.append((tensor, self._operand(tensor)))

@@ -197,9 +197,9 @@ class Meetings(Objects):
 
     def _imported(self, name: str) -> None:
         """``import settings`` inside a function."""
-        found = sys.modules.get(name)
-        if found is not None:
-            self.meet(found, name)
+        module = sys.modules.get(name)
+        if module is not None:
+            self.meet(module, name)
         elif not is_machinery(name):
             self.again = self.again or f"the module {name!r}, which the program imports,"
 

@@ -23,14 +23,14 @@ _CLOSED = (type, types.ModuleType, str, bytes, int, float, complex, types.Builti
 
 def reachable(*roots: Any) -> list[torch.Tensor]:
     """Every tensor that can be reached from ``roots``, each once."""
-    seen: dict[int, Any] = {}  # keeps what it names alive
+    visited: dict[int, Any] = {}  # keeps what it names alive
     tensors: list[torch.Tensor] = []
     waiting: list[Any] = list(roots)
-    while waiting and len(seen) < _MOST:
+    while waiting and len(visited) < _MOST:
         value = waiting.pop()
-        if id(value) in seen or isinstance(value, _CLOSED):
+        if id(value) in visited or isinstance(value, _CLOSED):
             continue
-        seen[id(value)] = value
+        visited[id(value)] = value
         if isinstance(value, torch.Tensor):
             tensors.append(value)
         else:

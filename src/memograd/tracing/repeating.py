@@ -57,10 +57,10 @@ def scattered(base: torch.Tensor, chain: Chain, before: fx.Node, value: fx.Node,
     count = base.numel()
     where = emit(aten.arange.default, (count,), {"device": base.device}, like([count], torch.int64))
     where = emit(aten.reshape.default, (where, list(base.shape)), {}, like(base.shape, torch.int64))
-    for (func, args, kwargs, index), made in chain:
-        where = emit(func, (where, *args), kwargs, like(made.shape, torch.int64))
+    for (func, args, kwargs, index), result in chain:
+        where = emit(func, (where, *args), kwargs, like(result.shape, torch.int64))
         if index is not None:
-            where = emit(operator.getitem, (where, index), {}, like(made.shape, torch.int64))
+            where = emit(operator.getitem, (where, index), {}, like(result.shape, torch.int64))
     written = chain[-1][1].numel()
     where = emit(aten.reshape.default, (where, [-1]), {}, like([written], torch.int64))
     value = emit(aten.reshape.default, (value, [-1]), {}, like([written], base.dtype))

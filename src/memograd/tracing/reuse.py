@@ -71,23 +71,23 @@ class Kept:
     LIMIT = 16
 
     def __init__(self) -> None:
-        self._kept: list[tuple[Guards | None, Any]] = []
+        self._entries: list[tuple[Guards | None, Any]] = []
 
     def __len__(self) -> int:
-        return len(self._kept)
+        return len(self._entries)
 
     def find(self) -> Any:
         """The first that holds; None where none does."""
-        kept = self._kept
-        for at, (guards, made) in enumerate(kept):
+        entries = self._entries
+        for at, (guards, program) in enumerate(entries):
             if guards is None or guards.hold():
                 if at:
-                    self._kept = [kept[at], *kept[:at], *kept[at + 1 :]]
-                return made
+                    self._entries = [entries[at], *entries[:at], *entries[at + 1 :]]
+                return program
         return None
 
-    def keep(self, guards: Guards | None, made: Any) -> None:
-        self._kept = [(guards, made), *self._kept[: self.LIMIT - 1]]
+    def keep(self, guards: Guards | None, program: Any) -> None:
+        self._entries = [(guards, program), *self._entries[: self.LIMIT - 1]]
 
 
 _ON_VALUES = object()
@@ -99,9 +99,9 @@ class Cache:
     A graph that depends on values serves one call and is not kept; that it does is.
     """
 
-    def __init__(self, f: Any, kept: Recent | None = None) -> None:
+    def __init__(self, f: Any, by_signature: Recent | None = None) -> None:
         self.f = f
-        self._kept = Recent() if kept is None else kept
+        self._programs = Recent() if by_signature is None else by_signature
 
     def get(self, args: tuple[Any, ...], kwargs: dict[str, Any], build: Callable[[bool], Any]) -> Any:
         """What ``build`` makes, which has a graph's ``guards``, perhaps from an earlier call; its argument: on the
@@ -109,15 +109,15 @@ class Cache:
         if capturing():
             return build(needs_values())
         key = signature(args, kwargs)
-        kept = self._kept.get(key)
-        if kept is None:
-            kept = self._kept[key] = Kept()
-        made = kept.find()
-        if made is None:
+        programs = self._programs.get(key)
+        if programs is None:
+            programs = self._programs[key] = Kept()
+        program = programs.find()
+        if program is None:
             try:
-                made = build(False)
-                kept.keep(made.guards, made)
+                program = build(False)
+                programs.keep(program.guards, program)
             except DataDependentError as error:
-                made = _ON_VALUES
-                kept.keep(error.guards, made)
-        return build(True) if made is _ON_VALUES else made
+                program = _ON_VALUES
+                programs.keep(error.guards, program)
+        return build(True) if program is _ON_VALUES else program

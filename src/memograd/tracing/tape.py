@@ -209,9 +209,9 @@ class Tape(Writer):
 
     def item(self, node: fx.Node, index: int) -> torch.Tensor:
         """One output of a node with several, as a tensor."""
-        found = [u for u in node.users if u.target is operator.getitem and u.args[1] == index]
+        parts = [u for u in node.users if u.target is operator.getitem and u.args[1] == index]
         return self.input(
-            found[0] if found else self._emit(operator.getitem, (node, index), {}, node.meta["val"][index])
+            parts[0] if parts else self._emit(operator.getitem, (node, index), {}, node.meta["val"][index])
         )
 
     def _alias_of(self, tensor: torch.Tensor) -> Alias:

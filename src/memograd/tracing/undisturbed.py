@@ -98,8 +98,8 @@ class Contents:
 
     def changed(self, named: dict[str, torch.Tensor]) -> set[str]:
         """Names of those whose content is another one by now."""
-        kept = {id(tensor): content for tensor, _, content in self._held}
-        return {name for name, t in named.items() if id(t) in kept and not _equal(t, kept[id(t)])}
+        contents = {id(tensor): content for tensor, _, content in self._held}
+        return {name for name, t in named.items() if id(t) in contents and not _equal(t, contents[id(t)])}
 
     def put_back(self) -> None:
         with torch.no_grad():

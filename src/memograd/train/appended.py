@@ -120,18 +120,18 @@ class Update(Appended):
             for group in self.optimizer.param_groups
         ]
         states = [
-            [prepare(self.optimizer, group, p) for p, _ in found]
-            for group, found in zip(self.optimizer.param_groups, groups, strict=True)
+            [prepare(self.optimizer, group, p) for p, _ in members]
+            for group, members in zip(self.optimizer.param_groups, groups, strict=True)
         ]
-        values = [self.gradients[name].meta["val"] for found in groups for _, name in found]
+        values = [self.gradients[name].meta["val"] for members in groups for _, name in members]
         if self.carried is not None and self.clip.norm is not None and values:
             self.norm = self.carried.norm_of(values)
         counts = [[{k: float(s[k]) for k in self.rule.counters if k in s} for s in group] for group in states]
         with self.tracer.rules():
-            gradients = self._clipped([name for found in groups for _, name in found])
-            for k, found in enumerate(groups):
-                if found:
-                    self._group(k, [name for _, name in found], states[k], counts[k], gradients)
+            gradients = self._clipped([name for members in groups for _, name in members])
+            for k, members in enumerate(groups):
+                if members:
+                    self._group(k, [name for _, name in members], states[k], counts[k], gradients)
             if self.carried is not None and self.carried.averages:
                 self._average(self.carried)
         return self._finish()

@@ -152,18 +152,20 @@ def _generators(loader: Any) -> list[torch.Generator]:
 # -- nested values as JSON and tensors -----------------------------------------------------------------------------
 
 
-def _encode(value: Any, path: str, tensors: dict[str, torch.Tensor], seen: dict[int, str]) -> Any:
+def _encode(value: Any, path: str, tensors: dict[str, torch.Tensor], first_paths: dict[int, str]) -> Any:
     """JSON for ``value``; tensors go to ``tensors`` by path, one that occurs twice only once."""
     if isinstance(value, torch.Tensor):
-        if id(value) not in seen:
-            seen[id(value)] = path
+        if id(value) not in first_paths:
+            first_paths[id(value)] = path
             tensors[path] = _plain(value)
-        return {"tensor": seen[id(value)]}
+        return {"tensor": first_paths[id(value)]}
     if isinstance(value, dict):
-        return {"dict": [[k, _encode(v, f"{path}/{k}" if path else str(k), tensors, seen)] for k, v in value.items()]}
+        return {
+            "dict": [[k, _encode(v, f"{path}/{k}" if path else str(k), tensors, first_paths)] for k, v in value.items()]
+        }
     if isinstance(value, (list, tuple)):
         kind = "tuple" if isinstance(value, tuple) else "list"
-        return {kind: [_encode(v, f"{path}/{i}", tensors, seen) for i, v in enumerate(value)]}
+        return {kind: [_encode(v, f"{path}/{i}", tensors, first_paths) for i, v in enumerate(value)]}
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
     raise DataError(f"cannot store {path!r} in a checkpoint: {type(value).__name__} is neither a tensor nor a number")

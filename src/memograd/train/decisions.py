@@ -104,9 +104,9 @@ class Programs:
         program.choice.backend.compute(program.flat(batch, options))
         generators.put_back()
 
-    def _which(self, before: Sequence[Decision], seen: str, tried: list[Program]) -> Program | None:
-        """A program that went the same way ``before``, and then another, by what is ``seen`` now."""
-        way = [*(d.seen for d in before), seen]
+    def _which(self, before: Sequence[Decision], value: str, tried: list[Program]) -> Program | None:
+        """A program that went the same way ``before``, and then another, by the ``value`` that is seen now."""
+        way = [*(d.seen for d in before), value]
         for program in self.all:
             same = program not in tried and [d.seen for d in program.decisions[: len(way)]] == way
             if same and program.graph.guards.hold():

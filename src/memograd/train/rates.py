@@ -25,7 +25,7 @@ class Rates:
         self.optimizer = optimizer
         self.learning: list[Tensor] = []
         self.others: dict[tuple[int, str], tuple[Tensor, ...]] = {}
-        self._seen: list[dict[str, Any]] = []
+        self._last: list[dict[str, Any]] = []
         self.follow()
 
     def follow(self) -> None:
@@ -33,33 +33,33 @@ class Rates:
         for k, group in enumerate(self.optimizer.param_groups):
             if k == len(self.learning):
                 self.learning.append(_rate(group["lr"]))
-                self._seen.append({})
+                self._last.append({})
             self._learning(k, group["lr"])
             self._others(k, group)
 
     def _learning(self, k: int, rate: Any) -> None:
-        seen = self._seen[k]
+        last = self._last[k]
         if isinstance(rate, Tensor):
             self.learning[k].copy_(rate.detach().reshape(()))  # schedulers change it in place
-        elif rate is not seen.get("lr"):
+        elif rate is not last.get("lr"):
             self.learning[k].fill_(float(rate))
-        seen["lr"] = rate
+        last["lr"] = rate
 
     def _others(self, k: int, group: dict[str, Any]) -> None:
-        seen = self._seen[k]
+        last = self._last[k]
         for option in _MAY_CHANGE:
             value = group.get(option)
-            if value is seen.get(option):
+            if value is last.get(option):
                 continue
             numbers = _numbers(value)
             tensors = self.others.get((k, option), ())
-            if option in seen and numbers and not tensors and numbers != _numbers(seen[option]):
+            if option in last and numbers and not tensors and numbers != _numbers(last[option]):
                 device = self.learning[k].device
                 tensors = tuple(torch.zeros((), dtype=torch.float64, device=device) for _ in numbers)
                 self.others[k, option] = tensors
             for tensor, number in zip(tensors, numbers, strict=False):
                 tensor.fill_(number)
-            seen[option] = value
+            last[option] = value
 
     def inputs(self, k: int) -> dict[str, tuple[Tensor, ...]]:
         """What else is an input of this group: none that is zero, for which formulas have a form of their own."""

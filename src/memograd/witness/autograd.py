@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -70,58 +71,91 @@ def by_autograd(
         derive: what the program returns and what is differentiated become the loss, the gradients, other results.
     """
     with TURN:
-        leaves, spec = pytree.tree_flatten((tuple(args), dict(kwargs)))
-        leaves = [_copy(x) if isinstance(x, Tensor) else x for x in leaves]
-        given = iter([leaves[i] for i in joint.calling.tensor_in])
-        bound = {i.name: i.bound for i in joint.inputs if i.bound is not None}
-        tensors = {i.name: bound[i.name] if i.name in bound else next(given) for i in joint.inputs}
-        sources = [tensors[name] for name in joint.wrt]
-        held = [*program.parameters(), *program.buffers()] if isinstance(program, nn.Module) else []
-        states = getattr(
-            joint.guards, "states", None
-        )  # generators from elsewhere that the program draws from, and such
-        now, contents = Generators(program, states), Contents([*bound.values(), *held])
-        all_leaves = {id(t): t for t in (*held, *bound.values(), *sources) if t.is_leaf}
-        gradients = [(t, t.grad) for t in all_leaves.values()]
-        drawn.put_back()
-        if states is not None:
-            states.put_back()
-        try:
-            for tensor, _ in gradients:
-                tensor.grad = None
+        here = _Operands.of(program, args, kwargs, joint)
+        states = getattr(joint.guards, "states", None)  # generators from elsewhere that it draws from, and such
+        with _as_before(program, states, here) as contents:
+            drawn.put_back()
+            if states is not None:
+                states.put_back()
             if nudge:
-                _nudge(sources, nudge)
+                _nudge(here.sources, nudge)
             if wide:
-                widen([*held, *tensors.values()])
+                widen([*here.own, *here.tensors.values()])
             for name, step in (moved or {}).items():
-                tensors[name].data.add_(step)
-            handed = _handed(leaves, sources)
-            own_args, own_kwargs = pytree.tree_unflatten(handed, spec)
-            others = [x for x in leaves if not isinstance(x, Tensor)]
+                here.tensors[name].data.add_(step)
+            handed = _handed(here.leaves, here.sources)
+            own_args, own_kwargs = pytree.tree_unflatten(handed, here.spec)
+            others = [x for x in here.leaves if not isinstance(x, Tensor)]
             with (
                 taken_back(program, *others) as changes,
                 _ordinary(),
-                without_hooks(sources),
+                without_hooks(here.sources),
                 _wide(wide),
                 plainly(),
             ):
                 with watching or nullcontext():
                     out = program(*own_args, **own_kwargs)
-                loss, found, results = derive(out, dict(zip(joint.wrt, sources, strict=True)))
-            scratch = {i.name for i in joint.inputs if i.kind == "constant" and i.place is None}
-            mutated = {o.name for o in joint.outputs if o.kind == "mutation"} - scratch  # memory that it asks for anew
-            mutated |= set() if nudge or wide or moved else contents.changed(bound)
-            after = dict(zip(map(id, leaves), handed, strict=True))
-            written = {n: after.get(id(tensors[n]), tensors[n]).detach().clone() for n in mutated}
-        finally:
-            for tensor, _ in gradients:
-                tensor.grad = None  # before the tensor is again of the dtype it had
-            contents.put_back()
-            for tensor, gradient in gradients:
-                tensor.grad = gradient
-            now.put_back()
+                loss, gradients, results = derive(out, dict(zip(joint.wrt, here.sources, strict=True)))
+            mutated = _mutated(joint)
+            mutated |= set() if nudge or wide or moved else contents.changed(here.bound)
+            after = dict(zip(map(id, here.leaves), handed, strict=True))
+            written = {n: after.get(id(here.tensors[n]), here.tensors[n]).detach().clone() for n in mutated}
     left = {(id(c[0].holder), c[1]): Left(c[3], value) for c in changes if (value := number(c[2])) is not None}
-    return Results(loss.detach(), found, written, left, results)
+    return Results(loss.detach(), gradients, written, left, results)
+
+
+@dataclass(frozen=True)
+class _Operands:
+    """What the program runs on.
+
+    Attributes:
+        leaves, spec: copies of the arguments.
+        bound: the tensors that the graph is bound to, by name; ``tensors``: every input of it.
+        sources: those that are differentiated.
+        own: the program's parameters and buffers.
+    """
+
+    leaves: list[Any]
+    spec: Any
+    bound: dict[str, Tensor]
+    tensors: dict[str, Tensor]
+    sources: list[Tensor]
+    own: list[Tensor]
+
+    @classmethod
+    def of(cls, program: Any, args: Sequence[Any], kwargs: Mapping[str, Any], joint: Graph) -> _Operands:
+        leaves, spec = pytree.tree_flatten((tuple(args), dict(kwargs)))
+        leaves = [_copy(x) if isinstance(x, Tensor) else x for x in leaves]
+        arguments = iter([leaves[i] for i in joint.calling.tensor_in])
+        bound = {i.name: i.bound for i in joint.inputs if i.bound is not None}
+        tensors = {i.name: bound[i.name] if i.name in bound else next(arguments) for i in joint.inputs}
+        own = [*program.parameters(), *program.buffers()] if isinstance(program, nn.Module) else []
+        return cls(leaves, spec, bound, tensors, [tensors[name] for name in joint.wrt], own)
+
+
+@contextmanager
+def _as_before(program: Any, states: Any, here: _Operands) -> Iterator[Contents]:
+    """Generators, what tensors hold and their ``.grad`` are afterwards as they were; inside no leaf has a ``.grad``."""
+    now, contents = Generators(program, states), Contents([*here.bound.values(), *here.own])
+    leaves = {id(t): t for t in (*here.own, *here.bound.values(), *here.sources) if t.is_leaf}
+    gradients = [(t, t.grad) for t in leaves.values()]
+    try:
+        for tensor, _ in gradients:
+            tensor.grad = None
+        yield contents
+    finally:
+        for tensor, _ in gradients:
+            tensor.grad = None  # before the tensor is again of the dtype it had
+        contents.put_back()
+        for tensor, gradient in gradients:
+            tensor.grad = gradient
+        now.put_back()
+
+
+def _mutated(joint: Graph) -> set[str]:
+    """The inputs that the graph writes to, without memory that the program asks for anew at each call."""
+    scratch = {i.name for i in joint.inputs if i.kind == "constant" and i.place is None}
+    return {o.name for o in joint.outputs if o.kind == "mutation"} - scratch
 
 
 class _Passed(torch.autograd.Function):
