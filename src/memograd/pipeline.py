@@ -54,12 +54,15 @@ def _staged(name: str, stage: Callable[[], Graph], given: Graph | None = None) -
 
 
 def capture(f: Callable[..., Any], *args: Any, **kwargs: Any) -> Graph:
-    """The graph that ``f(*args, **kwargs)`` computes, without dead code. See ``memograd.tracing.capture.trace``.
+    """The graph that ``f(*args, **kwargs)`` computes, without dead code.
 
     Args:
         f: an ``nn.Module`` or a function of tensors or pytrees of tensors.
         args, kwargs: example inputs. Those that require gradients can be differentiated; where none does, all
             floating-point ones can.
+
+    Returns:
+        A functional graph of ATen operators, to be called like ``f``, on arguments of these shapes, strides and dtypes.
 
     Raises:
         CaptureError: the program raised, its control flow depends on values, or an operator cannot be traced.
@@ -90,9 +93,26 @@ def differentiate(
     among: Collection[str] | None = None,
     limit: int = 100_000,
 ) -> Graph:
-    """The graph that computes ``graph``'s results and its gradients; arguments: see ``memograd.adjoint.derivation``.
+    """The graph that computes ``graph``'s results and the gradients of its loss.
 
-    With ``memoize=False`` nothing is simplified, so that the repeated work stays to be seen.
+    Args:
+        wrt: names of inputs (parameters, arguments); default: all parameters that require gradients, else all
+            floating-point arguments.
+        memoize: remember adjoints. False runs the naive recursion, once for every path, and
+            simplifies nothing, so that the repeated work stays to be seen.
+        of: name of the result to differentiate; default the first, which must be a scalar (a loss).
+        cotangents: instead of 1 for a scalar loss, take the adjoints of all results of this kind as further
+            arguments.
+        among: those of them with these names only.
+        limit: most products the naive recursion may form.
+
+    Returns:
+        A graph with outputs of kind ``gradient``; ``graph.unused`` names the inputs the loss does not depend on.
+
+    Raises:
+        GraphError: the loss is not a scalar, or a name is unknown.
+        MissingRuleError, NotDifferentiableError, OpaqueBackwardError: no derivative is known on the path.
+        ProductLimitError: the naive recursion would exceed ``limit``.
     """
     with looking_away(), no_collection():
         names = list(wrt) if wrt is not None else default_wrt(graph)

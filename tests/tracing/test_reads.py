@@ -196,10 +196,10 @@ def test_another_tensor_in_the_same_place_needs_no_other_graph() -> None:
     for k in range(4):
         table = torch.full((3,), float(k), dtype=F64)
         assert torch.equal(gradient(X), table.expand(4, 3))
-    assert sum(map(len, gradient.cache._kept.values())) == 1
+    assert sum(map(len, gradient.cache._programs.values())) == 1
     table = table.requires_grad_()  # a parameter
     gradient(X)
-    assert sum(map(len, gradient.cache._kept.values())) == 2
+    assert sum(map(len, gradient.cache._programs.values())) == 2
 
 
 def test_tensors_that_part() -> None:
@@ -222,7 +222,7 @@ def test_what_is_not_read_may_change() -> None:
         gradient(X)
         net.steps, net.trainer.step = k, k
         net.trainer.history.append(k)
-    assert sum(map(len, gradient.cache._kept.values())) == 1
+    assert sum(map(len, gradient.cache._programs.values())) == 1
 
 
 def test_training_steps_follow_what_they_read() -> None:

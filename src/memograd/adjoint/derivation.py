@@ -31,26 +31,8 @@ def differentiate(
     among: Collection[str] | None = None,
     limit: int = 100_000,
 ) -> Graph:
-    """The graph that computes ``graph``'s results and the gradients of its loss.
-
-    Args:
-        wrt: names of inputs (parameters, arguments); default: all parameters that require gradients, else all
-            floating-point arguments.
-        memoize: remember adjoints. False runs the naive recursion, once for every path.
-        of: name of the result to differentiate; default the first, which must be a scalar (a loss).
-        cotangents: instead of 1 for a scalar loss, take the adjoints of all results of this kind as further
-            arguments.
-        among: those of them with these names only.
-        limit: most products the naive recursion may form.
-
-    Returns:
-        A graph with outputs of kind ``gradient``; ``graph.unused`` names the inputs the loss does not depend on.
-
-    Raises:
-        GraphError: the loss is not a scalar, or a name is unknown.
-        MissingRuleError, NotDifferentiableError, OpaqueBackwardError: no derivative is known on the path.
-        ProductLimitError: the naive recursion would exceed ``limit``.
-    """
+    """The graph that computes ``graph``'s results and the gradients of its loss; ``memograd.differentiate`` says what
+    the arguments mean and what is raised."""
     names = inputs_of(graph, wrt)
     if not memoize and (naive := count_products(graph, names, of, cotangents, among).naive) > limit:
         raise ProductLimitError(

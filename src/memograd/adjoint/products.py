@@ -36,7 +36,13 @@ def count_products(
     cotangents: OutputKind | None = None,
     among: Collection[str] | None = None,
 ) -> Products:
-    """Products the recursion forms for these gradients; the arguments are those of ``differentiate``.
+    """How many products the recursion forms for these gradients.
+
+    Args:
+        graph, wrt, of, cotangents, among: as for ``differentiate``.
+
+    Returns:
+        ``naive``: one for every path from a result to an input; ``memoized``: one for every edge on such a path.
 
     Raises:
         GraphError: where ``differentiate`` raises one for the same arguments.

@@ -73,6 +73,9 @@ def plan_graph(digraph: Any, memory_budget: int | str) -> GraphPlan:
         memory_budget: bytes, "8GiB", "600MB", or "50%" of the peak of the base order, which is the order of the
             graph's nodes if that is a valid order of computation, else a topological order.
 
+    Returns:
+        The order in which nodes run, some of them several times, its peak in bytes and its extra cost.
+
     Raises:
         BudgetInfeasibleError: no schedule within the budget was found; ``floor_bytes`` is the least that one needs.
         GraphError: the graph has a circle, or a node has no cost or bytes, or negative ones.

@@ -85,6 +85,14 @@ def rule(*targets: Any, formula: str = "", latex: str = "") -> Callable[[Rule], 
     An ``autograd.Function`` class needs no rule, its own ``backward`` is traced; a rule goes before it. Of several
     results it gets the adjoints and values as tuples, and the arguments are those of ``apply``. Programs that have
     been captured already keep the backward that they were captured with.
+
+    Args:
+        targets: operators (``torch.ops.aten.sin.default``) or classes of ``autograd.Function``.
+        formula, latex: what ``memograd rules`` and the explanations show; by default the function's docstring.
+
+    Returns:
+        A decorator for ``function(adjoint, y, *args, **kwargs)``, which returns the adjoints of the arguments; see
+        docs/rules.md.
     """
 
     def enter(function: Rule) -> Rule:

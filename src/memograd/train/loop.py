@@ -57,8 +57,10 @@ def train_model(
 
     Args:
         criterion: ``criterion(model(*inputs), target)``; None when the model returns its loss.
+        optimizer: any of ``torch.optim``, made with the model's parameters; see ``TrainStep``.
         dataloader: yields ``(*inputs, target)``, or dicts of keyword arguments for a model that returns its loss;
             iterated once an epoch.
+        epochs: passes over the data in all, those before a resumption too.
         validation: the like, run after each epoch in eval mode.
         metrics: name -> ``metric(output, target)``, the mean over a batch; recorded as ``validation_<name>``. Without
             it ``accuracy`` is recorded when the targets are class numbers.

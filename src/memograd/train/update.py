@@ -55,6 +55,9 @@ def update_rule(kind: type[optim.Optimizer], start: Start | None = None) -> Call
     It holds for ``kind`` itself, not for classes derived from it. Each step's first update is compared with that of
     ``kind.step()``; see ``check`` of ``mg.TrainStep``. What shows only in later ones (the factor of a momentum that
     begins with zeros) is compared with ``check="always"``: run a new rule so for a few steps.
+
+    Raises:
+        GraphError: ``kind`` is no class of optimizers.
     """
     if not (inspect.isclass(kind) and issubclass(kind, optim.Optimizer)):
         raise GraphError(f"an update rule is for a class of optimizers, not for {kind!r}")

@@ -75,12 +75,14 @@ def grad(f: Callable[..., Any], argnums: Argnums = 0, has_aux: bool = False) -> 
 
 
 def grad_and_value(f: Callable[..., Any], argnums: Argnums = 0, has_aux: bool = False) -> Callable[..., Any]:
-    """Like ``grad``, returning ``(gradients, value)``, or with ``has_aux`` ``(gradients, (value, aux))``."""
+    """Like ``grad``, with the same arguments and errors; ``g(*args)`` returns ``(gradients, value)``, or with
+    ``has_aux`` ``(gradients, (value, aux))``."""
     return _GradAndValue(f, argnums, has_aux)
 
 
 def value_and_grad(f: Callable[..., Any], argnums: Argnums = 0, has_aux: bool = False) -> Callable[..., Any]:
-    """Like ``grad``, returning ``(value, gradients)``, or with ``has_aux`` ``((value, aux), gradients)`` as JAX does.
+    """Like ``grad``, with the same arguments and errors; ``g(*args)`` returns ``(value, gradients)``, or with
+    ``has_aux`` ``((value, aux), gradients)`` as JAX does.
 
     ``torch.func`` has the two in the other order only; see ``grad_and_value``. Here, as in JAX, aux may hold anything;
     the transforms that ``torch.func`` has take tensors alone there, as it does.

@@ -82,13 +82,23 @@ def jacrev(
     chunk_size: int | None = None,
     _preallocate_and_copy: bool = False,
 ) -> Callable[..., Any]:
-    """The Jacobian of ``f`` in reverse mode, a row for each number of the output: shape
-    ``[*output.shape, *argument.shape]``.
+    """The Jacobian of ``f`` in reverse mode, computed a row for each number of the output.
 
     Args:
+        f: function of tensors or pytrees, of real numbers.
+        argnums: with respect to which arguments; a tuple gives a tuple of Jacobians.
         has_aux: ``f`` returns a pair (outputs, aux); what comes back is ``(jacobian, aux)``.
         chunk_size: how many rows are computed at once, all by default; less needs less memory. Row by row where it is
             1, or where an operator cannot compute a batch (it has no batching rule of ``vmap``).
+        _preallocate_and_copy: accepted for ``torch.func``'s sake.
+
+    Returns:
+        ``j(*args)``: for each output, nested like it, and each argument a tensor of shape
+        ``[*output.shape, *argument.shape]``.
+
+    Raises:
+        OptionError: ``chunk_size`` is not a number of rows.
+        GraphError: when called: an input or output is complex, or cannot be differentiated.
     """
     return _Jacrev(f, argnums, has_aux, _positive(chunk_size, "jacrev"))
 
@@ -101,11 +111,15 @@ def jacfwd(
     chunk_size: int | None = None,
     randomness: str = "error",
 ) -> Callable[..., Any]:
-    """The Jacobian of ``f`` in forward mode, a column for each number of the input; arguments and shape as ``jacrev``.
+    """The Jacobian of ``f`` in forward mode, computed a column for each number of the input.
 
     Args:
+        f, argnums, has_aux, chunk_size: as for ``jacrev``, with columns for rows.
         randomness: accepted for ``torch.func``'s sake. ``f`` is computed once, whatever the number of columns, so that
             all of them see the same random numbers.
+
+    Returns:
+        What ``jacrev`` returns, and with the same errors.
     """
     if randomness not in ("error", "different", "same"):
         raise OptionError(f"randomness must be 'error', 'different' or 'same', got {randomness!r}")
@@ -113,7 +127,16 @@ def jacfwd(
 
 
 def hessian(f: Callable[..., Any], argnums: Argnums = 0) -> Callable[..., Any]:
-    """The second derivative of ``f``: the Jacobian of its Jacobian, forward over reverse."""
+    """The second derivative of ``f``: the Jacobian of its Jacobian, forward over reverse.
+
+    Args:
+        f: function of tensors or pytrees, of real numbers.
+        argnums: with respect to which arguments, both times; a tuple gives a tuple of tuples.
+
+    Returns:
+        ``h(*args)``: a tensor of shape ``[*output.shape, *argument.shape, *argument.shape]``. Errors: those of
+        ``jacrev``.
+    """
     return jacfwd(jacrev(f, argnums), argnums)
 
 

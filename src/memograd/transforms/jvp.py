@@ -158,6 +158,16 @@ def linearize(f: Callable[..., Any], *primals: Any) -> tuple[Any, Callable[..., 
     """``(outputs, jvp_fn)``: the value of ``f``, and the linear function ``jvp_fn(*tangents)`` that is its derivative.
 
     ``f`` is computed once; what its derivative needs of that is remembered, for as many tangents as there are.
+
+    Args:
+        primals: the arguments of ``f``.
+
+    Returns:
+        outputs: ``f(*primals)``.
+        jvp_fn: takes tangents nested like the primals, of their shapes and dtypes, and returns those of the outputs.
+
+    Raises:
+        GraphError: a primal cannot be differentiated; of ``jvp_fn``: tangents do not match the primals.
     """
     with ordinary_tensors():
         pushforward = transform_of(Jvp, f, tuple(range(len(primals))), False).at(primals)
@@ -170,7 +180,14 @@ def hvp(f: Callable[..., Any], primals: Any, tangents: Any) -> Any:
     ``no_grad`` in ``f`` stops both derivatives, as in ``torch.autograd.functional.hvp``.
 
     Args:
+        f: function of tensors that returns one scalar tensor.
         primals, tangents: a tuple of arguments (or one tensor) and a direction for each.
+
+    Returns:
+        H · tangents, a tensor of each argument's shape.
+
+    Raises:
+        GraphError: the result is no scalar, or primals and tangents do not match.
     """
     single = isinstance(primals, torch.Tensor)
     points = (primals,) if single else tuple(primals)

@@ -112,6 +112,9 @@ def vjp(f: Callable[..., Any], *primals: Any, has_aux: bool = False) -> Any:
         outputs: ``f(*primals)``.
         vjp_fn: takes cotangents nested like the outputs, returns a tuple with one gradient for each primal. What the
             forward pass computed (random masks too) is remembered, so it may be called several times.
+
+    Raises:
+        GraphError: an output is no floating-point or complex tensor; of ``vjp_fn``: cotangents do not match them.
     """
     with ordinary_tensors():
         pullback = transform_of(Vjp, f, tuple(range(len(primals))), has_aux).at(primals)
