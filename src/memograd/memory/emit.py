@@ -43,7 +43,7 @@ class Emitter:
         self.views: dict[fx.Node, list[fx.Node]] = {}  # made of the present copy of a node
         self.runs: dict[int, int] = {}
         self.lines: list[Line] = []
-        self.again: set[int] = set()
+        self.repeated: set[int] = set()
         self.left: Counter[int] = Counter()  # how often each operator is still to run
         self.returned: dict[fx.Node, list[fx.Node]] = {}  # by whose memory they look at
         graph = storages.graph  # where an accelerator says whether the step is finite, it decides about each write
@@ -54,7 +54,7 @@ class Emitter:
         """A function of the graph's flat inputs: it writes mutations into them, and returns the other results."""
         graph = self.storages.graph
         self.left = Counter(schedule)
-        self.again = {k for k, runs in self.left.items() if runs > 1}
+        self.repeated = {k for k, runs in self.left.items() if runs > 1}
         returned = [n for n, o in zip(graph.results, graph.outputs, strict=True) if o.kind != "mutation"]
         for node in returned:
             self.returned.setdefault(self._origin(node), []).append(node)
@@ -82,7 +82,7 @@ class Emitter:
             self.lines.append(Line("", f"write({old}, {new})" if self.guarded else f"{old}.copy_({new})", (new,)))
             return
         if what.saves:
-            if self.storages.index[what.node] in self.again:
+            if self.storages.index[what.node] in self.repeated:
                 self.lines.append(Line(f"{what.node.name}_state", f"rng_state({device_of(what.node)!r})", ()))
             return
         repeats = self.runs.get(number, 0)

@@ -61,7 +61,7 @@ class Recent(dict[Any, Any]):
                 del self[next(iter(self))]
 
 
-class Kept:
+class Guarded:
     """What was made for one signature, each with the guards it holds under; what was used last comes first.
 
     Programs that change a number of their own at each call (``self.calls += 1``) are captured at each call; what is
@@ -111,7 +111,7 @@ class Cache:
         key = signature(args, kwargs)
         programs = self._programs.get(key)
         if programs is None:
-            programs = self._programs[key] = Kept()
+            programs = self._programs[key] = Guarded()
         program = programs.find()
         if program is None:
             try:

@@ -15,7 +15,7 @@ def test_a_view_is_its_base() -> None:
     found = storages(lower(capture(lambda x: (x * 2).T.reshape(-1).sin(), torch.randn(3, 4))))
     assert [o.name for o in found.operators] == ["mul", "clone", "sin"]
     assert found.reads == ((), (0,), (1,)), "the transposed view is read as the product, which owns the memory"
-    assert found.sizes == (48, 48, 48) and found.resident == 48 and found.kept == {2}
+    assert found.sizes == (48, 48, 48) and found.resident == 48 and found.returned == {2}
 
 
 def test_results_of_one_operator_die_one_by_one() -> None:

@@ -101,7 +101,7 @@ class Storages:
         return sum(owned.values()) + self.graph.beside + kept_by_libraries(self.graph)
 
     @cached_property
-    def kept(self) -> frozenset[int]:
+    def returned(self) -> frozenset[int]:
         """Values that the step returns."""
         pairs = zip(self.graph.results, self.graph.outputs, strict=True)
         values = {self.owner[n] for n, o in pairs if o.kind != "mutation"}
@@ -142,7 +142,7 @@ class Storages:
             reads=self.reads,
             size=tuple(sizes),
             workspace=tuple(space),
-            keep=self.kept,
+            keep=self.returned,
             once=self.once,
             before=self.before,
             resident=self.resident,

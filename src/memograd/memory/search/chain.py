@@ -149,7 +149,7 @@ class _Builder:
         self.first_back = {v: min([p for p in readers[v] if p > turn], default=ends[v]) for v in crossing}
         self.ends = ends
         self.drawn = self._drawn()
-        self.again = self._cost_of_stages()
+        self.recomputing = self._cost_of_stages()
 
     def _drawn(self) -> set[int]:
         """Operators that read, directly or through values which have died by the turn, what may not be computed again
@@ -183,7 +183,7 @@ class _Builder:
             cost = 0.0
             for stop in range(start + 1, count + 1):
                 values = values + self.values[stop - 1]
-                cost += self.again[stop - 1]
+                cost += self.recomputing[stop - 1]
                 free = [v for v in values if self._free(v, stop)]
                 table[stop].append(self._run(start, stop, values, free, cost, whole=True))
         return table

@@ -33,7 +33,7 @@ WORKSPACES[aten.mkldnn_rnn_layer.default] = (_WORKSPACE, lstm_layer_backward)
 
 
 @dataclass(frozen=True)
-class Kept:
+class Workspace:
     """What the way back needs: activated gates [time, batch, 4 hidden], c and tanh c [time, batch, hidden]."""
 
     gates: View
@@ -83,7 +83,7 @@ def _rows(x: View, width: int) -> Matrix:
 def lstm_layer(
     b: Builder, node: fx.Node, x: Value, w_ih: Value, w_hh: Value, b_ih: Value, b_hh: Value, h: Value, c: Value,
     reverse: bool, lengths: Any, mode: int, hidden: int, layers: int, biases: bool, *_: Any,
-) -> tuple[View, View, View, Kept]:  # fmt: skip
+) -> tuple[View, View, View, Workspace]:  # fmt: skip
     n = Sizes(*x.shape, hidden, reverse)  # pyright: ignore[reportCallIssue]
     work = n.time * n.batch * (n.inputs + hidden) * 4 * hidden
     if x.dtype != torch.float32 or lengths or mode != LSTM_MODE or not 0 < work <= _LIMIT:
@@ -95,7 +95,7 @@ def lstm_layer(
     biases_of = [b.dense(v) for v in (b_ih, b_hh)] if biases else []
     recurrent = b.store(view_as(b.view(w_hh), aten.t.default))
     from_inputs = b.view(w_ih)
-    workspace = Kept(*(b.new((n.time, n.batch, k * hidden), x.dtype) for k in (4, 1, 1)))
+    workspace = Workspace(*(b.new((n.time, n.batch, k * hidden), x.dtype) for k in (4, 1, 1)))
     out, last_h, last_c = (b.new(tuple(v.shape), x.dtype) for v in node.meta["val"][:_WORKSPACE])
     lines = [
         products.call(_rows(x, n.inputs), matrix(from_inputs).t(), _begin(workspace.gates), x.dtype),
@@ -153,7 +153,7 @@ def backward(
     out: Value, h_n: Value, c_n: Value, workspace: Any, g_out: Value | None, g_h: Value | None, g_c: Value | None,
     reverse: bool, biases: bool,
 ) -> tuple[View | None, ...]:  # fmt: skip
-    if not isinstance(workspace, Kept):
+    if not isinstance(workspace, Workspace):
         raise BackendError(f"the native backend runs {node.target} behind its own forward pass only")
     n = Sizes(*x.shape, h.shape[-1], reverse)  # pyright: ignore[reportCallIssue]
     read_parts: set[Any] = set()

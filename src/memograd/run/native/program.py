@@ -47,7 +47,7 @@ class Plan:
         flag: int | None = None,
     ) -> None:
         self.feedback = dict(feedback)
-        self.kept = [(o, p) for o, p in enumerate(prototypes) if o not in feedback and o != flag]
+        self.returned = [(o, p) for o, p in enumerate(prototypes) if o not in feedback and o != flag]
         self.own = {o: torch.empty_like(prototypes[o]) for o in (*feedback, *([] if flag is None else [flag]))}
         self.changed: list[torch.Tensor] | None = None  # the bound inputs it writes
         self.out = (ctypes.c_void_p * max(1, len(prototypes)))()
@@ -195,7 +195,7 @@ class Program:
 
     def _fresh(self, plan: Plan) -> list[torch.Tensor]:
         outputs = []
-        for o, prototype in plan.kept:
+        for o, prototype in plan.returned:
             tensor = torch.empty_like(prototype)
             plan.out[o] = tensor.data_ptr()
             outputs.append(tensor)
