@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from typing import Any, Literal, Protocol, TypeVar
+from typing import Any, Generic, Literal, Protocol, TypeVar
 
 Severity = Literal["error", "warning", "note"]
 _ORDER: tuple[Severity, ...] = ("error", "warning", "note")
@@ -20,6 +21,29 @@ class Finding(Protocol):
 
 
 F = TypeVar("F", bound=Finding)
+
+
+class Findings(Generic[F]):
+    """What every report can be asked."""
+
+    findings: tuple[F, ...]
+
+    @property
+    def ok(self) -> bool:
+        """No error and no warning."""
+        return all(f.severity == "note" for f in self.findings)
+
+    def of(self, severity: Severity) -> list[F]:
+        """Those that are so severe."""
+        return [f for f in self.findings if f.severity == severity]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything, for programs."""
+        raise NotImplementedError
+
+    def to_json(self) -> str:
+        """The same as one JSON object; a number that is not finite is a string ("nan", "inf", "-inf")."""
+        return json.dumps(jsonable(self.to_dict()))
 
 
 def severest_first(findings: Iterable[F]) -> tuple[F, ...]:

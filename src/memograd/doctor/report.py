@@ -13,14 +13,13 @@ error  log at the edge of its domain: 1 of 64 elements is -inf
 from __future__ import annotations
 
 import html
-import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from memograd.doctor.curves import svg
 from memograd.doctor.page import page
-from memograd.findings import Severity, counted, jsonable, listed
+from memograd.findings import Findings, Severity, counted, listed
 
 Phase = Literal["", "forward", "backward", "update"]
 _INDENT = 7  # of what stands below the first line of a finding
@@ -108,7 +107,7 @@ class Finding:
 
 
 @dataclass(frozen=True)
-class Report:
+class Report(Findings[Finding]):
     """Findings about a model, the severest first.
 
     Attributes:
@@ -122,14 +121,6 @@ class Report:
     headline: str = ""
     numbers: dict[str, Any] = field(default_factory=dict)
 
-    @property
-    def ok(self) -> bool:
-        """No error and no warning."""
-        return all(f.severity == "note" for f in self.findings)
-
-    def of(self, severity: Severity) -> list[Finding]:
-        return [f for f in self.findings if f.severity == severity]
-
     def to_dict(self) -> dict[str, Any]:
         """Everything, for programs."""
         findings = [f.to_dict() for f in self.findings]
@@ -140,10 +131,6 @@ class Report:
             "findings": findings,
             "numbers": self.numbers,
         }
-
-    def to_json(self) -> str:
-        """The same as one JSON object; a number that is not finite is a string ("nan", "inf", "-inf")."""
-        return json.dumps(jsonable(self.to_dict()))
 
     def save(self, path: str | Path) -> Path:
         """Write the report: a page (``.html``), its curves alone (``.svg``), data (``.json``), else text."""

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from memograd.findings import Severity, counted, jsonable
+from memograd.findings import Findings, Severity, counted
 from memograd.memory.budget import human
 
 
@@ -129,7 +128,7 @@ class Gradients:
 
 
 @dataclass(frozen=True)
-class Report:
+class Report(Findings[Finding]):
     """What ``mg.preflight`` has found.
 
     Attributes:
@@ -145,22 +144,10 @@ class Report:
     memory: Memory | None = None
     gradients: Gradients | None = None
 
-    @property
-    def ok(self) -> bool:
-        """No error and no warning."""
-        return all(f.severity == "note" for f in self.findings)
-
-    def of(self, severity: Severity) -> list[Finding]:
-        return [f for f in self.findings if f.severity == severity]
-
     def to_dict(self) -> dict[str, Any]:
         """Everything, for programs."""
         memory = asdict(self.memory) | {"fits": self.memory.fits} if self.memory is not None else None
         return {"ok": self.ok, **asdict(self), "memory": memory}
-
-    def to_json(self) -> str:
-        """The same as one JSON object; a number that is not finite is a string ("nan", "inf", "-inf")."""
-        return json.dumps(jsonable(self.to_dict()))
 
     def __str__(self) -> str:
         lines = [f"Preflight of {self.name}: {counted(self.findings)}", *map(str, self.findings)]

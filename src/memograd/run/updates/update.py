@@ -15,6 +15,7 @@ from memograd.errors import BackendError
 from memograd.finite import measured
 from memograd.graph.graph import Graph
 from memograd.graph.printing import flat_function, load
+from memograd.graph.reach import ancestors
 from memograd.ops import has_effect
 from memograd.run import threads
 from memograd.run.updates.kernels import Task, compiled
@@ -140,22 +141,19 @@ def separate(graph: Graph) -> tuple[Updates | None, str]:
     if any(finite.is_asynchronous(graph.results[k].meta["val"].device) for k in graph.positions("flag")):
         return None, "updates run operator by operator: an accelerator says whether they are made"
     try:
-        found = regions(graph)
-        updates = Updates(graph, found) if found else None
+        of_parameters = regions(graph)
+        updates = Updates(graph, of_parameters) if of_parameters else None
     except BackendError as error:
         return None, f"updates run operator by operator: {error}"
     if updates is None:
         return None, "updates run operator by operator: they are on another device, or of a dtype C has not"
-    rest = f", {total - len(found)} operator by operator" if total > len(found) else ""
-    return updates, f"one pass over each of {len(found)} parameters updates it{rest}"
+    rest = f", {total - len(of_parameters)} operator by operator" if total > len(of_parameters) else ""
+    return updates, f"one pass over each of {len(of_parameters)} parameters updates it{rest}"
 
 
 def _rest(graph: Graph, results: list[fx.Node], but: set[fx.Node]) -> Callable[..., Any]:
     """The function of the graph's inputs that computes ``results``, and runs what has effects ``but`` for some."""
-    needed = {*results, *(n for n in graph.nodes if has_effect(n) and n not in but)}
-    for node in reversed(graph.nodes):
-        if node in needed:
-            needed.update(node.all_input_nodes)
+    needed = ancestors([*results, *(n for n in graph.nodes if has_effect(n) and n not in but)])
     source = flat_function("step", list(graph.placeholders), [n for n in graph.nodes if n in needed], results)
     return load(source, "step")
 
