@@ -50,10 +50,9 @@ def train_digits(name: str, model_type: type[nn.Module], settings: Settings) -> 
         memory_budget=s.memory_budget,
         **s.refinements,  # pyright: ignore[reportArgumentType]
     )
-    seconds = sum(history["seconds"])
     s.say(
-        f"test accuracy {history[-1]['validation_accuracy']:.2%} after {len(history)} epochs; {seconds:.1f} s, "
-        f"backend {history.backend} ({history.backend_reason or 'asked for'})"
+        f"test accuracy {history[-1]['validation_accuracy']:.2%} after {len(history)} epochs; "
+        f"{sum(history['seconds']):.1f} s, backend {history.backend} ({history.backend_reason or 'asked for'})"
     )
     say_plan(history.plan, s.say)
     on = {name: value for name, value in asked.items() if value is not None}

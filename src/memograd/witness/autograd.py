@@ -77,12 +77,7 @@ def by_autograd(
             drawn.put_back()
             if states is not None:
                 states.put_back()
-            if nudge:
-                _nudge(here.sources, nudge)
-            if wide:
-                widen([*here.own, *here.tensors.values()])
-            for name, step in (moved or {}).items():
-                here.tensors[name].data.add_(step)
+            here.change(nudge, wide, moved or {})
             handed = _handed(here.leaves, here.sources)
             own_args, own_kwargs = pytree.tree_unflatten(handed, here.spec)
             others = [x for x in here.leaves if not isinstance(x, Tensor)]
@@ -131,6 +126,15 @@ class _Operands:
         tensors = {i.name: bound[i.name] if i.name in bound else next(arguments) for i in joint.inputs}
         own = [*program.parameters(), *program.buffers()] if isinstance(program, nn.Module) else []
         return cls(leaves, spec, bound, tensors, [tensors[name] for name in joint.wrt], own)
+
+    def change(self, nudge: float, wide: bool, moved: Mapping[str, Tensor]) -> None:
+        """As ``by_autograd`` is asked to, before the program runs."""
+        if nudge:
+            _nudge(self.sources, nudge)
+        if wide:
+            widen([*self.own, *self.tensors.values()])
+        for name, step in moved.items():
+            self.tensors[name].data.add_(step)
 
 
 @contextmanager
