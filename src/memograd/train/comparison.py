@@ -112,14 +112,14 @@ class Comparison:
     ) -> list[Difference]:
         """Where the results of the program are not what ours, operator by operator, and PyTorch's optimizer give."""
         graph, precision = self.program.graph, self.trial.precision
-        held = {i.name: t for i, t in zip(graph.inputs, flat, strict=True)}
-        mine = held | {graph.outputs[i].name: results[i] for i in graph.positions("mutation")}
+        contents = {i.name: t for i, t in zip(graph.inputs, flat, strict=True)}
+        mine = contents | {graph.outputs[i].name: results[i] for i in graph.positions("mutation")}
         buffers = {n: t for n, t in ours.written.items() if n not in theirs.gradients}
         wrong = list(differences(Results(results[0], {}, mine), Results(ours.loss, {}, buffers), precision.loose))
         if self.program.gathers:
             wrong += _others_have_gradients(ours, theirs)
-            return wrong + unexpected(mine, sums(self.training, held, ours, theirs, precision, noise))
-        return wrong + unexpected(mine, updates(self.training, graph, held, ours, theirs, precision, rates, noise))
+            return wrong + unexpected(mine, sums(self.training, contents, ours, theirs, precision, noise))
+        return wrong + unexpected(mine, updates(self.training, graph, contents, ours, theirs, precision, rates, noise))
 
     def _rates(self, ours: Results, theirs: Results) -> dict[str, float]:
         """For each group the learning rate at which one step is as large as the parameters."""
@@ -131,9 +131,9 @@ class Comparison:
             return rates
         optimizer = self.training.optimizer
         for k, group in enumerate(optimizer.param_groups):
-            held = [n for p in group["params"] if (n := names.get(id(p), "")) in ours.gradients]
-            size = max((largest(ours.written[n]) for n in held), default=0.0) or 1.0
-            slope = max((largest(g) for n in held if (g := gradients.get(n)) is not None), default=0.0) or 1.0
+            stepped = [n for p in group["params"] if (n := names.get(id(p), "")) in ours.gradients]
+            size = max((largest(ours.written[n]) for n in stepped), default=0.0) or 1.0
+            slope = max((largest(g) for n in stepped if (g := gradients.get(n)) is not None), default=0.0) or 1.0
             rates[f"learning rate {k}"] = size / slope if isinstance(optimizer, optim.SGD) else size
         return rates
 
@@ -176,11 +176,11 @@ def compared_update(graph: Graph, choice: Choice, flat: Sequence[Any], training:
     Raises:
         GradientMismatchError: it is not what PyTorch computes.
     """
-    held = {i.name: t for i, t in zip(graph.inputs, flat, strict=True)}
-    given = Results(torch.zeros(()), {name: held[sum_name(name)] for name in graph.wrt}, held)
+    contents = {i.name: t for i, t in zip(graph.inputs, flat, strict=True)}
+    given = Results(torch.zeros(()), {name: contents[sum_name(name)] for name in graph.wrt}, contents)
     results = choice.backend.compute(flat)
-    mine = held | {graph.outputs[i].name: results[i] for i in graph.positions("mutation")}
-    if wrong := unexpected(mine, updates(training, graph, held, given, given, precision_of(graph), {}, {})):
+    mine = contents | {graph.outputs[i].name: results[i] for i in graph.positions("mutation")}
+    if wrong := unexpected(mine, updates(training, graph, contents, given, given, precision_of(graph), {}, {})):
         blamed = _BLAMED.format("The update of several batches: it", choice.backend.name)
         raise mismatch(wrong, blamed, "No parameter was overwritten. Please report it")
     return results

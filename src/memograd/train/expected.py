@@ -44,7 +44,7 @@ class Expected:
 def updates(
     training: Training,
     graph: Graph,
-    held: Mapping[str, Tensor],
+    contents: Mapping[str, Tensor],
     ours: Results,
     theirs: Results,
     precision: Precision,
@@ -55,7 +55,7 @@ def updates(
     and of its average.
 
     Args:
-        held: what the inputs of the step's ``graph`` hold, by name.
+        contents: what the inputs of the step's ``graph`` hold, by name.
         ours: the gradients to update with; ``theirs`` says which parameters have none.
         rates: learning rates by group, where they are not the optimizer's own.
         noise: how much of a gradient is known to be rounding.
@@ -66,7 +66,7 @@ def updates(
     gradients, norm = clipped(training.refinements.clip, ours, theirs, taking_part)
     top = max(map(largest, gradients.values()), default=0.0)
     little = NOISE * precision.loose * top
-    if norm is not None and (before := held.get("gradient norm")) is not None:
+    if norm is not None and (before := contents.get("gradient norm")) is not None:
         away = torch.full_like(norm, precision.loose * largest(norm) + sum(noise.values()))
         yield Expected({"gradient norm": before}, {"gradient norm": norm}, lambda: {"gradient norm": away})
     for k, group in enumerate(groups):
@@ -78,12 +78,12 @@ def updates(
                 about = little + noise.get(name, 0.0)
                 new = _one(training.optimizer, settings, name, value, state, gradient, precision.loose, about)
                 yield new
-                if (average := held.get(average_name(name))) is not None:
+                if (average := contents.get(average_name(name))) is not None:
                     yield _average(training, name, average, new)
     for p in training.carried.averages:
         name = names.get(id(p), "")
-        if name not in taking_part and (average := held.get(average_name(name))) is not None:
-            value = ours.written.get(name, held[name])
+        if name not in taking_part and (average := contents.get(average_name(name))) is not None:
+            value = ours.written.get(name, contents[name])
             same = Expected({name: value}, {name: value}, lambda: {})
             yield _average(training, name, average, same)
 
@@ -108,7 +108,7 @@ def clipped(
 
 def sums(
     training: Training,
-    held: Mapping[str, Tensor],
+    contents: Mapping[str, Tensor],
     ours: Results,
     theirs: Results,
     precision: Precision,
@@ -122,7 +122,7 @@ def sums(
             key = sum_name(name)
             about = precision.loose * largest(gradient) + little + noise.get(name, 0.0)
             away = torch.full_like(gradient, about / every)
-            yield Expected({key: held[key]}, {key: held[key] + gradient / every}, lambda k=key, a=away: {k: a})
+            yield Expected({key: contents[key]}, {key: contents[key] + gradient / every}, lambda k=key, a=away: {k: a})
 
 
 def _average(training: Training, name: str, average: Tensor, parameter: Expected) -> Expected:

@@ -113,10 +113,10 @@ def _each(value: Any) -> Any:
 
 def prepare(optimizer: optim.Optimizer, group: dict[str, Any], p: Tensor) -> State:
     """The optimizer's own state tensors for ``p``, made as the optimizer makes them when they are missing."""
-    held = {k: t for k, t in optimizer.state.get(p, {}).items() if isinstance(t, Tensor)}
-    if not held and (held := RULES[type(optimizer)].start(p, group)):
-        optimizer.state[p].update(held)
-    return held
+    tensors = {k: t for k, t in optimizer.state.get(p, {}).items() if isinstance(t, Tensor)}
+    if not tensors and (tensors := RULES[type(optimizer)].start(p, group)):
+        optimizer.state[p].update(tensors)
+    return tensors
 
 
 def updated(
@@ -134,15 +134,15 @@ def updated(
     if not (isinstance(result, tuple) and len(result) == 2 and isinstance(result[1], dict)):
         raise GraphError(f"{rule} returned {type(result).__name__}, not (new parameter, {{name: new state}})")
     value, new = result
-    held = {key: t for key, t in state.items() if key not in ("step", "shared_step")}
-    if unknown := new.keys() - held.keys():
+    tensors = {key: t for key, t in state.items() if key not in ("step", "shared_step")}
+    if unknown := new.keys() - tensors.keys():
         names = ", ".join(map(repr, sorted(unknown, key=str)))
         raise GraphError(
-            f"{rule} returned {names}, which it may not write: the state has {', '.join(held) or 'nothing'}"
+            f"{rule} returned {names}, which it may not write: the state has {', '.join(tensors) or 'nothing'}"
         )
     if lost := [key for key, t in state.items() if t._version != versions[key] and key not in new]:
         raise GraphError(f"{rule} writes to {', '.join(map(repr, lost))} of the state: let it return the new tensor")
-    pairs = [("the parameter", p, value), *((repr(key), held[key], t) for key, t in new.items())]
+    pairs = [("the parameter", p, value), *((repr(key), tensors[key], t) for key, t in new.items())]
     for what, old, t in pairs:
         if not isinstance(t, Tensor):
             raise GraphError(f"{rule} returned {type(t).__name__} for {what}, not a tensor")
@@ -150,7 +150,7 @@ def updated(
             raise GraphError(
                 f"{rule} returned {tuple(t.shape)} of {t.dtype} for {what}, which is {tuple(old.shape)} of {old.dtype}"
             )
-    return value.to(p.dtype), {key: t.to(held[key].dtype) for key, t in new.items()}
+    return value.to(p.dtype), {key: t.to(tensors[key].dtype) for key, t in new.items()}
 
 
 # -- what torch.optim begins with ----------------------------------------------------------------------------------

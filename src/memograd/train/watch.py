@@ -93,8 +93,8 @@ class Watch:
     def _raise(self, program: Program, flat: list[Any], number: int) -> Never:
         assert program.watched is not None
         forward, joint = program.watched
-        held = {i.name: t for i, t in zip(program.graph.inputs, flat, strict=True)}
-        own = detached([held.get(i.name, i.bound) for i in joint.inputs])
+        contents = {i.name: t for i, t in zip(program.graph.inputs, flat, strict=True)}
+        own = detached([contents.get(i.name, i.bound) for i in joint.inputs])
         trail = [float(loss) for loss in list(self.trail)[: len(self.trail) - (self.steps - number)]]
         names = _names(self.training.objective)
         backend = program.choice.backend.name

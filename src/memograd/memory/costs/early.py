@@ -28,18 +28,18 @@ def early(needs: Sequence[Sequence[int]], updates: Sequence[bool]) -> list[int]:
     for k in range(count):
         if updates[k] and k not in leads:
             waiting.setdefault(ready[k], []).append(k)
-    wanted = [*waiting.get(-1, [])]
+    first = [*waiting.get(-1, [])]
     for k in range(count):
         if not updates[k]:
-            wanted += [k, *waiting.get(k, [])]
-    return _before(needs, wanted)
+            first += [k, *waiting.get(k, [])]
+    return _before(needs, first)
 
 
-def _before(needs: Sequence[Sequence[int]], wanted: Sequence[int]) -> list[int]:
-    """``wanted`` in order, each behind what it needs (depth first, without recursion)."""
+def _before(needs: Sequence[Sequence[int]], nodes: Sequence[int]) -> list[int]:
+    """``nodes`` in order, each behind what it needs (depth first, without recursion)."""
     done: dict[int, bool] = {}  # False while its needs are being placed
     order: list[int] = []
-    for root in wanted:
+    for root in nodes:
         stack = [(root, False)]
         while stack:
             k, placed = stack.pop()

@@ -47,7 +47,7 @@ def measure(storages: Storages) -> list[Measurement]:
         for node, entry in zip(storages.graph.placeholders, storages.graph.inputs, strict=True)
         if entry.tensor is not None
     }
-    wanted: dict[str, dict[Any, Prepare]] = {}  # by device
+    trials: dict[str, dict[Any, Prepare]] = {}  # by device
     keys: list[Any] = []
     for k, o in enumerate(storages.operators):
         if o.node.target is as_written.call:
@@ -64,10 +64,10 @@ def measure(storages: Storages) -> list[Measurement]:
         key = (what, torch.get_num_threads())
         keys.append(key)
         if key not in _CACHE:
-            wanted.setdefault(_device(o.node), {}).setdefault(key, prepare)
+            trials.setdefault(_device(o.node), {}).setdefault(key, prepare)
     # as backends run: oneDNN's LSTM keeps its workspace only where gradients are enabled
     with torch.enable_grad(), same_draws():
-        for device, calls in wanted.items():
+        for device, calls in trials.items():
             _measure(calls, device)
     for o, (what, _) in zip(storages.operators, keys, strict=True):
         if what in UNLIKE and feeds_kernel(o.node):
@@ -85,9 +85,9 @@ def _device(node: fx.Node) -> str:
     return str(next((d for d in devices if d.type != "cpu"), "cpu"))
 
 
-def _measure(wanted: dict[Any, Prepare], device: str) -> None:
+def _measure(trials: dict[Any, Prepare], device: str) -> None:
     for run in (False, True):  # pivots, or saved statistics: what only another kernel can make up
-        calls = {key: partial(prepare, run) for key, prepare in wanted.items() if key not in _CACHE}
+        calls = {key: partial(prepare, run) for key, prepare in trials.items() if key not in _CACHE}
         for key, (workspace, results) in memory(calls, device).items() if calls else ():
             _CACHE[key] = Measurement(clock.seconds(calls[key]().run, _TRIALS, _ENOUGH), workspace, results)
 

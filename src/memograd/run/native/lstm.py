@@ -220,21 +220,21 @@ def _cell_backward(n: Sizes, given: View | None) -> list[str]:
 
 
 def _weights_bar(
-    b: Builder, n: Sizes, wanted: set[Any], gates_bar: View, x: View, w_ih: View, out: View, h: View
+    b: Builder, n: Sizes, read_parts: set[Any], gates_bar: View, x: View, w_ih: View, out: View, h: View
 ) -> list[View | None]:
     """Adjoints of x and of both weights: products over all steps at once."""
     wide, dtype = 4 * n.hidden, x.dtype
     all_bars: list[View | None] = [None, None, None]
     bars = _rows(gates_bar, wide)
-    if 0 in wanted:
+    if 0 in read_parts:
         all_bars[0] = target = b.new(x.shape, dtype)
         text = products.call(bars, _rows(w_ih, n.inputs), _begin(target), dtype)
         b.add([text], {gates_bar.buffer, w_ih.buffer}, target, work=w_ih.numel * bars.rows)
-    if 1 in wanted:
+    if 1 in read_parts:
         all_bars[1] = target = b.new(w_ih.shape, dtype)
         text = products.call(bars.t(), _rows(x, n.inputs), _begin(target), dtype)
         b.add([text], {gates_bar.buffer, x.buffer}, target, work=w_ih.numel * bars.rows)
-    if 2 in wanted:
+    if 2 in read_parts:
         all_bars[2] = target = b.new((wide, n.hidden), dtype)
         later, earlier = (0, n.state) if n.reverse else (wide * n.batch, 0)
         first = (n.time - 1) * wide * n.batch if n.reverse else 0

@@ -206,10 +206,10 @@ class Program:
             if len(set(feedback.values())) != len(feedback):
                 raise BackendError(f"feedback sends two outputs into one input: {dict(feedback)}")
             for o, i in feedback.items():
-                produced, wanted = (self.prototypes[o].shape, self.prototypes[o].dtype), self.specs[i]
-                if produced != wanted:
+                produced, expected = (self.prototypes[o].shape, self.prototypes[o].dtype), self.specs[i]
+                if produced != expected:
                     raise BackendError(
-                        f"output {o} {produced} cannot be fed back into input {self.names[i]!r} {wanted}"
+                        f"output {o} {produced} cannot be fed back into input {self.names[i]!r} {expected}"
                     )
             self._plan = Plan(feedback, self.prototypes, self._in, self._aligned, self._flag)
         return self._plan
@@ -229,7 +229,7 @@ class Program:
     def _bind_new(self, flat: Sequence[torch.Tensor]) -> None:
         if len(flat) != len(self.specs):
             raise BackendError(f"the program takes {len(self.specs)} tensors, got {len(flat)}")
-        self._pointers, held, copies = None, [], []
+        self._pointers, tensors, copies = None, [], []
         for number, (tensor, (shape, dtype)) in enumerate(zip(flat, self.specs, strict=True)):
             if tensor.shape != shape or tensor.dtype != dtype or tensor.device.type != "cpu":
                 raise BackendError(
@@ -240,9 +240,9 @@ class Program:
             if not memory.is_contiguous() or memory.is_neg():
                 copies.append((number, torch.empty(shape, dtype=dtype), memory))
                 memory = copies[-1][1]
-            held.append(memory)
+            tensors.append(memory)
             self._in[number] = memory.data_ptr()
-        self._seen, self._held, self._copies = list(flat), held, copies
+        self._seen, self._held, self._copies = list(flat), tensors, copies
         self._plan.changed = None
         self._pointers = [t.data_ptr() for t in flat]
 
