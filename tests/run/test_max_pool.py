@@ -8,6 +8,7 @@ from torch import nn, optim
 
 import memograd as mg
 from memograd import c_compiler
+from memograd.run import images as compiled_images
 from memograd.run import max_pool
 
 pytestmark = pytest.mark.skipif(c_compiler.compiler() is None, reason="no C compiler")
@@ -44,7 +45,7 @@ def test_results_and_indices_are_pytorchs(case) -> None:
 
 
 def test_threads_do_not_matter(monkeypatch) -> None:
-    monkeypatch.setattr(max_pool, "_SHARE", 20)
+    monkeypatch.setattr(compiled_images, "_SHARE", 20)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
     x = images((4, 5, 9, 11), torch.float32, "finite")
     ours, theirs = torch.ops.memograd.max_pool2d(x, *CASES[1]), aten.max_pool2d_with_indices(x, *CASES[1])
