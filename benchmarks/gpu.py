@@ -1,6 +1,6 @@
 """Everything of memograd that a GPU could make different, in one run of less than eight minutes without network.
 
-    PYTHONPATH=src python benchmarks/gpu.py [--json FOLDER] [--only PART ...] [--seconds 450]
+    PYTHONPATH=src python benchmarks/gpu.py [--json FOLDER] [--only PART ...] [--seconds 440]
 
 Needs PyTorch 2.11 or newer and NumPy; the case of a checkpoint, which needs safetensors, is skipped without. It prints
 a table as it goes, each part within a time of its own, and leaves out what does not fit any more, and says so. The
@@ -23,7 +23,7 @@ from on_gpu.ledger import Ledger
 from on_gpu.parts import PARTS
 from on_gpu.supervisor import Supervisor
 
-SECONDS = 450  # for everything, from the first line of this file on
+SECONDS = 440  # for everything, from the first line of this file on
 
 
 def main(start: float) -> int:

@@ -20,6 +20,7 @@ from on_gpu.parts import PARTS
 
 GRACE = 15.0  # seconds over its limit after which a part is ended from outside
 LOADING = 90.0  # seconds until a worker says what it begins with
+ENDING = 10.0  # seconds that a process has to end in once it has said all, or was told to
 LOST = 3  # exit code of a worker that has lost the device
 USAGE = 2  # and of one that was asked for what is not there
 
@@ -66,14 +67,15 @@ class Supervisor:
         os.close(said)
         try:
             self._listen(heard, process)
-            return process.wait(GRACE)
-        except subprocess.TimeoutExpired:  # all is said, and it does not end
-            return 0
+            return process.wait(ENDING)
+        except subprocess.TimeoutExpired:
+            return -signal.SIGKILL
         finally:
             os.close(heard)
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)  # and whatever it has begun
-            process.wait()
+            with contextlib.suppress(subprocess.TimeoutExpired):  # a driver may hold on to it
+                process.wait(ENDING)
 
     def _listen(self, heard: int, process: subprocess.Popen[bytes]) -> None:
         """Hear the worker to its end, or end it where it is late. (Its own children may hold the pipe open.)"""
@@ -94,7 +96,7 @@ class Supervisor:
                 process.send_signal(signal.SIGUSR1)  # it prints where it is
                 time.sleep(1)
                 os.killpg(process.pid, signal.SIGKILL)
-                self.deadline = float("inf")
+                return
 
     def _take(self, message: dict[str, Any]) -> None:
         if "about" in message:
