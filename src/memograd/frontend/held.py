@@ -17,7 +17,6 @@ from contextlib import suppress
 from typing import Any
 
 import torch
-from torch import fx
 
 from memograd.frontend.answers import Question
 from memograd.frontend.boundary import Call
@@ -28,6 +27,7 @@ from memograd.frontend.segments import bytes_of, paused
 from memograd.graph.entries import Output
 from memograd.graph.graph import Graph
 from memograd.graph.printing import load
+from memograd.graph.reach import behind_cotangents
 from memograd.graph.rewriting import Rewriting
 from memograd.graph.signature import run
 from memograd.graph.views import owner
@@ -75,12 +75,8 @@ def receiving(joint: Graph) -> Graph:
 
 def read_late(joint: Graph) -> list[int]:
     """The results (by position among those that are no gradients) whose memory is read behind the cotangents."""
-    late = {n for n, i in zip(joint.placeholders, joint.inputs, strict=True) if i.kind == "cotangent"}
-    read: set[fx.Node] = set()
-    for node in joint.nodes:
-        if not late.isdisjoint(node.all_input_nodes):
-            late.add(node)
-            read.update(owner(n) for n in node.all_input_nodes if n not in late)
+    late = behind_cotangents(joint)
+    read = {owner(n) for node in late for n in node.all_input_nodes if n not in late}
     results = [n for n, o in zip(joint.results, joint.outputs, strict=True) if o.kind != "gradient"]
     return [k for k, n in enumerate(results) if owner(n) in read]
 

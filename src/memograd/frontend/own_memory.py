@@ -14,6 +14,7 @@ import torch
 from torch import fx
 
 from memograd.graph.graph import Graph
+from memograd.graph.reach import behind_cotangents
 from memograd.graph.views import is_view, owner
 from memograd.ops import MARKS, WRITES
 
@@ -36,13 +37,9 @@ def own_memory(joint: Graph) -> Graph:
 def _shared(joint: Graph) -> list[int]:
     """The gradients, by position among the results, that share memory: two of them, or one with a result, with what
     the program was given, with what waits between the two passes, or with what an operator reads."""
-    late = {n for n, i in zip(joint.placeholders, joint.inputs, strict=True) if i.kind == "cotangent"}
-    read: set[fx.Node] = set()
-    for node in joint.nodes:
-        if not late.isdisjoint(node.all_input_nodes):
-            late.add(node)
-        if not is_view(node) and node.target not in MARKS:
-            read.update(_memory(n) for n in node.all_input_nodes)
+    late = behind_cotangents(joint)
+    readers = [n for n in joint.nodes if not is_view(n) and n.target not in MARKS]
+    read = {_memory(n) for node in readers for n in node.all_input_nodes}
     returned = Counter(_memory(n) for n in joint.results)
     kinds = {i.name: i.kind for i in joint.inputs}
     shared: list[int] = []

@@ -12,7 +12,7 @@ the tensors themselves; the graph is then right for these values only.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import replace
 from typing import Any
@@ -36,7 +36,7 @@ from memograd.graph.entries import Calling, Output
 from memograd.graph.graph import Graph
 from memograd.tracing.chance import seeds
 from memograd.tracing.checkpoints import written_again
-from memograd.tracing.closures import Closure, closure_of
+from memograd.tracing.closures import ClosingOver, Closure, closure_of
 from memograd.tracing.counters import number
 from memograd.tracing.cudnn import plain_recurrence
 from memograd.tracing.effects import Change, Templates, effects_of, take_back
@@ -55,21 +55,6 @@ from memograd.tracing.undisturbed import ordinary_tensors
 from memograd.tracing.unseen import Unseen
 
 _SHAPES = 20_000  # operators on shapes that PyTorch may remember: some kilobytes each
-
-
-class _Program(nn.Module):
-    """A callable and the modules it closes over, as one module, so that parameters can be swapped in it."""
-
-    def __init__(self, function: Callable[..., Any], modules: Mapping[str, nn.Module]) -> None:
-        super().__init__()
-        self.function = function
-        for name, module in modules.items():
-            self.add_module(name, module)
-
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
-        return self.function(*args, **kwargs)
-
-    __call__ = forward  # hooks for every module there is are none for this one
 
 
 def trace(
@@ -127,7 +112,7 @@ def trace(
 class _Capture:
     def __init__(self, f: Callable[..., Any], closure: Closure, concrete: bool) -> None:
         self.f = f
-        self.root = f if isinstance(f, nn.Module) else _Program(f, closure.modules)
+        self.root = f if isinstance(f, nn.Module) else ClosingOver(f, closure.modules)
         self.graph = fx.Graph()
         self.tracer = Tracer(self.graph, stops=True, concrete=concrete)
         self.inputs = Inputs(self.tracer, closure)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +23,21 @@ class Closure:
 
     modules: dict[str, nn.Module]
     tensors: dict[int, str]
+
+
+class ClosingOver(nn.Module):
+    """A callable and the modules it closes over, as one module, so that parameters can be swapped in it."""
+
+    def __init__(self, function: Callable[..., Any], modules: Mapping[str, nn.Module]) -> None:
+        super().__init__()
+        self.function = function
+        for name, module in modules.items():
+            self.add_module(name, module)
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        return self.function(*args, **kwargs)
+
+    __call__ = forward  # hooks for every module there is are none for this one
 
 
 def closure_of(function: Callable[..., Any]) -> Closure:
