@@ -34,6 +34,7 @@ from memograd.draws import same_draws
 from memograd.errors import CaptureError, DataDependentError, MemogradError, add_note
 from memograd.graph.entries import Calling, Output
 from memograd.graph.graph import Graph
+from memograd.tracing.addresses import STORAGE_ADDRESS
 from memograd.tracing.chance import seeds
 from memograd.tracing.checkpoints import written_again
 from memograd.tracing.closures import ClosingOver, Closure, closure_of
@@ -208,6 +209,7 @@ class _Capture:
         yield self.tracer
         yield histories()
         yield Unseen(self.tracer)
+        yield STORAGE_ADDRESS()
         yield Histories(self.tracer)
         yield self.tracer.modules.follow(self.root)
         yield plain_recurrence()

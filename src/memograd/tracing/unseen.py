@@ -2,6 +2,7 @@
 
 * ``x.data = y`` gives a tensor other memory.
 * ``x._version`` counts writes, also those of an optimizer: refused for tensors that the program was given.
+* ``x.data_ptr()`` asks where a tensor lies: refused (``addresses``).
 * ``SobolEngine.draw`` writes numbers to memory: refused.
 * ``x.tolist()``, ``x.numpy()`` and ``x.tensor_split(indices)`` read values. (On tensors without data they raise.)
 """
@@ -15,6 +16,7 @@ from torch.overrides import TorchFunctionMode
 
 from memograd._torch import VERSION
 from memograd.errors import CaptureError
+from memograd.tracing.addresses import ADDRESSES, refuse_address
 from memograd.tracing.provenance import caller
 from memograd.tracing.tracer import Tracer
 
@@ -49,6 +51,8 @@ class Unseen(TorchFunctionMode):
                 f"{source} ({line}) asks how often a tensor was written to that the program was given (_version): each "
                 "update writes to a parameter, so a graph would be right for one call. Count in an attribute of yours"
             )
+        if func in ADDRESSES:
+            refuse_address(ADDRESSES[func])
         if func in _SOBOL:
             source, line = caller()
             raise CaptureError(

@@ -1,0 +1,59 @@
+"""Programs that ask where a tensor lies in memory: no graph can know."""
+
+import pytest
+import torch
+from torch import nn
+
+import memograd as mg
+
+X = torch.tensor([[0.3, -1.2, 2.0]], dtype=torch.float64)
+
+ASKING = {
+    "data_ptr": lambda h, x: h.data_ptr(),
+    "of an input": lambda h, x: x.data_ptr(),
+    "compared": lambda h, x: h.data_ptr() == x.data_ptr(),
+    "untyped_storage": lambda h, x: h.untyped_storage().data_ptr(),
+    "storage": lambda h, x: h.storage().data_ptr(),
+    "is_set_to": lambda h, x: h.is_set_to(h),
+}
+
+
+class Asks(nn.Module):
+    def __init__(self, ask):
+        super().__init__()
+        self.linear = nn.Linear(3, 1).double()
+        self.ask = ask
+
+    def forward(self, x):
+        h = self.linear(x)
+        return h * (1 + self.ask(h, x) % 7)
+
+
+@pytest.mark.parametrize("name", ASKING)
+def test_an_address_is_refused_by_name(name):
+    """A capture would read 0 for each, or that of a copy: ``h.data_ptr() == x.data_ptr()`` would be True for ever."""
+    model = Asks(ASKING[name])
+    step = mg.TrainStep(model, nn.MSELoss(), torch.optim.SGD(model.parameters(), 0.1), check="never")
+    for call in (
+        lambda: mg.grad(lambda x: model(x).sum())(X),
+        lambda: mg.grad(lambda x: model(x * x.sum().item()).sum())(X),  # captured on a copy
+        lambda: mg.wrap(Asks(ASKING[name]), check="never")(X),
+        lambda: step(X, X[:, :1]),
+    ):
+        with pytest.raises(mg.CaptureError, match="where a tensor lies in memory"):
+            call()
+
+
+def test_where_a_tensor_lies_may_be_asked_beside_a_capture():
+    """And of storages, what is the same at each run."""
+
+    def f(x):
+        beside.append(Y.untyped_storage().nbytes())
+        return (x * x.untyped_storage().nbytes()).sum()
+
+    beside = []
+    assert torch.equal(mg.grad(f)(X), torch.full_like(X, 24.0)) and beside[0] == 24
+    assert X.untyped_storage().data_ptr() == X.data_ptr()
+
+
+Y = X.clone()
