@@ -816,6 +816,15 @@ def test_a_module_keeps_what_it_holds_in_four_tables() -> None:
     assert held == [0, 1, 2, 3], WHY + "a module keeps parameters, buffers and submodules in dicts of its __dict__"
 
 
+def test_parametrized_tensors_are_kept_in_a_dict_by_module_and_name() -> None:
+    layer = torch.nn.utils.parametrizations.weight_norm(torch.nn.Linear(2, 2))
+    assert adapter.parametrized_values() is None, WHY + "parametrize._cache_enabled counts the blocks"
+    with torch.nn.utils.parametrize.cached():
+        weight = layer.weight
+        values = adapter.parametrized_values()
+    assert values == {(id(layer), "weight"): weight}, WHY + "parametrize._cache holds them by (id, name)"
+
+
 def test_torchscript_lists_its_attributes_and_forgets_its_plans() -> None:
     class Module(torch.nn.Module):
         def __init__(self) -> None:

@@ -133,6 +133,7 @@ try:
         ScriptMethod,
         forget_plans,
         optimized_execution,
+        parametrized_values,
         scripted_state,
         tables_of,
     )

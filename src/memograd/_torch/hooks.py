@@ -95,8 +95,10 @@ def forward_hooks() -> list[Any]:
 
 
 def has_step_hooks(optimizer: optim.Optimizer) -> bool:
-    """Whether hooks of the user's wait for ``optimizer.step()``."""
-    return bool(optimizer._optimizer_step_pre_hooks or optimizer._optimizer_step_post_hooks)
+    """Whether hooks of the user's wait for ``optimizer.step()``. (One around another optimizer, which takes over its
+    ``param_groups`` and never was an ``Optimizer.__init__``'s, has no place for any.)"""
+    tables = "_optimizer_step_pre_hooks", "_optimizer_step_post_hooks"
+    return any(getattr(optimizer, table, None) for table in tables)
 
 
 def note_step(optimizer: optim.Optimizer) -> None:

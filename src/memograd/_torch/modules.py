@@ -5,6 +5,7 @@
   attributes.
 - ``ScriptMethod``, ``optimized_execution``, ``forget_plans``: TorchScript differentiates some operators by itself. What
   would keep it from that (not documented) comes too late once it has decided how to run a function, and keeps that.
+- ``parametrized_values``: what ``parametrize.cached()`` keeps stands in a private global.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import Any
 import torch
 from torch import nn
 from torch.jit._fuser import optimized_execution  # noqa: F401
+from torch.nn.utils import parametrize
 
 
 def tables_of(module: nn.Module) -> list[dict[str, Any]]:
@@ -32,6 +34,11 @@ def scripted_state(module: torch.jit.ScriptModule) -> dict[tuple[Any, str], Any]
             names = own["_concrete_type"].get_attributes()
             state |= {(own["_c"], name): own["_c"].getattr(name) for name in names}
     return state
+
+
+def parametrized_values() -> dict[Any, Any] | None:
+    """The tensors that are kept inside ``parametrize.cached()``, by module and name; None outside."""
+    return parametrize._cache if parametrize._cache_enabled else None
 
 
 ScriptMethod: Any = torch._C.ScriptMethod

@@ -102,10 +102,10 @@ class Program:
         Args:
             witness: PyTorch's own run of this call, to compare the gradients with.
         """
-        return self.launch(self.inputs.flat(args, kwargs), witness)
+        return self.launch(self.inputs.flat(args, kwargs), witness, (args, kwargs))
 
-    def launch(self, flat: list[Any], witness: Any = None) -> Any:
-        """The same for the flat inputs."""
+    def launch(self, flat: list[Any], witness: Any = None, arguments: Any = None) -> Any:
+        """The same for the flat inputs; ``arguments`` are needed where there are any but tensors."""
         call = Call.of(self, flat)
         call.witness = witness
         handed: Any = self._handed(call, flat)
@@ -120,7 +120,7 @@ class Program:
         values = {k: handed[at] for k, at in self.places.items()} | {k: flat[at] for k, at in self.passed.items()}
         left = [values[k] for k in self.graph.positions("left")]
         bound = {i.name: t for i, t in zip(self.early, flat, strict=True)}
-        made = self.effects.happen(left, bound) if self.effects or self.effects.returned else {}
+        made = self.effects.happen(left, bound, arguments) if self.effects or self.effects.returned else {}
         leaves = list(self.graph.calling.out_leaves)
         for position, k in zip(self.graph.calling.tensor_out, self.graph.positions("output"), strict=True):
             leaves[position] = values[k]

@@ -133,7 +133,7 @@ class Graph:
         """
         with torch.no_grad():
             flat = self.bind(args, kwargs)
-            return self.unpack(run(self.function, flat), flat)
+            return self.unpack(run(self.function, flat), flat, (args, kwargs))
 
     def bind(self, args: Sequence[Any], kwargs: Mapping[str, Any], extra: Sequence[Any] = ()) -> list[Any]:
         """The flat list of tensors for this call; ``extra`` are the cotangents."""
@@ -149,8 +149,8 @@ class Graph:
         refuse_shared(self.inputs, self.outputs, flat)
         return flat
 
-    def unpack(self, results: Sequence[torch.Tensor], flat: Sequence[Any]) -> Any:
-        """The flat results as the user sees them; writes mutations back."""
+    def unpack(self, results: Sequence[torch.Tensor], flat: Sequence[Any], arguments: Any = None) -> Any:
+        """The flat results as the user sees them; writes mutations back, and to ``arguments`` what the program does."""
         values: list[torch.Tensor] = []
         gradients: dict[str, Any] = dict.fromkeys(self.wrt)
         for entry, value in zip(self.outputs, results, strict=True):
@@ -158,7 +158,7 @@ class Graph:
                 values.append(value)
             elif entry.kind == "gradient":
                 gradients[entry.name] = value
-        self.write_back(results, flat)
+        self.write_back(results, flat, arguments)
         out = self.output_tree(values)
         return (out, gradients) if gradients else out
 
@@ -166,17 +166,18 @@ class Graph:
         """The user's results, nested as the program returned them."""
         return output_tree(self.calling, values)
 
-    def write_back(self, results: Sequence[torch.Tensor], flat: Sequence[Any]) -> None:
+    def write_back(self, results: Sequence[torch.Tensor], flat: Sequence[Any], arguments: Any = None) -> None:
         """What the program writes, into the inputs it writes to, and what it leaves behind. ``results`` may end before
         the gradients, which come last."""
         write_mutations(self.inputs, self.outputs, results, flat)
-        self.leave([v for o, v in zip(self.outputs, results, strict=False) if o.kind == "left"], flat)
+        self.leave([v for o, v in zip(self.outputs, results, strict=False) if o.kind == "left"], flat, arguments)
 
-    def leave(self, left: Sequence[torch.Tensor], flat: Sequence[Any]) -> None:
-        """What the program leaves behind after a run on ``flat`` that had the results ``left``."""
+    def leave(self, left: Sequence[torch.Tensor], flat: Sequence[Any], arguments: Any = None) -> None:
+        """What the program leaves behind after a run on ``flat`` that had the results ``left``, also in the dicts and
+        lists among its ``arguments``."""
         if self.effects:
             bound = {i.name: x if i.tensor is None else i.bound for i, x in zip(self.inputs, flat, strict=False)}
-            self.effects.happen(left, bound)
+            self.effects.happen(left, bound, arguments)
 
     def verify(self) -> Graph:
         """Check that the graph is well formed; returns it.

@@ -40,7 +40,8 @@ from memograd.tracing.checkpoints import written_again
 from memograd.tracing.closures import ClosingOver, Closure, closure_of
 from memograd.tracing.counters import number
 from memograd.tracing.cudnn import plain_recurrence
-from memograd.tracing.effects import Change, Templates, effects_of, take_back
+from memograd.tracing.effects import Change, changes_of, effects_of, take_back
+from memograd.tracing.given import Given
 from memograd.tracing.guards import Guards, taken_twice
 from memograd.tracing.histories import Histories, histories, refuse_past_hooks
 from memograd.tracing.inputs import Inputs
@@ -49,6 +50,7 @@ from memograd.tracing.plainly import raised_by_pytorch
 from memograd.tracing.provenance import caller, raised_at
 from memograd.tracing.reads import Reads
 from memograd.tracing.substitute import Substitute
+from memograd.tracing.templates import Templates
 from memograd.tracing.tracer import Tracer
 from memograd.tracing.turned import left_in
 from memograd.tracing.under_way import ACTIVE, TURN, looking_away
@@ -120,6 +122,7 @@ class _Capture:
         self.tracer.lift, self.tracer.used = self.inputs.lift, self.inputs.used
         self.roots: list[tuple[str, Any]] = [("", f)]
         self.reads = Reads([])
+        self.given = Given(())
         self.changes: list[Change] = []
 
     def run(self, args: tuple[Any, ...], kwargs: dict[str, Any], wrt: Collection[int] | None) -> Graph:
@@ -133,8 +136,8 @@ class _Capture:
         ]
         self.roots += [(name, x) for x, name in zip(leaves, names, strict=True) if not isinstance(x, torch.Tensor)]
         own_args, own_kwargs = pytree.tree_unflatten(flat, in_spec)
-        out = self._trace(own_args, own_kwargs)
-        out_leaves, out_spec = pytree.tree_flatten(out)
+        self.given = Given((own_args, own_kwargs))
+        out_leaves, out_spec = self._trace(own_args, own_kwargs)
         out_leaves = list(map(number, out_leaves))
         outputs, results, tensor_out = [], [], []
         for i, leaf in enumerate(out_leaves):
@@ -147,7 +150,7 @@ class _Capture:
         self._mutations(outputs, results)
         self.reads.counted_up(self.changes)
         self.changes += self.inputs.frozen() + self.tracer.seeds.left()
-        templates = Templates(self.reads, self.inputs.names, self._is_captured, self.tracer.memory_of)
+        templates = Templates(self.reads, self.given, self.inputs.names, self._is_captured, self.tracer.memory_of)
         effects = effects_of(self.changes, templates, out_leaves)
         for k, tensor in enumerate(templates.left):
             outputs.append(Output("left", f"left {k}", tensor.requires_grad))
@@ -167,13 +170,15 @@ class _Capture:
         guards = Guards(self.reads)
         return Graph(self.graph, inputs, tuple(outputs), calling, guards=guards, effects=effects).verify()
 
-    def _trace(self, args: Any, kwargs: Any) -> Any:
+    def _trace(self, args: Any, kwargs: Any) -> tuple[list[Any], Any]:
+        """The leaves of what the program returns, and how they are nested: as they are now, before what it has
+        changed is put back."""
         ACTIVE.tracers.append(self.tracer)
         try:
             with ExitStack() as contexts:
                 for context in self._contexts():
                     contexts.enter_context(context)
-                return self.root(*args, **kwargs)
+                return pytree.tree_flatten(self.root(*args, **kwargs))
         except DataDependentError as error:
             error.guards = Guards(self.reads)
             raise
@@ -232,6 +237,8 @@ class _Capture:
             raise
         finally:
             self.changes = take_back(self.reads)
+            for holder, before in self.given.before:
+                self.changes += changes_of(holder, before, "an argument")
 
     def raised_by_pytorch(
         self, args: tuple[Any, ...], kwargs: dict[str, Any], wrt: Collection[int] | None, raised: Exception

@@ -5,6 +5,8 @@ from __future__ import annotations
 import collections
 from typing import Any
 
+from memograd._torch import parametrized_values
+
 
 class _Missing:
     def __repr__(self) -> str:
@@ -92,6 +94,18 @@ class Variables(Keyed):
     def put_back(self, saved: dict[Any, Any]) -> None:
         for name in self.names:
             self.assign(name, saved.get(name, MISSING))
+
+
+class Parametrized(Keyed):
+    """The parametrized tensors that PyTorch keeps inside ``parametrize.cached()``: each time in another dict."""
+
+    def __init__(self) -> None:
+        self.kind = dict
+
+    @property
+    def holder(self) -> dict[Any, Any]:  # pyright: ignore[reportIncompatibleVariableOverride]
+        values = parametrized_values()
+        return {} if values is None else values
 
 
 class Trained(Keyed):

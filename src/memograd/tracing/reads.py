@@ -28,14 +28,15 @@ from typing import Any
 import torch
 from torch import nn
 
+from memograd._torch import parametrized_values
 from memograd.tracing import asked
 from memograd.tracing.audited import audited
 from memograd.tracing.counters import Counters, remember
-from memograd.tracing.holders import MISSING, Attributes, Holder, dict_of, holder_of, slots_of
+from memograd.tracing.holders import MISSING, Attributes, Holder, Parametrized, dict_of, holder_of, slots_of
 from memograd.tracing.meetings import Meetings
 from memograd.tracing.names import is_machinery
 from memograd.tracing.provenance import hooks_of_every_module
-from memograd.tracing.state_kinds import UNKNOWN
+from memograd.tracing.state_kinds import PARAMETRIZED, UNKNOWN
 from memograd.tracing.states import States
 
 _HOOKS = frozenset(name for name, value in vars(nn.Module()).items() if isinstance(value, dict))
@@ -145,6 +146,8 @@ class Reads(Meetings):
         if name == "__dict__":
             self.meet(own, path)
             return
+        if name == "parametrizations" and isinstance(owner, nn.Module):
+            self._parametrized()
         for table, before in zip(tables, befores, strict=True):
             if name in table or name in before:
                 if name in _HOOKS and isinstance(owner, nn.Module):
@@ -173,6 +176,14 @@ class Reads(Meetings):
             self.place(own, name, MISSING, f"{path}.{name}")  # the instance may get one of its own
         if users:
             self.place(self.attributes_of(cls), name, entry, f"{cls.__qualname__}.{name}")
+
+    def _parametrized(self) -> None:
+        """``parametrize.cached()``: the tensors that it keeps may come from earlier calls, and serve later ones."""
+        values = parametrized_values()
+        if not any(kind is PARAMETRIZED for _, kind, _, _ in self.states.met):
+            self.states.meet(self, PARAMETRIZED, "parametrize.cached()")
+            for key, tensor in self.keep(values, Parametrized()).items() if values is not None else ():
+                self.place(values, key, tensor, f"the cached {key[1]}")
 
     def counted_up(self, changes: Iterable[tuple[Holder, Any, Any, str]]) -> None:
         """What the program has left: remember the numbers that it read before."""

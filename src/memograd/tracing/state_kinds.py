@@ -29,7 +29,7 @@ from typing import Any
 
 import torch
 
-from memograd._torch import put_state, scripted_state, state_of
+from memograd._torch import parametrized_values, put_state, scripted_state, state_of
 from memograd.tracing.names import is_machinery
 
 _LARGEST = 1 << 28  # bytes that are compared at each call; with more, capture is cheaper
@@ -104,10 +104,16 @@ def _draw_again(generator: Any, state: bytes) -> None:
 
 GENERATOR = Kind(_drawn, _draw_again, guarded=False)
 TORCH_GENERATOR = Kind(state_of, put_state, guarded=False)
+PARAMETRIZED = Kind(lambda _: _parametrized())  # what ``parametrize.cached()`` keeps
 UNKNOWN = Kind(lambda _: None)
 TAKEN = Kind(lambda _: None, taken=True)  # an iterator, a file
 ANSWER = Kind(lambda function: repr(function()))  # of a function without arguments
 BIG = Kind(lambda container: _numbers(container.values() if isinstance(container, dict) else container))
+
+
+def _parametrized() -> tuple[Any, ...]:
+    values = parametrized_values()
+    return ("off",) if values is None else tuple([(key, id(tensor)) for key, tensor in values.items()])
 
 
 def _numbers(values: Iterable[Any]) -> tuple[Any, ...]:

@@ -116,7 +116,7 @@ class Program:
         else:
             results = self._watched(flat, compare)
         if self.graph.effects:
-            self.graph.leave([results[i] for i in self.left], flat)
+            self.graph.leave([results[i] for i in self.left], flat, (batch, options))
         return results
 
     def _watched(self, flat: list[Any], compare: Compare | None) -> list[torch.Tensor]:

@@ -246,6 +246,23 @@ class TrainStep(Answers):
         """
         self._carried.load_state_dict(state)
 
+    def __getstate__(self) -> dict[str, Any]:
+        """A copy, or what is pickled, has a model and an optimizer of its own, for which programs are made anew."""
+        with self._turn:
+            self._settle()
+            clip, refinements = self._refinements.clip, self._refinements
+            made_of = {"model": self.model, "criterion": self.objective.criterion, "optimizer": self.optimizer}
+            made_of |= {"memory_budget": self.memory_budget, "backend": self.backend, "check": self._check.when}
+            made_of |= {"clip_grad_norm": clip.norm, "norm_type": clip.norm_type, "clip_grad_value": clip.value}
+            made_of |= {"accumulate": refinements.accumulate, "ema_decay": refinements.ema_decay}
+            made_of |= {"autocast": refinements.autocast, "watch": self._watch is not None}
+            made_of |= {"compile_seconds": self._chooser.compile_seconds}
+            return {"made_of": made_of, "state": self.state_dict()}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__(**state["made_of"])
+        self.load_state_dict(state["state"])
+
     @property
     def grad_norm(self) -> torch.Tensor:
         """The norm of all gradients at the last update, before they were clipped.

@@ -18,8 +18,8 @@ from memograd.errors import GradientMismatchError, MemogradError
 from memograd.graph.graph import Graph
 from memograd.graph.signature import run
 from memograd.lower.lower import lower
-from memograd.tracing.effects import Run
 from memograd.tracing.holders import Keyed
+from memograd.tracing.templates import Run
 from memograd.tracing.undisturbed import Generators
 from memograd.witness.agreement import (
     FLOAT16,
