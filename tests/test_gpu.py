@@ -50,6 +50,8 @@ def run(folder: Path, *options: str) -> tuple[int, str, list[dict[str, Any]]]:
         "--device",
         "cpu",
         "--quick",
+        "--seconds",  # on a machine that has much else to do
+        "4400",
         "--json",
         str(folder),
         *options,

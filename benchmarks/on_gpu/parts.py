@@ -35,6 +35,6 @@ PARTS = {
 }
 
 
-def limit(name: str, following: list[str], left: float) -> float:
+def limit(name: str, following: list[str], left: float, stretch: float = 1.0) -> float:
     """The seconds that a part may take: the parts behind it keep the least that they must have."""
-    return min(PARTS[name].most, left - sum(PARTS[other].least for other in following))
+    return min(stretch * PARTS[name].most, left - sum(PARTS[other].least for other in following))

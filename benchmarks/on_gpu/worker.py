@@ -43,12 +43,13 @@ def work(options: argparse.Namespace, parts: list[str], start: float) -> int:
     print("  ".join(f"{k} {v}" for k, v in about.items()), flush=True)
     try:
         for position, name in enumerate(parts):
-            most = limit(name, parts[position + 1 :], report.end - report.now())
+            most = limit(name, parts[position + 1 :], report.end - report.now(), options.stretch)
             with report.one_part(name, most, 0 if options.quick else PARTS[name].least) as there_is_time:
                 if there_is_time:
                     PARTS[name].load()(report, machine)
             machine.clean()
+        code = 0
     except Lost:
-        sys.stdout.flush()
-        os._exit(LOST)  # without destructors, which would wait for the device
-    return 0
+        code = LOST
+    sys.stdout.flush()
+    os._exit(code)  # without destructors, which would wait for a device that is lost
