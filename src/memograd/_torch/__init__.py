@@ -124,6 +124,8 @@ try:
         dispatch_modes,
         inside_make_fx,
         modes_of_others,
+        others_around,
+        surrounded,
         unseen,
         with_function_modes,
         without_function_modes,

@@ -69,10 +69,9 @@ def has_batching_rule(operator: Any) -> bool:
     return any(torch._C._dispatch_has_kernel_for_dispatch_key(operator.name(), key) for key in keys)
 
 
-def is_batched(value: Any) -> bool:
-    """Whether a cotangent is one of many at once (``autograd.grad(..., is_grads_batched=True)``), which autograd keeps
-    in tensors of a kind of their own, older than ``torch.func``'s."""
-    return _functorch.is_legacy_batchedtensor(value)
+is_batched = _functorch.is_legacy_batchedtensor
+"""Whether a cotangent is one of many at once (``autograd.grad(..., is_grads_batched=True)``), which autograd keeps in
+tensors of a kind of their own, older than ``torch.func``'s."""
 
 
 def unbatched(value: torch.Tensor) -> torch.Tensor | None:

@@ -7,6 +7,8 @@
 - ``unseen``: function modes are switched off by ``DisableTorchFunction`` only.
 - ``default_device``: ``torch.get_default_device`` looks for a function mode and takes 20 µs; whether there is any mode
   (``_len_torch_function_stack``) takes none.
+- ``surrounded`` / ``others_around``: ``_is_any_autocast_enabled`` asks once for all devices; the counts of modes, the
+  trace of ``torch.jit``, forward mode and ``torch.func``'s transforms have no public counterpart that costs as little.
 - ``any_modes`` / ``modes_of_others``: what else is on (``_len_torch_function_stack``, ``_len_torch_dispatch_stack``,
   ``_get_current_function_mode_stack``); nothing public says so.
 - ``without_function_modes`` / ``with_function_modes``: ``DisableTorchFunction`` and ``_EnableTorchFunction``. A graph
@@ -22,11 +24,18 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
+from torch.autograd import forward_ad
 from torch.overrides import _get_current_function_mode_stack as function_modes
 from torch.utils._device import DeviceContext
 from torch.utils._python_dispatch import TorchDispatchMode as DispatchMode
 from torch.utils._python_dispatch import _disable_current_modes as without_modes
 from torch.utils._python_dispatch import _get_current_dispatch_mode_stack as dispatch_modes
+
+_function_modes = torch._C._len_torch_function_stack
+_dispatch_modes = torch._C._len_torch_dispatch_stack
+_any_autocast = torch._C._is_any_autocast_enabled
+_tracing = torch._C._is_tracing
+_innermost_transform: Any = torch._C._functorch.peek_interpreter_stack  # pyright: ignore[reportAttributeAccessIssue]
 
 MODES_BEFORE: dict[str, deque[bool]] = {
     name: deque()
@@ -62,7 +71,17 @@ def default_device() -> torch.device | None:
 
 def any_modes() -> bool:
     """Whether any mode is on."""
-    return bool(torch._C._len_torch_function_stack() or torch._C._len_torch_dispatch_stack())
+    return bool(_function_modes() or _dispatch_modes())
+
+
+def surrounded() -> bool:
+    """Whether any mode is on, or autocast for any device."""
+    return bool(_function_modes() or _dispatch_modes() or _any_autocast())
+
+
+def others_around() -> bool:
+    """The same, or somebody else differentiates or traces what runs: ``torch.func``, forward mode, ``torch.jit``."""
+    return surrounded() or _innermost_transform() is not None or forward_ad._current_level >= 0 or _tracing()
 
 
 def modes_of_others() -> tuple[Any, ...]:

@@ -6,13 +6,15 @@ was remembered for it, whether somebody goes on from them) is decided the first 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
 
 from memograd.frontend.boundary import Call, through
+from memograd.frontend.picking import picked
 
 Tensor = torch.Tensor
 Question = tuple[tuple[int, ...], tuple[int, ...]]
@@ -33,10 +35,13 @@ class Answer:
     reads: tuple[int, ...]
     places: tuple[int, ...]
 
+    @cached_property
+    def _read(self) -> Callable[[Sequence[Any]], Sequence[Any]]:
+        return picked(self.reads)
+
     def values(self, call: Call, saved: list[Any], arriving: Sequence[Any], further: bool) -> Sequence[Tensor]:
         """The gradients, and where somebody goes on ``further`` from them what is remembered. Empties ``saved``."""
-        given = [saved[k] for k in self.reads]
-        given += arriving
+        given = [*self._read(saved), *arriving]
         saved.clear()
         behind = self.gradients.running()
         return through(call, behind, *given) if further else behind.alone(given)
@@ -47,15 +52,20 @@ class Ready:
     """How a question was answered, for those who ask it again: there is nothing left to decide.
 
     Attributes:
+        question: that one.
         order: for each input that autograd waits for where its gradient stands among the answer's values; None: it has
             none.
     """
 
+    question: Question
     answer: Answer
     further: bool
     order: tuple[int | None, ...]
 
-    def gradients(self, call: Call, saved: list[Any], arriving: Sequence[Any]) -> list[Tensor | None]:
+    @cached_property
+    def _ordered(self) -> Callable[[Sequence[Any]], Sequence[Any]]:
+        return picked([-1 if k is None else k for k in self.order])
+
+    def gradients(self, call: Call, saved: list[Any], arriving: Sequence[Any]) -> Sequence[Tensor | None]:
         """What autograd is handed. Empties ``saved``."""
-        values = self.answer.values(call, saved, arriving, self.further)
-        return [None if k is None else values[k] for k in self.order]
+        return self._ordered((*self.answer.values(call, saved, arriving, self.further), None))

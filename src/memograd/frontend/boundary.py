@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, ExitStack
-from dataclasses import dataclass
-from operator import attrgetter
+from itertools import repeat
+from operator import attrgetter, is_
 from typing import Any
 
 import torch
@@ -22,9 +22,9 @@ from memograd.graph.bits import worked_out
 
 Tensor = torch.Tensor
 _VERSION = attrgetter("_version")
+_NONES = repeat(None)
 
 
-@dataclass(eq=False)
 class Call:
     """One call: the program, what it was called with, and where the generators stood.
 
@@ -37,23 +37,19 @@ class Call:
         handed: the results that it waits with, while it holds them, and at which version.
     """
 
-    program: Any
-    flat: list[Any]
-    versions: list[int]
-    drawn: list[tuple[Tensor, str]]
     groups: Sequence[list[int]] = ()
     written: Sequence[Tensor] | None = None
     witness: Any = None
     running: Any = None
     handed: Sequence[tuple[Callable[[], Tensor | None], int]] = ()
 
-    @classmethod
-    def of(cls, program: Any, flat: Sequence[Any]) -> Call:
-        own = list(flat)
+    def __init__(self, program: Any, flat: Sequence[Any]) -> None:
+        self.program = program
+        self.flat = list(flat)
         for k in program.overwritten:
-            own[k] = flat[k].clone()
-        drawn = [(rng_state(device), device) for device in program.devices]
-        return cls(program, own, [*map(_VERSION, own)], drawn)
+            self.flat[k] = flat[k].clone()
+        self.versions = list(map(_VERSION, self.flat))
+        self.drawn = [(rng_state(device), device) for device in program.devices] if program.devices else ()
 
     def generators(self) -> AbstractContextManager[None]:
         """Inside, the generators draw what they drew in the forward pass; outside they do not move."""
@@ -97,7 +93,9 @@ class Boundary(torch.autograd.Function):
         given = call.flat if own else inputs
         handed, rest, saved = running.start(call, given)
         if own:
-            call.written, ctx.device = rest, inputs[-1].device  # that of the edge to the next node, if there is one
+            call.written = rest
+            if len(call.groups) > 1:
+                ctx.device = inputs[-1].device  # that of the edge to the next node
             if call.witness is not None:
                 call.witness.look(handed)
         ctx.set_materialize_grads(False)
@@ -111,8 +109,17 @@ class Boundary(torch.autograd.Function):
     def backward(ctx: Any, *cotangents: Any) -> Any:
         saved = list(ctx.saved_tensors)  # raises where autograd has freed them already
         call, running, own = ctx.call, ctx.running, ctx.given is ctx.call.flat
+        pattern = (tuple(map(is_, cotangents, _NONES)), ctx.needs_input_grad, torch.is_grad_enabled())
+        usual = running.usual(pattern)
+        if usual is not None and not (own and not call.program.as_foreseen(call, running, usual.question)):
+            arriving = [c.resolve_conj().resolve_neg().contiguous() for c in cotangents if c is not None]
+            if not inside_torch_func() and not any(map(is_batched, arriving)):
+                free_saved(ctx)
+                del cotangents
+                return (None, None, *_answered(usual, call, saved, arriving, own))
         used = tuple([k for k, c in enumerate(cotangents) if c is not None])
-        wanted = wanted_of(ctx, call.groups if own else None, running.surely(used))
+        surely = running.surely(used)
+        wanted = wanted_of(ctx, call.groups if own else None, surely)
         free_saved(ctx)
         question, arriving = (used, wanted), [worked_out(cotangents[k]).contiguous() for k in used]
         del cotangents
@@ -120,10 +127,10 @@ class Boundary(torch.autograd.Function):
         if ready is not None and (own and not call.program.as_foreseen(call, running, question)):
             ready = None
         if ready is not None and not inside_torch_func() and not any(map(is_batched, arriving)):
-            gradients = ready.gradients(call, saved, arriving)
-            if own:
-                call.program.look(call, question, gradients, arriving)
-            return (None, None, *gradients)
+            # nobody had to be asked what is wanted: ``pattern`` says it all
+            if len(wanted) == sum(pattern[1]) and surely.issuperset(wanted):
+                running.expect_usually(pattern, ready, surely)
+            return (None, None, *_answered(ready, call, saved, arriving, own))
         if not own:
             answer: dict[int, Any] = {}
             if used and wanted:
@@ -135,6 +142,14 @@ class Boundary(torch.autograd.Function):
         group, *others = call.groups
         gradients = under_way.take(group, last=not others)
         return (None, None, *gradients, *([under_way.token(ctx.device)] if others else []))
+
+
+def _answered(ready: Any, call: Call, saved: list[Any], arriving: list[Tensor], own: bool) -> Sequence[Tensor | None]:
+    """What autograd is handed where nothing is left to decide."""
+    gradients = ready.gradients(call, saved, arriving)
+    if own:
+        call.program.look(call, ready.question, gradients, arriving)
+    return gradients
 
 
 through = apply_alone(Boundary)

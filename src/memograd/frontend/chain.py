@@ -20,6 +20,7 @@ from torch import distributed
 
 from memograd._torch import has_hooks, needed_inputs
 from memograd.frontend import segments
+from memograd.frontend.picking import picked
 
 Tensor = torch.Tensor
 
@@ -86,6 +87,7 @@ class Ends:
 
     def __init__(self, sizes: Mapping[int, int], parameters: Collection[int]) -> None:
         self.known = list(sizes)
+        self.alone = picked(self.known)  # of the flat inputs, where one node has them all
         self.parameters = parameters
         self._large = sum(sizes.values()) > segments.LEAST_BYTES
         self._chains: WeakKeyDictionary[Any, list[list[int]]] = WeakKeyDictionary()

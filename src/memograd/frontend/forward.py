@@ -16,6 +16,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.nn.parameter import is_lazy
 
 from memograd._torch import (
+    dynamo_listens,
     has_data,
     in_forward_mode,
     inside_make_fx,
@@ -109,14 +110,21 @@ class Wrapped:
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         if args and isinstance(args[0], nn.Module) and self._is_bound_to(args[0]):
             return self.__func__(*args, **kwargs)
-        module = self._called(sys._getframe(1))
+        frame = sys._getframe(1)
+        module = self.model if frame.f_locals.get("self") is self.model else self._called(frame)
         if module is self.model:
-            return _call(self, args, kwargs)
+            return self.call(args, kwargs)
         module.forward = self.twin(module)
         return module.forward(*args, **kwargs)
 
     def call(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """What its model returns."""
+        if self._short is not None and not (kwargs or self.off or dynamo_listens()):
+            lane, program = self._short
+            flat = lane(args)
+            if flat is not None:
+                self._last = program
+                return program.launch(flat)
         return _call(self, args, kwargs)
 
     def twin(self, module: nn.Module) -> Wrapped:
@@ -142,11 +150,6 @@ class Wrapped:
 
     def run(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """What the model returns, by the program for these arguments."""
-        if self._short is not None and not kwargs:
-            lane, program = self._short
-            if not program.expected.unchecked and (flat := lane(args)) is not None:
-                self._last = program
-                return program.launch(flat)
         key = self._key(args, kwargs)
         programs = self._programs.get(key)
         if programs is None:
@@ -198,7 +201,7 @@ class Wrapped:
         self._long += 1
         if self._long >= self._patience and self._hooks is not None and not kwargs and self.check != "always":
             self._patience *= 2  # who changes something at each call does not get a short way at each call
-            lane = lane_of(program, args, self._hooks)
+            lane = lane_of(program, args, self._hooks, None if self.check == "never" else program.expected)
             self._short = None if lane is None else (lane, program)
         return out
 

@@ -139,6 +139,9 @@ class HeldOpen:
         twins = [r.view_as(r) for r in handed[: self._count]]
         return apart(twins, inputs), handed[self._count : self._own], saved
 
+    def usual(self, pattern: Any) -> None:
+        """Nothing is usual: a plan answers each time anew."""
+
     def together(self, question: Question) -> list[list[int]]:
         """The inputs whose gradients come together, those that come first first."""
         return [[self.places[k] for k in group] for group in self._together]

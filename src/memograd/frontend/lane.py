@@ -14,36 +14,45 @@ from typing import Any
 
 import torch
 
-from memograd import autocast
-from memograd._torch import any_modes
+from memograd._torch import others_around
+from memograd.frontend.expected import Expected
 from memograd.frontend.inputs import only_tensors
 from memograd.frontend.program import Program
 from memograd.graph.printing import load
+from memograd.tracing.under_way import ACTIVE
 
 Lane = Callable[[tuple[Any, ...]], list[Any] | None]
 _MOST = 200  # places that are written out; more are compared in a loop of C
 _ATTRIBUTES = ("dtype", "layout", "requires_grad")  # compared by identity
+_ADDRESS, _STRIDE = torch.Tensor.data_ptr, torch.Tensor.stride
 
 
-def lane_of(program: Program, args: Sequence[Any], hooks: Sequence[dict[int, Any]]) -> Lane | None:
+def lane_of(
+    program: Program, args: Sequence[Any], hooks: Sequence[dict[int, Any]], unchecked: Expected | None
+) -> Lane | None:
     """The flat inputs of ``program``, which has just run on ``args``, for arguments like these in surroundings like
     these; the function's answer is None where they are others. None where there is no short way to be had.
 
     Args:
-        hooks: the tables of the hooks of all modules.
+        hooks: the tables of the hooks of all modules, and of those for every module there is.
+        unchecked: where calls are compared that were not yet: says whether there are some.
     """
     simple = not (program.plain or program.decisions or program.mutations or program.guards.volatile)
-    simple = simple and not (program.graph.reads_by_offset or autocast.on() or any(hooks))
+    simple = simple and not (program.graph.reads_by_offset or others_around() or any(hooks))
     flat = program.inputs.bound
-    if not simple or flat is None or any_modes() or not only_tensors(args):
+    if not simple or flat is None or not only_tensors(args):
         return None
     if any(t is not None and t.layout is not torch.strided for t in flat):
         return None
-    writer = _Writer({"autocast_on": autocast.on, "default_dtype": torch.get_default_dtype})
-    writer.scope["any_modes"], writer.scope["Tensor"] = any_modes, torch.Tensor
+    writer = _Writer({"Tensor": torch.Tensor, "others_around": others_around, "captures": ACTIVE})
+    writer.scope |= {"gradients": torch.is_grad_enabled, "inference": torch.is_inference_mode_enabled}
     names = [f"x{k}" for k in range(len(args))]
-    tests = [f"len(args) != {len(args)}", "autocast_on()", "any_modes()"]
-    tests += [f"default_dtype() is not {writer.name(torch.get_default_dtype())}", f"any({writer.name(list(hooks))})"]
+    tests = [f"len(args) != {len(args)}", "not gradients()", "inference()", "others_around()"]
+    tests += ["captures.plain", "captures.tracers"]
+    if unchecked is not None:
+        tests.append(f"{writer.name(unchecked)}.unchecked")
+    default = writer.name(torch.get_default_dtype)
+    tests += [f"{default}() is not {writer.name(torch.get_default_dtype())}", f"any({writer.name(list(hooks))})"]
     writer.refuse(tests)
     if names:
         writer.lines.append(f"    [{', '.join(names)}] = args")
@@ -51,9 +60,11 @@ def lane_of(program: Program, args: Sequence[Any], hooks: Sequence[dict[int, Any
         writer.refuse(_geometry(writer, name, x))
     writer.guards(program.guards)
     bound = {k: writer.name(t) for k, t in enumerate(flat) if t is not None}
-    for k, name in bound.items():
-        at, strides = flat[k].data_ptr(), writer.name(flat[k].stride())
-        writer.refuse([f"{name}.data_ptr() != {at}", f"{name}.stride() != {strides}"])
+    held = [flat[k] for k in bound]
+    lie = [("addresses", _ADDRESS), ("strides", _STRIDE)]
+    for what, of in lie if held else ():
+        writer.scope[what] = of
+        writer.refuse([f"[*map({what}, {writer.name(held)})] != {writer.name([*map(of, held)])}"])
     late = iter(names)
     writer.lines.append(f"    return [{', '.join(bound[k] if k in bound else next(late) for k in range(len(flat)))}]")
     return load("\n".join(["def lane(args):", *writer.lines]) + "\n", "lane", writer.scope)
@@ -68,8 +79,9 @@ def _geometry(writer: _Writer, name: str, x: torch.Tensor) -> list[str]:
         f"{name}.shape != {writer.name(x.shape)}",
         f"{name}.device != {writer.name(x.device)}",
         f"{name}.stride() != {writer.name(x.stride())}",
-        f"({name}.storage_offset() != 0) is not {x.storage_offset() != 0}",
-        f"{name}.is_conj() or {name}.is_neg()",
+        f"{'not ' if x.storage_offset() else ''}{name}.storage_offset()",
+        f"{name}.is_neg()",
+        *([f"{name}.is_conj()"] if x.is_complex() else []),
     ]
 
 
@@ -102,6 +114,6 @@ class _Writer:
             held, at = self.name(holder), repr(key) if type(key) in (str, int) else self.name(key)
             there = f"{held}[{at}]" if get is getitem else f"{self.name(get)}({held}, {at})"
             tests.append(f"{there} is not {self.name(value)}")
-        tests.append(f"not {self.name(guards.rest_holds)}()")
+        tests.append(f"not {self.name(guards.all_but_hooks_holds)}()")
         self.lines += ["    try:", f"        if {' or '.join(tests)}: return None"]
         self.lines.append("    except (KeyError, IndexError, AttributeError, ValueError): return None")

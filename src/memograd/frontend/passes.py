@@ -23,6 +23,7 @@ from memograd.frontend.boundary import Call
 from memograd.frontend.chain import placed
 from memograd.frontend.load import build_of, loaded
 from memograd.frontend.own_memory import own_memory
+from memograd.frontend.picking import picked
 from memograd.frontend.results import apart
 from memograd.frontend.segments import Segments
 from memograd.graph.entries import Input, Output
@@ -37,6 +38,7 @@ from memograd.transforms.program import for_batches
 
 Tensor = torch.Tensor
 _MOST = 8  # questions of one pass; for each it may remember more
+_UNUSUAL = None, frozenset()
 _AGAIN = 50  # calls, until what is taken for granted is looked at again
 
 
@@ -89,8 +91,15 @@ class Pass:
         self._times += 1
         return self._wanted.get(used, frozenset()) if self._times % _AGAIN else frozenset()
 
+    def still_sure(self, used: tuple[int, ...], surely: frozenset[int]) -> bool:
+        """Whether that would be said now, too."""
+        self._times += 1
+        return bool(self._times % _AGAIN) and self._wanted.get(used) is surely
+
     def running(self) -> Running:
         """As it runs now, ready for all that was asked before."""
+        if (running := self._running) is not None:
+            return running
         with self._turn:
             if self._running is None:
                 asked, self._asked = self._asked, []
@@ -163,6 +172,9 @@ class Running:
         self.slots = tuple(of.slots)
         outputs = range(of.own, len(self.graph.outputs)) if self.followed else ()
         self.handed = (*range(of.count), *outputs)
+        self._hand_out = picked(self.handed)
+        count = len(self.graph.outputs)
+        self._save = picked([count + k if is_input else k for is_input, k in of.slots])
         self.surely = of.surely
         smooth = {at for (is_input, at), s in zip(of.slots, of.smooth, strict=True) if s and not is_input}
         tracked = {k for k in range(of.count) if self.graph.outputs[k].tracked}
@@ -170,6 +182,7 @@ class Running:
         self.constants = [i.tensor for i in self.graph.inputs[of.inputs :]]
         self._looks = any(n.target is look for n in self.graph.nodes)
         self.ready: dict[tuple[Question, bool], Ready] = {}
+        self._usual: dict[Any, tuple[Ready, frozenset[int]]] = {}
         self._afresh: dict[Question, tuple[Step, Graph, list[int]]] = {}
 
     @cached_property
@@ -183,15 +196,17 @@ class Running:
             return self._function
         return loaded(lower(only(self.graph, range(self.of.own))), self.of.backend)
 
-    def start(self, call: Call, inputs: Sequence[Any]) -> tuple[list[Tensor], Sequence[Tensor], list[Tensor]]:
+    def start(self, call: Call, inputs: Sequence[Any]) -> tuple[Sequence[Tensor], Sequence[Tensor], Sequence[Tensor]]:
         """(what is handed out, what else is returned, what is remembered)"""
         given = [*inputs, *self.constants]
-        out = list(run(self._function, [given.copy()]))
-        handed = apart([out[k] for k in self.handed], given)
-        for k, result in zip(self.handed, handed, strict=True):
-            out[k] = result
-        saved = [given[k] if is_input else out[k] for is_input, k in self.slots]
-        return handed, out[self.of.count : self.of.own], saved
+        out = run(self._function, [given.copy()])
+        results = self._hand_out(out)
+        handed = apart(results, given)
+        if handed is not results:
+            out = list(out)
+            for k, result in zip(self.handed, handed, strict=True):
+                out[k] = result
+        return handed, out[self.of.count : self.of.own], self._save([*out, *given])
 
     def compile(self) -> None:
         """Make ready what runs, and what answers. Raises BackendError where the backend cannot."""
@@ -218,7 +233,19 @@ class Running:
         at = {place: k for k, place in enumerate(answer.places)}
         order = [None if gradients.get(k) is None else at.get(k, -1) for k in places]
         if -1 not in order:
-            self.ready[question, further] = Ready(answer, further, tuple(order))
+            self.ready[question, further] = Ready(question, answer, further, tuple(order))
+
+    def usual(self, pattern: Any) -> Ready | None:
+        """How a question was answered that autograd came with in the same way, where nobody has to be asked whether it
+        is the same question."""
+        ready, surely = self._usual.get(pattern, _UNUSUAL)
+        return ready if ready is not None and self.of.still_sure(ready.question[0], surely) else None
+
+    def expect_usually(self, pattern: Any, ready: Ready, surely: frozenset[int]) -> None:
+        """This is the question that autograd has when it comes like that, as long as the same inputs ``surely`` get
+        their gradients."""
+        if pattern in self._usual or len(self._usual) < _MOST:
+            self._usual[pattern] = ready, surely
 
     def alone(self, given: list[Any]) -> tuple[Tensor, ...]:
         """What this pass returns, without what would be remembered. Empties ``given``."""

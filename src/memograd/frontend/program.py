@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
 from functools import cached_property, partial
 from typing import Any
 
@@ -106,7 +106,7 @@ class Program:
 
     def launch(self, flat: list[Any], witness: Any = None, arguments: Any = None) -> Any:
         """The same for the flat inputs; ``arguments`` are needed where there are any but tensors."""
-        call = Call.of(self, flat)
+        call = Call(self, flat)
         call.witness = witness
         handed: Any = self._handed(call, flat)
         if self.mutations and call.written is not None:
@@ -137,8 +137,9 @@ class Program:
         running = self.running()
         call.groups = self._ends.groups(running, self.expected.last, flat)
         first, *others = call.groups
-        links = linked(others, flat, self._device) if others else ()
-        return through(call, running, *[flat[k] for k in first], *links)
+        if not others:
+            return through(call, running, *self._ends.alone(flat))
+        return through(call, running, *[flat[k] for k in first], *linked(others, flat, self._device))
 
     @cached_property
     def _device(self) -> torch.device:
@@ -295,6 +296,7 @@ class Program:
         assert self.settings.memory_budget is not None
         again = HeldOpen(self.forward, len(self.results), question, self.settings.plan)
         with call.generators():
-            call = replace(call, running=None)
+            call = copy.copy(call)
+            call.running = None
             again.start(call, inputs)
             return again.answer(call, question, [], arriving, further) or {}

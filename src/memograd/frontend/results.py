@@ -15,6 +15,7 @@ from memograd.graph.entries import Output
 from memograd.graph.graph import Graph
 
 Tensor = torch.Tensor
+_IS_VIEW = torch.Tensor._is_view
 
 
 class Results:
@@ -64,15 +65,17 @@ def refuse_histories(graph: Graph) -> None:
             )
 
 
-def apart(results: Sequence[Tensor], given: Sequence[Tensor]) -> list[Tensor]:
+def apart(results: Sequence[Tensor], given: Sequence[Tensor]) -> Sequence[Tensor]:
     """``results``, each an object of its own: to autograd one that is an input means something else, and what a result
     and its detached twin have in common is their memory.
 
     A view whose memory nobody else sees is detached from what it is a view of: autograd lets a loop write to that, and
     to no view that comes out of a ``Function``. They share their version, so that whoever writes to what a derivative
-    reads is told so.
+    reads is told so. Where nothing of this is so ``results`` come back.
     """
     ids = {*map(id, given)}
+    if len({*map(id, results), *ids}) == len(results) + len(ids) and not any(map(_IS_VIEW, results)):
+        return results
     own: list[Tensor] = []
     for result in results:
         own.append(result.detach() if id(result) in ids else result)

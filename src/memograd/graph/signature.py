@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from memograd import autocast
-from memograd._torch import any_modes, is_wrapped, memory_of, pytree, without_function_modes
+from memograd._torch import is_wrapped, memory_of, pytree, surrounded, without_function_modes
 from memograd.errors import CaptureError
 from memograd.graph.bits import has_bits, worked_out
 from memograd.graph.entries import Calling, Input, Output
@@ -23,7 +23,7 @@ from memograd.graph.overlap import overlapping
 def run(function: Callable[..., Any], flat: Sequence[Any]) -> Any:
     """Call a graph's function as it was captured: autocast, and the modes that were on, are part of the graph already
     and must not act twice."""
-    if not autocast.on() and not any_modes():
+    if not surrounded():
         return function(*flat)
     with autocast.off(), without_function_modes():
         return function(*flat)
