@@ -32,6 +32,36 @@ from memograd._torch.fake import _FakeMode
 WHY = f"PyTorch {torch.__version__} changed something memograd/_torch relies on: "
 
 
+def test_an_operator_has_a_quick_way() -> None:
+    """The very same operator, for modes as well."""
+    seen: list[Any] = []
+
+    class Watch(TorchFunctionMode):
+        def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            seen.append(func)
+            return func(*args, **(kwargs or {}))
+
+    operator, x = torch.ops.aten.tanh_backward.default, torch.rand(3)
+    with Watch():
+        results = adapter.quick(operator)(x, x), operator(x, x)
+    assert torch.equal(*results), WHY + "OpOverload._op"
+    assert seen == [operator, operator], WHY + "what a mode sees of OpOverload._op"
+
+
+def test_what_stands_around_an_operator() -> None:
+    assert not adapter.surrounded() and not adapter.others_around()
+    with torch.autocast("cpu"):
+        assert adapter.surrounded(), WHY + "_is_any_autocast_enabled"
+    with FlopCounterMode(display=False):
+        assert adapter.surrounded() and adapter.others_around(), WHY + "the count of modes"
+    with torch.autograd.forward_ad.dual_level():
+        assert adapter.others_around() and not adapter.surrounded(), WHY + "the level of forward mode"
+    around: list[bool] = []
+    torch.func.grad(lambda x: around.append(adapter.others_around()) or x.sum())(torch.ones(2))
+    torch.jit.trace(lambda x: around.append(adapter.others_around()) or x * 2, torch.ones(2), check_trace=False)
+    assert around == [True, True], WHY + "peek_interpreter_stack, _is_tracing"
+
+
 def test_a_sparse_tensor_has_indices_and_values() -> None:
     real = torch.tensor([[0.0, 2.0], [3.0, 0.0]]).to_sparse()
     fake = adapter.fake_like(real)

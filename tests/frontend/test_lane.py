@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import functools
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
 from torch import nn
+from torch.autograd import forward_ad
+from torch.overrides import TorchFunctionMode
 
 import memograd as mg
-from memograd.frontend import lane
+from memograd.frontend import boundary, lane
+from memograd.tracing.under_way import plainly
 
 X = torch.arange(12.0).view(4, 3) / 12
 
@@ -47,9 +51,22 @@ CHANGES: dict[str, Callable[[Any], Any]] = {
     "a hook": lambda m: registered(m.first),
     "a backward hook": lambda m: m.second.register_full_backward_hook(lambda mod, gi, go: (gi[0] * 2,)),
 }
+
+
+class Doubling(TorchFunctionMode):
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        return out * 2 if func is torch.Tensor.tanh else out
+
+
 AROUND: dict[str, Callable[[], Any]] = {
     "autocast": lambda: torch.autocast("cpu", torch.bfloat16),
     "a default device": lambda: torch.device("cpu"),
+    "no gradients": torch.no_grad,
+    "inference": torch.inference_mode,
+    "forward mode": forward_ad.dual_level,
+    "a mode": Doubling,
+    "our own comparison": plainly,
 }
 ARGUMENTS: dict[str, Callable[[], Any]] = {
     "more rows": lambda: torch.cat([X, X]),
@@ -95,8 +112,24 @@ def test_what_stands_around_a_call_leads_off_it(models: Any, around: Callable[[]
     for model in models:
         with around():
             assert model is not models[0] or model.forward._short[0]((X,)) is None
-            results.append(trained(model, X))
+            results.append(trained(model, X) if torch.is_grad_enabled() else model(X).clone())
     torch.testing.assert_close(*results)
+
+
+def test_a_transform_of_torch_func_leads_off_it(models: Any) -> None:
+    led: list[bool] = []
+
+    def loss(model: Any, x: torch.Tensor) -> torch.Tensor:
+        led.append(model is not models[0] or model.forward._short[0]((X,)) is None)
+        return model(x).square().sum()
+
+    torch.testing.assert_close(*(torch.func.grad(functools.partial(loss, model))(X) for model in models))
+    assert led == [True, True]
+
+
+def test_a_trace_leads_off_it(models: Any) -> None:
+    traced = [torch.jit.trace(model, X, check_trace=False) for model in models]
+    torch.testing.assert_close(*(trace(X * 2) for trace in traced))
 
 
 def test_another_default_dtype_leads_off_it(models: Any) -> None:
@@ -149,6 +182,50 @@ def test_a_model_that_sets_something_at_each_call_pays_only_now_and_then(
         model.scale = float("0.5")  # equal, and another object
         model(X).sum().backward()
     assert len(model.forward.captures) == 1 and 2 <= len(written) <= 5
+
+
+@pytest.mark.parametrize("check", ["first", "never"])
+def test_usual_calls_go_it(monkeypatch: pytest.MonkeyPatch, check: Any) -> None:
+    theirs = Model()
+    ours: Any = mg.wrap(copy.deepcopy(theirs), check=check)
+    for _ in range(4):
+        trained(ours, X)
+    monkeypatch.setattr("memograd.frontend.forward.Wrapped.run", None)
+    torch.testing.assert_close(trained(ours, X), trained(theirs, X))
+
+
+def test_a_usual_question_is_not_looked_into(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which gradients are wanted is asked of autograd's engine, but for a look now and then."""
+    theirs = Model()
+    ours: Any = mg.wrap(copy.deepcopy(theirs))
+    for _ in range(6):
+        trained(ours, X)
+    asked: list[Any] = []
+    real = boundary.wanted_of
+    monkeypatch.setattr(boundary, "wanted_of", lambda *args: asked.append(args) or real(*args))
+    for _ in range(100):
+        seen = trained(ours, X)
+    assert 1 <= len(asked) <= 4
+    torch.testing.assert_close(seen, trained(theirs, X))
+
+
+def test_an_unusual_question_has_an_answer_of_its_own(models: Any) -> None:
+    """The same cotangents, and other gradients asked for: PyTorch gives those, and writes no others."""
+
+    def asked_in_turn(model: Any) -> list[Any]:
+        out: list[Any] = []
+        model.zero_grad()
+        for k in range(60):
+            y = model(X).square().sum()
+            if k % 7 == 3:
+                out += torch.autograd.grad(y, [model.second.weight])
+            elif k % 7 == 5:
+                y.backward(inputs=[model.first.bias])
+            else:
+                y.backward()
+        return [*out, *(p.grad for p in model.parameters())]
+
+    torch.testing.assert_close(*map(asked_in_turn, models))
 
 
 def test_the_many_places_of_a_large_model_are_compared_in_a_loop(monkeypatch: pytest.MonkeyPatch) -> None:

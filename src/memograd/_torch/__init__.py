@@ -142,6 +142,7 @@ try:
     from memograd._torch.operators import (
         generated_function,
         is_composite,
+        quick,
         registered_backward,
         schema_of,
     )

@@ -1,6 +1,7 @@
 """What PyTorch knows of an operator.
 
 - ``schema_of``: what it takes, returns and writes to. PyTorch's own code reads ``_schema``; there is no public name.
+- ``quick``: what an operator's own ``__call__`` does nothing but call (``_op``), which takes a microsecond.
 - ``is_composite``: no public function tells operators that autograd takes apart from those it differentiates.
 - ``registered_backward``: nothing public says whether ``register_autograd`` was called for a custom operator;
   ``generated_function``: nor what the ``autograd.Function`` is called that it gets.
@@ -16,6 +17,11 @@ import torch
 def schema_of(operator: Any) -> Any:
     """What an operator takes and returns; None for what is none of PyTorch's (a fused kernel, ``getitem``)."""
     return getattr(operator, "_schema", None)
+
+
+def quick(operator: Any) -> Any:
+    """What calls ``operator`` without a detour; others than PyTorch's own kinds of operators decide for themselves."""
+    return operator._op if type(operator) is torch._ops.OpOverload else operator
 
 
 def is_composite(operator: Any) -> bool:

@@ -116,7 +116,7 @@ class Boundary(torch.autograd.Function):
             if not inside_torch_func() and not any(map(is_batched, arriving)):
                 free_saved(ctx)
                 del cotangents
-                return (None, None, *_answered(usual, call, saved, arriving, own))
+                return _answered(usual, call, saved, arriving, own)
         used = tuple([k for k, c in enumerate(cotangents) if c is not None])
         surely = running.surely(used)
         wanted = wanted_of(ctx, call.groups if own else None, surely)
@@ -130,7 +130,7 @@ class Boundary(torch.autograd.Function):
             # nobody had to be asked what is wanted: ``pattern`` says it all
             if len(wanted) == sum(pattern[1]) and surely.issuperset(wanted):
                 running.expect_usually(pattern, ready, surely)
-            return (None, None, *_answered(ready, call, saved, arriving, own))
+            return _answered(ready, call, saved, arriving, own)
         if not own:
             answer: dict[int, Any] = {}
             if used and wanted:
@@ -144,12 +144,12 @@ class Boundary(torch.autograd.Function):
         return (None, None, *gradients, *([under_way.token(ctx.device)] if others else []))
 
 
-def _answered(ready: Any, call: Call, saved: list[Any], arriving: list[Tensor], own: bool) -> Sequence[Tensor | None]:
+def _answered(ready: Any, call: Call, saved: list[Any], arriving: list[Tensor], own: bool) -> tuple[Any, ...]:
     """What autograd is handed where nothing is left to decide."""
     gradients = ready.gradients(call, saved, arriving)
-    if own:
+    if own and call.program.settings.watch is not None:
         call.program.look(call, ready.question, gradients, arriving)
-    return gradients
+    return (None, None, *gradients)
 
 
 through = apply_alone(Boundary)

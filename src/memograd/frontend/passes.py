@@ -50,6 +50,10 @@ class Pass:
         count: how many results.
         sources: positions of the inputs that have a gradient.
         backend: what runs it, see ``load``.
+
+    Attributes:
+        wanted: by which results were used, the inputs whose gradients were wanted whenever they were.
+        times: how often this was asked for.
     """
 
     def __init__(self, graph: Graph, count: int, sources: Sequence[int], backend: str) -> None:
@@ -64,15 +68,15 @@ class Pass:
         self.smooth: list[bool] = []  # which of these have a gradient
         self.answers: dict[Question, Answer] = {}
         self._asked: list[Question] = []
-        self._wanted: dict[tuple[int, ...], frozenset[int]] = {}
-        self._times = 0
+        self.wanted: dict[tuple[int, ...], frozenset[int]] = {}
+        self.times = 0
         self._running: Running | None = None
         self._turn = threading.Lock()
 
     def see(self, question: Question, further: bool) -> None:
         """Somebody asked this, and goes on ``further`` from the answer, or not."""
         used, wanted = question
-        self._wanted[used] = self._wanted.get(used, frozenset(wanted)).intersection(wanted)
+        self.wanted[used] = self.wanted.get(used, frozenset(wanted)).intersection(wanted)
         if further and not self.followed:
             self.followed, self._running = True, None
         self.expect(question)
@@ -88,13 +92,8 @@ class Pass:
     def surely(self, used: tuple[int, ...]) -> frozenset[int]:
         """The inputs whose gradients were wanted whenever these results were used; now and then none, to see whether
         that still holds. (One too many is computed in vain, and no more.)"""
-        self._times += 1
-        return self._wanted.get(used, frozenset()) if self._times % _AGAIN else frozenset()
-
-    def still_sure(self, used: tuple[int, ...], surely: frozenset[int]) -> bool:
-        """Whether that would be said now, too."""
-        self._times += 1
-        return bool(self._times % _AGAIN) and self._wanted.get(used) is surely
+        self.times += 1
+        return self.wanted.get(used, frozenset()) if self.times % _AGAIN else frozenset()
 
     def running(self) -> Running:
         """As it runs now, ready for all that was asked before."""
@@ -239,7 +238,10 @@ class Running:
         """How a question was answered that autograd came with in the same way, where nobody has to be asked whether it
         is the same question."""
         ready, surely = self._usual.get(pattern, _UNUSUAL)
-        return ready if ready is not None and self.of.still_sure(ready.question[0], surely) else None
+        if ready is None:
+            return None
+        self.of.times += 1
+        return ready if self.of.times % _AGAIN and self.of.wanted.get(ready.question[0]) is surely else None
 
     def expect_usually(self, pattern: Any, ready: Ready, surely: frozenset[int]) -> None:
         """This is the question that autograd has when it comes like that, as long as the same inputs ``surely`` get

@@ -107,16 +107,17 @@ class Program:
     def launch(self, flat: list[Any], witness: Any = None, arguments: Any = None) -> Any:
         """The same for the flat inputs; ``arguments`` are needed where there are any but tensors."""
         call = Call(self, flat)
-        call.witness = witness
+        if witness is not None:
+            call.witness = witness
         handed: Any = self._handed(call, flat)
+        if self._only:
+            return handed[0]
         if self.mutations and call.written is not None:
             with torch.no_grad():
                 for k, value in zip(self.mutations, call.written, strict=True):
                     flat[self._written_to[k]].copy_(value)
         for k, at in self.rewritten.items():
             flat[self._written_to[k]].copy_(handed[at])  # autograd goes on from it
-        if self._alone:
-            return handed[0]
         values = {k: handed[at] for k, at in self.places.items()} | {k: flat[at] for k, at in self.passed.items()}
         left = [values[k] for k in self.graph.positions("left")]
         bound = {i.name: t for i, t in zip(self.early, flat, strict=True)}
@@ -134,7 +135,7 @@ class Program:
             with torch.no_grad():
                 handed, call.written, _ = self.first.running().start(call, flat)
             return handed
-        running = self.running()
+        running = self.first.running() if self.settings.memory_budget is None else self.running()
         call.groups = self._ends.groups(running, self.expected.last, flat)
         first, *others = call.groups
         if not others:
@@ -147,10 +148,10 @@ class Program:
         return self.nodes[0].meta["val"].device
 
     @cached_property
-    def _alone(self) -> bool:
-        """Whether one tensor is all that comes out of a call."""
+    def _only(self) -> bool:
+        """Whether one tensor is all that comes out of a call, and nothing is written."""
         one = self.graph.calling.out_spec.is_leaf() and len(self.places) == len(self.results) == 1 and not self.passed
-        return one and not (self.effects or self.effects.returned)
+        return one and not (self.effects or self.effects.returned or self.mutations or self.rewritten)
 
     @cached_property
     def _written_to(self) -> dict[int, int]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import operator
+import re
 from collections.abc import Callable, Iterable, Sequence
 from keyword import iskeyword
 from typing import TYPE_CHECKING, Any
@@ -10,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import fx
 
+from memograd._torch import quick
 from memograd.graph.bindings import form_of, name_of
 from memograd.targets import Target
 
@@ -22,6 +25,9 @@ from torch import device, inf, nan
 
 aten = torch.ops.aten
 """
+_OPERATOR = re.compile(
+    r"^(\s+\w+ = )(torch\.ops\.\w+|aten)\.(\w+)\.(\w+)\(", re.MULTILINE
+)  # as ``target_name`` says it
 
 
 def annotated(graph: Graph, name: str = "graph") -> str:
@@ -72,10 +78,21 @@ def _function(head: list[str], nodes: list[fx.Node], results: list[fx.Node], las
 
 
 def load(source: str, name: str, scope: dict[str, Any] | None = None) -> Callable[..., Any]:
-    """The function called ``name`` that ``source`` defines; ``scope``: what else its names mean."""
+    """The function called ``name`` that ``source`` defines; ``scope``: what else its names mean. Operators that are
+    written out are looked up once."""
     scope = {} if scope is None else scope
+    source = _OPERATOR.sub(functools.partial(_looked_up, scope), source)
     exec(compile(source, f"<memograd {name}>", "exec"), scope)  # our own printer wrote it
     return scope[name]
+
+
+def _looked_up(scope: dict[str, Any], call: re.Match[str]) -> str:
+    """The beginning of this call, by a name that ``scope`` has from now on."""
+    value, namespace, packet, overload = call.groups()
+    name = f"_{namespace.rpartition('.')[-1]}_{packet}_{overload}"
+    operators = getattr(torch.ops, namespace.removeprefix("torch.ops."))
+    scope[name] = quick(getattr(getattr(operators, packet), overload))
+    return f"{value}{name}("
 
 
 def definitions(nodes: Iterable[fx.Node]) -> list[str]:
