@@ -128,7 +128,7 @@ class HeldOpen:
 
     def start(
         self, call: Call, inputs: Sequence[Any]
-    ) -> tuple[list[torch.Tensor], Sequence[torch.Tensor], list[torch.Tensor]]:
+    ) -> tuple[Sequence[torch.Tensor], Sequence[torch.Tensor], list[torch.Tensor]]:
         """(results, what is written back, what autograd is to save)"""
         call.running = self._open(*inputs, *self.constants)
         with self._memory:
