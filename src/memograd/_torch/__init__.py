@@ -110,6 +110,7 @@ try:
         elementwise_strides,
         entries_of,
         is_lent,
+        is_view_of_autograd,
         keeps_its_numbers_elsewhere,
         memory_of,
         neg_view,

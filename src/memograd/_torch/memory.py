@@ -7,6 +7,7 @@
   (``DisableTorchFunction``).
 - ``suggested_format``: ``Tensor.suggest_memory_format`` of C++, by which kernels choose the strides of their results.
 - ``elementwise_strides``: how a result of several operands lies, in the order of theirs.
+- ``is_view_of_autograd``: nothing public says so (``_is_view``).
 - ``VERSION``: what ``x._version`` calls, as function modes see it. PyTorch's documentation of ``Function`` names it.
 - ``neg_view``: a view whose numbers are negated when they are read. PyTorch makes such views (``x.conj().imag``); no
   public function makes one of a given tensor.
@@ -23,6 +24,8 @@ from torch._prims_common import compute_elementwise_output_strides, suggest_memo
 
 from memograd._torch.fake import FakeTensor, is_fake
 
+is_view_of_autograd = torch.Tensor._is_view
+"""Whether autograd takes a tensor for a view of another one."""
 VERSION = torch.Tensor._version.__get__  # pyright: ignore[reportAttributeAccessIssue]
 
 

@@ -9,13 +9,12 @@ from dataclasses import replace
 import torch
 from torch import fx
 
-from memograd._torch import memory_of
+from memograd._torch import is_view_of_autograd, memory_of
 from memograd.errors import CaptureError
 from memograd.graph.entries import Output
 from memograd.graph.graph import Graph
 
 Tensor = torch.Tensor
-_IS_VIEW = torch.Tensor._is_view
 
 
 class Results:
@@ -74,7 +73,7 @@ def apart(results: Sequence[Tensor], given: Sequence[Tensor]) -> Sequence[Tensor
     reads is told so. Where nothing of this is so ``results`` come back.
     """
     ids = {*map(id, given)}
-    if len({*map(id, results), *ids}) == len(results) + len(ids) and not any(map(_IS_VIEW, results)):
+    if len({*map(id, results), *ids}) == len(results) + len(ids) and not any(map(is_view_of_autograd, results)):
         return results
     own: list[Tensor] = []
     for result in results:
