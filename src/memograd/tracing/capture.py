@@ -118,6 +118,9 @@ class _Capture:
         self.root = f if isinstance(f, nn.Module) else ClosingOver(f, closure.modules)
         self.graph = fx.Graph()
         self.tracer = Tracer(self.graph, stops=True, concrete=concrete)
+        if ACTIVE.tracers:
+            outer = ACTIVE.tracers[-1]
+            self.tracer.turned, self.tracer.unseen = outer.turned, outer.unseen
         self.inputs = Inputs(self.tracer, closure)
         self.tracer.lift, self.tracer.used = self.inputs.lift, self.inputs.used
         self.roots: list[tuple[str, Any]] = [("", f)]
@@ -127,6 +130,7 @@ class _Capture:
 
     def run(self, args: tuple[Any, ...], kwargs: dict[str, Any], wrt: Collection[int] | None) -> Graph:
         leaves, in_spec = pytree.tree_flatten((args, kwargs))
+        leaves = [self.tracer.present(leaf) if isinstance(leaf, torch.Tensor) else leaf for leaf in leaves]
         names = leaf_names(self.f, args, kwargs)
         wrt = differentiable(leaves) if wrt is None else wrt
         self.inputs.parameters(self.root)
@@ -142,6 +146,7 @@ class _Capture:
         outputs, results, tensor_out = [], [], []
         for i, leaf in enumerate(out_leaves):
             if isinstance(leaf, torch.Tensor):
+                leaf = self.tracer.present(leaf)
                 results.append(self.tracer.node_of(leaf))
                 name = f"output_{len(outputs)}" if len(out_leaves) > 1 else "output"
                 outputs.append(Output("output", name, leaf.requires_grad))
@@ -152,7 +157,7 @@ class _Capture:
         self.changes += self.inputs.frozen() + self.tracer.seeds.left()
         templates = Templates(self.reads, self.given, self.inputs.names, self._is_captured, self.tracer.memory_of)
         effects = effects_of(self.changes, templates, out_leaves)
-        for k, tensor in enumerate(templates.left):
+        for k, tensor in enumerate(map(self.tracer.present, templates.left)):
             outputs.append(Output("left", f"left {k}", tensor.requires_grad))
             results.append(self.tracer.node_of(tensor))
         self.graph.output(tuple(results))

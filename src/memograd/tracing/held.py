@@ -10,7 +10,9 @@ import torch
 from torch import fx
 
 from memograd._torch import without_modes
+from memograd.errors import CaptureError
 from memograd.tracing.operands import Hidden, Place, Ref
+from memograd.tracing.provenance import caller
 from memograd.tracing.reachable import reachable
 from memograd.tracing.tracer import Tracer
 
@@ -85,6 +87,11 @@ class Held:
         for tensor in tensors:
             if id(tensor) in self.with_history:
                 continue
+            if id(tensor) in self.tracer.turned:
+                raise CaptureError(
+                    f"a backward or a hook at {' ('.join(caller())}) reads a tensor that was turned in place (t_, "
+                    "unsqueeze_) while there were views of its memory; use t or unsqueeze, which return a view"
+                )
             if self.tracer.is_own(tensor):
                 self.foreign.append((tensor, self._operand(tensor)))
             elif tensor.requires_grad and tensor.is_leaf and id(tensor) not in self.refs:

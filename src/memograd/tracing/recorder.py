@@ -31,7 +31,6 @@ class Recorder(Tape):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.used: Callable[[torch.Tensor], fx.Node] | None = None  # the node of an operand, if it is not its tensor's
-        self.applied: list[Any] = []  # applications of autograd.Functions under way, see ``applications.py``
 
     def _record(self, func: Any, args: Any, kwargs: Any, out: Any) -> None:
         single = isinstance(out, torch.Tensor)

@@ -16,6 +16,7 @@ from torch.overrides import TorchFunctionMode
 
 from memograd._torch import is_wrapped, without_modes
 from memograd.tracing.tape import Tape
+from memograd.tracing.turned import VIEWS, turned_apart
 
 _T = torch.Tensor
 
@@ -48,13 +49,24 @@ class Substitute(TorchFunctionMode):
         self.grad_asked = grad_asked
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if self.tape.paused or func in _QUERIES:
-            return func(*args, **(kwargs or {}))
+        kwargs = kwargs or {}
+        if self.tape.paused:
+            return func(*args, **kwargs)
+        if func in _QUERIES:
+            return func(*self._present(func, args), **kwargs)
         if self.grad_asked is not None and func == _GRAD and type(args[0]) in _OWNED:
             self.grad_asked(args[0])
         own = [self._own(a) for a in args]
+        if func in VIEWS and turned_apart(self.tape, func, tuple(own), kwargs):
+            return args[0]
         out = func(*own, **{k: self._own(v) for k, v in kwargs.items()}) if kwargs else func(*own)
         return args[0] if own and out is own[0] else out  # ``x.to(x.device) is x``: the user's, as the user knows it
+
+    def _present(self, func: Any, args: tuple[Any, ...]) -> tuple[Any, ...]:
+        """Of a tensor that was turned the geometry has changed."""
+        if not self.tape.turned or func is _T.__hash__ or not args or not isinstance(args[0], _T):
+            return args
+        return (self.tape.present(args[0]), *args[1:])
 
     def _own(self, value: Any) -> Any:
         kind = type(value)
@@ -65,6 +77,8 @@ class Substitute(TorchFunctionMode):
                 return value
             with without_modes():
                 return self.tape.stand_in(value)
+        if self.tape.turned and isinstance(value, _T):
+            return self.tape.present(value)
         if kind is list or kind is tuple:
             return kind([self._own(v) for v in value])
         if kind is dict:

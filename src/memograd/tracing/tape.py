@@ -56,6 +56,10 @@ class Tape(Writer):
         self.moved: dict[Storage, Alias] = {}  # tensors whose .data was set, by the storage they had before
         self._raw: dict[int, torch.Tensor] = {}  # by id: memory the program has allocated and not used so far
         self._own = OwnTensors()
+        self.applied: list[Any] = []  # applications of autograd.Functions under way, see ``applications.py``
+        # By id: a tensor that was turned while others look at its memory, and the view that it is now (``turned.py``).
+        self.turned: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
+        self.unseen: dict[int, torch.Tensor] = {}  # by id: views that autograd has made of such a tensor as it was
 
     # -- which tensor is which node ------------------------------------------------------------------------------
 
@@ -76,6 +80,28 @@ class Tape(Writer):
             alias.storage.settle(node)
         if tensor.grad_fn is not None:
             self._saved[tensor.grad_fn, tensor.output_nr] = node
+
+    def present(self, tensor: torch.Tensor) -> torch.Tensor:
+        """What the program means by ``tensor``: itself, unless it was turned."""
+        while (pair := self.turned.get(id(tensor))) is not None:
+            tensor = pair[1]
+        return tensor
+
+    def met_before_turn(self, *trees: Any) -> bool:
+        """Whether one of the tensors is as it was before a turn."""
+        met: list[torch.Tensor] = []
+        map_tensors(met.append, trees)
+        return any(id(tensor) in self.turned or id(tensor) in self.unseen for tensor in met)
+
+    def is_looked_at(self, tensor: torch.Tensor) -> bool:
+        """Whether ``tensor``, of the program's own, is a view or has views."""
+        alias = self._known.get(id(tensor))
+        if alias is None or (self.is_given(tensor) and not alias.chain):
+            return False
+        memory = alias.storage.memory
+        return any(other is not alias and other.storage.memory is memory for other in self._known.values()) or bool(
+            alias.chain
+        )
 
     def replace(self, old: fx.Node, new: fx.Node) -> None:
         """Whatever stood for ``old`` stands for ``new``."""
@@ -105,17 +131,17 @@ class Tape(Writer):
 
     def is_own(self, tensor: torch.Tensor) -> bool:
         """Whether the program computes on ``tensor`` itself, since it is none of the user's."""
-        alias = self._known.get(id(tensor))
+        alias = self._known.get(id(self.present(tensor)))
         return is_fake(tensor) or (alias is not None and (bool(alias.chain) or alias.storage.tensor is tensor))
 
     def standing_for(self, nodes: set[fx.Node]) -> dict[int, torch.Tensor]:
         """The program's tensors that stand for one of ``nodes``, by id."""
         aliases = [a for a in self._known.values() if (a.node if a.chain else a.storage.node) in nodes]
-        return {id(a.tensor): a.tensor for a in aliases if self.is_own(a.tensor)}
+        return {id(a.tensor): a.tensor for a in aliases if self.is_own(a.tensor) and id(a.tensor) not in self.turned}
 
     def alias(self, tensor: torch.Tensor, other: torch.Tensor) -> None:
         """Let ``tensor`` stand for the same memory as ``other``."""
-        self._known[id(tensor)] = Alias(tensor, self._known[id(other)].storage)
+        self._known[id(tensor)] = Alias(tensor, self._known[id(self.present(other))].storage)
 
     def lent(self, tensor: torch.Tensor, real: torch.Tensor) -> None:
         """``tensor`` stands for ``real``, which the program has made itself. If its memory is another library's
@@ -139,6 +165,7 @@ class Tape(Writer):
 
     def node_of(self, tensor: torch.Tensor) -> fx.Node:
         """The node that computes the present value of ``tensor``."""
+        tensor = self.present(tensor)
         alias = self._alias_of(tensor)
         if _is_copy(alias) and tensor.grad_fn is not None:
             self.bind(tensor, self._saved_value(tensor))
@@ -176,7 +203,7 @@ class Tape(Writer):
     def stand_in(self, tensor: torch.Tensor) -> torch.Tensor:
         """What to compute on in place of ``tensor``: itself, unless it is the user's."""
         if is_fake(tensor):
-            return tensor
+            return self.present(tensor)
         alias = self._alias_of(tensor)
         return tensor if alias.chain else alias.storage.tensor
 
@@ -186,12 +213,13 @@ class Tape(Writer):
 
     def is_given(self, tensor: torch.Tensor) -> bool:
         """Whether ``tensor`` looks at memory that the program was given, and did not make itself."""
-        return id(tensor) in self._known and self._known[id(tensor)].storage.memory.origin.op == "placeholder"
+        alias = self._known.get(id(self.present(tensor)))
+        return alias is not None and alias.storage.memory.origin.op == "placeholder"
 
     def memory_of(self, tensor: torch.Tensor) -> tuple[torch.Tensor, list[Step], bool]:
         """The tensor as which the memory was first seen that ``tensor`` looks at, the views that lead there, and
         whether ``tensor`` has a history of its own."""
-        alias, way, apart = self._known[id(tensor)], [], False
+        alias, way, apart = self._known[id(self.present(tensor))], [], False
         while isinstance(alias.storage, Detached):
             way = [*(step for step, _ in alias.chain), *way]
             alias, apart = alias.storage.source, True
@@ -201,7 +229,7 @@ class Tape(Writer):
 
     def written(self, tensor: torch.Tensor) -> bool:
         """Whether the memory of ``tensor`` has been written to."""
-        return self._known[id(tensor)].storage.memory.version > 0
+        return self._known[id(self.present(tensor))].storage.memory.version > 0
 
     def storages(self) -> Iterator[Storage]:
         """Every storage seen, each once."""
@@ -215,6 +243,7 @@ class Tape(Writer):
         )
 
     def _alias_of(self, tensor: torch.Tensor) -> Alias:
+        tensor = self.present(tensor)
         return self._known.get(id(tensor)) or self._lift(tensor)
 
     def _lift(self, tensor: torch.Tensor) -> Alias:

@@ -42,6 +42,7 @@ from memograd.tracing.operator_kinds import COMPARISONS, INDEXED, MEMORY, NUMBER
 from memograd.tracing.processes import COLLECTIVE, refuse_collective
 from memograd.tracing.provenance import caller
 from memograd.tracing.recorder import Recorder
+from memograd.tracing.turned import made_again
 
 aten = torch.ops.aten
 
@@ -70,6 +71,8 @@ class Tracer(Recorder, TorchDispatchMode):
         kwargs = kwargs or {}
         if self.paused or func in QUERIES:
             return func(*args, **kwargs)
+        if self.turned and self.met_before_turn(args, kwargs):
+            return made_again(self, func, args, kwargs)
         self._refuse(func, args, kwargs)
         if (generator := generators.given(args, kwargs)) is not None:
             if not is_default_generator(generator):

@@ -7,23 +7,87 @@ They write nothing. From then on the tensor is one more view of the memory, and 
     y.t_()        # row is a column of y now
     y.mul_(2)     # and doubled
 
+Autograd makes a view again when what it looks at was written to or turned. Of ordinary tensors it knows where the view
+lies in memory; of tensors without data it repeats the operators that led there, and on a base that has been turned
+since these lead somewhere else. So such a tensor is not turned where others look at its memory: from then on what the
+program calls on it is called on a view of it (``Tape.turned``), as with stand-ins.
+
 An argument or a parameter stays the tensor that the caller has, of the shape it has: what it shows in the end is
 written to it. That is the same numbers, but not the same memory for those who look at it in another way.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import fx
 
-from memograd._torch import fake_like, schema_of
+from memograd._torch import fake_like, is_fake, schema_of
 from memograd.errors import CaptureError
 from memograd.graph.views import owner
-from memograd.tracing.mutation import Alias, Detached
+from memograd.tracing.mutation import Alias, Detached, is_view
 from memograd.tracing.provenance import caller
 from memograd.tracing.tape import Tape
+
+_T, _ATEN = torch.Tensor, torch.ops.aten
+_NAMES = ("t", "transpose", "swapaxes", "swapdims", "unsqueeze", "squeeze", "as_strided")
+VIEWS: dict[Any, Any] = {getattr(_T, f"{name}_"): getattr(_T, name) for name in _NAMES}  # and what turns in place
+VIEWS |= {torch.as_strided_: torch.as_strided}
+for _packet, _view in [(getattr(_ATEN, f"{name}_"), getattr(_ATEN, name)) for name in _NAMES]:
+    VIEWS |= dict.fromkeys([_packet, *(getattr(_packet, o) for o in _packet.overloads())], _view)
+
+
+def turned_apart(tape: Tape, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    """Let ``args[0]`` be a view of itself from now on; false where it can be turned itself, or PyTorch will complain.
+
+    Raises:
+        CaptureError: no such view is what autograd makes of it.
+    """
+    tensor, *rest = args or (None,)
+    if not isinstance(tensor, torch.Tensor) or not tape.stops or tape.concrete or not torch.is_grad_enabled():
+        return False
+    if not is_fake(tensor) or not tape.is_looked_at(tensor):
+        return False
+    base = tensor if tensor._base is None else tensor._base
+    if base.is_leaf and base.requires_grad:
+        return False
+    view = VIEWS[func]
+    if tape.applied:
+        _refuse(view, ", in the forward of an autograd.Function with grad mode on")
+    if base is tensor and view.__name__ == "as_strided":
+        _refuse(view, ": autograd takes their adjoints through the elements that this leaves, and drops the others")
+    now = view(tensor, *rest, **kwargs)
+    tape.turned[id(tensor)] = (tensor, now)
+    if not now.is_inference():
+        torch.autograd.graph.increment_version(now)  # what autograd has saved of it may not be used any more
+    return True
+
+
+def _refuse(view: Any, why: str) -> NoReturn:
+    source, line = caller()
+    raise CaptureError(
+        f"{source} ({line.strip()}) calls {view.__name__}_ on a tensor while there are views of its memory{why}; use "
+        f"{view.__name__}, which returns a view"
+    )
+
+
+def made_again(tape: Tape, func: Any, args: Any, kwargs: Any) -> Any:
+    """Autograd makes a view again of a tensor that was turned apart, step by step; nobody sees the values of these.
+
+    Raises:
+        CaptureError: it is something else that meets such a tensor as it was.
+    """
+    if is_view(func):
+        steps = func(*args, **kwargs)
+        for step in steps if isinstance(steps, list | tuple) else [steps]:
+            tape.unseen[id(step)] = step
+        return steps
+    source, line = caller()
+    raise CaptureError(
+        f"{func} at {source} ({line.strip()}) is given, in a way that cannot be followed, a tensor that was turned in "
+        "place (t_, unsqueeze_); use t or unsqueeze, which return a view"
+    )
 
 
 def is_turn(func: Any) -> bool:
