@@ -21,6 +21,7 @@ from memograd import ops
 from memograd._torch import schema_of
 from memograd.errors import CaptureError
 from memograd.tracing.repeating import repeats, scattered, written_once
+from memograd.tracing.strided import refuse_strided, strided_anew
 from memograd.tracing.view_steps import Emit, Step, applied, inverted
 
 aten = torch.ops.aten
@@ -180,19 +181,30 @@ class Alias:
     node: fx.Node | None = None
     version: int = 0
 
-    def view(self, tensor: torch.Tensor, step: Step, node: fx.Node) -> Alias:
-        """The alias one view further."""
-        return Alias(tensor, self.storage, (*self.chain, (step, tensor)), node, self.storage.memory.version)
+    def view(self, tensor: torch.Tensor, step: Step, node: fx.Node, offset: int | torch.SymInt | None = None) -> Alias:
+        """The alias one view further; ``offset``: where that begins in its memory, if not where ``tensor`` does."""
+        chain = (*self.chain, (step, tensor))
+        if step[0] is aten.as_strided.default:
+            anew = strided_anew(self.storage.tensor, tensor, tensor.storage_offset() if offset is None else offset)
+            chain = ((anew, tensor),) if anew is not None else chain
+        return Alias(tensor, self.storage, chain, node, self.storage.memory.version)
 
     def detached(self, tensor: torch.Tensor, node: fx.Node, untouched: bool = True) -> Alias:
         """``tensor``, which looks at the same memory with another history, that of ``node``, which is its value."""
         return Alias(tensor, Detached(self, tensor, node, untouched))
+
+    def read_anew(self) -> None:
+        """The tensor is about to be written to in place: what that reads of it comes from the memory itself, where
+        ``as_strided`` has made it of a view, see ``strided.py``."""
+        if self.chain and self.chain[0][0][0] is aten.as_strided.default:
+            self.node = None
 
     def refresh(self, emit: Emit) -> fx.Node:
         """The node of the present value; replays the chain if the storage was written since."""
         if not self.chain:
             return self.storage.value(emit)
         if self.version != self.storage.memory.version or self.node is None:
+            refuse_strided(self.chain)
             self.node = self.storage.value(emit)
             for step, value in self.chain:
                 self.node = applied(step, self.node, value, emit)
@@ -207,6 +219,7 @@ def write_back(alias: Alias, value: fx.Node, hidden: Any, emit: Emit) -> None:
         hidden: the mark of a write that autograd does not see (``ops.overwrite``, ``ops.written``), or None.
     """
     storage = alias.storage
+    refuse_strided(alias.chain)
     if repeats(alias.chain) and written_once(storage.tensor, alias.chain):
         new = scattered(storage.tensor, alias.chain, storage.value(emit), value, emit)
         storage.assign(new, hidden, emit)

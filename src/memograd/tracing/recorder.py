@@ -91,6 +91,7 @@ class Recorder(Tape):
             for i, a in enumerate(schema.arguments)
             if a.alias_info is not None and a.alias_info.is_write
         ]
+        map_tensors(self._read_anew, written)
         outs = {a.name for a in schema.arguments if a.kwarg_only and a.alias_info is not None}
         pure_kwargs = {k: v for k, v in kwargs.items() if k not in outs}
         if outs:
@@ -122,6 +123,11 @@ class Recorder(Tape):
             return result
         return olds[0] if isinstance(result, torch.Tensor) else result if result is None else type(result)(olds)
 
+    def _read_anew(self, tensor: torch.Tensor) -> None:
+        alias = self._known.get(id(self.present(tensor)))
+        if alias is not None:
+            alias.read_anew()
+
     def _turn(self, func: Any, view: Any, args: Any, kwargs: Any) -> bool:
         """``args[0]`` looks at its memory in another way from now on. False where it is written to instead."""
         tensor, *rest = args
@@ -135,7 +141,8 @@ class Recorder(Tape):
         func(*args, **kwargs)
         like = self.like(tensor)
         value = self._emit(view, (node, *rest), kwargs, like)
-        further = self._known[id(tensor)].view(like, (view, tuple(rest), kwargs, None), value)
+        step = (view, tuple(rest), kwargs, None)
+        further = self._known[id(tensor)].view(like, step, value, tensor.storage_offset())
         self._known[id(tensor)] = replace(further, tensor=tensor)
         return True
 

@@ -10,6 +10,7 @@ import torch
 from torch import fx
 
 from memograd.errors import CaptureError
+from memograd.tracing.strided import in_order
 
 aten = torch.ops.aten
 Emit = Callable[[Any, Any, Any, Any], fx.Node]
@@ -19,6 +20,8 @@ Step = tuple[Any, tuple[Any, ...], dict[str, Any], int | None]  # view operator,
 def applied(step: Step, node: fx.Node, value: torch.Tensor, emit: Emit) -> fx.Node:
     """The view of ``node`` by ``step``, as large as ``value``."""
     func, args, kwargs, index = step
+    if func is aten.as_strided.default:
+        node = in_order(node, emit)
     out = emit(func, (node, *args), kwargs, value)
     return out if index is None else emit(operator.getitem, (out, index), {}, value)
 
@@ -43,6 +46,7 @@ def inverted(step: Step, before: fx.Node, new: fx.Node, fake: torch.Tensor, emit
     if packet in (aten.select, aten.slice) and fake.is_complex():
         return _complex_part(packet, args, before, new, fake, emit)
     if packet in (aten.select, aten.slice, aten.diagonal, aten.as_strided):
+        before = in_order(before, emit) if packet is aten.as_strided else before
         scatter = getattr(aten, packet.__name__.removeprefix("aten.") + "_scatter").default
         return emit(scatter, (before, new, *args), kwargs, fake)
     if packet in (aten.unbind, aten.split, aten.split_with_sizes):

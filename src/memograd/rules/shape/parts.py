@@ -85,11 +85,12 @@ def unfold_backward(adjoint, y, g, sizes, dim, size, step):
 def as_strided(adjoint, y, x, size, stride, storage_offset=None):
     """Add ȳ into a copy of the memory, then look at that as x did, with a share each where x shows memory twice."""
     start = 0 if storage_offset is None else storage_offset - x.storage_offset()
-    extent = max(_extent(x.shape, x.stride()), start + _extent(size, stride))
+    first = min(start, 0)  # of the memory that x or y looks at
+    extent = max(_extent(x.shape, x.stride()), start + _extent(size, stride)) - first
     where = torch.arange(extent, device=x.device)
-    shown = where.as_strided(size, stride, start).reshape(-1)
+    shown = where.as_strided(size, stride, start - first).reshape(-1)
     memory = torch.zeros(extent, dtype=adjoint.dtype, device=x.device).index_add(0, shown, adjoint.reshape(-1))
-    own = where.as_strided(x.shape, x.stride(), 0).reshape(-1)
+    own = where.as_strided(x.shape, x.stride(), -first).reshape(-1)
     if _overlaps(x.shape, x.stride()):
         times = torch.zeros(extent, dtype=adjoint.dtype, device=x.device).index_add(
             0, own, torch.ones_like(own).to(memory.dtype)
