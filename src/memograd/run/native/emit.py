@@ -18,6 +18,7 @@ from memograd.errors import BackendError
 from memograd.graph.graph import Graph
 from memograd.graph.reach import ancestors
 from memograd.ops import has_effect
+from memograd.run.native.precision import refused
 from memograd.run.native.source import Source, Statement, source_of
 from memograd.run.native.values import (
     C_TYPES,
@@ -186,6 +187,8 @@ def unsupported(graph: Graph) -> str | None:
             continue
         if node.op == "call_function" and node.target is not operator.getitem and node.target not in KERNELS:
             return f"the native backend has no kernel for {node.target}"
+        if node.op == "call_function" and (why := refused(node)) is not None:
+            return why
         if node in needed and _handed_on(node, graph):
             continue
         values = node.meta["val"] if isinstance(node.meta["val"], (tuple, list)) else [node.meta["val"]]
