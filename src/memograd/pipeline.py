@@ -13,7 +13,7 @@ from typing import Any
 from memograd import progress
 from memograd.adjoint.derivation import differentiate as derive
 from memograd.adjoint.expand import expand
-from memograd.adjoint.selection import default_wrt, targets_of
+from memograd.adjoint.selection import inputs_of, targets_of
 from memograd.collector import no_collection
 from memograd.errors import BackendError, BudgetInfeasibleError, MemogradError, PlanViolationError
 from memograd.fuse.fuse import fuse
@@ -115,7 +115,7 @@ def differentiate(
         ProductLimitError: the naive recursion would exceed ``limit``.
     """
     with looking_away(), no_collection():
-        names = list(wrt) if wrt is not None else default_wrt(graph)
+        names = inputs_of(graph, wrt)
         targets = [graph.results[i] for i in targets_of(graph, of, cotangents, among)]
         expanded = _staged("expand", lambda: expand(graph, names, targets), graph)
         joint = _staged(

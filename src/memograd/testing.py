@@ -6,14 +6,14 @@ the environment, lets every transform compare its programs with ``torch.autograd
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
 import torch
 
 from memograd._torch import pytree
-from memograd.errors import GradientMismatchError, MemogradError
+from memograd.errors import GradientMismatchError, MemogradError, OptionError
 from memograd.pipeline import capture_for
 from memograd.transforms.check import check_transforms
 from memograd.transforms.jvp import jvp
@@ -52,6 +52,20 @@ def check_grads(
             largest error and both numbers.
         MemogradError: an argument of a lower precision, for which finite differences mean nothing.
     """
+    if not callable(f):
+        raise MemogradError(f"expected a function or module, got {type(f).__name__}")
+    if isinstance(args, torch.Tensor) or not isinstance(args, Iterable):
+        raise MemogradError(f"args must be a tuple of arguments, got {type(args).__name__}: write (x,)")
+    numbers = {"eps": eps, "rtol": rtol, "atol": atol}
+    for name, value in numbers.items():
+        if (
+            isinstance(value, bool)
+            or not isinstance(value, (int, float))
+            or not (value > 0 or (name != "eps" and value == 0))
+        ):
+            raise OptionError(f"{name} must be a positive number, got {value!r}")
+    if type(order) is not int or order < 1:
+        raise OptionError(f"order must be a whole number, at least 1, got {order!r}")
     with check_transforms(False):  # here differences are the witness, also of what PyTorch gets wrong
         _check_grads(f, tuple(args), order, eps, rtol, atol, seed)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 from memograd.adjoint.activity import is_smooth
 from memograd.errors import GraphError
@@ -15,6 +15,9 @@ def inputs_of(graph: Graph, wrt: Sequence[str] | None) -> list[str]:
     Raises:
         GraphError: there is nothing to differentiate with respect to, or an input was captured as one that is not.
     """
+    refuse_other(graph)
+    if wrt is not None and (isinstance(wrt, str) or not isinstance(wrt, Iterable)):
+        raise GraphError(f"wrt takes a list of names of inputs, got {wrt!r}")
     names = default_wrt(graph) if wrt is None else list(wrt)
     fixed = [i.name for i in graph.inputs if i.fixed and i.name in names]
     if fixed:
@@ -23,6 +26,12 @@ def inputs_of(graph: Graph, wrt: Sequence[str] | None) -> list[str]:
             "gradient and it does not; capture with x.requires_grad_() for each input to differentiate"
         )
     return names
+
+
+def refuse_other(graph: object) -> None:
+    """Raises GraphError for what is no graph."""
+    if not isinstance(graph, Graph):
+        raise GraphError(f"expected a graph, as mg.capture returns it, got {type(graph).__name__}")
 
 
 def default_wrt(graph: Graph) -> list[str]:

@@ -14,14 +14,15 @@ from torch import fx, nn
 from memograd import draws
 from memograd.adjoint.expand import expand
 from memograd.adjoint.products import count_products
-from memograd.adjoint.selection import inputs_of
-from memograd.errors import DataDependentError
+from memograd.adjoint.selection import inputs_of, targets_of
+from memograd.errors import DataDependentError, GraphError
 from memograd.explain.describe import Describer, joint_operators, unwritten, within
 from memograd.explain.numbers import COARSE, FINE, NUMBERS, as_json, summary, visit
 from memograd.explain.paths import local_derivatives
 from memograd.explain.record import Record, record
 from memograd.graph.graph import Graph
 from memograd.pipeline import capture_for, simplify
+from memograd.train.arguments import refuse_criterion
 from memograd.train.formulas import sgd
 from memograd.train.planning import objective_of, takes_target
 
@@ -54,6 +55,9 @@ class Subject:
 
 def subject(f: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], loss: Callable[..., Any] | None) -> Subject:
     """A model or a function with its loss; with a ``loss`` of two arguments the last of ``args`` is its target."""
+    if not callable(f):
+        raise GraphError(f"expected a module or a function, got {type(f).__name__}")
+    refuse_criterion(loss)
     title = type(f).__name__ if isinstance(f, nn.Module) else getattr(f, "__name__", type(f).__name__)
     if isinstance(f, nn.Module):
         names = _names(f.forward, args, loss is not None and takes_target(loss))
@@ -84,7 +88,8 @@ def collect(what: Subject) -> tuple[dict[str, Any], Graph, Describer]:
     start = time.perf_counter()
     with draws.same_draws(), torch.enable_grad():
         forward, names = _captured(what)
-        recorded = record(expand(forward, names, [forward.results[0]]), names)
+        targets = [forward.results[k] for k in targets_of(forward, None, None)]
+        recorded = record(expand(forward, names, targets), names)
         joint = simplify(recorded.joint)
         collection = _Collection(what, recorded, joint, names)
         data = collection.data()

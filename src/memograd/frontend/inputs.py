@@ -65,4 +65,4 @@ def _lies(tensor: Tensor) -> Any:
 
 def only_tensors(args: Sequence[Any]) -> bool:
     """Whether there is nothing to look through for tensors, and these are dense."""
-    return all([type(x) is Tensor and x.layout is torch.strided and not has_bits(x) for x in args])
+    return all([type(x) is Tensor and x.layout is torch.strided and not (x.is_nested or has_bits(x)) for x in args])

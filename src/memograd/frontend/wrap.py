@@ -10,12 +10,14 @@ from __future__ import annotations
 from typing import Literal, TypeVar
 
 from torch import nn
+from torch.jit import ScriptModule
 
 from memograd.errors import BackendError, GraphError
 from memograd.frontend.binding import within
 from memograd.frontend.forward import Wrapped
 from memograd.frontend.settings import Settings
 from memograd.frontend.watch import Watch
+from memograd.memory.budget import parse_budget
 from memograd.memory.plan import Plan
 
 Model = TypeVar("Model", bound=nn.Module)
@@ -59,7 +61,8 @@ def wrap(
         ``model``.
 
     Raises:
-        GraphError: ``model`` is no module, or ``check`` none of the three.
+        GraphError: ``model`` is no module, or one that ``torch.jit`` has compiled, or ``check`` none of the three.
+        DataError: the budget cannot be read.
         BackendError: there is no such backend; or, at a call, the native one cannot run this model.
         BudgetInfeasibleError: at a call: no schedule fits the budget.
         GradientMismatchError: in the backward pass: our gradients differ by more than rounding.
@@ -67,13 +70,22 @@ def wrap(
         CaptureError, MissingRuleError, OpaqueBackwardError: at a call: this program cannot be captured or
             differentiated.
     """
-    if not isinstance(model, nn.Module):
-        raise GraphError(f"wrap takes an nn.Module, got {type(model).__name__}")
+    _refuse(model, "wrap")
+    if isinstance(model, ScriptModule):
+        raise GraphError("wrap takes no module that torch.jit has compiled: wrap the module it was made of")
     check_options(backend, check)
+    if memory_budget is not None and not isinstance(memory_budget, Plan):
+        parse_budget(memory_budget, 100)
     unwrap(model)
     settings = Settings(memory_budget, backend, watch=Watch() if watch else None)
     model.forward = Wrapped(model, model.__dict__.get("forward"), settings, check)
     return model
+
+
+def _refuse(model: object, name: str) -> None:
+    if not isinstance(model, nn.Module):
+        what = f"the class {model.__name__}" if isinstance(model, type) else type(model).__name__
+        raise GraphError(f"{name} takes an nn.Module, got {what}")
 
 
 def check_options(backend: str, check: str) -> None:
@@ -89,7 +101,11 @@ def unwrap(model: Model) -> Model:
 
     Returns:
         ``model``.
+
+    Raises:
+        GraphError: ``model`` is no module.
     """
+    _refuse(model, "unwrap")
     forward = model.__dict__.get("forward")
     if isinstance(forward, Wrapped):
         del model.__dict__["forward"]

@@ -9,6 +9,8 @@ import torch
 from torch import nn
 
 from memograd._torch import pytree
+from memograd.errors import GraphError
+from memograd.train.arguments import refuse_criterion
 from memograd.train.objective import against_target, loss_in
 from memograd.train.planning import takes_target
 
@@ -30,7 +32,14 @@ class Loss(nn.Module):
 
 
 def loss_of(f: Callable[..., Any], criterion: Callable[..., Any] | None) -> Callable[..., Any]:
-    """``f`` and ``criterion`` as one program that returns one number."""
+    """``f`` and ``criterion`` as one program that returns one number.
+
+    Raises:
+        GraphError: one of them cannot be called.
+    """
+    if not callable(f):
+        raise GraphError(f"expected a module or a function, got {type(f).__name__}")
+    refuse_criterion(criterion)
     if isinstance(f, nn.Module):
         return Loss(f, criterion)
 

@@ -101,6 +101,8 @@ def plan_graph(digraph: Any, memory_budget: int | str) -> GraphPlan:
 
 def _base_order(digraph: Any) -> list[Hashable]:
     """The nodes as they are numbered if that is a valid order; else the earliest nodes first, as far as edges allow."""
+    if not all(hasattr(digraph, name) for name in ("nodes", "edges", "predecessors", "successors")):
+        raise GraphError(f"plan_graph takes a directed graph, as networkx.DiGraph is one, got {type(digraph).__name__}")
     nodes = list(digraph.nodes)
     number = {node: i for i, node in enumerate(nodes)}
     if all(number[u] < number[v] for u, v in digraph.edges()):

@@ -11,16 +11,18 @@ for _power, _letter in enumerate("KMGT", start=1):
     _UNITS |= {f"{_letter}IB": 1024**_power, f"{_letter}B": 1000**_power}
 
 
-def parse_budget(budget: int | str, whole: int) -> int:
+def parse_budget(budget: float | str, whole: int) -> int:
     """The budget in bytes; ``whole`` is what 100% means.
 
     Raises:
         DataError: not a positive number of bytes.
     """
-    text = str(budget).strip()
+    if isinstance(budget, float) and budget.is_integer():
+        budget = int(budget)  # 2e9
+    text = "" if isinstance(budget, (bool, float)) else str(budget).strip()
     match = re.fullmatch(r"(\d+(?:\.\d*)?|\.\d+)\s*([A-Za-z]*|%)", text)
     number, unit = (float(match[1]), match[2].upper()) if match else (0.0, "")
-    if isinstance(budget, bool) or number <= 0 or (unit != "%" and unit not in _UNITS):
+    if number <= 0 or (unit != "%" and unit not in _UNITS):
         raise DataError(
             f"memory budget {budget!r} is not understood: give bytes (8589934592), '8GiB', '600MB' or '50%' of the "
             "unplanned peak"

@@ -36,6 +36,7 @@ from typing import Any, Literal
 
 import torch
 
+from memograd.errors import GraphError
 from memograd.targets import Target
 
 Rule = Callable[..., Any]
@@ -93,9 +94,17 @@ def rule(*targets: Any, formula: str = "", latex: str = "") -> Callable[[Rule], 
     Returns:
         A decorator for ``function(adjoint, y, *args, **kwargs)``, which returns the adjoints of the arguments; see
         docs/rules.md.
+
+    Raises:
+        GraphError: one of ``targets`` is nothing that a graph calls (``torch.sin``, of which it has
+            ``torch.ops.aten.sin.default``), or the rule is no function.
     """
 
+    _refuse_others(targets)
+
     def enter(function: Rule) -> Rule:
+        if not callable(function):
+            raise GraphError(f"a rule is a function of (adjoint, result, *arguments), got {type(function).__name__}")
         for target in targets:
             _enter(target, "rule", function, formula or _summary(function), latex)
         return function
@@ -250,6 +259,19 @@ def _enter(target: Any, kind: Kind, function: Rule | None, formula: str, latex: 
         caller = next(f for f in _callers() if f.f_code.co_filename != __file__)
         path, line = caller.f_code.co_filename, caller.f_lineno
     _TABLE[target] = Entry(target, kind, function, formula, latex, *_place(path, line))
+
+
+def _refuse_others(targets: Sequence[Any]) -> None:
+    """Raises GraphError for what is no operator, no ``autograd.Function`` and nothing of ours: its rule would never be
+    asked for."""
+    for target in targets or (None,):
+        operator = isinstance(target, (torch._ops.OpOverload, torch._ops.OpOverloadPacket, Target))
+        function = inspect.isclass(target) and issubclass(target, torch.autograd.Function)
+        if not (operator or function or getattr(target, "__module__", "").startswith("memograd")):
+            raise GraphError(
+                f"no graph calls {target!r}: name the operator, torch.ops.aten.sin.default for example, or the class "
+                "of an autograd.Function (memograd rules lists operators)"
+            )
 
 
 def _place(path: str, line: int) -> tuple[str, bool]:

@@ -50,8 +50,7 @@ def choose(graph: Graph, flat: Sequence[Any], name: str = "auto", compile_second
     Raises:
         BackendError: unknown name, or the backend cannot run this graph.
     """
-    if name not in ("auto", *BACKENDS):
-        raise BackendError(f"unknown backend {name!r}; choose auto, {', '.join(BACKENDS)}")
+    refuse_unknown(name)
     if modes_of_others():
         reason = "a TorchDispatchMode or TorchFunctionMode is on, which sees operators only where they are called"
         if name in ("inductor", "native"):
@@ -165,8 +164,7 @@ def choose_planned(graph: Graph, plan: Plan, name: str = "auto") -> Choice:
     Raises:
         BackendError: unknown name.
     """
-    if name not in ("auto", *BACKENDS):
-        raise BackendError(f"unknown backend {name!r}; choose auto, {', '.join(BACKENDS)}")
+    refuse_unknown(name)
     reason = f"a memory budget of {plan.budget} bytes: its allocations are all known"
     if name == "inductor" and "@fused" in plan.code:
         return Choice(Planned(graph, plan, name), "asked for; each kernel is compiled and measured on its own")
@@ -176,6 +174,12 @@ def choose_planned(graph: Graph, plan: Plan, name: str = "auto") -> Choice:
         reason = f"{name} decides itself what it allocates and cannot promise {reason}"
         warnings.warn(f"running on the eager backend: {reason}", stacklevel=2)
     return Choice(Planned(graph, plan), reason)
+
+
+def refuse_unknown(name: str) -> None:
+    """Raises BackendError where there is no backend of that name."""
+    if name not in ("auto", *BACKENDS):
+        raise BackendError(f"unknown backend {name!r}; choose auto, {', '.join(BACKENDS)}")
 
 
 def _native(graph: Graph) -> Backend:

@@ -24,6 +24,7 @@ from memograd.tracing.provenance import caller
 from memograd.tracing.substitute import with_history
 from memograd.tracing.tracer import Tracer
 from memograd.tracing.under_way import ACTIVE
+from memograd.tracing.unusual import refuse_unusual
 
 
 class Inputs:
@@ -59,6 +60,7 @@ class Inputs:
                 entry = self.entries[at]
                 self.entries[at] = Input(entry.kind, entry.name, tensor, (*entry.aliases, name))
             else:
+                refuse_unusual(tensor, f"the {kind} {name!r}", True)
                 refuse_spread(tensor, f"the {kind} {name!r}")
                 self.tracer.bits |= has_bits(tensor)
                 position[id(tensor)] = len(self.entries)
@@ -70,9 +72,7 @@ class Inputs:
 
     def argument(self, tensor: torch.Tensor, name: str, differentiable: bool) -> torch.Tensor:
         sparse = tensor.layout is torch.sparse_coo and not tensor.requires_grad and not differentiable
-        if tensor.layout is not torch.strided and not sparse:
-            message = f"argument {name!r} has layout {tensor.layout}, which cannot be captured"
-            raise CaptureError(f"{message}; use x.to_dense()")
+        refuse_unusual(tensor, f"argument {name!r}", sparse)
         self._check_ours(tensor, f"argument {name!r}")
         refuse_spread(tensor, f"argument {name!r}")
         self.tracer.offset_inputs |= not sparse and tensor.storage_offset() != 0
@@ -86,9 +86,7 @@ class Inputs:
         kind = "parameter" if tensor.requires_grad and tensor.is_leaf else "constant"
         own = self.closure.tensors.get(id(tensor))
         name = own or f"constant_{sum(i.kind == 'constant' for i in self.entries)}"
-        if tensor.layout not in (torch.strided, torch.sparse_coo):
-            message = f"the tensor {name!r}, which the program uses, has layout {tensor.layout}"
-            raise CaptureError(f"{message}, which cannot be captured; use x.to_dense() or x.to_sparse()")
+        refuse_unusual(tensor, f"the tensor {name!r}, which the program uses,", True)
         self._check_ours(tensor, f"the tensor {name!r}, which the program uses,")
         refuse_spread(tensor, f"the tensor {name!r}, which the program uses,")
         self.users.add(id(tensor))

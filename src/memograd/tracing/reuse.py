@@ -10,10 +10,11 @@ import torch
 
 from memograd import autocast
 from memograd._torch import default_device, entries_of, modes_of_others, pytree
-from memograd.errors import CaptureError, DataDependentError
+from memograd.errors import DataDependentError
 from memograd.graph.signature import distinct
 from memograd.tracing.guards import SIMPLE, Guards
 from memograd.tracing.under_way import capturing, needs_values
+from memograd.tracing.unusual import refuse_unusual
 
 _ENTERING = threading.Lock()
 
@@ -41,8 +42,7 @@ def _leaf(value: Any) -> Any:
     if isinstance(value, torch.Tensor):
         if value.layout is torch.sparse_coo and not value.requires_grad:
             return (value.shape, entries_of(value), value.is_coalesced(), value.sparse_dim(), value.dtype, value.device)
-        if value.layout is not torch.strided:
-            raise CaptureError(f"an argument of layout {value.layout} cannot be captured; pass x.to_dense()")
+        refuse_unusual(value, "an argument", False)
         bits = value.is_conj(), value.is_neg()
         return (value.shape, value.stride(), value.storage_offset() != 0, value.dtype, value.device, *bits)
     return (type(value), distinct(value)) if isinstance(value, SIMPLE) else (type(value), id(value))

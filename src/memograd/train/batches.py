@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 from memograd._torch import pytree
-from memograd.errors import DataError
+from memograd.errors import DataError, MemogradError, with_notes
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,17 @@ class Batches:
         if not isinstance(batch, (tuple, list)) or len(batch) < 2:
             raise DataError(f"{where}: the dataloader must yield (inputs, target), but it gave {_kind(batch)}")
         return list(batch), {}
+
+
+@contextmanager
+def told(where: str) -> Iterator[None]:
+    """Errors of PyTorch's operators come out with the batch they happened at."""
+    try:
+        yield
+    except (MemogradError, torch.OutOfMemoryError):
+        raise
+    except (RuntimeError, ValueError, IndexError, TypeError) as error:
+        raise DataError(f"{where}: {with_notes(error)}") from error
 
 
 def size_of(batch: Any) -> int:

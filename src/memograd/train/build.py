@@ -162,6 +162,13 @@ def differentiated(
     parameters = {i.name: i.tensor for i in forward.inputs if i.kind == "parameter" and i.tensor is not None}
     if not any(id(p) in trained for p in parameters.values()):
         raise GraphError("no trainable parameter takes part in this step")
+    if forward.outputs and forward.outputs[0].kind == "output" and not forward.outputs[0].tracked:
+        result = forward.results[0].meta["val"]
+        if result.is_floating_point() and result.numel() == 1:
+            raise GraphError(
+                "the loss depends on no parameter that requires a gradient: it was detached (.detach(), .item(), "
+                "no_grad), or is a constant"
+            )
     names = [n for n, p in parameters.items() if id(p) in trained or (p.requires_grad and has_hooks(p))]
     return forward, differentiate(forward, names)
 

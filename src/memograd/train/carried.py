@@ -137,6 +137,7 @@ class Carried:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Raises DataError, and changes nothing, where ``state`` is of another model."""
         parameters = {name: p for p, name in self.names.items()}
+        _refuse_other(state, parameters)
         for kind in ("averages", "sums"):
             for name, tensor in state[kind].items():
                 p = parameters.get(name)
@@ -155,6 +156,19 @@ class Carried:
             self.sum_of(parameters[name]).copy_(tensor)
         self.gathered = dict.fromkeys(parameters[name] for name in state["gathered"])
         self.averaged, self.batches = state["averaged"], state["batches"]
+
+
+def _refuse_other(state: Any, parameters: Mapping[str, Tensor]) -> None:
+    """Raises DataError for what ``state_dict`` has not made."""
+    kinds = {"averages": Mapping, "averaged": int, "sums": Mapping, "gathered": list, "batches": int}
+    for key, kind in kinds.items():
+        if not isinstance(state, Mapping) or not isinstance(state.get(key), kind):
+            raise DataError(f"this is not what step.state_dict() returns: it has no {key!r}, or another kind of it")
+    tensors = (t for kind in ("averages", "sums") for t in state[kind].values())
+    if not all(isinstance(t, Tensor) for t in tensors):
+        raise DataError("this is not what step.state_dict() returns: it holds more than tensors")
+    if unknown := [name for name in state["gathered"] if name not in parameters]:
+        raise DataError(f"the state of another step: it gathers gradients of {unknown[0]!r}, which is not here")
 
 
 def moved(tensor: Tensor, parameter: Tensor) -> Tensor:

@@ -28,6 +28,24 @@ FILE = "checkpoint.safetensors"
 WEIGHTS = "model.safetensors"
 AVERAGED = "ema.safetensors"
 _FORMAT = "memograd checkpoint 1"
+_FIELDS = {
+    **{"model": dict, "optimizer": dict, "optimizer_type": str, "random": dict},
+    **{"history": list, "backend": str, "backend_reason": str, "settings": dict},
+}
+
+
+def folder(path: str | Path) -> Path:
+    """The folder at ``path``, which is made now rather than when an epoch is over.
+
+    Raises:
+        DataError: it cannot be.
+    """
+    made = Path(path)
+    try:
+        made.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DataError(f"cannot make the folder {made}: {error}") from error
+    return made
 
 
 def save(folder: Path, state: dict[str, Any]) -> None:
@@ -57,6 +75,21 @@ def load(folder: Path) -> dict[str, Any] | None:
     if metadata.get("sha256") != _digest(tensors, metadata["tree"]):
         raise _damaged(path, "its checksum does not fit its content")
     return _decode(json.loads(metadata["tree"]), tensors)
+
+
+def load_run(folder: Path) -> dict[str, Any] | None:
+    """The state of a training run.
+
+    Raises:
+        DataError: the file is damaged, or holds something else.
+    """
+    state = load(folder)
+    if state is None:
+        return None
+    for name, kind in _FIELDS.items():
+        if not isinstance(state, dict) or not isinstance(state.get(name), kind):
+            raise _damaged(folder / FILE, f"it has no {name!r} of a run")
+    return state
 
 
 def save_weights(folder: Path, model: nn.Module, called: str = WEIGHTS) -> None:
@@ -107,6 +140,8 @@ def restore(folder: Path, state: dict[str, Any], model: nn.Module, optimizer: op
     path = folder / FILE
     check_fits(path, model, state["model"])
     own, stored = optimizer.state_dict(), state["optimizer"]
+    if not isinstance(stored.get("param_groups"), list) or not isinstance(stored.get("state"), dict):
+        raise _damaged(path, "its 'optimizer' is no state of an optimizer")
     if state["optimizer_type"] != type(optimizer).__name__:
         raise _mismatch(path, f"it is a run with {state['optimizer_type']}, not {type(optimizer).__name__}")
     sizes = [[len(g["params"]) for g in s["param_groups"]] for s in (own, stored)]

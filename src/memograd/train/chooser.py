@@ -7,9 +7,11 @@ from typing import Any
 
 from memograd._torch import modes_of_others
 from memograd.graph.graph import Graph
+from memograd.memory.budget import parse_budget
 from memograd.memory.plan import Plan
 from memograd.pipeline import lowered, plan
-from memograd.run.choose import Choice, choose, choose_planned
+from memograd.run.choose import Choice, choose, choose_planned, refuse_unknown
+from memograd.train.arguments import refuse_seconds
 
 
 @dataclass(eq=False)
@@ -26,6 +28,12 @@ class Chooser:
     memory_budget: int | str | Plan | None
     compile_seconds: float
     allowed: int = 0
+
+    def __post_init__(self) -> None:
+        refuse_unknown(self.backend)
+        refuse_seconds(self.compile_seconds)
+        if self.memory_budget is not None and not isinstance(self.memory_budget, Plan):
+            parse_budget(self.memory_budget, 100)
 
     def __call__(self, graph: Graph, flat: list[Any]) -> Choice:
         """For a step; ``flat``: what the graph is run on."""

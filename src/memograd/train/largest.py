@@ -39,6 +39,8 @@ def largest_batch(
         BudgetInfeasibleError: not even one sample fits.
         CaptureError, MissingRuleError: the step cannot be captured or differentiated.
     """
+    if not callable(make_batch):
+        raise DataError(f"make_batch must be a function of the number of samples, got {type(make_batch).__name__}")
     if "%" in str(memory_budget):
         raise DataError(f"memory_budget={memory_budget!r} is a share of what a batch takes: give bytes, or '8GiB'")
     budget = parse_budget(memory_budget, 0)

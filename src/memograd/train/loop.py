@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
+from collections.abc import Callable, Iterable, Mapping, Sized
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import nn, optim
 
-from memograd.errors import DataError, MemogradError, with_notes
+from memograd.errors import DataError
 from memograd.memory.plan import Plan
+from memograd.train import arguments
 from memograd.train import checkpoint as checkpoints
-from memograd.train.batches import Batches, size_of
+from memograd.train.batches import Batches, size_of, told
 from memograd.train.history import History
 from memograd.train.modes import training
 from memograd.train.refinements import StepOptions
@@ -87,13 +88,20 @@ def train_model(
         NonFiniteError: with ``watch=True`` a step's loss or a gradient is not finite.
         MemogradError: the model cannot be captured or differentiated.
     """
-    if epochs < 1:
-        raise DataError(f"epochs must be at least 1, got {epochs}")
-    if epochs > 1 and isinstance(dataloader, Iterator):
-        raise DataError("the dataloader can be iterated only once (it is an iterator); pass a DataLoader or a list")
+    epochs = arguments.at_least_one(epochs, "epochs", DataError)
+    arguments.refuse_loader(dataloader, "dataloader", epochs)
+    if validation is not None:
+        arguments.refuse_loader(validation, "validation loader", epochs)
+    arguments.refuse_callables(metrics, callback)
+    arguments.refuse_model(model)
+    if settings is not None and not isinstance(settings, Mapping):
+        raise DataError(f"settings must be a dict, got {type(settings).__name__}")
+    folder = checkpoints.folder(checkpoint) if checkpoint is not None else None
     if device is not None:
+        if torch.device(device).type == "meta":
+            raise DataError("the meta device has no memory: nothing can be trained there")
         model.to(device)
-    stored = Resumable(Path(checkpoint), model, optimizer, dict(settings or {})) if checkpoint is not None else None
+    stored = Resumable(folder, model, optimizer, dict(settings or {})) if folder is not None else None
     saved = stored.take_up() if stored is not None and resume else None
     backend = saved["backend"] if saved is not None and backend == "auto" else backend
     step = TrainStep(model, criterion, optimizer, memory_budget, backend, check, **refinements)
@@ -181,14 +189,11 @@ class _Run:
         return record
 
     def one(self, epoch: int, number: int, batch: Any) -> torch.Tensor:
-        """One step; errors of PyTorch's operators come out with the place they happened at."""
-        args, kwargs = self.batches.arguments(batch, f"epoch {epoch}, batch {number}")
-        try:
+        """One step."""
+        where = f"epoch {epoch}, batch {number}"
+        args, kwargs = self.batches.arguments(batch, where)
+        with told(where):
             loss = self.step(*args, **kwargs)
-        except (MemogradError, torch.OutOfMemoryError):
-            raise
-        except (RuntimeError, ValueError, IndexError, TypeError) as error:
-            raise DataError(f"epoch {epoch}, batch {number}: {with_notes(error)}") from error
         if self.step.backend == "auto":  # one choice for the whole run, so that resuming repeats it to the last bit
             self.step.keep_backend()
             self.history.backend_reason = self.step.backend_reason

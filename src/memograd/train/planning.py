@@ -12,6 +12,7 @@ from torch import nn
 from memograd.memory.plan import Plan
 from memograd.pipeline import capture_for, differentiate
 from memograd.pipeline import plan as schedule
+from memograd.train.arguments import refuse_criterion, refuse_no_module
 from memograd.train.objective import Objective
 
 
@@ -70,7 +71,13 @@ def plan_for(
 
 
 def objective_of(model: nn.Module, loss: Callable[..., Any] | None) -> nn.Module:
-    """What is differentiated: ``loss(model(*args[:-1]), args[-1])``, ``loss(model(*args))``, or the model itself."""
+    """What is differentiated: ``loss(model(*args[:-1]), args[-1])``, ``loss(model(*args))``, or the model itself.
+
+    Raises:
+        GraphError: the model is no module, or the loss cannot be called.
+    """
+    refuse_no_module(model)
+    refuse_criterion(loss)
     return Objective(model, loss) if loss is None or takes_target(loss) else _LossOfOutput(model, loss)
 
 

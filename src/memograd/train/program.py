@@ -247,4 +247,8 @@ def detached(flat: list[Any]) -> list[Any]:
 
 
 def _only_tensors(batch: tuple[Any, ...]) -> bool:
-    return all(type(b) is torch.Tensor and b.layout is torch.strided and not has_bits(b) for b in batch)
+    return all(type(b) is torch.Tensor and _is_dense(b) for b in batch)
+
+
+def _is_dense(b: torch.Tensor) -> bool:
+    return b.layout is torch.strided and not b.is_nested and not has_bits(b)

@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import optim
 
+from memograd.train.arguments import rate as number_of
+
 Tensor = torch.Tensor
 _NOT_BAKED = frozenset({"params", "lr", "initial_lr"})  # params by identity
 _MAY_CHANGE = ("momentum", "betas", "weight_decay")
@@ -32,7 +34,7 @@ class Rates:
         """Before each step."""
         for k, group in enumerate(self.optimizer.param_groups):
             if k == len(self.learning):
-                self.learning.append(_rate(group["lr"]))
+                self.learning.append(_rate(group["lr"], k))
                 self._last.append({})
             self._learning(k, group["lr"])
             self._others(k, group)
@@ -42,7 +44,7 @@ class Rates:
         if isinstance(rate, Tensor):
             self.learning[k].copy_(rate.detach().reshape(()))  # schedulers change it in place
         elif rate is not last.get("lr"):
-            self.learning[k].fill_(float(rate))
+            self.learning[k].fill_(number_of(rate, k))
         last["lr"] = rate
 
     def _others(self, k: int, group: dict[str, Any]) -> None:
@@ -77,9 +79,9 @@ class Rates:
         return (*map(id, group["params"]), *constants, *[(o, _on(group, o)) for o in inputs])
 
 
-def _rate(rate: float | Tensor) -> Tensor:
+def _rate(rate: float | Tensor, group: int) -> Tensor:
     """The graph's learning rate, on the device of a rate that is a tensor: reading it waits for no device then."""
-    return torch.tensor(float(rate), dtype=torch.float64, device=getattr(rate, "device", None))
+    return torch.tensor(number_of(rate, group), dtype=torch.float64, device=getattr(rate, "device", None))
 
 
 def _numbers(value: Any) -> tuple[float, ...]:

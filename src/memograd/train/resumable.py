@@ -31,7 +31,7 @@ class Resumable:
         Raises:
             DataError: it is damaged, or of another run; nothing has changed then.
         """
-        saved = checkpoint.load(self.folder)
+        saved = checkpoint.load_run(self.folder)
         if saved is None:
             return None
         for name, value in self.settings.items():

@@ -16,6 +16,7 @@ from memograd.memory.plan import Plan
 from memograd.tracing.undisturbed import Generators, outside_inference_mode
 from memograd.train import outside
 from memograd.train.answers import Answers
+from memograd.train.arguments import at_least_one, refuse_criterion, refuse_model, refuse_no_optimizer
 from memograd.train.build import Training
 from memograd.train.carried import Carried
 from memograd.train.check import Check
@@ -100,6 +101,9 @@ class TrainStep(Answers):
     ) -> None:
         clip = Clip(clip_grad_norm, norm_type, clip_grad_value)
         self._refinements = Refinements(clip, accumulate, ema_decay, autocast)
+        refuse_model(model)
+        refuse_criterion(criterion)
+        refuse_no_optimizer(optimizer)
         refuse(optimizer)
         self.objective = Objective(model, criterion)
         self._parameters = _parameters(self.objective, optimizer)
@@ -159,8 +163,7 @@ class TrainStep(Answers):
 
         The native backend does not return to Python in between.
         """
-        if steps < 1:
-            raise GraphError(f"steps must be at least 1, got {steps}")
+        steps = at_least_one(steps, "steps")
         with self._turn, self.precision():
             programs, fresh = self._ready(batch, options)
             self._last = program = programs.all[0]

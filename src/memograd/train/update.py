@@ -129,7 +129,17 @@ def updated(
         GraphError: it returns anything else than these, or in another shape, or writes to the state.
     """
     versions = {key: t._version for key, t in state.items()}
-    result: Any = RULES[type(optimizer)].formula(p, g, lr, state, group)
+    try:
+        result: Any = RULES[type(optimizer)].formula(p, g, lr, state, group)
+    except (KeyError, RuntimeError) as error:
+        lacks = isinstance(error, KeyError) and error.args[0] not in state and error.args[0] not in group
+        if not lacks and all(t.numel() == 1 or t.shape == p.shape for t in state.values()):
+            raise
+        held = ", ".join(f"{name!r} of shape {tuple(t.shape)}" for name, t in state.items())
+        raise GraphError(
+            f"the state of {type(optimizer).__name__} for a parameter of shape {tuple(p.shape)} holds {held}, which it "
+            "does not make: load the state of this optimizer with this model, or begin anew (optimizer.state.clear())"
+        ) from error
     rule = f"the update rule of {type(optimizer).__name__}"
     if not (isinstance(result, tuple) and len(result) == 2 and isinstance(result[1], dict)):
         raise GraphError(f"{rule} returned {type(result).__name__}, not (new parameter, {{name: new state}})")

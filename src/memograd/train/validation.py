@@ -11,7 +11,8 @@ import torch
 from torch import nn
 
 from memograd.errors import DataError
-from memograd.train.batches import Batches, size_of
+from memograd.train.arguments import number as number_in
+from memograd.train.batches import Batches, size_of, told
 from memograd.train.modes import evaluating
 from memograd.train.objective import loss_in
 
@@ -41,13 +42,14 @@ class Validation:
         count = 0
         with evaluating(self.model):
             for number, batch in enumerate(loader, 1):
-                args, kwargs = self.batches.arguments(batch, f"validation batch {number}")
-                with self.precision():
+                where = f"validation batch {number}"
+                args, kwargs = self.batches.arguments(batch, where)
+                with self.precision(), told(where):
                     values = self._judge(args, kwargs)
                 size = size_of(batch)
                 count += size
                 for name, value in values.items():
-                    sums[name] = sums.get(name, 0.0) + float(value) * size
+                    sums[name] = sums.get(name, 0.0) + number_in(value, name) * size
         if not count:
             raise DataError("the validation loader gave no batches")
         return {f"validation_{name}": total / count for name, total in sums.items()}

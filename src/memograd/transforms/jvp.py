@@ -21,6 +21,7 @@ from memograd.graph.rewriting import Rewriting
 from memograd.pipeline import differentiate, simplify
 from memograd.tracing.reuse import Cache
 from memograd.tracing.undisturbed import ordinary_tensors
+from memograd.tracing.unusual import refuse_unusual
 from memograd.transforms.grad import grad
 from memograd.transforms.plain import Plain
 from memograd.transforms.program import Program
@@ -83,6 +84,8 @@ class Pushforward(LinearMap):
         if spec != self.spec:
             raise GraphError(f"Expected the tangents {spec} to have the same argspec as the primals {self.spec}")
         for i, (t, p) in enumerate(zip(leaves, self.points, strict=True)):
+            if not isinstance(t, torch.Tensor):
+                raise GraphError(f"tangent:{i} must be a tensor, got {type(t).__name__}")
             for what in ("shape", "device", "dtype"):
                 if getattr(t, what) != getattr(p, what):
                     raise GraphError(
@@ -145,6 +148,7 @@ def checked(primals: Any, tangents: Any) -> list[torch.Tensor]:
         for leaf in leaves:
             if not isinstance(leaf, torch.Tensor):
                 raise GraphError(f"{where}: Expected {name} to only contain Tensors, got {type(leaf).__name__}")
+            refuse_unusual(leaf, f"{where}: one of the {name}", sparse=False)
     for p, t in zip(flat_primals, flat_tangents, strict=True):
         if p.shape != t.shape or p.is_complex() != t.is_complex():
             raise GraphError(
@@ -189,6 +193,9 @@ def hvp(f: Callable[..., Any], primals: Any, tangents: Any) -> Any:
     Raises:
         GraphError: the result is no scalar, or primals and tangents do not match.
     """
+    for what, given in (("primals", primals), ("tangents", tangents)):
+        if not isinstance(given, (torch.Tensor, tuple, list)):
+            raise GraphError(f"hvp: {what} must be a tensor or a tuple of tensors, got {type(given).__name__}")
     single = isinstance(primals, torch.Tensor)
     points = (primals,) if single else tuple(primals)
     ways = (tangents,) if isinstance(tangents, torch.Tensor) else tuple(tangents)
