@@ -10,6 +10,7 @@ import os
 import platform
 import shutil
 import stat
+import struct
 import subprocess
 import sys
 import tempfile
@@ -33,6 +34,8 @@ TIMEOUT = 120  # seconds for one compiler run
 
 UNFINISHED = "unfinished-"  # in the name of what is being written
 _HOURS = 2 * 3600.0
+LIMIT = 512 * 2**20  # bytes that a folder may hold when a process begins to write to it; see MEMOGRAD_CACHE_BYTES
+_BLOCK = 4096  # bytes that the smallest file takes
 _TEMPORARY = "memograd-process-"
 
 _loaded: dict[str, ctypes.CDLL] = {}
@@ -60,10 +63,40 @@ def load(source: str) -> ctypes.CDLL:
     key = hashlib.sha256("\0".join((source, cc, *FLAGS, machine())).encode()).hexdigest()[:32]
     if key not in _loaded:
         path = cache_folder() / f"{key}.so"
-        if not path.exists():
-            _compile(cc, source, path)
-        _loaded[key] = _library(cc, source, path)
+        try:
+            if not is_whole(path):
+                _compile(cc, source, path)
+            _loaded[key] = _library(cc, source, path)
+        except OSError as error:  # a disk that is full
+            raise BackendError(f"what is compiled cannot be written to {path.parent}: {error}; set MEMOGRAD_CACHE to "
+                               "another folder") from error  # fmt: skip
+        used(path)
     return _loaded[key]
+
+
+def is_whole(path: Path) -> bool:
+    """Whether a library lies there to its end. The system loads one that was cut off as well, and ends the process
+    where it reads on; but a library of Linux says where its last table ends."""
+    try:
+        with open(path, "rb") as file:
+            head = file.read(64)
+            size = os.fstat(file.fileno()).st_size
+    except OSError:
+        return False
+    if not sys.platform.startswith("linux"):
+        return size > 0
+    if len(head) < 64 or head[:4] != b"\x7fELF":
+        return False
+    wide, order = head[4] == 2, "<" if head[5] == 1 else ">"
+    [table] = struct.unpack_from(f"{order}{'Q' if wide else 'I'}", head, 40 if wide else 32)
+    each, count = struct.unpack_from(f"{order}HH", head, 58 if wide else 46)
+    return size >= table + each * count > 0
+
+
+def used(path: Path) -> None:
+    """Say that a file was of use now: what was not for the longest time goes first where there is too much."""
+    with contextlib.suppress(OSError):
+        os.utime(path)
 
 
 def _library(cc: str, source: str, path: Path) -> ctypes.CDLL:
@@ -82,26 +115,36 @@ def cache_folder() -> Path:
     """Where libraries are kept: $MEMOGRAD_CACHE, the platform's cache folder, or one for this process alone.
 
     What lies there is loaded as code, so a folder that others may write to is refused.
+
+    Raises:
+        BackendError: nothing can be written anywhere.
     """
     for folder in _candidates():
-        try:
+        with contextlib.suppress(OSError):
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        except OSError:
-            continue
-        if _private(folder) and os.access(folder, os.W_OK):
-            return folder
-    return _private_temporary()
+            if _private(folder) and os.access(folder, os.W_OK):
+                return folder
+    try:
+        return _private_temporary()
+    except OSError as error:
+        raise BackendError(f"there is nowhere to keep what is compiled, set MEMOGRAD_CACHE to a folder of your own: "
+                           f"{error}") from error  # fmt: skip
 
 
 def _candidates() -> list[Path]:
     if own := os.environ.get("MEMOGRAD_CACHE"):
         return [Path(own) / "native"]
-    if sys.platform == "darwin":
-        base = Path.home() / "Library" / "Caches"
-    else:
-        base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     user = os.getuid() if hasattr(os, "getuid") else "user"
-    return [base / "memograd" / "native", Path(tempfile.gettempdir()) / f"memograd-{user}"]
+    bases = []
+    with contextlib.suppress(RuntimeError):  # the user has no home
+        if sys.platform == "darwin":
+            bases.append(Path.home() / "Library" / "Caches")
+        else:
+            bases.append(Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"))
+    folders = [base / "memograd" / "native" for base in bases]
+    with contextlib.suppress(OSError):  # there is no folder for temporary files
+        folders.append(Path(tempfile.gettempdir()) / f"memograd-{user}")
+    return folders
 
 
 def _private(folder: Path) -> bool:
@@ -150,7 +193,38 @@ def _remove(folder: Path, owner: int) -> None:
 
 
 @cache
-def clear_unfinished(folder: Path) -> None:
+def tidy(folder: Path) -> None:
+    """Once a process: what others left behind, and what is too much."""
+    _clear_unfinished(folder)
+    _keep_within(folder, limit())
+
+
+def limit() -> int:
+    """Bytes that a folder may hold: $MEMOGRAD_CACHE_BYTES, as budgets are written in bytes, or 512 MiB."""
+    given = os.environ.get("MEMOGRAD_CACHE_BYTES", "")
+    return int(given) if given.isdigit() else LIMIT
+
+
+def _keep_within(folder: Path, most: int) -> None:
+    """Remove files, those first that were not used for the longest time, until the rest takes no more than ``most``
+    bytes. Who has loaded one keeps it."""
+    files: list[tuple[float, int, str]] = []
+    with contextlib.suppress(OSError):
+        for entry in os.scandir(folder):
+            with contextlib.suppress(OSError):  # another process was faster
+                info = entry.stat(follow_symlinks=False)
+                if stat.S_ISREG(info.st_mode) and UNFINISHED not in entry.name:
+                    files.append((info.st_mtime, max(info.st_size, _BLOCK), entry.path))
+    total = sum(size for _, size, _ in files)
+    for _, size, path in sorted(files):
+        if total <= most:
+            break
+        with contextlib.suppress(OSError):
+            os.remove(path)
+        total -= size
+
+
+def _clear_unfinished(folder: Path) -> None:
     """What processes left in a folder of libraries that were killed while they wrote it, hours ago: ours take minutes
     at most, by the clock of who keeps the folder."""
     with contextlib.suppress(OSError), tempfile.NamedTemporaryFile(prefix=UNFINISHED, dir=folder) as new:
@@ -176,7 +250,7 @@ def machine() -> str:
 
 def _compile(cc: str, source: str, path: Path) -> None:
     """Compile into ``path``; another process that does the same at the same time does no harm."""
-    clear_unfinished(path.parent)
+    tidy(path.parent)
     with tempfile.TemporaryDirectory(prefix=UNFINISHED, dir=path.parent) as folder:
         text, library = Path(folder) / "step.c", Path(folder) / "step.so"
         text.write_text(source)

@@ -20,6 +20,7 @@ import torch
 
 from memograd import c_compiler
 from memograd._torch import float32_precisions
+from memograd.errors import BackendError
 from memograd.graph.graph import Graph
 from memograd.graph.printing import flat_function
 from memograd.run.pool.library import POOL
@@ -33,11 +34,11 @@ class Record:
         seconds: a step takes, by backend.
         compiling: seconds that it took to make the backend ready, the last time.
         failed: why a backend cannot run the graph, on whatever machine.
-        path: where this is kept.
+        path: where this is kept; None: nowhere.
         earlier: whether it was there before this process measured anything.
     """
 
-    path: Path
+    path: Path | None
     seconds: dict[str, float] = field(default_factory=dict)
     compiling: dict[str, float] = field(default_factory=dict)
     failed: dict[str, str] = field(default_factory=dict)
@@ -46,20 +47,27 @@ class Record:
     @classmethod
     def of(cls, graph: Graph) -> Record:
         """What was written about ``graph``; nothing where nothing was, or where it cannot be read."""
-        record = cls(c_compiler.cache_folder() / f"times-{fingerprint(graph)}.json")
-        with contextlib.suppress(OSError, ValueError, TypeError, AttributeError, KeyError):
-            times = json.loads(record.path.read_text(encoding="utf-8"))
+        try:
+            path = c_compiler.cache_folder() / f"times-{fingerprint(graph)}.json"
+        except BackendError:
+            return cls(None)
+        record = cls(path)
+        with contextlib.suppress(OSError, ValueError, TypeError, AttributeError, KeyError, RecursionError):
+            times = json.loads(path.read_text(encoding="utf-8"))
             seconds = {str(k): float(v) for k, v in times["seconds"].items()}
             compiling = {str(k): float(v) for k, v in times["compiling"].items()}
             failed = {str(k): str(v) for k, v in times["failed"].items()}
-            return cls(record.path, seconds, compiling, failed, earlier=True)
+            c_compiler.used(path)
+            return cls(path, seconds, compiling, failed, earlier=True)
         return record
 
     def keep(self) -> None:
         """Write it; a folder that cannot be written to means that the next process measures again."""
+        if self.path is None:
+            return
         text = json.dumps({k: v for k, v in asdict(self).items() if k not in ("path", "earlier")})
         with contextlib.suppress(OSError):
-            c_compiler.clear_unfinished(self.path.parent)
+            c_compiler.tidy(self.path.parent)
             handle, own = tempfile.mkstemp(prefix=c_compiler.UNFINISHED, dir=self.path.parent)
             try:
                 with os.fdopen(handle, "w", encoding="utf-8") as file:

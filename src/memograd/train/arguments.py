@@ -18,7 +18,7 @@ def refuse_model(model: Any) -> None:
     """Raises GraphError for what is no module, or has parameters without values."""
     refuse_no_module(model)
     for name, parameter in model.named_parameters():
-        if isinstance(parameter, nn.parameter.UninitializedTensorMixin):
+        if nn.parameter.is_lazy(parameter):
             raise GraphError(
                 f"parameter {name!r} has no shape yet (a lazy module): call the model once on a batch, then make the "
                 "optimizer"

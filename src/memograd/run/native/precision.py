@@ -5,18 +5,20 @@ Traces don't say so: the shape functions of PyTorch take all of them. C would to
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import fx
 
 aten = torch.ops.aten
 
 # By position: operands of one dtype, which may be whole numbers.
-_PRODUCTS = {
+_PRODUCTS: dict[Any, tuple[int, ...]] = {
     **dict.fromkeys((aten.mm.default, aten.bmm.default, aten.mv.default, aten.dot.default), (0, 1)),
     **dict.fromkeys((aten.addmm.default, aten.baddbmm.default, aten.addmv.default), (0, 1, 2)),
 }
 # Operands of one floating dtype.
-_FLOATING = {
+_FLOATING: dict[Any, tuple[int, ...]] = {
     **dict.fromkeys((aten.gelu.default, aten.softplus.default, aten.log_sigmoid_forward.default), (0,)),
     **dict.fromkeys((aten.var.correction, aten.lerp.Scalar, aten.lerp.Tensor), (0,)),
     aten.binary_cross_entropy.default: (0, 1, 2),
@@ -29,7 +31,7 @@ _FLOATING = {
     aten.native_layer_norm.default: (0, 2, 3),
 }
 # Operands that are no truth values.
-_NUMBERS = {
+_NUMBERS: dict[Any, tuple[int, ...]] = {
     **dict.fromkeys((aten.relu.default, aten.abs.default, aten.argmax.default, aten.argmin.default), (0,)),
     **dict.fromkeys((aten.sub.Tensor, aten.rsub.Tensor, aten.sub.Scalar, aten.rsub.Scalar), (0, 1)),
     **dict.fromkeys((aten.addcmul.default, aten.addcdiv.default), (0, 1, 2)),
@@ -38,7 +40,7 @@ _NUMBERS = {
 
 def refused(node: fx.Node) -> str | None:
     """Why PyTorch would not run ``node``; None where it would, as far as dtypes go."""
-    target = node.target
+    target: Any = node.target
     positions = _PRODUCTS.get(target) or _FLOATING.get(target) or _NUMBERS.get(target, ())
     operands = [a for p, a in enumerate(node.args) if p in positions and isinstance(a, fx.Node)]
     dtypes = list(dict.fromkeys(a.meta["val"].dtype for a in operands))

@@ -21,7 +21,8 @@ from pathlib import Path
 
 import torch
 
-from memograd.c_compiler import UNFINISHED, cache_folder, clear_unfinished
+from memograd.c_compiler import UNFINISHED, cache_folder, is_whole, tidy, used
+from memograd.errors import BackendError
 
 SOURCES = tuple(Path(__file__).with_name(name) for name in ("pool.cpp", "generator.cpp"))
 FLAGS = ("-O2", "-std=c++20", "-fPIC", "-shared", "-w")
@@ -63,13 +64,17 @@ class Pool:
         with self._turn:
             if self._settled or (self._compiler is not None and self._compiler.poll() is None):
                 return
-            why = unwanted() or self._get(built_at())
+            try:
+                why = unwanted() or self._get(built_at())
+            except BackendError as error:
+                why = str(error)
             self.reason = why or "installed"
             self._settled = why != _WAITING
 
     def _get(self, built: Path) -> str | None:
         failed = built.with_suffix(".failed")
-        if built.exists():
+        if is_whole(built):
+            used(built)
             return self._install(built)
         if failed.exists() and (self._compiler is not None or time.time() - failed.stat().st_mtime < _AGAIN):
             return f"the C++ compiler refused it, see {failed}"
@@ -129,7 +134,7 @@ def built_at() -> Path:
 def start(built: Path) -> subprocess.Popen[bytes]:
     """Compile into ``built``, in a process of its own that nobody need wait for, or even survive."""
     root, own = Path(torch.__file__).parent, built.with_name(f"{built.name}.{UNFINISHED}{secrets.token_hex(8)}")
-    clear_unfinished(built.parent)
+    tidy(built.parent)
     cxx = compiler()
     assert cxx is not None
     command = [cxx, *FLAGS, f"-D_GLIBCXX_USE_CXX11_ABI={_new_strings()}", f"-I{root / 'include'}"]
