@@ -14,11 +14,11 @@ import struct
 import subprocess
 import sys
 import tempfile
-import warnings
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+from memograd.cautions import caution
 from memograd.errors import BackendError
 
 try:
@@ -158,8 +158,8 @@ def _private(folder: Path) -> bool:
 def _private_temporary() -> Path:
     """A folder that goes when this process does. One that is killed leaves it: the next that needs one clears it."""
     folders = " and ".join(map(str, _candidates()))
-    warnings.warn(f"what is compiled is kept for this process only: others may write to {folders}, or this user may "
-                  "not; set MEMOGRAD_CACHE to a folder of your own", stacklevel=3)  # fmt: skip
+    caution(f"what is compiled is kept for this process only: others may write to {folders}, or this user may "
+                  "not; set MEMOGRAD_CACHE to a folder of your own")  # fmt: skip
     if fcntl is not None:
         for left in Path(tempfile.gettempdir()).glob(f"{_TEMPORARY}*"):
             if _private(left) and (held := _hold(left)) is not None:

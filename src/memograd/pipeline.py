@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-import warnings
 from collections.abc import Callable, Collection, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from memograd import progress
 from memograd.adjoint.derivation import differentiate as derive
 from memograd.adjoint.expand import expand
 from memograd.adjoint.selection import inputs_of, targets_of
+from memograd.cautions import caution
 from memograd.collector import no_collection
 from memograd.errors import BackendError, BudgetInfeasibleError, MemogradError, PlanViolationError
 from memograd.fuse.fuse import fuse
@@ -168,7 +168,7 @@ def _planned(bare: Graph, memory_budget: int | str | Plan, at_least: int, fused:
     except (BudgetInfeasibleError, PlanViolationError) as error:
         raise min([error, *refusals], key=lambda e: getattr(e, "floor_bytes", inf)) from None
     if refusals and not isinstance(memory_budget, Plan):
-        warnings.warn(f"planned operator by operator: {refusals[0]}", stacklevel=2)
+        caution(f"planned operator by operator: {refusals[0]}")
     return schedule
 
 

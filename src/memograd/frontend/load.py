@@ -7,7 +7,6 @@ where that is small it is compiled once it has run so often that this may pay, a
 from __future__ import annotations
 
 import threading
-import warnings
 from collections.abc import Callable, Sequence
 from math import inf
 from operator import attrgetter
@@ -17,6 +16,7 @@ import torch
 
 from memograd import clock
 from memograd._torch import is_batched, modes_of_others
+from memograd.cautions import caution
 from memograd.errors import BackendError
 from memograd.graph.graph import Graph
 from memograd.graph.printing import boxed_function, load
@@ -103,7 +103,7 @@ def _native(graph: Graph) -> Function:
 
     if any(n.target is look for n in graph.nodes):
         reason = "the model decides by values, which native cannot compare before it goes on"
-        warnings.warn(f"running on the eager backend: {reason}", stacklevel=2)
+        caution(f"running on the eager backend: {reason}")
         return _text(graph)
     text = _text(graph)
     return _or_operators(_or_in_batches(native.compile(graph).fresh, text), text)

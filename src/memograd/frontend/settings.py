@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import dataclass, field
 from typing import Any
 
+from memograd.cautions import caution
 from memograd.graph.graph import Graph
 from memograd.memory.plan import Plan
 from memograd.pipeline import plan
@@ -41,7 +41,7 @@ class Settings:
             reason = (
                 f"native decides itself what it allocates and cannot promise a memory budget of {self.memory_budget!r}"
             )
-            warnings.warn(f"running on the eager backend: {reason}", stacklevel=3)
+            caution(f"running on the eager backend: {reason}")
 
     def plan(self, graph: Graph) -> Plan:
         """A schedule of ``graph`` within the budget."""
@@ -56,6 +56,4 @@ class Settings:
         if self.memory_budget is None or many in self.said:
             return
         self.said.add(many)
-        warnings.warn(
-            f"memory_budget={self.memory_budget!r} does not cover this derivative: {_UNPLANNED[many]}", stacklevel=2
-        )
+        caution(f"memory_budget={self.memory_budget!r} does not cover this derivative: {_UNPLANNED[many]}")

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import warnings
 from collections import Counter
 from collections.abc import Mapping
 
 from memograd import clock
+from memograd.cautions import caution
 from memograd.errors import BackendError
 from memograd.fuse.build import build, kernel_of
 from memograd.fuse.compiling import compile_all
@@ -52,5 +52,5 @@ def _compiled(samples: Mapping[Kernel, Group]) -> set[Kernel]:
 
     compile_all([(kernel, [n.meta["val"] for n in group.operands]) for kernel, group in samples.items()], tell)
     if errors:
-        warnings.warn(f"{len(samples) - len(done)} kernels run operator by operator: {errors[0]}", stacklevel=2)
+        caution(f"{len(samples) - len(done)} kernels run operator by operator: {errors[0]}")
     return done

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import time
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -14,6 +13,7 @@ from typing import Any
 from memograd import clock, progress
 from memograd._torch import compiler_failed, modes_of_others
 from memograd.as_written import call
+from memograd.cautions import caution
 from memograd.draws import same_draws
 from memograd.errors import BackendError
 from memograd.graph.graph import Graph
@@ -54,17 +54,17 @@ def choose(graph: Graph, flat: Sequence[Any], name: str = "auto", compile_second
     if modes_of_others():
         reason = "a TorchDispatchMode or TorchFunctionMode is on, which sees operators only where they are called"
         if name in ("inductor", "native"):
-            warnings.warn(f"running on the eager backend: {reason}", stacklevel=2)
+            caution(f"running on the eager backend: {reason}")
         return Choice(Eager(graph), reason)
     looks = any(n.target is look for n in graph.nodes)
     if name in ("inductor", "native") and looks:
         reason = f"the model decides by values, which {name} cannot compare before it goes on"
-        warnings.warn(f"running on the eager backend: {reason}", stacklevel=2)
+        caution(f"running on the eager backend: {reason}")
         return Choice(Eager(graph), reason)
     own = any(n.target is call for n in graph.nodes)
     if name == "inductor" and own:
         reason = "a backward of the model's own looks at values and is called as it is, which needs PyTorch's autograd"
-        warnings.warn(f"running on the eager backend: {reason}", stacklevel=2)
+        caution(f"running on the eager backend: {reason}")
         return Choice(Eager(graph), reason)
     if name != "auto":
         return Choice(BACKENDS[name](graph), "asked for")
@@ -172,7 +172,7 @@ def choose_planned(graph: Graph, plan: Plan, name: str = "auto") -> Choice:
         reason = f"no kernel is worth compiling, or can be; {reason}"
     if name == "native":
         reason = f"{name} decides itself what it allocates and cannot promise {reason}"
-        warnings.warn(f"running on the eager backend: {reason}", stacklevel=2)
+        caution(f"running on the eager backend: {reason}")
     return Choice(Planned(graph, plan), reason)
 
 

@@ -7,13 +7,13 @@ same one.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 
 from memograd._torch import modes_of_others, pytree
+from memograd.cautions import caution
 from memograd.errors import GraphError, with_notes
 from memograd.graph.graph import Graph
 from memograd.graph.printing import flat_function
@@ -107,7 +107,7 @@ class Check:
         self.reason = f"not compared: {why}"
         if not self._warned:
             self._warned = True
-            warnings.warn(f"a step was not compared with torch.autograd: {why}", stacklevel=4)
+            caution(f"a step was not compared with torch.autograd: {why}")
 
     def _compare(
         self, program: Program, flat: list[Any], batch: tuple[Any, ...], options: dict[str, Any]

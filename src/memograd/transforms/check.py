@@ -7,7 +7,6 @@ run of the function by PyTorch, and one of the graph operator by operator, for e
 from __future__ import annotations
 
 import os
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -15,6 +14,7 @@ from typing import Any
 import torch
 
 from memograd._torch import has_data, pytree
+from memograd.cautions import caution
 from memograd.graph.graph import Graph
 from memograd.pipeline import capture_for, differentiate
 from memograd.tracing.undisturbed import Generators
@@ -170,7 +170,7 @@ def compared(
             if check_transforms.tell:
                 first = next(iter(str(error).splitlines()), "")
                 why = f"PyTorch cannot run it: {type(error).__name__}: {first}"
-                warnings.warn(f"a transform was not compared with torch.autograd: {why}", stacklevel=2)
+                caution(f"a transform was not compared with torch.autograd: {why}")
             return
         if wrong := trial.wrong(trial.ours(), theirs):
             raise mismatch(wrong, trial.culprit(wrong, theirs), _ADVICE)
