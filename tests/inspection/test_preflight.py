@@ -418,3 +418,15 @@ def test_numbers_that_are_not_finite_are_strings_in_json():
     model = Function(lambda h: h * math.nan)
     data = json.loads(mg.preflight(model, X).to_json(), parse_constant=refused)
     assert "nan" in {direction["autograd"] for direction in data["gradients"]["directions"]}
+
+
+def test_what_the_kernels_refuse_and_traces_take_is_an_error():
+    model, x, y = nn.Linear(4, 3), torch.randn(5, 4), torch.tensor([0, 1, 2, 7, 0])
+    with pytest.raises(RuntimeError, match="same dtype") as precisions:
+        model(x.double())
+    with pytest.raises(IndexError, match="out of bounds") as classes:
+        nn.CrossEntropyLoss()(model(x), y)
+    report = mg.preflight(model, x.double(), y, loss=nn.CrossEntropyLoss())
+    assert not report.ok and str(precisions.value) in str(report)
+    report = mg.preflight(model, x, y, loss=nn.CrossEntropyLoss())
+    assert not report.ok and str(classes.value) in str(report)

@@ -45,7 +45,7 @@ def gradients(
     try:
         theirs = trial.theirs()
     except Exception as error:
-        return Gradients(why_not=f"PyTorch cannot run it: {_said(error)}"), []
+        return Gradients(why_not=f"PyTorch cannot run it: {_said(error)}"), _raised_by_both(trial, error)
     ours = trial.ours()
     share, name, count = _apart(ours, theirs)
     if wrong := trial.wrong(ours, theirs):
@@ -58,6 +58,16 @@ def gradients(
         why = f"with differences, in float64: {_said(error)}"
         return Gradients(count, share, inspected.named(name), why_not=why), []
     return Gradients(count, share, inspected.named(name), directions), _explained(inspected, directions)
+
+
+def _raised_by_both(trial: Trial, error: Exception) -> list[Finding]:
+    """What PyTorch raised, if the graph raises, too: traces take what kernels refuse (two precisions in a product, a
+    class that there is not)."""
+    try:
+        trial.ours()
+    except Exception:
+        return [Finding("error", "the program raises", _said(error))]
+    return []
 
 
 def _said(error: Exception) -> str:
