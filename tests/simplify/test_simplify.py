@@ -73,7 +73,7 @@ def test_common_never_merges_draws_or_different_constants():
         (lambda x: x.view(-1).view(3, 2) + 1, aten.view.default),
     ],
 )
-def test_algebra(f, gone):
+def test_algebra_removes_the_operator_and_keeps_every_bit(f, gone):
     x = torch.randn(3, 2)
     graph = trace(f, (x,), {})
     simple = dead(algebra(algebra(graph))).verify()

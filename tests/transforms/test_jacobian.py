@@ -33,7 +33,7 @@ def test_chunks_give_the_same_numbers(chunk_size):
     close(mg.jacfwd(f, argnums=(0, 1), chunk_size=chunk_size)(X, Y), expected)
 
 
-def test_compositions():
+def test_compositions_of_jacobians_are_those_of_torch_func():
     g = lambda x: (x.sin() * x[0]).sum() ** 2  # noqa: E731
     x = X[0]
     expected = torch.func.hessian(g)(x)

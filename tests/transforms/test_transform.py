@@ -61,7 +61,7 @@ def test_unused_argument_gets_zeros():
     close(mg.grad(lambda x, z: x.sum(), argnums=1)(X, Z), torch.zeros_like(Z))
 
 
-def test_vjp():
+def test_vjp_pulls_cotangents_back_as_torch_func_does():
     ours, pull = mg.vjp(lambda x, z: (x * z, x.exp()), X, Z)
     theirs, pull_theirs = torch.func.vjp(lambda x, z: (x * z, x.exp()), X, Z)
     close(ours, theirs)

@@ -10,11 +10,11 @@ import memograd as mg
 
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("shape", [(3,), (2, 3), (4, 2, 3), (2, 4, 2, 3)], ids=str)
-def test_linear(shape, bias):
+def test_linear_layers_have_the_gradients_of_autograd(shape, bias):
     check(double(nn.Linear(3, 5, bias=bias)), randn(*shape))
 
 
-def test_bilinear():
+def test_bilinear_layers_have_the_gradients_of_autograd():
     check(double(nn.Bilinear(3, 4, 5)), randn(2, 6, 3), randn(2, 6, 4))
 
 
@@ -44,7 +44,7 @@ CASES = {
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_products(name):
+def test_products_have_the_gradients_of_autograd(name):
     f, shapes = CASES[name]
     check(f, *[randn(*s) for s in shapes])
 

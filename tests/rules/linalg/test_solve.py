@@ -52,7 +52,7 @@ GAUGE_FREE = {
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.complex128], ids=str)
 @pytest.mark.parametrize("name", [*SQUARE, *GAUGE_FREE])
-def test_square(name, dtype):
+def test_functions_of_square_matrices_have_the_gradients_of_autograd(name, dtype):
     torch.manual_seed(3)
     f = {**SQUARE, **GAUGE_FREE}[name]
     check(f, well_conditioned(4, 4, dtype=dtype), tolerance=1e-9)
@@ -69,13 +69,13 @@ def test_cholesky_where_only_one_triangle_is_read(upper):
 
 @pytest.mark.parametrize("shape", [(5, 3), (3, 5)], ids=str)
 @pytest.mark.parametrize("name", ["qr", "pinv", "svdvals", "svd"])
-def test_rectangular(name, shape):
+def test_functions_of_rectangular_matrices_have_the_gradients_of_autograd(name, shape):
     check({**SQUARE, **GAUGE_FREE}[name], well_conditioned(*shape), tolerance=1e-9)
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.complex128], ids=str)
 @pytest.mark.parametrize("left", [True, False])
-def test_solvers(left, dtype):
+def test_solvers_have_the_gradients_of_autograd(left, dtype):
     b = torch.randn(4, 2, dtype=dtype) if left else torch.randn(2, 4, dtype=dtype)
     a = well_conditioned(4, 4, dtype=dtype)
     check(lambda a, b: linalg.solve(a, b, left=left), a, b)
@@ -194,7 +194,7 @@ def test_singular_vectors_cut_after_the_full_factorization():
         check_second(f, well_conditioned(*shape), tolerance=1e-8)
 
 
-def test_products():
+def test_products_of_matrices_have_the_gradients_of_autograd():
     check(lambda a, b: linalg.cross(a, b), randn(2, 3), randn(2, 3))
     check(lambda a, b, c: linalg.multi_dot([a, b, c]), randn(2, 3), randn(3, 4), randn(4, 2))
     check(lambda a, t: linalg.householder_product(a, t), randn(4, 3), randn(3))
@@ -233,7 +233,7 @@ FOURIER = {
 
 @pytest.mark.parametrize("norm", ["forward", "backward", "ortho"])
 @pytest.mark.parametrize("name", FOURIER)
-def test_fourier(name, norm):
+def test_fourier_transforms_have_the_gradients_of_autograd(name, norm):
     f, dtype = FOURIER[name]
     for length in (6, 7):
         check(lambda x: f(x, norm=norm), torch.randn(3, 4, length, dtype=dtype))

@@ -42,7 +42,7 @@ ONCE = {"hardsigmoid"}  # autograd has no second derivative of it on the CPU: no
 
 @pytest.mark.parametrize("name", ACTIVATIONS)
 @pytest.mark.parametrize("shape", [(), (6, 2), (0, 2)])
-def test_activation(name, shape):
+def test_activations_have_the_gradients_of_autograd(name, shape):
     check(ACTIVATIONS[name], values(*shape), second=name not in ONCE)
 
 
@@ -53,17 +53,17 @@ def test_activation_at_its_kinks(name):
 
 
 @pytest.mark.parametrize("dim", [0, -1])
-def test_glu(dim):
+def test_glu_has_the_gradients_of_autograd(dim):
     check(lambda x: F.glu(x, dim), values(4, 6))
 
 
-def test_prelu():
+def test_prelu_has_the_gradients_of_autograd():
     check(F.prelu, values(3, 4, 2), values(4, seed=1))
     check(F.prelu, values(3, 4, 2), values(1, seed=1))
 
 
 @pytest.mark.parametrize("eps", [None, 0.2])
-def test_logit(eps):
+def test_logit_has_the_gradients_of_autograd(eps):
     check(lambda x: torch.logit(x, eps), torch.linspace(0.1, 0.9, 7, dtype=torch.double))
 
 

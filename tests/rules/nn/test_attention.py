@@ -24,7 +24,7 @@ CASES = {
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_sdpa(name):
+def test_scaled_dot_products_have_the_gradients_of_autograd(name):
     check(lambda q, k, v: F.scaled_dot_product_attention(q, k, v, **CASES[name]), randn(*Q), randn(*K), randn(*K))
 
 
@@ -53,7 +53,7 @@ def test_learned_mask_and_grouped_queries():
 
 @pytest.mark.parametrize("need_weights", [True, False])
 @pytest.mark.parametrize("batch_first", [True, False])
-def test_multihead(need_weights, batch_first):
+def test_multihead_attention_has_the_gradients_of_autograd(need_weights, batch_first):
     module = double(nn.MultiheadAttention(8, 2, batch_first=batch_first))
     check(lambda x: module(x, x, x, need_weights=need_weights), randn(3, 4, 8))
 

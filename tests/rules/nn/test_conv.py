@@ -22,13 +22,13 @@ OPTIONS = [
 
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
 @pytest.mark.parametrize("dims", [1, 2, 3])
-def test_conv(dims, options):
+def test_convolutions_have_the_gradients_of_autograd(dims, options):
     check(double(PLAIN[dims](4, 8, 2, **options)), randn(*SHAPES[dims]))
 
 
 @pytest.mark.parametrize("options", [*OPTIONS, {"stride": 3, "output_padding": 1, "groups": 2}], ids=str)
 @pytest.mark.parametrize("dims", [1, 2, 3])
-def test_transposed(dims, options):
+def test_transposed_convolutions_have_the_gradients_of_autograd(dims, options):
     check(double(TRANSPOSED[dims](4, 8, 2, **options)), randn(*SHAPES[dims]))
 
 
@@ -49,16 +49,16 @@ def test_channels_last():
 
 
 @pytest.mark.parametrize("module", [nn.Unfold(2, stride=2), nn.Unfold(3, dilation=1, padding=1)], ids=str)
-def test_unfold(module):
+def test_unfold_has_the_gradients_of_autograd(module):
     check(module, randn(2, 3, 6, 6))
 
 
-def test_fold():
+def test_fold_has_the_gradients_of_autograd():
     check(nn.Fold((4, 5), 2), randn(2, 12, 12))
 
 
 @pytest.mark.parametrize("module", [nn.PixelShuffle(2), nn.PixelUnshuffle(2), nn.ChannelShuffle(2)], ids=str)
-def test_shuffles(module):
+def test_shuffles_have_the_gradients_of_autograd(module):
     check(module, randn(2, 4, 4, 6))
 
 

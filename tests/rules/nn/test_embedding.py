@@ -18,7 +18,7 @@ OFFSETS = torch.tensor([0, 3, 4])
     [{}, {"padding_idx": 2}, {"scale_grad_by_freq": True}, {"padding_idx": 2, "scale_grad_by_freq": True}],
     ids=str,
 )
-def test_embedding(options):
+def test_embeddings_have_the_gradients_of_autograd(options):
     check(double(nn.Embedding(6, 3, **options)), INDICES)
 
 
@@ -28,7 +28,7 @@ def test_second_order():
 
 @pytest.mark.parametrize("options", [{}, {"padding_idx": 2}, {"include_last_offset": True}], ids=str)
 @pytest.mark.parametrize("mode", ["sum", "mean", "max"])
-def test_bag(mode, options):
+def test_bags_have_the_gradients_of_autograd(mode, options):
     check(double(nn.EmbeddingBag(6, 3, mode=mode, **options)), INDICES.flatten(), OFFSETS)
     if not options.get("include_last_offset"):
         check(double(nn.EmbeddingBag(6, 3, mode=mode, **options)), INDICES)

@@ -21,7 +21,7 @@ DIFFERENCES = {
 
 @pytest.mark.parametrize("reduction", REDUCTIONS)
 @pytest.mark.parametrize("name", DIFFERENCES)
-def test_differences(name, reduction):
+def test_losses_of_differences_have_the_gradients_of_autograd(name, reduction):
     module = DIFFERENCES[name](reduction=reduction)
     check(module, randn(3, 4), randn(3, 4))
     check_second(module, randn(3, 4), randn(3, 4))
@@ -126,7 +126,7 @@ def _multi_margin(weight, p=1, margin=1.0):
 
 
 @pytest.mark.parametrize("reduction", REDUCTIONS)
-def test_multilabel(reduction):
+def test_multilabel_losses_have_the_gradients_of_autograd(reduction):
     target = torch.tensor([[3, 0, -1, 1], [0, 1, 2, 3], [-1, 0, 0, 0]])
     check(lambda x: F.multilabel_margin_loss(x, target, reduction=reduction), randn(3, 4))
     weight = rand(4)
@@ -145,7 +145,7 @@ def test_pairs_and_triplets(reduction):
 
 @pytest.mark.parametrize("reduction", REDUCTIONS)
 @pytest.mark.parametrize("zero_infinity", [True, False])
-def test_ctc(zero_infinity, reduction):
+def test_ctc_has_the_gradients_of_autograd(zero_infinity, reduction):
     targets, lengths, sizes = torch.randint(1, 5, (3, 4)), torch.tensor([7, 8, 8]), torch.tensor([2, 4, 3])
 
     def f(x):
@@ -155,7 +155,7 @@ def test_ctc(zero_infinity, reduction):
 
 
 @pytest.mark.parametrize("p", [1.0, 1.5, 2.0, 3.0, float("inf")])
-def test_distances(p):
+def test_losses_of_distances_have_the_gradients_of_autograd(p):
     check(
         lambda a, b: torch.cdist(a, b, p, compute_mode="donot_use_mm_for_euclid_dist"), randn(2, 4, 3), randn(2, 5, 3)
     )

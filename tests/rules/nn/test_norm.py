@@ -50,13 +50,13 @@ def test_rms_norm(options):
 
 
 @pytest.mark.parametrize("p", [1, 2, 3])
-def test_normalize(p):
+def test_normalize_has_the_gradients_of_autograd(p):
     check(lambda x: F.normalize(x, p=p), randn(4, 6))
 
 
 @pytest.mark.parametrize("p", [1, 2, 3.5])
 @pytest.mark.parametrize("dim", [0, -1])
-def test_renorm(p, dim):
+def test_renorm_has_the_gradients_of_autograd(p, dim):
     """Some slices are longer than the maximum, some are not."""
     x = torch.tensor([[3.0, 4.0, 1.0], [0.1, 0.2, 0.3]], dtype=torch.float64)
     check(lambda x: torch.renorm(x, p, dim, 2.0).sin(), x)
@@ -64,7 +64,7 @@ def test_renorm(p, dim):
 
 
 @pytest.mark.parametrize("name", ["weight_norm", "spectral_norm", "orthogonal"])
-def test_parametrizations(name):
+def test_parametrized_layers_have_the_gradients_of_autograd(name):
     if name == "orthogonal":
         pytest.skip("needs Householder products")
     module = getattr(nn.utils.parametrizations, name)(double(nn.Linear(4, 3))).eval()

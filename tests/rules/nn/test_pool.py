@@ -20,7 +20,7 @@ UNPOOL = {1: nn.MaxUnpool1d, 2: nn.MaxUnpool2d, 3: nn.MaxUnpool3d}
     [{}, {"stride": 1}, {"padding": 1}, {"ceil_mode": True}, {"dilation": 2, "stride": 1}, {"return_indices": True}],
     ids=str,
 )
-def test_max(dims, options):
+def test_max_pooling_has_the_gradients_of_autograd(dims, options):
     check(MAX[dims](2, **options), randn(*SHAPES[dims]))
 
 
@@ -36,37 +36,37 @@ def test_max(dims, options):
     ],
     ids=str,
 )
-def test_avg(dims, options):
+def test_average_pooling_has_the_gradients_of_autograd(dims, options):
     check(AVG[dims](3, **options), randn(*SHAPES[dims]))
 
 
 @pytest.mark.parametrize("module", [nn.AvgPool2d(2, divisor_override=3), nn.AvgPool3d(2, divisor_override=3)], ids=str)
-def test_divisor(module):
+def test_average_pooling_with_a_divisor_has_the_gradients_of_autograd(module):
     check(module, randn(*SHAPES[2 if isinstance(module, nn.AvgPool2d) else 3]))
 
 
 @pytest.mark.parametrize("dims", [1, 2, 3])
 @pytest.mark.parametrize("size", [1, 2, 3])
-def test_adaptive(dims, size):
+def test_adaptive_pooling_has_the_gradients_of_autograd(dims, size):
     check(ADAPTIVE_AVG[dims](size), randn(*SHAPES[dims]))
     check(ADAPTIVE_MAX[dims](size), randn(*SHAPES[dims]))
 
 
 @pytest.mark.parametrize("dims", [1, 2, 3])
-def test_unpool(dims):
+def test_unpooling_has_the_gradients_of_autograd(dims):
     pool, unpool = MAX[dims](2, return_indices=True), UNPOOL[dims](2)
     check(lambda x: unpool(*pool(x), output_size=x.shape), randn(*SHAPES[dims]))
 
 
 @pytest.mark.parametrize("dims", [2, 3])
-def test_fractional(dims):
+def test_fractional_pooling_has_the_gradients_of_autograd(dims):
     function = {2: F.fractional_max_pool2d, 3: F.fractional_max_pool3d}[dims]
     samples = torch.rand(2, 3, dims, dtype=torch.float64)
     check(lambda x: function(x, 2, output_size=3, _random_samples=samples), randn(*SHAPES[dims]))
 
 
 @pytest.mark.parametrize("module", [nn.LPPool1d(2, 3), nn.LPPool2d(3, 2), nn.LocalResponseNorm(2)], ids=str)
-def test_composite(module):
+def test_composite_pooling_has_the_gradients_of_autograd(module):
     check(module, randn(2, 3, 8, 8).abs() if not isinstance(module, nn.LPPool1d) else randn(2, 3, 8).abs())
 
 
@@ -80,7 +80,7 @@ def test_second_order(dims, table):
 
 @pytest.mark.parametrize("mode", ["nearest", "nearest-exact", "bilinear", "bicubic"])
 @pytest.mark.parametrize("how", [{"scale_factor": 2}, {"size": (5, 11)}, {"scale_factor": (0.5, 1.5)}], ids=str)
-def test_interpolate(mode, how):
+def test_interpolation_has_the_gradients_of_autograd(mode, how):
     check(lambda x: F.interpolate(x, mode=mode, **how), randn(2, 3, 6, 7))
     check_second(lambda x: F.interpolate(x, mode=mode, **how).sin(), randn(2, 3, 6, 7))
 

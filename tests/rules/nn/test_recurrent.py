@@ -11,7 +11,7 @@ OPTIONS = [{}, {"num_layers": 2}, {"bidirectional": True}, {"batch_first": True}
 
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
 @pytest.mark.parametrize("name", NETWORKS)
-def test_network(name, options):
+def test_recurrent_networks_have_the_gradients_of_autograd(name, options):
     check(double(NETWORKS[name](3, 4, **options)), randn(3, 2, 3))
 
 
@@ -47,7 +47,7 @@ def test_fused_lstm_second_order():
 
 
 @pytest.mark.parametrize("cell", [nn.RNNCell, nn.GRUCell], ids=lambda c: c.__name__)
-def test_cell(cell):
+def test_recurrent_cells_have_the_gradients_of_autograd(cell):
     check(double(cell(3, 4)), randn(2, 3), randn(2, 4))
     check(double(cell(3, 4)), randn(2, 3))
 

@@ -8,13 +8,13 @@ from torch.nn import functional as F
 
 @pytest.mark.parametrize("dim", [0, 1, -1])
 @pytest.mark.parametrize("f", [F.softmax, F.log_softmax, F.softmin], ids=lambda f: f.__name__)
-def test_softmax(f, dim):
+def test_softmaxes_along_each_dimension_have_the_gradients_of_autograd(f, dim):
     check(lambda x: f(x, dim), randn(2, 3, 4))
     check_second(lambda x: f(x, dim).sin(), randn(2, 3, 4))
 
 
 @pytest.mark.parametrize("f", [F.softmax, F.log_softmax], ids=lambda f: f.__name__)
-def test_dtype(f):
+def test_softmaxes_in_another_precision_have_the_gradients_of_autograd(f):
     check(lambda x: f(x, 1, dtype=torch.float64), torch.randn(2, 3), tolerance=1e-5)
 
 

@@ -94,7 +94,7 @@ def function(name):
 
 @pytest.mark.parametrize("name", UNARY)
 @pytest.mark.parametrize("shape", [(), (3, 2), (0, 2)])
-def test_unary(name, shape):
+def test_functions_of_one_number_have_the_gradients_of_autograd(name, shape):
     check(function(name), values(*shape))
 
 
@@ -105,13 +105,13 @@ def test_unary_on_its_domain(name):
 
 
 @pytest.mark.parametrize("name", COMPLEX.split())
-def test_complex(name):
+def test_functions_of_complex_numbers_have_the_gradients_of_autograd(name):
     check(function(name), values(4, dtype=torch.complex128))
 
 
 @pytest.mark.parametrize("name", BINARY)
 @pytest.mark.parametrize("shapes", SHAPES, ids=str)
-def test_binary(name, shapes):
+def test_functions_of_two_numbers_have_the_gradients_of_autograd(name, shapes):
     check(BINARY[name], values(*shapes[0]), values(*shapes[1], seed=1))
 
 
@@ -142,7 +142,7 @@ def test_numbers_on_the_other_side():
 
 
 @pytest.mark.parametrize("name", ["maximum", "minimum", "fmax", "fmin", "clamp_min", "clamp_max", "copysign", "where"])
-def test_ties(name):
+def test_functions_of_two_numbers_where_they_are_equal_have_the_gradients_of_autograd(name):
     x = torch.tensor([-1.0, 0.0, 1.0, 2.0], dtype=torch.double)
     check(BINARY[name], x, torch.tensor([-1.0, 0.0, 2.0, 1.0], dtype=torch.double), nan=name == "copysign")
 
@@ -180,7 +180,7 @@ def test_building_complex_numbers():
 
 
 @pytest.mark.parametrize("n", [1, 2])
-def test_polygamma(n):
+def test_polygamma_has_the_gradients_of_autograd(n):
     check(lambda x: torch.polygamma(n, x), values(3).abs() + 0.5)
     check(lambda x: (x * 2).polygamma_(n), values(3).abs() + 0.5)
 

@@ -32,7 +32,7 @@ def test_of_three_lists():
     check(lambda a, b: torch._foreach_lerp([a, b], [a.sin(), b * b], 0.3), A, B)
 
 
-def test_powers():
+def test_powers_and_norms_of_lists_have_the_gradients_of_autograd():
     check(lambda a, b: torch._foreach_pow([a, b], 3.0), A, B)
     check(lambda a, b: torch._foreach_pow([a, b], [b[0], a]), A[0, :2], B)
     check(lambda a, b: torch._foreach_pow(2.0, [a, b]), A, B)

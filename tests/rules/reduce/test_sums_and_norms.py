@@ -73,7 +73,7 @@ def test_over_everything(name, shape):
 
 @pytest.mark.parametrize("name", SCANS)
 @pytest.mark.parametrize("shape, dim", [((4,), 0), ((3, 4), -1), ((3, 4), 0), ((), 0), ((0, 3), 0)])
-def test_scans(name, shape, dim):
+def test_scans_have_the_gradients_of_autograd(name, shape, dim):
     f = getattr(torch, name)
     check(lambda x: f(x, dim) if name not in ("cummax", "cummin") else f(x, dim).values, values(*shape))
 

@@ -64,13 +64,13 @@ def values(*shape, seed=0):
 
 
 @pytest.mark.parametrize("name", READS)
-def test_reads(name):
+def test_reads_by_index_have_the_gradients_of_autograd(name):
     check(READS[name], values(3, 4))
     check(lambda x: READS[name](x * x), values(3, 4))
 
 
 @pytest.mark.parametrize("name", WRITES)
-def test_writes(name):
+def test_writes_by_index_have_the_gradients_of_autograd(name):
     check(lambda x, z: WRITES[name](x * x, z * z), values(3, 4), values(3, 4, seed=1))
 
 
@@ -95,7 +95,7 @@ def test_scatter_product_with_a_zero():
     check(lambda x, z: x.scatter_reduce(0, WHERE, z, "prod"), values(3, 4), z, second=False)
 
 
-def test_assignments():
+def test_assignments_by_index_have_the_gradients_of_autograd():
     def f(x):
         y = x * 1
         y[MASK] = 0.5

@@ -51,7 +51,7 @@ CASES = {
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_shape(name):
+def test_what_changes_a_shape_has_the_gradients_of_autograd(name):
     x = torch.randn(2, 3, 4, dtype=torch.double, generator=torch.Generator().manual_seed(0))
     check(CASES[name], x, rtol=1e-5 if name == "to" else 1e-10)
     if name not in ("expand", "to"):  # not linear any more, so that the second derivative is not zero

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-SCRIPT = Path(__file__).parent.parent / "benchmarks" / "gpu.py"
+SCRIPT = Path(__file__).parent.parent.parent / "benchmarks" / "gpu.py"
 
 
 @pytest.fixture(autouse=True)

@@ -175,7 +175,7 @@ def test_jacobians_of_pytrees():
 
 
 @pytest.mark.parametrize("argnums", [0, 1, -1, -2, (0,), (2, 0), (-1, 1), (0, 1, 2)], ids=str)
-def test_argnums(argnums):
+def test_gradients_by_any_argnums_are_those_of_torch_func(argnums):
     def loss(p, q, scale):
         return of_containers(p, q, scale)["pair"].right[1].square().sum()
 
