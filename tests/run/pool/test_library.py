@@ -54,10 +54,19 @@ def test_a_compiler_that_refuses_is_asked_once(elsewhere, monkeypatch):
     assert pool.wait() is None and "refused" in pool.reason
 
 
-def test_what_cannot_be_loaded_is_no_pool(elsewhere):
+def test_what_cannot_be_loaded_is_no_pool(elsewhere, monkeypatch):
+    monkeypatch.setattr(library, "is_whole", lambda path: True)
     elsewhere.write_bytes(b"not a library")
     pool = Pool()
     assert pool.wait() is None and (library.unwanted() or "cannot be loaded" in pool.reason)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(library.unwanted() is not None, reason="no pool here")
+def test_what_is_no_library_is_compiled_again(elsewhere):
+    elsewhere.write_bytes(b"not a library")
+    Pool().wait()
+    assert library.is_whole(elsewhere)
 
 
 @pytest.mark.slow
