@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import memograd as mg
+from memograd.train import checkpoint
 
 X, Y = torch.randn(5, 4), torch.randint(0, 3, (5,))
 CROSS_ENTROPY = nn.CrossEntropyLoss()
@@ -211,6 +212,26 @@ def test_a_folder_that_cannot_be_made_is_refused_before_an_epoch_is_spent(tmp_pa
         model,
         optimizer,
         "cannot make the folder",
+    )
+
+
+@pytest.mark.parametrize("field", ["model", "optimizer", "random", "history", "backend"])
+@pytest.mark.parametrize("value", [None, "x"])
+def test_a_checkpoint_without_what_a_run_needs_changes_nothing(tmp_path, field, value):
+    if (field, value) == ("backend", "x"):
+        pytest.skip("that is a name")
+    model = network()
+    mg.train_model(model, CROSS_ENTROPY, sgd(model), [(X, Y)], 1, checkpoint=tmp_path)
+    state = checkpoint.load(tmp_path)
+    assert state is not None
+    checkpoint.save(tmp_path, {**state, field: value})
+    other = network()
+    optimizer = sgd(other)
+    refused(
+        lambda: mg.train_model(other, CROSS_ENTROPY, optimizer, [(X, Y)], 2, checkpoint=tmp_path, resume=True),
+        other,
+        optimizer,
+        f"it has no '{field}'",
     )
 
 

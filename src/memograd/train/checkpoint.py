@@ -14,7 +14,7 @@ import hashlib
 import json
 import os
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -28,10 +28,6 @@ FILE = "checkpoint.safetensors"
 WEIGHTS = "model.safetensors"
 AVERAGED = "ema.safetensors"
 _FORMAT = "memograd checkpoint 1"
-_FIELDS = {
-    **{"model": dict, "optimizer": dict, "optimizer_type": str, "random": dict},
-    **{"history": list, "backend": str, "backend_reason": str, "settings": dict},
-}
 
 
 def folder(path: str | Path) -> Path:
@@ -77,19 +73,11 @@ def load(folder: Path) -> dict[str, Any] | None:
     return _decode(json.loads(metadata["tree"]), tensors)
 
 
-def load_run(folder: Path) -> dict[str, Any] | None:
-    """The state of a training run.
-
-    Raises:
-        DataError: the file is damaged, or holds something else.
-    """
-    state = load(folder)
-    if state is None:
-        return None
-    for name, kind in _FIELDS.items():
+def require(folder: Path, state: Any, fields: Mapping[str, type]) -> None:
+    """Raises DataError where ``state``, which was read, has not these fields of these kinds."""
+    for name, kind in fields.items():
         if not isinstance(state, dict) or not isinstance(state.get(name), kind):
             raise _damaged(folder / FILE, f"it has no {name!r} of a run")
-    return state
 
 
 def save_weights(folder: Path, model: nn.Module, called: str = WEIGHTS) -> None:

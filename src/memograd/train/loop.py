@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from tqdm import tqdm
     from typing_extensions import Unpack
 
+_STATE = {"random": dict, "history": list, "backend": str, "backend_reason": str}  # of a run, in its checkpoint
 _LOOK_EVERY = 50  # on an accelerator reading the loss waits for the device: look at this many losses at a time
 
 
@@ -102,7 +103,7 @@ def train_model(
             raise DataError("the meta device has no memory: nothing can be trained there")
         model.to(device)
     stored = Resumable(folder, model, optimizer, dict(settings or {})) if folder is not None else None
-    saved = stored.take_up() if stored is not None and resume else None
+    saved = stored.take_up(_STATE) if stored is not None and resume else None
     backend = saved["backend"] if saved is not None and backend == "auto" else backend
     step = TrainStep(model, criterion, optimizer, memory_budget, backend, check, **refinements)
     batches = Batches(criterion is not None, device)

@@ -12,6 +12,8 @@ from torch import nn, optim
 from memograd.errors import DataError
 from memograd.train import checkpoint
 
+_OWN = {"model": dict, "optimizer": dict, "optimizer_type": str, "settings": dict}
+
 
 @dataclass(frozen=True)
 class Resumable:
@@ -25,15 +27,17 @@ class Resumable:
     optimizer: optim.Optimizer
     settings: Mapping[str, Any]
 
-    def take_up(self) -> dict[str, Any] | None:
-        """What ``save`` wrote, weights and optimizer state put in place; None where there is no checkpoint.
+    def take_up(self, others: Mapping[str, type] | None = None) -> dict[str, Any] | None:
+        """What ``save`` wrote, weights and optimizer state put in place; None where there is no checkpoint. ``others``:
+        what else must be in it, of which kind.
 
         Raises:
             DataError: it is damaged, or of another run; nothing has changed then.
         """
-        saved = checkpoint.load_run(self.folder)
+        saved = checkpoint.load(self.folder)
         if saved is None:
             return None
+        checkpoint.require(self.folder, saved, {**_OWN, **(others or {})})
         for name, value in self.settings.items():
             before = saved["settings"].get(name)
             if before != value:
