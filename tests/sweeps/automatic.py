@@ -221,16 +221,17 @@ def section(rows: list[dict[str, str]]) -> str:
 
     counts = Counter(kind(row) for row in rows)
     trained = len(rows) - counts["untrained"]
-    both = sum(all(way in row for way in WAYS) for row in rows if "untrained" not in row)
+    step, wrap = (sum(way in row for row in rows) for way in WAYS)
     lines = [
         TITLE,
         "",
         f"transformers {transformers.__version__} lists a model for {len(model_types())} types. These were drawn from",
         f"them with the seed {SEED}, and nothing about them was written by hand: configurations get small sizes by the",
         "names of their fields, inputs are made by the names of `forward`'s arguments, and the first combination that",
-        "plain PyTorch trains is taken, with dropout as it comes. Two steps of SGD through `mg.TrainStep`, and through",
-        f"`mg.wrap` for {both} of them, have to give PyTorch's losses, gradients and changes of parameters and",
-        "buffers, each to 1e-8 of its own largest number (5e-4 where a model runs in float32 only).",
+        f"plain PyTorch trains is taken, with dropout as it comes. Two steps of SGD through `mg.TrainStep` ({step}",
+        f"types) or `mg.wrap` ({wrap}) have to give PyTorch's losses, gradients and changes of parameters and",
+        f"buffers, each to 1e-8 of its own largest number, or of {NOISE:g} of the largest gradient where that is more",
+        "(5e-4 if a model runs in float32 only). `python tests/sweeps/automatic.py --record` writes this.",
         "",
         f"PyTorch trains {trained} of {len(rows)} types as they were made. Of these {counts['pass']} pass",
         f"({100 * counts['pass'] / max(1, trained):.1f} %), {counts['refused']} are refused with an error that says",
