@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from sweeps.automatic import TITLE, agree, kind, model_types, outcome, sample, section
+from sweeps.automatic import TITLE, Narrow, agree, kind, model_types, outcome, sample, section
 from sweeps.by_rule.sizes import HEADS, VOCABULARY, WIDTH, small
 from sweeps.foreign import WAYS, Course, placed
 from sweeps.models import PAGE
@@ -58,6 +58,15 @@ def test_a_small_gradient_has_to_agree_in_its_own_digits():
     agree(course(1e-3), course(1e-3), start, 1e-6)
     with pytest.raises(AssertionError, match="gradient 0 of small"):
         agree(course(1.1e-3), course(1e-3), start, 1e-6)
+
+
+def test_what_is_computed_in_float32_is_noticed():
+    x = torch.ones(2, dtype=torch.float64)
+    with Narrow() as mode:
+        x.exp()
+        assert not mode.anything
+        x.float().exp().double()
+    assert mode.anything
 
 
 def test_a_buffer_that_did_not_change_is_a_difference():
