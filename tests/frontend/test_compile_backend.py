@@ -97,3 +97,33 @@ def test_options_that_there_are_not():
 def test_it_has_a_name():
     (entry,) = entry_points(group="torch_dynamo_backends", name="memograd")
     assert entry.load() is memograd_backend
+
+
+class Saving(torch.autograd.Function):
+    """What it saves is neither an argument nor a result: Dynamo keeps it in a variable of a function of its own."""
+
+    @staticmethod
+    def forward(ctx, x, w):
+        e = (x * w).exp()
+        y = e @ w
+        ctx.save_for_backward(x, w, e, y)
+        return y.sin()
+
+    @staticmethod
+    def backward(ctx, g):
+        x, w, e, y = ctx.saved_tensors
+        g = g * y.cos()
+        inner = g @ w.mT * e
+        return inner * w, inner * x + e.mT @ g
+
+
+def test_functions_that_save_what_they_compute_on_the_way():
+    torch.manual_seed(0)
+    ours, theirs = (nn.Parameter(torch.linspace(-1.0, 1.0, 16, dtype=torch.float64).reshape(4, 4)) for _ in range(2))
+    compiled = torch.compile(lambda x: Saving.apply(x, ours), backend="memograd")
+    for k in range(3):
+        x = torch.full((4, 4), 0.1 * (k + 1), dtype=torch.float64)
+        compiled(x).square().sum().backward()
+        y = ((x * theirs).exp() @ theirs).sin()  # by autograd's own rules
+        y.square().sum().backward()
+        torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-10, atol=1e-12)

@@ -2,7 +2,8 @@
 
 Searched: containers, attributes of objects, modules, ``functools.partial``, bound methods, and of functions the
 variables of enclosing ones, defaults and the globals they name. PyTorch's own functions and objects are not entered,
-but for modules.
+but for modules, and for the variables of enclosing functions: what Dynamo makes of an ``autograd.Function`` keeps there
+what its ``forward`` saves.
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ def _held(value: Any) -> Iterable[Any]:
     if isinstance(value, types.MethodType):
         return [value.__self__, value.__func__]
     if isinstance(value, types.FunctionType):
-        return list(_of_function(value)) if _is_users(value.__module__) else []
+        return list(_of_function(value) if _is_users(value.__module__) else _enclosing(value))
     if isinstance(value, nn.Module) or _is_users(type(value).__module__):
         return list(getattr(value, "__dict__", {}).values())
     return []
@@ -58,12 +59,16 @@ def _is_users(module: str | None) -> bool:
     return module is None or module.partition(".")[0] not in _OWN
 
 
-def _of_function(function: types.FunctionType) -> Iterator[Any]:
+def _enclosing(function: types.FunctionType) -> Iterator[Any]:
     for cell in function.__closure__ or ():
         try:
             yield cell.cell_contents
         except ValueError:  # not assigned yet
             continue
+
+
+def _of_function(function: types.FunctionType) -> Iterator[Any]:
+    yield from _enclosing(function)
     yield from function.__defaults__ or ()
     yield from (function.__kwdefaults__ or {}).values()
     codes = [function.__code__]
