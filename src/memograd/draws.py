@@ -27,6 +27,21 @@ def drawing_from(state: torch.Tensor, device: str) -> Iterator[None]:
 
 
 @contextmanager
+def own_generator(state: torch.Tensor, device: str, lasting: bool) -> Iterator[torch.Generator]:
+    """A generator in ``state`` that nobody else draws from; the one that all threads share does not move, or, if
+    ``lasting``, goes on behind what is drawn inside.
+
+    Between a state and the draw that follows it another thread may draw from the shared one: then the same state gives
+    another mask the second time.
+    """
+    generator = torch.Generator(device)
+    generator.set_state(state)
+    yield generator
+    if lasting:
+        set_rng_state(generator.get_state(), device)
+
+
+@contextmanager
 def same_draws() -> Iterator[None]:
     """What runs inside draws random numbers, and leaves the generators as they were."""
     devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()

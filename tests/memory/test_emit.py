@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from copy import deepcopy
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import torch
 from torch import nn, optim
 from training_steps import Mixed, allocated, problem_of, random_schedule, step_graph
 
+import memograd as mg
 from memograd.graph.printing import load
 from memograd.lower.lower import lower
 from memograd.memory.costs.measure import measure
@@ -80,7 +82,9 @@ def test_draws_run_again_from_the_state_before_them() -> None:
     name = found.operators[draw].node.name
     text = source(found, schedule)
     assert text.index(f"{name}_state = rng_state('cpu')") < text.index(f"{name} = ")
-    assert f"with drawing_from({name}_state, 'cpu'):\n        {name}_again1 = " in text
+    with_own = f"with own_generator({name}_state, 'cpu', lasting="
+    assert f"{with_own}True) as generator:\n        {name} = " in text
+    assert f"{with_own}False) as generator:\n        {name}_again1 = " in text
     assert "rng_state('cpu')" not in source(found, found.unplanned), "nothing runs again, nothing is saved"
     unused, used = (simulate(problem, s).profile for s in (range(len(problem.cost)), schedule))
     assert used[draw - 1] - unused[draw - 1] == problem.size[state] > 0
@@ -90,3 +94,43 @@ def test_draws_run_again_from_the_state_before_them() -> None:
     torch.manual_seed(3)
     load(text, "step")(*deepcopy(flat))
     assert torch.equal(torch.get_rng_state(), expected), "the generator ends where it would have"
+
+
+class Thinned(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.weights = nn.ParameterList([nn.Parameter(torch.ones(200, 200)) for _ in range(4)])
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        for weight in self.weights:
+            x = nn.functional.dropout(torch.tanh(x * weight), 0.5)
+        return x
+
+
+def test_a_mask_that_is_drawn_again_is_the_same_while_other_threads_draw() -> None:
+    """The generator is everybody's: between its state and the draw another thread may draw from it."""
+    model, x = Thinned(), torch.rand(200, 200) + 0.5
+    with pytest.raises(mg.BudgetInfeasibleError) as refused:
+        mg.wrap(model, memory_budget=1000)(x)
+    mg.wrap(model, memory_budget=refused.value.floor_bytes, check="never")
+    done = threading.Event()
+
+    def draw() -> None:
+        while not done.is_set():
+            torch.rand(50)
+
+    threads = [threading.Thread(target=draw) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    try:
+        for _ in range(30):
+            model.zero_grad()
+            result = model(x)
+            result.sum().backward()
+            first = model.weights[0].grad
+            assert first is not None and torch.equal(first != 0, result != 0), "where all four masks are one"
+    finally:
+        done.set()
+        for thread in threads:
+            thread.join()
+    assert "with own_generator" in model.forward.plan.code  # pyright: ignore[reportFunctionMemberAccess]

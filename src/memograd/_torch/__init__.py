@@ -85,6 +85,7 @@ try:
         wrapped_value,
     )
     from memograd._torch.generators import (
+        address_of,
         is_default_generator,
         put_generator,
         put_state,

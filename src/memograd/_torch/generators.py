@@ -3,6 +3,7 @@
 - ``state_of`` / ``put_state``: where a ``torch.Generator`` stands, which is a tensor, is asked while a program is
   captured.
 - ``is_default_generator``: C++ hands out several objects for one generator (``_cdata`` tells which).
+- ``address_of``: the C++ object of a generator, for C++ of ours.
 - ``put_generator``: ``torch.manual_seed`` and its like go past every mode to the generator that ``torch.random`` holds.
 """
 
@@ -31,6 +32,11 @@ def is_default_generator(generator: torch.Generator) -> bool:
     """Whether it is the one that operators draw from which are given none; C++ hands out other objects for the same."""
     defaults = (torch.default_generator, *torch.cuda.default_generators)
     return any(generator._cdata == g._cdata for g in defaults)  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def address_of(generator: torch.Generator) -> int:
+    """Where its C++ object lies (a ``c10::GeneratorImpl``)."""
+    return generator._cdata  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def put_generator(generator: Any) -> Any:

@@ -19,8 +19,9 @@ from memograd.graph.printing import HEADER, definitions, expression
 from memograd.graph.views import viewed
 from memograd.memory.costs.storages import Storages
 from memograd.memory.costs.tensors import device_of
+from memograd.ops import takes_generator
 
-_HEADER = HEADER.replace("\n\n", "\nfrom memograd.draws import drawing_from, rng_state\n\n", 1)
+_HEADER = HEADER.replace("\n\n", "\nfrom memograd.draws import drawing_from, own_generator, rng_state\n\n", 1)
 
 
 @dataclass
@@ -91,7 +92,8 @@ class Emitter:
         self._forget(what.node)
         module = what.node.meta.get("module")
         comment = f"computed again{f' ({module})' if module else ''}" if repeats else ""
-        state = f"{what.node.name}_state" if repeats and number in self.storages.states else ""
+        drawn = number in self.storages.states and (repeats or number in self.repeated)
+        state = f"{what.node.name}_state" if drawn else ""
         self._line(what.node, suffix, comment, state)
         parts = [u for u in what.node.users if u.target is operator.getitem]
         if isinstance(what.node.meta["val"], (tuple, list)):
@@ -106,7 +108,12 @@ class Emitter:
         self.names[node] = node.name + suffix
         text = expression(node, inputs.__getitem__)
         reads = (*inputs.values(), *([state] if state else []))
-        inside = f"drawing_from({state}, {device_of(node)!r})" if state else ""
+        inside = ""
+        if state and takes_generator(node):
+            text = f"{text.removesuffix(')')}, generator=generator)"
+            inside = f"own_generator({state}, {device_of(node)!r}, lasting={not comment}) as generator"
+        elif state and comment:
+            inside = f"drawing_from({state}, {device_of(node)!r})"
         self.lines.append(Line(self.names[node], text, reads, comment, inside))
 
     def _name(self, node: fx.Node) -> str:

@@ -17,7 +17,7 @@ import torch
 from torch.library import Library
 
 from memograd import c_compiler
-from memograd._torch import put_state, state_of, unseen
+from memograd._torch import address_of, put_state, state_of, unseen
 from memograd.errors import BackendError
 from memograd.run.pool.library import POOL
 
@@ -92,8 +92,8 @@ class Task(ctypes.Structure):
 def _bernoulli(like: torch.Tensor, p: float, generator: torch.Generator | None = None) -> torch.Tensor:
     """``memograd::bernoulli`` wherever it runs on the CPU: in a step, in a plan, in a wrapped model."""
     out = torch.empty_like(like)
-    if generator is None and like.numel() >= _WORTH and out.is_contiguous() and 0 <= p <= 1 and _agrees(like.dtype):
-        _fill(out, p)
+    if like.numel() >= _WORTH and out.is_contiguous() and 0 <= p <= 1 and _agrees(like.dtype):
+        _fill(out, p, generator)
         return out
     return out.bernoulli_(p, generator=generator)
 
@@ -126,9 +126,9 @@ def _compared(dtype: torch.dtype) -> bool:
     return ends[:3] == ends[3:]
 
 
-def _fill(out: torch.Tensor, p: float) -> None:
+def _fill(out: torch.Tensor, p: float, generator: torch.Generator | None = None) -> None:
     task = Task(out.data_ptr(), out.numel(), math.ceil(p * 2**_BITS))
-    _lender()(_loop(out.dtype), ctypes.byref(task))
+    _lender()(_loop(out.dtype), ctypes.byref(task), address_of(generator) if generator is not None else None)
 
 
 @cache
@@ -136,7 +136,7 @@ def _lender() -> Any:
     """A handle of the library that lets go of Python's lock during a call."""
     assert POOL.library is not None
     lend = ctypes.CDLL(POOL.library._name).generator_lend
-    lend.restype, lend.argtypes = None, [ctypes.c_void_p, ctypes.c_void_p]
+    lend.restype, lend.argtypes = None, [ctypes.c_void_p] * 3
     return lend
 
 

@@ -6,7 +6,7 @@ process. They run on made-up data (parameters excepted); an operator that refuse
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -21,6 +21,7 @@ from memograd.memory.costs.allocations import memory
 from memograd.memory.costs.storages import Operator, Storages
 from memograd.memory.costs.tensors import bytes_of, device_of
 from memograd.memory.costs.trials import UNLIKE, Prepare, called, feeds_kernel, form, geometry, saved_state, written
+from memograd.ops import takes_generator
 
 _ENOUGH = 0.02  # seconds of repetitions for one operator
 _TRIALS = 10
@@ -75,8 +76,12 @@ def measure(storages: Storages) -> list[Measurement]:
                 f"{o.node.target} returns another dtype or other strides than PyTorch says ({UNLIKE[what]}), and a "
                 "kernel was compiled for what it says"
             )
-    measurements = [_CACHE.get(k) for k in keys]
-    return [m or _modelled(o) for m, o in zip(measurements, storages.operators, strict=True)]
+    measurements = [_CACHE.get(k) or _modelled(o) for k, o in zip(keys, storages.operators, strict=True)]
+    for k, state in storages.states.items():  # where the generator stands is asked, too: behind the draw, or around it
+        needed, workspace = storages.sizes[state], measurements[k].workspace
+        alone = takes_generator(storages.operators[k].node)
+        measurements[k] = replace(measurements[k], workspace=max(workspace, needed) if alone else workspace + needed)
+    return measurements
 
 
 def _device(node: fx.Node) -> str:
