@@ -144,12 +144,6 @@ def is_random(node: Any) -> bool:
     return torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ())
 
 
-def takes_generator(node: Any) -> bool:
-    """True when the operator of an fx node can be told which generator to draw from, and was not."""
-    arguments = node.target._schema.arguments if is_random(node) else ()
-    return any(a.name == "generator" and a.kwarg_only for a in arguments) and "generator" not in node.kwargs
-
-
 # They return nothing, and raise where a tensor is not as it should be (a singular matrix).
 CHECKS = (
     torch.ops.aten._assert_async.default,

@@ -45,11 +45,16 @@ def test_what_the_loop_does_not_draw_pytorch_draws(compiled):
         values = drawn(lambda like=like: ops.bernoulli(like, 0.4))
         assert values[0].stride() == expected[0].stride()
         torch.testing.assert_close(values, expected, rtol=0, atol=0)
-    own, other = (torch.Generator().manual_seed(5) for _ in range(2))
-    values = ops.bernoulli(torch.empty(5000), 0.4, generator=own)
-    assert torch.equal(values, torch.empty(5000).bernoulli_(0.4, generator=other))
     with pytest.raises(RuntimeError, match="p"):
         ops.bernoulli(torch.empty(5000), 1.5)
+
+
+def test_a_mask_of_a_generator_of_its_own(compiled, monkeypatch):
+    own, other = (torch.Generator().manual_seed(5) for _ in range(2))
+    expected, before = torch.empty(5000).bernoulli_(0.4, generator=other), torch.get_rng_state()
+    monkeypatch.setattr(torch.Tensor, "bernoulli_", lambda *_, **__: pytest.fail("PyTorch drew"))
+    assert torch.equal(ops.bernoulli(torch.empty(5000), 0.4, generator=own), expected)
+    assert torch.equal(own.get_state(), other.get_state()) and torch.equal(torch.get_rng_state(), before)
 
 
 def test_where_pytorch_draws_in_another_way_the_loop_is_not_used(compiled, monkeypatch):

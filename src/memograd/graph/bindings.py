@@ -146,3 +146,9 @@ def _kind(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return (type(value), *map(_kind, value))
     return type(value)
+
+
+def takes_generator(node: fx.Node) -> bool:
+    """True when the operator of an fx node can be told which generator to draw from, and was not."""
+    arguments = schema_of(node.target).arguments if is_random(node) else ()
+    return any(a.name == "generator" and a.kwarg_only for a in arguments) and "generator" not in node.kwargs

@@ -15,11 +15,11 @@ from dataclasses import dataclass
 from torch import fx
 
 from memograd import finite
+from memograd.graph.bindings import takes_generator
 from memograd.graph.printing import HEADER, definitions, expression
 from memograd.graph.views import viewed
 from memograd.memory.costs.storages import Storages
 from memograd.memory.costs.tensors import device_of
-from memograd.ops import takes_generator
 
 _HEADER = HEADER.replace("\n\n", "\nfrom memograd.draws import drawing_from, own_generator, rng_state\n\n", 1)
 

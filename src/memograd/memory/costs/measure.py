@@ -16,12 +16,12 @@ from torch import fx
 from memograd import as_written, clock
 from memograd.draws import same_draws
 from memograd.errors import BackendError
+from memograd.graph.bindings import takes_generator
 from memograd.graph.views import copies_storage, tensors_of
 from memograd.memory.costs.allocations import memory
 from memograd.memory.costs.storages import Operator, Storages
 from memograd.memory.costs.tensors import bytes_of, device_of
 from memograd.memory.costs.trials import UNLIKE, Prepare, called, feeds_kernel, form, geometry, saved_state, written
-from memograd.ops import takes_generator
 
 _ENOUGH = 0.02  # seconds of repetitions for one operator
 _TRIALS = 10

@@ -1,5 +1,6 @@
-// A CPU generator of PyTorch's (`of`; null: the one that operators draw from which are given none), lent to a compiled loop that draws many numbers at once: locked as PyTorch's own kernels lock
-// it, so that other threads draw before or after, never the same numbers.
+// A CPU generator of PyTorch's (`of`; null: the one that operators draw from which are given none), lent to a compiled
+// loop that draws many numbers at once: locked as PyTorch's own kernels lock it, so that other threads draw before or
+// after, never the same numbers.
 
 #include <ATen/CPUGeneratorImpl.h>
 
