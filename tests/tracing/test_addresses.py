@@ -57,3 +57,13 @@ def test_where_a_tensor_lies_may_be_asked_beside_a_capture():
 
 
 Y = X.clone()
+
+
+def test_a_derivative_of_a_derivative_looks_at_values_and_writes():
+    """A graph that writes to a buffer asks where its arguments lie, inside the capture of the program that runs it."""
+    norm = nn.BatchNorm1d(3, momentum=None).double()  # which reads how many batches there were
+    batch = torch.tensor([[0.3, -1.2, 2.0], [1.1, 0.4, -0.6], [0.2, 0.9, 1.4]], dtype=torch.float64)
+    ours = mg.grad(lambda x: (mg.grad(lambda y: (norm(y) ** 3).sum())(x) ** 2).sum())(batch)
+    x = batch.clone().requires_grad_()
+    (inner,) = torch.autograd.grad((norm(x) ** 3).sum(), x, create_graph=True)
+    torch.testing.assert_close(ours, *torch.autograd.grad((inner**2).sum(), x))

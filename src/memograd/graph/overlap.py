@@ -7,14 +7,23 @@ from typing import Any
 
 import torch
 
-from memograd._torch import has_data, is_wrapped
+from memograd._torch import has_data, is_wrapped, unseen
 
 Tensor = torch.Tensor
 
 
-def overlapping(tensors: Sequence[Any]) -> Iterator[tuple[int, int]]:
-    """The pairs of positions, smaller one first, whose tensors share an element; one pass over them by address."""
-    spans = sorted((*_span(t), k) for k, t in enumerate(tensors) if _has_memory(t))
+def overlapping(tensors: Sequence[Any]) -> list[tuple[int, int]]:
+    """The pairs of positions, smaller one first, whose tensors share an element; one pass over them by address.
+
+    A graph may run inside a program that is captured: it is not that program which asks for addresses here.
+    """
+    there = [k for k, t in enumerate(tensors) if _has_memory(t)]
+    with unseen():
+        return list(_pairs(tensors, there))
+
+
+def _pairs(tensors: Sequence[Any], there: list[int]) -> Iterator[tuple[int, int]]:
+    spans = sorted((*_span(tensors[k]), k) for k in there)
     before: list[tuple[int, int]] = []  # (end, position) of those that may reach further
     for start, end, k in spans:
         before = [(stop, j) for stop, j in before if stop > start]
