@@ -123,3 +123,31 @@ def test_a_transform_is_called_like_its_function_and_may_be_a_method():
         force = mg.grad(lambda self, x: f(x) * self.scale, argnums=1)
 
     close(Model().force(X), 3 * torch.func.grad(f)(X))
+
+
+def test_gradients_that_are_kept_have_memory_of_their_own():
+    """The gradient of ``(a * b).sum()`` by ``a`` has the numbers of ``b``: a step in place must not change both."""
+    ours, theirs = ([torch.ones(3), torch.full((3,), 2.0)] for _ in range(2))
+    for _ in range(2):
+        for grad, (a, b) in ((mg.grad, ours), (torch.func.grad, theirs)):
+            by_a, by_b = grad(lambda a, b: (a * b).sum(), argnums=(0, 1))(a, b)
+            a -= 0.5 * by_a
+            b -= 0.5 * by_b
+    assert torch.equal(ours[0], theirs[0]) and torch.equal(ours[1], theirs[1])
+
+
+def test_a_gradient_that_is_kept_is_not_what_the_function_closes_over():
+    weight, x = torch.zeros(3), torch.ones(3)
+    gradient, kept = mg.grad(lambda x: (x * weight).sum()), []
+    for _ in range(3):
+        weight.add_(1)
+        kept.append(gradient(x))
+    assert [g.tolist() for g in kept] == [[1.0] * 3, [2.0] * 3, [3.0] * 3]
+
+
+def test_equal_gradients_are_two_tensors():
+    weight = torch.ones(3)
+    first, second = mg.grad(lambda a, b: ((a + b) * weight).sin().sum(), argnums=(0, 1))(torch.ones(3), torch.ones(3))
+    before = second.clone()
+    first.mul_(2)
+    assert torch.equal(second, before)

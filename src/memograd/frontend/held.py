@@ -21,11 +21,11 @@ import torch
 from memograd.frontend.answers import Question
 from memograd.frontend.boundary import Call
 from memograd.frontend.chain import placed
-from memograd.frontend.own_memory import own_memory
 from memograd.frontend.results import apart
 from memograd.frontend.segments import bytes_of, paused
 from memograd.graph.entries import Output
 from memograd.graph.graph import Graph
+from memograd.graph.own_memory import own_memory
 from memograd.graph.printing import load
 from memograd.graph.reach import behind_cotangents
 from memograd.graph.rewriting import Rewriting

@@ -22,12 +22,12 @@ from memograd.frontend.answers import Answer, Question, Ready
 from memograd.frontend.boundary import Call
 from memograd.frontend.chain import placed
 from memograd.frontend.load import build_of, loaded
-from memograd.frontend.own_memory import own_memory
 from memograd.frontend.picking import picked
 from memograd.frontend.results import apart
 from memograd.frontend.segments import Segments
 from memograd.graph.entries import Input, Output
 from memograd.graph.graph import Graph
+from memograd.graph.own_memory import own_memory
 from memograd.graph.signature import run
 from memograd.looks import look, trusting
 from memograd.lower.lower import lower

@@ -8,6 +8,7 @@ from typing import Any
 from memograd._torch import pytree
 from memograd.errors import GraphError
 from memograd.graph.graph import Graph
+from memograd.graph.own_memory import own_memory
 from memograd.pipeline import differentiate
 from memograd.tracing.undisturbed import ordinary_tensors
 from memograd.transforms.surroundings import untraced
@@ -27,7 +28,7 @@ class _GradAndValue(Transform):
 
     def differentiated(self, graph: Graph, names: list[str]) -> Graph:
         (loss,) = self.main(graph)
-        return differentiate(graph, names, of=loss)
+        return own_memory(differentiate(graph, names, of=loss), to_autograd=False)
 
     def main(self, graph: Graph) -> list[str]:
         names = super().main(graph)

@@ -4,6 +4,9 @@ Autograd takes a gradient that nobody else holds for the parameter's ``.grad``, 
 clipping, hooks, an all-reduce. A view passes for such a gradient, whoever else looks at its memory. So two gradients
 that are views of one tensor would be clipped twice, and a hook that writes to one that the rest of the backward pass
 reads would change others. What this could happen to is copied, by an operator of the graph, so that a plan counts it.
+
+Who calls a transform keeps what it returns: the gradient of ``(x * w).sum()`` has the numbers of ``w``, and is another
+tensor.
 """
 
 from __future__ import annotations
@@ -19,9 +22,10 @@ from memograd.graph.views import is_view, owner
 from memograd.ops import MARKS, WRITES
 
 
-def own_memory(joint: Graph) -> Graph:
-    """``joint`` with copies of those gradients whose memory somebody else looks at."""
-    shared = _shared(joint)
+def own_memory(joint: Graph, to_autograd: bool = True) -> Graph:
+    """``joint`` with copies of those gradients whose memory somebody else looks at; ``to_autograd``: as far as autograd
+    needs them, which hands on a gradient of an input as it comes."""
+    shared = _shared(joint, to_autograd)
     if not shared:
         return joint
     new, where = joint.copy()
@@ -34,7 +38,7 @@ def own_memory(joint: Graph) -> Graph:
     return joint.with_fx(new).verify()
 
 
-def _shared(joint: Graph) -> list[int]:
+def _shared(joint: Graph, to_autograd: bool) -> list[int]:
     """The gradients, by position among the results, that share memory: two of them, or one with a result, with what
     the program was given, with what waits between the two passes, or with what an operator reads."""
     late = behind_cotangents(joint)
@@ -45,8 +49,12 @@ def _shared(joint: Graph) -> list[int]:
     shared: list[int] = []
     for k in joint.positions("gradient"):
         memory = _memory(joint.results[k])
-        passed_on = kinds[joint.outputs[k].name] != "parameter"  # to who made the input: as PyTorch does
-        if returned[memory] > 1 or not (passed_on or (memory in late and memory not in read)):
+        if to_autograd:
+            passed_on = kinds[joint.outputs[k].name] != "parameter"  # to who made the input: as PyTorch does
+            alone = passed_on or (memory in late and memory not in read)
+        else:
+            alone = memory.op != "placeholder"
+        if returned[memory] > 1 or not alone:
             shared.append(k)
     return shared
 
