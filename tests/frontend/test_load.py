@@ -267,3 +267,23 @@ class TestMemory:
         del model
         gc.collect()
         assert before - resident() > 4 << 20  # what the backward pass reads
+
+
+@pytest.mark.parametrize("name", ["given", "step", "torch", "aten"])
+def test_names_of_the_user_s_do_not_clash_with_those_of_the_text(name):
+    """An argument and a parameter are called like what the text of a pass is given, calls, or reads."""
+
+    class Named(nn.Module):
+        def __init__(self):
+            super().__init__()
+            setattr(self, name, nn.Parameter(torch.ones(3, dtype=F64)))
+
+        def forward(self, **arguments):
+            return (getattr(self, name) * arguments[name]).sin().square().mean()
+
+    theirs = Named()
+    ours = mg.wrap(copy.deepcopy(theirs), backend="eager")
+    for model in (theirs, ours):
+        for rows in (2, 2, 2):
+            model(**{name: batch(rows)}).backward()
+    torch.testing.assert_close(getattr(ours, name).grad, getattr(theirs, name).grad)

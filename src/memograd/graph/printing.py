@@ -58,8 +58,11 @@ def flat_function(name: str, inputs: list[fx.Node], nodes: list[fx.Node], result
 
 def boxed_function(name: str, inputs: list[fx.Node], nodes: list[fx.Node], results: list[fx.Node]) -> str:
     """The same of one list of ``inputs``, which it empties, so that these are freed behind their last use as well."""
-    unpacked = [f"    [{', '.join(n.name for n in inputs)}] = given"] if inputs else []
-    head = [f"def {name}(given):", *unpacked, "    given.clear()"]
+    names, given = {n.name for n in (*inputs, *nodes)}, "given"
+    while given in names:  # an argument or a parameter of the user's is called so
+        given += "_"
+    unpacked = [f"    [{', '.join(n.name for n in inputs)}] = {given}"] if inputs else []
+    head = [f"def {name}({given}):", *unpacked, f"    {given}.clear()"]
     read = {operand for node in nodes for operand in node.all_input_nodes}
     unread = [n.name for n in dict.fromkeys(inputs) if n not in read and n not in results]
     if unread:
