@@ -130,3 +130,71 @@ def test_what_is_seen_counts_in_the_forward_pass_whatever_the_budget(budget):
             losses += [loss.detach(), model.scale.detach().clone(), model.scale.grad.clone()]
         seen.append(losses)
     torch.testing.assert_close(*seen)
+
+
+class Scaling(nn.Module):
+    """Scales by a statistic that it writes to first."""
+
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.ModuleList([nn.Linear(4, 4), nn.Linear(4, 4)])
+        self.register_buffer("size", torch.ones(4))
+
+    def forward(self, x):
+        h = self.layers[0](x).tanh()
+        with torch.no_grad():
+            self.size.mul_(0.9).add_(0.1 * h.abs().mean(0))
+        return self.layers[1](h.sin() * self.size).square().mean()
+
+
+@pytest.mark.parametrize("budget", [None, "100%", "90%"])
+def test_a_buffer_that_the_backward_pass_reads_may_be_written_to(budget):
+    """A plan that a first, unforeseen backward pass makes ended in an IndexError."""
+    torch.manual_seed(0)
+    theirs = Scaling().double()
+    ours = mg.wrap(copy.deepcopy(theirs), memory_budget=budget)
+    for model in (theirs, ours):
+        for k in range(3):
+            model(torch.linspace(-1, 1 + k, 64).view(16, 4).double()).backward()
+    pairs = zip(theirs.parameters(), ours.parameters(), strict=True)
+    torch.testing.assert_close(ours.size, theirs.size, rtol=1e-12, atol=0)
+    torch.testing.assert_close([q.grad for _, q in pairs], [p.grad for p in theirs.parameters()], rtol=1e-10, atol=0)
+
+
+def constant_of_the_program(model, x, given):
+    with torch.inference_mode():
+        return x * torch.tensor([1.0, 2.0, 3.0, 4.0])
+
+
+def carried(model, x, given):
+    with torch.inference_mode():
+        model.last = x.mean(0) if model.last is None else model.last / 2 + x.mean(0)
+    return model.last
+
+
+def argument(model, x, given):
+    return given
+
+
+class Adds(nn.Module):
+    def __init__(self, what):
+        super().__init__()
+        self.linear, self.what, self.last = nn.Linear(4, 4), what, None
+
+    def forward(self, x, given):
+        return (self.linear(x) + self.what(self, x, given)).square().mean()
+
+
+@pytest.mark.parametrize("budget", [None, "100%"], ids=["no budget", "a budget"])
+@pytest.mark.parametrize("what", [constant_of_the_program, carried, argument])
+def test_tensors_of_inference_mode_may_be_read(what, budget):
+    """They do not count how often they are written to, and a call asked them."""
+    torch.manual_seed(0)
+    theirs = Adds(what)
+    ours = mg.wrap(copy.deepcopy(theirs), memory_budget=budget)
+    for model in (theirs, ours):
+        for k in range(3):
+            with torch.inference_mode():
+                given = torch.full((2, 4), 0.5 + k)
+            model(torch.linspace(-1, 1 + k, 8).view(2, 4), given).backward()
+    torch.testing.assert_close([p.grad for p in ours.parameters()], [p.grad for p in theirs.parameters()])

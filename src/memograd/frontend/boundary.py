@@ -48,7 +48,7 @@ class Call:
         self.flat = list(flat)
         for k in program.overwritten:
             self.flat[k] = flat[k].clone()
-        self.versions = list(map(_VERSION, self.flat))
+        self.versions = _versions(self.flat)
         self.drawn = [(rng_state(device), device) for device in program.devices] if program.devices else ()
 
     def generators(self) -> AbstractContextManager[None]:
@@ -65,7 +65,7 @@ class Call:
             RuntimeError: one was written to since, as PyTorch says it.
         """
         for tensor, version, entry in zip(self.flat, self.versions, self.program.early, strict=True):
-            if tensor._version != version:
+            if version is not None and tensor._version != version:
                 raise RuntimeError(
                     f"one of the variables needed for gradient computation has been modified by an inplace operation: "
                     f"{entry.name!r} is at version {tensor._version}; expected version {version} instead"
@@ -82,6 +82,14 @@ class Call:
                     f"one of the variables needed for gradient computation has been modified by an inplace operation: "
                     f"result {k} of the model is at version {result._version}; expected version {version} instead"
                 )
+
+
+def _versions(tensors: Iterable[Tensor]) -> Sequence[int | None]:
+    """How often each was written to; None for one made in inference mode, which does not count."""
+    try:
+        return list(map(_VERSION, tensors))
+    except RuntimeError:
+        return [None if t.is_inference() else t._version for t in tensors]
 
 
 class Boundary(torch.autograd.Function):

@@ -121,7 +121,8 @@ class HeldOpen:
         self.constant = [k for k in range(count) if not graph.outputs[k].tracked]
         sizes = [bytes_of(joint.results[k]) for k in joint.positions("gradient")]
         self._open, self._together = held_open(self.plan, sizes)
-        self._needed = read_late(lower(joint))
+        # what is written back is copied: nobody else has the plan's own
+        self._needed = [k for k in read_late(lower(joint)) if k < count]
         self._count, self._own = count, len(graph.outputs)
         self._memory = Reused()
         self.ready: dict[Any, Any] = {}  # a plan answers each time anew
