@@ -510,6 +510,12 @@ def test_composite_operators_are_known() -> None:
     assert composite == [True, False], WHY + "the dispatcher tells which operators have an implicit derivative"
 
 
+def test_composite_operators_can_be_taken_apart() -> None:
+    """By ``_op_dk``: as PyTorch's kernel does it, not as its Python decompositions do (a copy here)."""
+    x = torch.ones(3)
+    assert adapter.taken_apart(torch.ops.aten.dropout.default, (x, 0.5, False), {}) is x, WHY + "``_op_dk``"
+
+
 def test_a_thread_is_told_of_its_own_allocations() -> None:
     """By the profiler of ``torch.autograd.profiler_legacy`` (``profile.config``, ``_enable_profiler_legacy``,
     ``_disable_profiler_legacy``), in ranges marked by ``record_function``; other threads' are left out."""

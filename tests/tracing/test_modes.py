@@ -100,3 +100,88 @@ def test_versions_are_those_of_pytorch_or_refused() -> None:
     for f in (lambda x: (x * x._version).sum(), lambda x: (x * kept._version).sum()):
         with pytest.raises(mg.CaptureError, match="_version"):
             mg.grad(f)(X)
+
+
+def written_through_dropout(x: torch.Tensor) -> torch.Tensor:
+    y = x * 2
+    nn.functional.dropout(y, 0.5, False).add_(1)
+    return y
+
+
+def written_through_views(x: torch.Tensor) -> torch.Tensor:
+    y = x * 2
+    y.contiguous().add_(1)
+    y.reshape(-1).mul_(3)
+    y.flatten().sub_(1)
+    y.to(torch.float64).add_(x)
+    return y
+
+
+def drawn_twice(x: torch.Tensor) -> torch.Tensor:
+    return nn.functional.dropout(x, 0.5) + 2 * nn.functional.dropout(x, 0.5)
+
+
+COMPOSITE = {
+    "written through dropout": written_through_dropout,
+    "written through views": written_through_views,
+    "drawn twice": drawn_twice,
+    "attention": lambda x: nn.functional.scaled_dot_product_attention(x[None], x[None], x[None], dropout_p=0.5)[0],
+}
+
+
+class Beside(nn.Module):
+    """A layer beside what runs in inference mode, where nobody takes composite operators apart before they are seen."""
+
+    def __init__(self, function: Callable[[torch.Tensor], torch.Tensor]) -> None:
+        super().__init__()
+        self.linear, self.function = nn.Linear(3, 3), function
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        with torch.inference_mode():
+            seen = self.function(x)
+        return (self.linear(x) * seen.clone()).square().mean()
+
+
+def by_itself(model: nn.Module) -> Callable[[torch.Tensor], torch.Tensor]:
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+
+    def step(x: torch.Tensor) -> torch.Tensor:
+        optimizer.zero_grad()
+        loss = model(x)
+        loss.backward()
+        optimizer.step()
+        return loss.detach()
+
+    return step
+
+
+STEPS: dict[str, Callable[[nn.Module], Callable[[torch.Tensor], torch.Tensor]]] = {
+    "step": lambda m: mg.TrainStep(m, None, torch.optim.SGD(m.parameters(), lr=0.1), check="never"),
+    "wrap": lambda m: by_itself(mg.wrap(m, check="never")),
+    "within a budget": lambda m: by_itself(mg.wrap(m, memory_budget="100%")),
+}
+
+
+@pytest.mark.parametrize("steps", STEPS)
+@pytest.mark.parametrize("function", COMPOSITE)
+def test_composite_operators_are_taken_apart_in_inference_mode(function: str, steps: str) -> None:
+    runs = []
+    for make in (by_itself, STEPS[steps]):
+        torch.manual_seed(0)
+        step = make(Beside(COMPOSITE[function]).double())
+        losses = [step(torch.linspace(-1, 1 + k, 6, dtype=torch.float64).view(2, 3)) for k in range(3)]
+        runs.append((torch.stack(losses), torch.get_rng_state()))
+    torch.testing.assert_close(runs[1], runs[0], rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize("steps", STEPS)
+def test_statistics_are_written_in_inference_mode(steps: str) -> None:
+    """``batch_norm`` writes to them, and its schema does not say so: within a budget they stayed what they were."""
+    runs = []
+    for make in (by_itself, STEPS[steps]):
+        torch.manual_seed(0)
+        teacher = nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3)).double()
+        step = make(Beside(teacher).double())
+        losses = [step(torch.linspace(-1, 1 + k, 6, dtype=torch.float64).view(2, 3).sin()) for k in range(3)]
+        runs.append((torch.stack(losses), teacher.state_dict()))
+    torch.testing.assert_close(runs[1], runs[0], rtol=1e-12, atol=0)

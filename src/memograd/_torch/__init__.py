@@ -147,6 +147,7 @@ try:
         quick,
         registered_backward,
         schema_of,
+        taken_apart,
     )
 except ImportError as error:
     raise ImportError(

@@ -2,7 +2,9 @@
 
 - ``schema_of``: what it takes, returns and writes to. PyTorch's own code reads ``_schema``; there is no public name.
 - ``quick``: what an operator's own ``__call__`` does nothing but call (``_op``), which takes a microsecond.
-- ``is_composite``: no public function tells operators that autograd takes apart from those it differentiates.
+- ``is_composite``: no public function tells operators that autograd takes apart from those it differentiates;
+  ``taken_apart``: nor runs what they are made of where autograd is not there to do it (``decompose`` prefers what
+  Python knows of them, which is not always the same).
 - ``registered_backward``: nothing public says whether ``register_autograd`` was called for a custom operator;
   ``generated_function``: nor what the ``autograd.Function`` is called that it gets.
 """
@@ -26,7 +28,15 @@ def quick(operator: Any) -> Any:
 
 def is_composite(operator: Any) -> bool:
     """True for an operator that autograd sees only as the operators it is composed of (``linear``, ``matmul``)."""
-    return torch._C._dispatch_has_kernel_for_dispatch_key(operator.name(), "CompositeImplicitAutograd")
+    name = operator.name()  # ``sym_size`` is known to Python alone
+    return torch._C._dispatch_has_kernel(name) and torch._C._dispatch_has_kernel_for_dispatch_key(
+        name, "CompositeImplicitAutograd"
+    )
+
+
+def taken_apart(operator: Any, args: Any, kwargs: Any) -> Any:
+    """What the composite ``operator`` returns; the operators that it is composed of are dispatched."""
+    return operator._op_dk(torch._C.DispatchKey.CompositeImplicitAutograd, *args, **kwargs)
 
 
 def generated_function(node: Any) -> str:
