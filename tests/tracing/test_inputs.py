@@ -88,3 +88,46 @@ def test_a_tensor_around_torch_funcs_transforms(kind: str) -> None:
 
     x = X.clone().requires_grad_()
     torch.testing.assert_close(mg.grad(f)(X), torch.autograd.grad(f(x), x)[0])
+
+
+def scaled(w: torch.Tensor):
+    return lambda x: (x * w).tanh()
+
+
+def test_parameters_that_are_called_alike_in_three_functions_have_a_gradient_each() -> None:
+    parameters = [nn.Parameter(torch.randn(3, dtype=torch.float64)) for _ in range(4)]
+    first, second, third, fourth = map(scaled, parameters)
+
+    def f(x: torch.Tensor) -> torch.Tensor:
+        return first(second(third(fourth(x)))).sum()
+
+    graph = mg.capture(f, X)
+    tensors = {i.name: i.tensor for i in graph.inputs}
+    _, gradients = mg.differentiate(graph)(X)
+    theirs = torch.autograd.grad(f(X), parameters)
+    for parameter, expected in zip(parameters, theirs, strict=True):
+        (name,) = (n for n, t in tensors.items() if t is parameter)
+        torch.testing.assert_close(gradients[name], expected)
+
+
+def adds_to(total: torch.Tensor):
+    def add(x: torch.Tensor) -> torch.Tensor:
+        total.add_(x)
+        return (x * total).sum()
+
+    return add
+
+
+def test_a_write_goes_to_the_one_of_three_tensors_called_alike_that_the_program_writes_to() -> None:
+    def totals() -> list[torch.Tensor]:
+        return [torch.full((3,), float(k), dtype=torch.float64) for k in range(3)]
+
+    ours, theirs = totals(), totals()
+
+    def program(held: list[torch.Tensor]):
+        first, second, third = map(adds_to, held)
+        return lambda x: first(x) + second(2 * x) + third(3 * x)
+
+    value, expected = mg.capture(program(ours), X[0])(X[0]), program(theirs)(X[0])
+    torch.testing.assert_close(value, expected)
+    torch.testing.assert_close(ours, theirs)

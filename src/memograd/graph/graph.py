@@ -183,11 +183,14 @@ class Graph:
         """Check that the graph is well formed; returns it.
 
         Raises:
-            GraphError: an operator before one of its operands, two nodes of one name, a mutating operator, a value
-                without metadata, a signature that does not fit.
+            GraphError: an operator before one of its operands, two nodes or inputs of one name, a mutating operator, a
+                value without metadata, a signature that does not fit.
         """
         if len(self.placeholders) != len(self.inputs) or len(self.results) != len(self.outputs):
             raise GraphError("the signature and the graph disagree on the number of inputs or outputs")
+        named = [entry.name for entry in self.inputs if entry.kind != "cotangent"]  # (looked up by ``of``)
+        if len(set(named)) < len(named):
+            raise GraphError("two inputs have one name")
         earlier: set[fx.Node] = set()  # one pass, and not fx's own check besides: this runs after every stage
         for node in self.fx.nodes:
             if node.op not in ("placeholder", "call_function", "output"):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from contextlib import nullcontext
 from dataclasses import replace
+from itertools import chain, count
 
 import torch
 from torch import fx, nn
@@ -44,6 +45,7 @@ class Inputs:
         self.names: dict[int, str] = {}
         self.stood_for: dict[fx.Node, torch.Tensor] = {}
         self.users: set[int] = set()
+        self._taken: set[str] = set()  # names of entries, and other names of tied parameters
         self._stand_in = copy_of if tracer.concrete else fake_like
         self._first_operator: fx.Node | None = None
         self._trained: dict[int, tuple[str, bool]] = {}  # names of parameters and whether they are trained, by stand-in
@@ -59,6 +61,7 @@ class Inputs:
                 at = position[id(tensor)]
                 entry = self.entries[at]
                 self.entries[at] = Input(entry.kind, entry.name, tensor, (*entry.aliases, name))
+                self._taken.add(name)
             else:
                 refuse_unusual(tensor, f"the {kind} {name!r}", True)
                 refuse_spread(tensor, f"the {kind} {name!r}")
@@ -106,14 +109,22 @@ class Inputs:
         with self.tracer.graph.inserting_before(before) if before is not None else nullcontext():
             node = self.tracer.graph.placeholder(_identifier(entry.name))
         self.tracer.document(node, stand_in)
-        if any(entry.name == i.name or entry.name in i.aliases for i in self.entries):
-            entry = replace(entry, name=f"{entry.name} ({entry.kind})")  # an argument called like a parameter
+        entry = replace(entry, name=self._unused(entry))
         self.entries.append(entry)
         self.names[id(stand_in)] = entry.name
         self.stood_for[node] = stand_in
         if entry.kind == "parameter":
             self._trained[id(stand_in)] = (entry.name, stand_in.requires_grad)
         return self.tracer.bind(stand_in, node)
+
+    def _unused(self, entry: Input) -> str:
+        """A name for ``entry`` alone: an argument may be called like a parameter, and variables of several functions
+        alike. Gradients and writes are looked up by it."""
+        numbered = (f"{entry.name} ({entry.kind} {k})" for k in count(2))
+        names = chain([entry.name, f"{entry.name} ({entry.kind})"], numbered)
+        name = next(n for n in names if n not in self._taken)
+        self._taken.add(name)
+        return name
 
     # -- parameters that the program freezes ---------------------------------------------------------------------
 
