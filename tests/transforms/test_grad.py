@@ -98,6 +98,49 @@ def test_a_tensor_that_is_closed_over_cannot_be_written_to_by_way_of_the_argumen
     assert torch.equal(captured, torch.zeros_like(captured))
 
 
+def test_a_batch_norm_inside_an_object_takes_its_statistics_in_every_order():
+    """Nobody sees the module before it runs; what it writes to has no history."""
+
+    class Task:
+        def __init__(self):
+            torch.manual_seed(0)
+            self.model = nn.Sequential(nn.BatchNorm1d(3), nn.Tanh()).double()
+
+        def loss(self, x):
+            return self.model(x).pow(2).sum()
+
+    ours, theirs = Task(), Task()
+    x = torch.randn(5, 3, dtype=torch.float64, requires_grad=True)
+    direction = torch.randn_like(x)
+    (gradient,) = torch.autograd.grad(theirs.loss(x), x, create_graph=True)
+    (product,) = torch.autograd.grad((gradient * direction).sum(), x)
+    close(mg.hvp(ours.loss, (x.detach(),), (direction,)), (product,))
+    close(ours.model.state_dict(), theirs.model.state_dict())
+    close(mg.grad(ours.loss)(x.detach()), gradient.detach())
+
+
+@pytest.mark.parametrize("hidden", [torch.no_grad, torch.enable_grad])
+def test_what_is_written_without_a_history_may_be_closed_over(hidden):
+    """The write shows in what is read later, and not in the gradient."""
+
+    def program():
+        total = torch.ones(3, dtype=torch.float64)
+
+        def g(x):
+            with hidden():
+                total.add_(x.detach() if torch.is_grad_enabled() else x)
+            return (x * total).sum()
+
+        return g, total
+
+    (ours, total), (theirs, expected) = program(), program()
+    gradient = mg.grad(ours)
+    for _ in range(2):
+        x = X.clone().requires_grad_()
+        close(gradient(X), torch.autograd.grad(theirs(x), x)[0])
+        close(total, expected)
+
+
 def test_a_counter_that_is_closed_over_counts():
     calls = torch.zeros(())
 

@@ -153,14 +153,15 @@ class Transform:
 
 def _refuse_writes(graph: Graph, names: list[str]) -> None:
     """A tensor that ``f`` closes over must not become part of this transform's graph by a write; buffers may, as in a
-    training step."""
+    training step. What is written without a history (under ``no_grad``, detached) does not."""
     kinds = {i.name: i.kind for i in graph.inputs}
     depending: set[fx.Node] = {graph.placeholder(name) for name in names}
     for node in graph.nodes:
         if not depending.isdisjoint(node.all_input_nodes):
             depending.add(node)
     for node, entry in zip(graph.results, graph.outputs, strict=True):
-        if entry.kind == "mutation" and kinds[entry.name] in ("constant", "parameter") and node in depending:
+        tracked = entry.kind == "mutation" and entry.tracked
+        if tracked and kinds[entry.name] in ("constant", "parameter") and node in depending:
             raise GraphError(
                 f"the function writes to {entry.name!r}, which depends on its arguments then and is none of them. A "
                 "transform cannot mutate a captured Tensor: make it an argument, or return the new value"
