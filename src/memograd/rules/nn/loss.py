@@ -114,14 +114,16 @@ def nll_loss2d(adjoint, y, x, target, weight, reduction, ignore_index):
     return aten.nll_loss2d_backward(adjoint[0], x, target, weight, reduction, ignore_index, y[1])
 
 
-@rule(aten.nll_loss_backward.default, formula="ḡ = nll_loss(r̄): the loss is linear in x")
+@rule(aten.nll_loss_backward.default, formula="ḡ = nll_loss(ȳ), x̄ = 0: the loss is linear in x")
 def nll_loss_backward(adjoint, y, g, x, target, weight, reduction, ignore_index, total_weight):
-    return aten.nll_loss_forward(adjoint, target, weight, reduction, ignore_index)[0]
+    linear = aten.nll_loss_forward(adjoint, target, weight, reduction, ignore_index)[0]
+    return linear, torch.zeros_like(x)
 
 
-@rule(aten.nll_loss2d_backward.default, formula="ḡ = nll_loss2d(r̄): the loss is linear in x")
+@rule(aten.nll_loss2d_backward.default, formula="ḡ = nll_loss2d(ȳ), x̄ = 0: the loss is linear in x")
 def nll_loss2d_backward(adjoint, y, g, x, target, weight, reduction, ignore_index, total_weight):
-    return aten.nll_loss2d_forward(adjoint, target, weight, reduction, ignore_index)[0]
+    linear = aten.nll_loss2d_forward(adjoint, target, weight, reduction, ignore_index)[0]
+    return linear, torch.zeros_like(x)
 
 
 @rule(aten._ctc_loss.default, aten._ctc_loss.Tensor, formula="x̄ = ȳ (exp(x) - p(label at t | target))")

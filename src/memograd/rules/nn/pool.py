@@ -2,7 +2,8 @@
 
 Average pooling is linear: its adjoint spreads ȳ evenly over each window, and the adjoint of that is pooling again.
 Max pooling picks one element of each window and remembers which: its adjoint scatters ȳ to the picks, and the adjoint
-of that gathers from them. A tie goes to the element that the forward kernel picked.
+of that gathers from them. A tie goes to the element that the forward kernel picked. The kernels of both take ``x`` too, whose values
+they do not use: autograd has zeros for it there, which an optimizer tells from no gradient, and so have we.
 """
 
 import torch
@@ -26,14 +27,14 @@ def max_pool3d(adjoint, y, x, kernel_size, stride=(), padding=0, dilation=1, cei
     )
 
 
-@rule(aten.max_pool2d_with_indices_backward.default, formula="ḡ = x̄ gathered at the picks")
+@rule(aten.max_pool2d_with_indices_backward.default, formula="ḡ = ȳ gathered at the picks, x̄ = 0")
 def max_pool2d_backward(adjoint, y, g, x, kernel_size, stride, padding, dilation, ceil_mode, indices):
-    return gather(adjoint, indices, 2)
+    return gather(adjoint, indices, 2), torch.zeros_like(x)
 
 
-@rule(aten.max_pool3d_with_indices_backward.default, formula="ḡ = x̄ gathered at the picks")
+@rule(aten.max_pool3d_with_indices_backward.default, formula="ḡ = ȳ gathered at the picks, x̄ = 0")
 def max_pool3d_backward(adjoint, y, g, x, kernel_size, stride, padding, dilation, ceil_mode, indices):
-    return gather(adjoint, indices, 3)
+    return gather(adjoint, indices, 3), torch.zeros_like(x)
 
 
 @rule(aten.adaptive_max_pool2d.default, formula="x̄ = Σ ȳ at the largest element of each window")
@@ -46,14 +47,14 @@ def adaptive_max_pool3d(adjoint, y, x, output_size):
     return aten.adaptive_max_pool3d_backward(adjoint[0], x, y[1])
 
 
-@rule(aten.adaptive_max_pool2d_backward.default, formula="ḡ = x̄ gathered at the picks")
+@rule(aten.adaptive_max_pool2d_backward.default, formula="ḡ = ȳ gathered at the picks, x̄ = 0")
 def adaptive_max_pool2d_backward(adjoint, y, g, x, indices):
-    return gather(adjoint, indices, 2)
+    return gather(adjoint, indices, 2), torch.zeros_like(x)
 
 
-@rule(aten.adaptive_max_pool3d_backward.default, formula="ḡ = x̄ gathered at the picks")
+@rule(aten.adaptive_max_pool3d_backward.default, formula="ḡ = ȳ gathered at the picks, x̄ = 0")
 def adaptive_max_pool3d_backward(adjoint, y, g, x, indices):
-    return gather(adjoint, indices, 3)
+    return gather(adjoint, indices, 3), torch.zeros_like(x)
 
 
 @rule(aten.fractional_max_pool2d.default, formula="x̄ = Σ ȳ at the largest element of each window")
@@ -66,14 +67,14 @@ def fractional_max_pool3d(adjoint, y, x, kernel_size, output_size, random_sample
     return aten.fractional_max_pool3d_backward(adjoint[0], x, kernel_size, output_size, y[1])
 
 
-@rule(aten.fractional_max_pool2d_backward.default, formula="ḡ = x̄ gathered at the picks")
+@rule(aten.fractional_max_pool2d_backward.default, formula="ḡ = ȳ gathered at the picks, x̄ = 0")
 def fractional_max_pool2d_backward(adjoint, y, g, x, kernel_size, output_size, indices):
-    return gather(adjoint, indices, 2)
+    return gather(adjoint, indices, 2), torch.zeros_like(x)
 
 
-@rule(aten.fractional_max_pool3d_backward.default, formula="ḡ = x̄ gathered at the picks")
+@rule(aten.fractional_max_pool3d_backward.default, formula="ḡ = ȳ gathered at the picks, x̄ = 0")
 def fractional_max_pool3d_backward(adjoint, y, g, x, kernel_size, output_size, indices):
-    return gather(adjoint, indices, 3)
+    return gather(adjoint, indices, 3), torch.zeros_like(x)
 
 
 @rule(aten.max_unpool2d.default, formula="x̄ = ȳ gathered at the picks")
@@ -104,14 +105,14 @@ def avg_pool3d(
     )
 
 
-@rule(aten.avg_pool2d_backward.default, formula="ḡ = avg_pool2d(x̄)")
+@rule(aten.avg_pool2d_backward.default, formula="ḡ = avg_pool2d(ȳ), x̄ = 0")
 def avg_pool2d_backward(adjoint, y, g, x, *how):
-    return aten.avg_pool2d(adjoint, *how)
+    return aten.avg_pool2d(adjoint, *how), torch.zeros_like(x)
 
 
-@rule(aten.avg_pool3d_backward.default, formula="ḡ = avg_pool3d(x̄)")
+@rule(aten.avg_pool3d_backward.default, formula="ḡ = avg_pool3d(ȳ), x̄ = 0")
 def avg_pool3d_backward(adjoint, y, g, x, *how):
-    return aten.avg_pool3d(adjoint, *how)
+    return aten.avg_pool3d(adjoint, *how), torch.zeros_like(x)
 
 
 @rule(aten._adaptive_avg_pool2d.default, formula="x̄ = Σ ȳ / (size of the window) over the windows of x")
@@ -124,14 +125,14 @@ def adaptive_avg_pool3d(adjoint, y, x, output_size):
     return aten._adaptive_avg_pool3d_backward(adjoint, x)
 
 
-@rule(aten._adaptive_avg_pool2d_backward.default, formula="ḡ = adaptive_avg_pool2d(x̄)")
+@rule(aten._adaptive_avg_pool2d_backward.default, formula="ḡ = adaptive_avg_pool2d(ȳ), x̄ = 0")
 def adaptive_avg_pool2d_backward(adjoint, y, g, x):
-    return aten._adaptive_avg_pool2d(adjoint, g.shape[-2:])
+    return aten._adaptive_avg_pool2d(adjoint, g.shape[-2:]), torch.zeros_like(x)
 
 
-@rule(aten._adaptive_avg_pool3d_backward.default, formula="ḡ = adaptive_avg_pool3d(x̄)")
+@rule(aten._adaptive_avg_pool3d_backward.default, formula="ḡ = adaptive_avg_pool3d(ȳ), x̄ = 0")
 def adaptive_avg_pool3d_backward(adjoint, y, g, x):
-    return aten._adaptive_avg_pool3d(adjoint, g.shape[-3:])
+    return aten._adaptive_avg_pool3d(adjoint, g.shape[-3:]), torch.zeros_like(x)
 
 
 def gather(x, indices, dims):

@@ -168,8 +168,8 @@ def dist(adjoint, y, x, z, p=2):
 def norm_adjoint(adjoint, y, x, p, dim):
     """x̄ of y = (Σ |x|^p)^(1/p). Where y = 0 there is no derivative; autograd and we say 0."""
     g, y = kept(adjoint, x, dim), kept(y, x, dim)
-    if p == 0:  # a count
-        return torch.zeros_like(x)
+    if p == 0:  # a count: autograd has no gradient, and not one of zeros
+        return None
     if p == 1:
         return x.sgn() * g
     if p == 2:
