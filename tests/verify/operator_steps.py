@@ -13,8 +13,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from memograd.errors import MemogradError
+from memograd.errors import GradientMismatchError, MemogradError
 from memograd.train.step import TrainStep
+from memograd.transforms.check import check_transforms
 from memograd.transforms.vjp import vjp
 from memograd.verify.sweep import Tally, closer, compare, flat_function, plain_random, pulled_back
 
@@ -72,19 +73,29 @@ def _count(tally: Tally, function: Any, tensors: list[Tensor], optimizer: Optimi
     torch.manual_seed(_SEED)
     try:
         TrainStep(ours, None, optimizer(ours.parameters()))()
+    except GradientMismatchError as error:
+        _settle(tally, str(error), function, tensors)
+        return
     except Exception as error:
         crash = "" if isinstance(error, MemogradError) else "CRASH "
         tally.refused += 1
         tally.reasons[f"{crash}{type(error).__name__}: {error}"] += 1
         return
     problem = compare(list(ours.parameters()), list(theirs.parameters()), list(theirs.parameters()), 1e-6)
-    if problem is not None and _autograd_is_mistaken(function, tensors):
+    if problem is None:
+        tally.passed += 1
+    else:
+        _settle(tally, f"parameter: {problem}", function, tensors)
+
+
+def _settle(tally: Tally, problem: str, function: Any, tensors: list[Tensor]) -> None:
+    """Central differences decide who is mistaken, also where the step refused to differ from autograd."""
+    if _autograd_is_mistaken(function, tensors):
         tally.disputed += 1
-        problem = None
-    tally.passed += problem is None
-    if problem is not None:
+        tally.passed += 1
+    else:
         tally.wrong += 1
-        tally.reasons[f"WRONG parameter: {problem}"] += 1
+        tally.reasons[f"WRONG {problem}"] += 1
 
 
 def _trained(model: Operator, optimizer: Optimizer) -> bool:
@@ -109,5 +120,9 @@ def _autograd_is_mistaken(function: Any, tensors: list[Tensor]) -> bool:
     outs = function(*leaves)
     cotangents = tuple(weights(y) for y in outs)
     theirs = pulled_back(outs, leaves, cotangents, create_graph=False)
+    if theirs is None:
+        return False
     torch.manual_seed(_SEED)
-    return theirs is not None and closer(function, tensors, cotangents, vjp(function, *tensors)[1](cotangents), theirs)
+    with check_transforms(False):  # what is wrong is to be counted, not raised
+        ours = vjp(function, *tensors)[1](cotangents)
+    return closer(function, tensors, cotangents, ours, theirs)

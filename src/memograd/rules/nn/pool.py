@@ -2,8 +2,10 @@
 
 Average pooling is linear: its adjoint spreads ȳ evenly over each window, and the adjoint of that is pooling again.
 Max pooling picks one element of each window and remembers which: its adjoint scatters ȳ to the picks, and the adjoint
-of that gathers from them. A tie goes to the element that the forward kernel picked. The kernels of both take ``x`` too, whose values
-they do not use: autograd has zeros for it there, which an optimizer tells from no gradient, and so have we.
+of that gathers from them. A tie goes to the element that the forward kernel picked.
+
+The kernels of both take ``x`` too, whose values they do not use: autograd has zeros for it there, which an optimizer
+tells from no gradient, and so have we.
 """
 
 import torch
