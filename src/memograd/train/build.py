@@ -23,6 +23,7 @@ from memograd.tracing.undisturbed import Generators
 from memograd.train.appended import Update, watched
 from memograd.train.carried import Carried
 from memograd.train.gather import Gather
+from memograd.train.objective import refuse_other_losses
 from memograd.train.program import Decision, Origin, Program, detached, positions, put_back
 from memograd.train.rates import Rates
 from memograd.train.refinements import Refinements
@@ -162,13 +163,7 @@ def differentiated(
     parameters = {i.name: i.tensor for i in forward.inputs if i.kind == "parameter" and i.tensor is not None}
     if not any(id(p) in trained for p in parameters.values()):
         raise GraphError("no trainable parameter takes part in this step")
-    if forward.outputs and forward.outputs[0].kind == "output" and not forward.outputs[0].tracked:
-        result = forward.results[0].meta["val"]
-        if result.is_floating_point() and result.numel() == 1:
-            raise GraphError(
-                "the loss depends on no parameter that requires a gradient: it was detached (.detach(), .item(), "
-                "no_grad), or is a constant"
-            )
+    refuse_other_losses(forward)
     names = [n for n, p in parameters.items() if id(p) in trained or (p.requires_grad and has_hooks(p))]
     return forward, differentiate(forward, names)
 

@@ -58,7 +58,7 @@ def train_model(
     """Train ``model`` in place.
 
     Args:
-        criterion: ``criterion(model(*inputs), target)``; None when the model returns its loss.
+        criterion: ``criterion(model(*inputs), target)``; None when the model returns its loss. See ``TrainStep``.
         optimizer: any of ``torch.optim``, made with the model's parameters; see ``TrainStep``.
         dataloader: yields ``(*inputs, target)``, or dicts of keyword arguments for a model that returns its loss;
             iterated once an epoch.

@@ -37,7 +37,8 @@ class TrainStep(Answers):
 
     Args:
         model: any ``nn.Module``; trained in place.
-        criterion: ``criterion(model(*inputs), target) -> scalar``; None when the model returns its loss.
+        criterion: ``criterion(model(*inputs), target) -> scalar``; None when the model returns its loss. Either may
+            return more: the loss is its ``.loss``, what a dict has as ``"loss"``, or the first tensor.
         optimizer: a ``torch.optim`` optimizer. SGD, Adam, AdamW, Adagrad, RMSprop, Adamax, NAdam, RAdam and those that
             ``mg.update_rule`` has entered become part of the graph; any other one is called on our gradients, and
             ``backend_reason`` says so. Its state stays in ``optimizer.state``.

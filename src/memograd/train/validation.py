@@ -63,7 +63,8 @@ class Validation:
         metrics = self.metrics
         if metrics is None:
             metrics = {"accuracy": accuracy} if _is_classification(output, target) else {}
-        return {"loss": self.criterion(output, target)} | {n: metric(output, target) for n, metric in metrics.items()}
+        judged = {name: metric(output, target) for name, metric in metrics.items()}
+        return {"loss": loss_in(self.criterion(output, target))} | judged
 
 
 def accuracy(output: torch.Tensor, target: torch.Tensor) -> float:
