@@ -184,3 +184,47 @@ def test_a_step_that_fails_writes_to_no_argument() -> None:
     with pytest.raises(mg.NonFiniteError):
         step(spoilt)
     assert "steps" not in spoilt
+
+
+class _Writing(nn.Module):
+    """Writes to the first of two dicts, and reads the second, or one of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(3, 2, dtype=torch.float64)
+        self.own: dict[str, torch.Tensor] = {}
+
+    def forward(self, first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> torch.Tensor:
+        first["scaled"] = first["x"] * 2
+        second = second or self.own
+        return self.linear(second.get("scaled", second["x"])).square().mean()
+
+
+@pytest.mark.parametrize("entry", ["step", "wrap", "capture"])
+@pytest.mark.parametrize("where", ["both arguments", "the model", "both arguments, later"])
+def test_a_dict_in_two_places_that_is_written_to_is_refused(entry: str, where: str) -> None:
+    model, x = _Writing(), torch.randn(4, 3, dtype=torch.float64)
+    parameters = [p.detach().clone() for p in model.parameters()]
+    batch = {"x": x}
+    if where == "the model":
+        model.own = batch
+    if entry == "step":
+        call: Any = mg.TrainStep(model, None, torch.optim.SGD(model.parameters(), lr=0.1), check="never")
+    elif entry == "wrap":
+        call = mg.wrap(model, check="never")
+    else:
+        call = mg.capture(model, {"x": x}, {} if where == "the model" else {"x": x})
+    if "later" in where:
+        call({"x": x}, {"x": x})
+        parameters = [p.detach().clone() for p in model.parameters()]
+    with pytest.raises(mg.CaptureError, match=r"writes to a dict .* in two places"):
+        call(batch, {} if where == "the model" else batch)
+    assert list(batch) == ["x"] and all(map(torch.equal, model.parameters(), parameters))
+
+
+def test_a_dict_in_two_places_that_is_only_read_is_an_argument_like_another() -> None:
+    def total(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> torch.Tensor:
+        return (first["x"] * second["x"].detach()).sum()
+
+    batch = {"x": torch.randn(3, dtype=torch.float64)}
+    torch.testing.assert_close(mg.grad(total)(batch, batch)["x"], batch["x"])

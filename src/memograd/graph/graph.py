@@ -139,6 +139,8 @@ class Graph:
         """The flat list of tensors for this call; ``extra`` are the cotangents."""
         leaves = leaves_of(self.calling, args, kwargs)
         self.check_offsets(leaves)
+        if self.effects:
+            self.effects.refuse_one_in_two_places((args, kwargs))
         given = iter([*(leaves[i] for i in self.calling.tensor_in), *extra])
         written = {o.name for o in self.outputs if o.kind == "mutation"}
         flat: list[Any] = []

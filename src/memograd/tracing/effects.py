@@ -11,6 +11,7 @@ back, and remembered as *effects*: each time the graph has run they leave what P
 
 from __future__ import annotations
 
+import collections
 import gc
 import sys
 from collections.abc import Mapping, Sequence
@@ -19,7 +20,8 @@ from typing import Any
 
 import torch
 
-from memograd.tracing.given import Way
+from memograd.errors import CaptureError
+from memograd.tracing.given import Way, containers
 from memograd.tracing.holders import MISSING, Holder, Keyed
 from memograd.tracing.reachable import reachable
 from memograd.tracing.reads import Reads
@@ -109,12 +111,36 @@ class Effects:
             position among the leaves of what it returns.
     """
 
-    def __init__(self, effects: Sequence[Effect], returned: Mapping[int, Build] | None = None) -> None:
+    def __init__(
+        self, effects: Sequence[Effect], returned: Mapping[int, Build] | None = None, held: Sequence[Any] = ()
+    ) -> None:
+        """``held``: the dicts and lists that the program got hold of besides its arguments."""
         self.effects = tuple(effects)
         self.returned = returned or {}
+        self._held = {id(c): c for c in held}
+        self._given = {e.way.path: e.name for e in effects if e.way is not None}  # what is written to, and where it is
+        self._own = {id(e.holder.holder): e.name for e in effects if e.way is None}
 
     def __bool__(self) -> bool:
         return bool(self.effects)
+
+    def refuse_one_in_two_places(self, arguments: Any) -> None:
+        """Raises CaptureError where what the program writes to is reached in another way too: a capture has two dicts
+        in the place of one, and who reads the one would not see what was written to the other."""
+        if not self.effects:
+            return
+        given = list(containers(arguments))
+        count = collections.Counter(id(container) for _, container in given)
+        for path, container in given:
+            name = self._own.get(id(container), "")
+            if path in self._given and (count[id(container)] > 1 or id(container) in self._held):
+                name = self._given[path]
+            if name:
+                raise CaptureError(
+                    f"the program writes to a {type(container).__name__} ({name}) that it is given in two places, or "
+                    "is given and holds itself: a graph takes that for two, and one would not see what is written to "
+                    "the other; pass a copy"
+                )
 
     def happen(self, left: Sequence[torch.Tensor], inputs: Mapping[str, Any], arguments: Any = None) -> dict[int, Any]:
         """The graph has run, on ``arguments`` if these are to be written to; gives what is ``returned``."""
@@ -134,4 +160,5 @@ def effects_of(changes: Sequence[Change], templates: Templates, returned: Sequen
     templates.returning = False
     ways = templates.given.ways
     effects = [Effect(h, key, templates.of(value), name, ways.get(id(h.holder))) for h, key, value, name in changes]
-    return Effects(effects, {k: build for k, build in builds.items() if build is not None})
+    held = [h.holder for h, _ in templates.reads.before.values()]
+    return Effects(effects, {k: build for k, build in builds.items() if build is not None}, held if effects else ())

@@ -62,6 +62,7 @@ class Templates:
         captured: Callable[[torch.Tensor], bool],
         memory: Callable[[torch.Tensor], tuple[torch.Tensor, list[Step], bool]],
     ) -> None:
+        self.reads = reads
         self.users = reads.names
         self.places = reads.tensors
         self.given = given
