@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import builtins
 import collections
+import contextvars
 import copy
 import dataclasses
 import functools
 import importlib
 import sys
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -478,3 +480,79 @@ def test_effects_inside_nested_transforms() -> None:
     for k in (1, 2):
         torch.testing.assert_close(mg.grad(outer)(X), 9 * X**2)
         assert seen.calls == k and torch.equal(seen.last, X.sin()) and not is_fake(seen.last)
+
+
+class _Slots:
+    __slots__ = ("hidden",)
+
+    def __init__(self, hidden: torch.Tensor) -> None:
+        self.hidden = hidden
+
+
+LEFT_IN = {
+    "an object with slots": (_Slots, lambda left: left.hidden),
+    "a key of a dict": (lambda h: {h: 1}, lambda left: next(iter(left))),
+    "a weak reference": (weakref.ref, lambda left: left()),
+}
+OUT_OF_REACH = {
+    "a closure": lambda h: lambda: h,
+    "a partial": lambda h: functools.partial(torch.mul, h),
+    "a method": lambda h: h.mean,
+    "an iterator": lambda h: iter([h]),
+    "a generator": lambda h: (x for x in [h]),
+    "a view of a dict": lambda h: {"h": h}.values(),
+    "an exception": ValueError,
+    "a class": lambda h: type("C", (), {"h": h}),
+}
+
+
+class _Leaving(nn.Module):
+    def __init__(self, leave: Any) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.linear = nn.Linear(3, 2, dtype=torch.float64)
+        self.leave = leave
+        self.left: Any = None
+        self.alive: Any = None
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        h = self.linear(x)
+        self.alive = h.detach()
+        self.left = self.leave(self.alive)
+        return h.square().mean()
+
+
+def _step_of(entry: str, model: nn.Module) -> Any:
+    if entry == "wrap":
+        return mg.wrap(model, check="never")
+    return mg.TrainStep(model, None, torch.optim.SGD(model.parameters(), lr=0.0), check="never")
+
+
+@pytest.mark.parametrize("entry", ["step", "wrap"])
+@pytest.mark.parametrize("name", LEFT_IN)
+def test_a_tensor_that_is_left_inside_of_something_is_that_of_the_run(name: str, entry: str) -> None:
+    leave, look = LEFT_IN[name]
+    model, plain = _Leaving(leave), _Leaving(leave)
+    call = _step_of(entry, model)
+    for k in range(3):
+        x = torch.randn(4, 3, dtype=torch.float64) + k
+        call(x)
+        plain(x)
+        torch.testing.assert_close(look(model.left), look(plain.left))
+
+
+@pytest.mark.parametrize("entry", ["step", "wrap"])
+@pytest.mark.parametrize("name", OUT_OF_REACH)
+def test_a_tensor_that_is_left_out_of_reach_is_refused(name: str, entry: str) -> None:
+    model = _Leaving(OUT_OF_REACH[name])
+    with pytest.raises(mg.CaptureError, match="leaves a tensor in an object of type"):
+        _step_of(entry, model)(torch.randn(4, 3, dtype=torch.float64))
+    assert model.left is None
+
+
+def test_a_tensor_in_a_context_variable_is_refused() -> None:
+    variable: contextvars.ContextVar[Any] = contextvars.ContextVar("variable", default=None)
+    model = _Leaving(variable.set)
+    with pytest.raises(mg.CaptureError, match=r"leaves a tensor in .*ContextVar"):
+        _step_of("wrap", model)(torch.randn(4, 3, dtype=torch.float64))
+    assert variable.get() is None

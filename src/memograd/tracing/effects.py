@@ -158,6 +158,10 @@ def effects_of(changes: Sequence[Change], templates: Templates, returned: Sequen
     templates.returning = True
     builds = {k: templates.own(x) for k, x in enumerate(returned) if not isinstance(x, torch.Tensor)}
     templates.returning = False
+    for _, key, _, name in changes:
+        templates.refuse_hidden(key, name)
+    for value, _, _, name in templates.reads.states.met:
+        templates.refuse_hidden(value, name)
     ways = templates.given.ways
     effects = [Effect(h, key, templates.of(value), name, ways.get(id(h.holder))) for h, key, value, name in changes]
     held = [h.holder for h, _ in templates.reads.before.values()]

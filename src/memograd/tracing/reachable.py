@@ -49,7 +49,7 @@ def _held(value: Any) -> Iterable[Any]:
     if isinstance(value, types.MethodType):
         return [value.__self__, value.__func__]
     if isinstance(value, types.FunctionType):
-        return list(_of_function(value) if _is_users(value.__module__) else _enclosing(value))
+        return list(_of_function(value) if _is_users(value.__module__) else enclosing(value))
     if isinstance(value, nn.Module) or _is_users(type(value).__module__):
         return list(getattr(value, "__dict__", {}).values())
     return []
@@ -59,7 +59,8 @@ def _is_users(module: str | None) -> bool:
     return module is None or module.partition(".")[0] not in _OWN
 
 
-def _enclosing(function: types.FunctionType) -> Iterator[Any]:
+def enclosing(function: types.FunctionType) -> Iterator[Any]:
+    """What the variables of enclosing functions hold."""
     for cell in function.__closure__ or ():
         try:
             yield cell.cell_contents
@@ -68,7 +69,7 @@ def _enclosing(function: types.FunctionType) -> Iterator[Any]:
 
 
 def _of_function(function: types.FunctionType) -> Iterator[Any]:
-    yield from _enclosing(function)
+    yield from enclosing(function)
     yield from function.__defaults__ or ()
     yield from (function.__kwdefaults__ or {}).values()
     codes = [function.__code__]

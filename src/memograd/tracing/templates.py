@@ -6,6 +6,7 @@ from __future__ import annotations
 import collections
 import copy
 import types
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -14,9 +15,11 @@ from typing import Any
 import torch
 from torch import nn
 
+from memograd.errors import CaptureError
 from memograd.tracing.counters import Counted, Counter, look
 from memograd.tracing.given import Given, Path, containers
-from memograd.tracing.holders import MISSING, dict_of
+from memograd.tracing.hidden import hidden_tensor
+from memograd.tracing.holders import MISSING, Attributes, dict_of, slots_of
 from memograd.tracing.mutation import Step
 from memograd.tracing.reads import Reads
 
@@ -90,9 +93,25 @@ class Templates:
             self._alive.append(value)
             self._builds[id(value)] = None  # where it holds itself
             build = self._once(value, self._parts(value))
+            if build is None:
+                self.refuse_hidden(value)
             path = self.given.paths.get(id(value))
             self._builds[id(value)] = build if path is None else _argument(path, build)
         return self._builds[id(value)]
+
+    def refuse_hidden(self, value: Any, name: str = "") -> None:
+        """Raises CaptureError where ``value`` holds a tensor of the capture, out of our reach."""
+        if hidden_tensor(value, self._is_own, lambda part: id(part) in self.users and part is not value):
+            self.reads.states.put_back()
+            cls = type(value)
+            what = f"{name!r}, of type" if name else "an object of type"
+            raise CaptureError(
+                f"the program leaves a tensor in {what} {cls.__module__}.{cls.__qualname__}, which a graph cannot make "
+                "anew at each run; leave the tensor itself, in an attribute, a list or a dict"
+            )
+
+    def _is_own(self, tensor: torch.Tensor) -> bool:
+        return id(tensor) in self.stand_ins or self.captured(tensor)
 
     def _tensor(self, tensor: torch.Tensor) -> Build | None:
         if (name := self.stand_ins.get(id(tensor))) is not None:
@@ -141,28 +160,47 @@ class Templates:
             return self._dict(value)
         if isinstance(value, (list, tuple, set, frozenset, collections.deque)):
             return self._items(value)
-        own = dict_of(value)
-        if own is None or isinstance(value, type | types.ModuleType):
+        if type(value) is weakref.ref:
+            return self._weakly(value)
+        if isinstance(value, type | types.ModuleType) or (callable(value) and not isinstance(value, nn.Module)):
             return None
-        if callable(value) and not isinstance(value, nn.Module):
-            return None
+        return self._object(value)
+
+    def _object(self, value: Any) -> Build | None:
+        """With attributes of its own, in a dict or in slots."""
+        own, slots = dict_of(value) or {}, Attributes(value, slots_of(type(value)))
         builds = {k: self.own(v) for k, v in own.items()}
-        if not any(builds.values()):
+        in_slots = {k: self.own(v) for k, v in slots.contents().items()}
+        if not any((*builds.values(), *in_slots.values())):
             return None
 
         def build(run: Run) -> Any:
             made = copy.copy(value)
-            vars(made).update({k: b(run) for k, b in builds.items() if b is not None})
+            if own:
+                vars(made).update({k: b(run) for k, b in builds.items() if b is not None})
+            for k, b in in_slots.items():
+                if b is not None:
+                    object.__setattr__(made, k, b(run))
             return made
 
         return build
 
+    def _weakly(self, value: weakref.ref[Any]) -> Build | None:
+        build, callback = self.own(value()), value.__callback__
+        return None if build is None else lambda run: weakref.ref(build(run), callback)
+
     def _dict(self, value: dict[Any, Any]) -> Build:
+        made_keys = ((k, self.own(k)) for k in value)
+        keys = {k: build for k, build in made_keys if build is not None}
         builds = {k: self.own(v) for k, v in value.items()}
 
         def build(run: Run) -> Any:
             made = copy.copy(value)
             dict.update(made, {k: b(run) for k, b in builds.items() if b is not None})
+            if keys:
+                items = [(keys[k](run) if k in keys else k, v) for k, v in dict.items(made)]
+                dict.clear(made)
+                dict.update(made, items)
             return made
 
         return build
