@@ -90,9 +90,10 @@ def load(source: str, name: str, scope: dict[str, Any] | None = None) -> Callabl
 
 
 def _looked_up(scope: dict[str, Any], call: re.Match[str]) -> str:
-    """The beginning of this call, by a name that ``scope`` has from now on."""
+    """The beginning of this call, by a name that ``scope`` has from now on: with dots in it that no operator's name
+    has, so that ``scale.by_two`` and ``scale_by.two`` stay two, and no value is called so."""
     value, namespace, packet, overload = call.groups()
-    name = f"_{namespace.rpartition('.')[-1]}_{packet}_{overload}"
+    name = f"{namespace.rpartition('.')[-1]}·{packet}·{overload}"
     operators = getattr(torch.ops, namespace.removeprefix("torch.ops."))
     scope[name] = quick(getattr(getattr(operators, packet), overload))
     return f"{value}{name}("
