@@ -1,11 +1,9 @@
-"""The stages in order: capture -> expand -> differentiate -> simplify -> plan. Each result is verified and recorded."""
+"""The stages in order: capture -> expand -> differentiate -> simplify -> plan. Each result is verified."""
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Collection, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
 from math import inf
 from typing import Any
 
@@ -28,28 +26,11 @@ from memograd.tracing.capture import trace
 from memograd.tracing.under_way import looking_away
 
 
-@dataclass(frozen=True)
-class Stage:
-    """What one stage did: number of operators before and after, and how long it took (seconds)."""
-
-    name: str
-    before: int
-    after: int
-    seconds: float
-
-
-LOG: list[Stage] = []  # the stages of this process, newest last; kept short
-_KEPT = 1000
-
-
 def _staged(name: str, stage: Callable[[], Graph], given: Graph | None = None) -> Graph:
-    start, before = time.perf_counter(), len(given.nodes) if given else 0
-    progress.say(f"{name} of {before:,} operators" if given else name)
+    progress.say(f"{name} of {len(given.nodes):,} operators" if given else name)
     graph = stage()
     if graph is not given:  # which was verified when it was made
         graph.verify()
-    LOG.append(Stage(name, before, len(graph.nodes), time.perf_counter() - start))
-    del LOG[:-_KEPT]
     return graph
 
 
