@@ -188,6 +188,62 @@ def test_it_is_part_of_a_program_that_takes_derivatives_itself() -> None:
     torch.testing.assert_close(mg.grad(program)(x), expected)
 
 
+class OutOfReachError(Exception):
+    """One of the user's."""
+
+
+def refuse(g: Tensor) -> None:
+    raise OutOfReachError(f"of shape {tuple(g.shape)}")
+
+
+class Refusing(Clipped):
+    @staticmethod
+    def backward(ctx, g):
+        refuse(g)
+
+
+def with_hook(y: Tensor) -> Tensor:
+    y = y * 2
+    y.register_hook(refuse)
+    return y
+
+
+@pytest.mark.parametrize("part", [with_hook, Refusing.apply], ids=["hook", "backward"])  # pyright: ignore[reportAttributeAccessIssue]
+def test_an_exception_of_the_users_own_comes_out_as_it_does_of_autograd(part: Callable[[Tensor], Tensor]) -> None:
+    class Raising(nn.Linear):
+        def forward(self, x: Tensor) -> Tensor:
+            return part(super().forward(x)).sum()
+
+    def ways() -> list[Callable[[Tensor], Any]]:
+        models = [Raising(4, 4).double() for _ in range(3)]
+        step = mg.TrainStep(models[2], lambda y, _: y, torch.optim.SGD(models[2].parameters(), lr=0.1))
+        plain, wrapped = [lambda x, m=m: m(x).backward() for m in (models[0], mg.wrap(models[1]))]
+        return [plain, wrapped, lambda x: step(x, torch.zeros(1)), mg.grad(lambda x: part(x * 1.0).sum())]
+
+    for way in ways():
+        with pytest.raises(OutOfReachError, match=r"of shape \(3, 4\)"):
+            way(torch.ones(3, 4, dtype=torch.float64))
+
+
+def test_what_raises_on_tensors_without_values_alone_is_called_at_each_run() -> None:
+    lengths: list[int] = []
+
+    def hook(g: Tensor) -> Tensor:
+        if type(g) is not Tensor:
+            raise TypeError("only plain tensors")
+        lengths.append(len(g))
+        return 3 * g
+
+    def f(x: Tensor) -> Tensor:
+        y = x.sin()
+        y.register_hook(hook)
+        return y.sum()
+
+    x = torch.linspace(-1, 1, 4, dtype=torch.float64)
+    torch.testing.assert_close(mg.grad(f)(x), 3 * x.cos())
+    assert {*lengths} == {4}
+
+
 class Overwrites(Clipped):
     @staticmethod
     def backward(ctx, g):

@@ -63,7 +63,7 @@ def choose(graph: Graph, flat: Sequence[Any], name: str = "auto", compile_second
         return Choice(Eager(graph), reason)
     own = any(n.target is call for n in graph.nodes)
     if name == "inductor" and own:
-        reason = "a backward of the model's own looks at values and is called as it is, which needs PyTorch's autograd"
+        reason = "a backward of the model's own cannot be traced and is called as it is, which needs PyTorch's autograd"
         caution(f"running on the eager backend: {reason}")
         return Choice(Eager(graph), reason)
     if name != "auto":

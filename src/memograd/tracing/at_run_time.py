@@ -1,4 +1,5 @@
-"""A backward that cannot be traced, since it looks at values: the graph calls it when it runs, as autograd does.
+"""A backward that cannot be traced, since it looks at values or raises an exception of its own: the graph calls it when
+it runs, as autograd does.
 
 It gets the tensors of that run. What it reaches besides (parameters of modules, in whose place the graph may have been
 given others) is exchanged for these by a function mode. Grad mode is off, as in ``loss.backward()``; second derivatives
@@ -27,6 +28,7 @@ class AtRunTime:
 
     Args:
         call: the backward, see ``operands.Backward``.
+        why: what it does that no trace can follow.
         refs: which operands follow the adjoints.
         given: for each result of the forward whether an adjoint comes to it.
         needed: for each input whether its gradient is asked for: these are the results.
@@ -37,14 +39,16 @@ class AtRunTime:
     def __init__(
         self,
         call: Any,
+        why: str,
         refs: Sequence[Any],
         given: list[bool],
         needed: list[bool],
         inputs: Sequence[torch.Tensor],
         dtype: torch.dtype,
     ) -> None:
-        self.name = f"{call.name}, whose backward ({call.source}) looks at values: the graph calls it as it is"
-        self.call, self.refs, self.given, self.needed, self.dtype = call, list(refs), given, needed, dtype
+        self.name = f"{call.name}, whose backward ({call.source}) {why}: the graph calls it as it is"
+        self.call, self.why, self.refs = call, why, list(refs)
+        self.given, self.needed, self.dtype = given, needed, dtype
         self.inputs = [(x.shape, x.dtype, x.device) for x in inputs]
 
     def like(self) -> list[torch.Tensor]:
@@ -88,8 +92,7 @@ class AtRunTime:
 
     def _refuse(self, what: str) -> None:
         raise OpaqueBackwardError(
-            f"the backward of {self.call.name} ({self.call.source}), which looks at values and is called as it is, "
-            f"{what}"
+            f"the backward of {self.call.name} ({self.call.source}), which {self.why} and is called as it is, {what}"
         )
 
 

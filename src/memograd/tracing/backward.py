@@ -57,18 +57,30 @@ def pulled_back(call: Backward, operands: Operands) -> tuple[list[Any], list[Any
     except OpaqueBackwardError:
         raise
     except Exception as error:
-        if isinstance(error, DataDependentError) or needs_data(error):
+        needs_values = isinstance(error, DataDependentError) or needs_data(error)
+        if needs_values or _is_the_programs_own(error):
             _erase_after(tracer.graph, last)
-            return _called_at_run_time(tracer, call, operands, error)
+            why = "looks at values" if needs_values else f"raises {_said(error)} while it is traced"
+            return _called_at_run_time(tracer, call, operands, error, why)
         raise _untraced(call, f"{_said(error)}. Write it with operations on tensors") from error
     why = f"whose backward ({call.source}) {reason}, as PyTorch refuses it"
     return [_once(tracer, t, call.name, why) for t in inputs], [_once(tracer, t, call.name, why) for t in hidden]
 
 
+def _is_the_programs_own(error: Exception) -> bool:
+    """Whether code of the user's raised it, and no check of PyTorch's or ours: when the graph runs it comes out of the
+    pass as it does out of autograd's, or is not raised there at all."""
+    traceback = error.__traceback__
+    while traceback is not None and traceback.tb_next is not None:
+        traceback = traceback.tb_next
+    name = traceback.tb_frame.f_globals.get("__name__", "") if traceback is not None else "torch"
+    return name.partition(".")[0] not in ("torch", __name__.partition(".")[0])
+
+
 def _called_at_run_time(
-    tracer: Tracer, call: Backward, operands: Operands, error: Exception
+    tracer: Tracer, call: Backward, operands: Operands, error: Exception, why: str
 ) -> tuple[list[Any], list[Any]]:
-    """The adjoints as an operator that calls the backward computes them.
+    """The adjoints as an operator that calls the backward computes them; ``why`` it is not traced.
 
     Raises:
         OpaqueBackwardError: it goes through a history that ``forward`` has kept, which no later run has.
@@ -83,7 +95,7 @@ def _called_at_run_time(
     given = [a is not None for a in operands.adjoint]
     refs = call.reads()
     dtype = next(a.dtype for a in operands.adjoint if a is not None)
-    code = AtRunTime(call, refs, given, operands.needed, operands.inputs, dtype)
+    code = AtRunTime(call, why, refs, given, operands.needed, operands.inputs, dtype)
     nodes = [tracer.node_of(a) for a in operands.adjoint if a is not None]
     nodes += [tracer.node_of(operands.of(ref)) for ref in refs]
     with tracer.pause():
