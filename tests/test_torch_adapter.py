@@ -1059,3 +1059,20 @@ def test_another_process_takes_over_the_precisions(settings: str) -> None:
 
     there = said(settings)
     assert said(f"_torch.put_float32_precisions({there})") == there
+
+
+def test_dynamo_writes_an_assignment_of_data_as_another_operator() -> None:
+    def f(x: torch.Tensor) -> torch.Tensor:
+        x.data = x.data * 2
+        return x.sin()
+
+    seen: list[torch.fx.GraphModule] = []
+
+    def backend(module: torch.fx.GraphModule, _: Any) -> Any:
+        seen.append(module)
+        return module.forward
+
+    torch.compile(f, backend=backend)(torch.ones(2, requires_grad=True))
+    targets = [n.target for n in adapter.with_data_set(seen[0]).graph.nodes]
+    assert torch.Tensor.set_ not in targets, WHY + "what stands behind set_ in Dynamo's graph for x.data = y"
+    assert not any("version" in getattr(t, "__name__", "") for t in targets), WHY + "and behind that"

@@ -132,6 +132,13 @@ WRITES = (overwrite, written, written_forward)  # their value is the second oper
 MARKS = (stop, no_grad, only_forward, *WRITES, opaque)
 
 
+def behind_writes(node: Any) -> Any:
+    """What autograd takes a value for that was written past it: the value before."""
+    while node.target in WRITES:
+        node = node.args[0]
+    return node
+
+
 def behind_stops(node: Any) -> Any:
     """The node whose value ``node`` of an fx graph is, where gradients do flow; what is no node as it is."""
     while getattr(node, "target", None) in (stop, no_grad, only_forward):

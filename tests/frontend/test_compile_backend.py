@@ -127,3 +127,31 @@ def test_functions_that_save_what_they_compute_on_the_way():
         y = ((x * theirs).exp() @ theirs).sin()  # by autograd's own rules
         y.square().sum().backward()
         torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-10, atol=1e-12)
+
+
+def halved_by_copy(w):
+    w.data.copy_(w.data * 0.5)
+
+
+def halved_by_assignment(w):
+    w.data = w.data * 0.5
+
+
+def halved_without_gradients(w):
+    with torch.no_grad():
+        w.mul_(0.5)
+
+
+@pytest.mark.parametrize("options", [None, {"memory_budget": "1MiB"}], ids=str)
+@pytest.mark.parametrize("halve", [halved_by_copy, halved_by_assignment, halved_without_gradients])
+def test_a_parameter_may_be_set_out_of_autograds_sight(halve, options):
+    class Halving(nn.Linear):
+        def forward(self, x):
+            halve(self.weight)
+            return (super().forward(x).sin(),)
+
+    theirs = Halving(3, 2).double()
+    ours = copy.deepcopy(theirs)
+    compiled = torch.compile(ours, backend=memograd_backend, options=options)
+    torch.testing.assert_close(trained(ours, compiled), trained(theirs, theirs), rtol=1e-8, atol=1e-10)
+    torch.testing.assert_close(ours.weight, theirs.weight, rtol=1e-8, atol=1e-10)

@@ -72,6 +72,30 @@ def test_an_argument_that_is_written_to_has_the_history_of_what_was_written(how,
     same(WRITTEN[how], loss, leaf)
 
 
+OUT_OF_SIGHT = {
+    "data": lambda x, w: (x.data.mul_(2), x * w)[1],
+    "a row of data": lambda x, w: (x.data[0].fill_(3.0), x * w)[1],
+    "itself returned": lambda x, w: (x.data.mul_(2), x * w, x)[1:],
+    "no_grad": lambda x, w: (torch.no_grad()(x.mul_)(2), x * w)[1],
+}
+
+
+@pytest.mark.parametrize("leaf", [True, False], ids=["a leaf", "a result"])
+@pytest.mark.parametrize("how", OUT_OF_SIGHT)
+def test_an_argument_that_is_written_to_out_of_autograds_sight_keeps_its_history(how, leaf):
+    def one_pass(model):
+        torch.manual_seed(0)
+        base = torch.randn(2, 3, dtype=F64, requires_grad=True)
+        x = base if leaf else base * 1.5
+        y = model(x)
+        first, *others = y if isinstance(y, tuple) else (y,)
+        (first.sin().sum() + x.cos().sum() + sum(o.exp().sum() for o in others)).backward()
+        return x, base.grad, model.w.grad
+
+    model = Scaled(OUT_OF_SIGHT[how])
+    torch.testing.assert_close(one_pass(mg.wrap(copy.deepcopy(model))), one_pass(model))
+
+
 def test_the_comparison_knows_what_an_argument_was():
     """PyTorch's backward pass refuses this, ours has the old value."""
     model: Any = mg.wrap(Scaled(lambda x, w: (h := (x * w).exp(), x.copy_(h))[0]))

@@ -48,6 +48,7 @@ try:
         keeps_roundings,
         load_inductor,
         one_graph,
+        with_data_set,
     )
     from memograd._torch.fake import (
         DATA_DEPENDENT,

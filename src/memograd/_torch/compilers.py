@@ -9,6 +9,7 @@
   (``torch.compiler.disable``) takes 15 µs a call, also where nobody compiles anything.
 - ``one_graph``: inside a call of ``DistributedDataParallel``, Dynamo cuts what ``torch.compile`` is given at the bounds
   of that one's buckets, as if it were the model. A setting of Dynamo's keeps it from that.
+- ``with_data_set``: Dynamo writes ``x.data = y`` as ``set_``, and a function of its own puts the count of writes back.
 """
 
 from __future__ import annotations
@@ -53,6 +54,20 @@ def keeps_roundings(device: str) -> bool:
     CPU did not before PyTorch 2.13."""
     version = tuple(int(part) for part in torch.__version__.split(".")[:2])
     return device != "cpu" or version >= (2, 13)
+
+
+def _set_data(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    x.data = y
+    return x
+
+
+def with_data_set(module: torch.fx.GraphModule) -> torch.fx.GraphModule:
+    """A graph of Dynamo's with ``x.data = y`` where the program has that."""
+    counts = [n for n in module.graph.nodes if getattr(n.target, "__name__", "") == "_lower_version_count_by_1"]
+    for count in counts:
+        count.args[0].target = _set_data
+        module.graph.erase_node(count)
+    return torch.fx.GraphModule(module, module.graph) if counts else module
 
 
 def dynamo_listens() -> bool:

@@ -10,8 +10,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from torch import nn
+from torch import fx
 
+from memograd._torch import with_data_set
 from memograd.errors import BackendError
 from memograd.frontend.forward import Wrapped
 from memograd.frontend.settings import Settings
@@ -21,7 +22,7 @@ _OPTIONS = ("memory_budget", "backend", "check")
 
 
 def memograd_backend(
-    module: nn.Module, example_inputs: Sequence[Any], options: Mapping[str, Any] | None = None, **others: Any
+    module: fx.GraphModule, example_inputs: Sequence[Any], options: Mapping[str, Any] | None = None, **others: Any
 ) -> Callable[..., Any]:
     """What Dynamo calls with each of its graphs.
 
@@ -46,7 +47,7 @@ def memograd_backend(
     check = given.pop("check", "first")
     settings = Settings(**given)
     check_options(settings.backend, check)
-    wrapped = Wrapped(module, None, settings, check)
+    wrapped = Wrapped(with_data_set(module), None, settings, check)
 
     def call(*args: Any) -> list[Any]:
         return list(wrapped(*args))

@@ -34,6 +34,7 @@ from memograd.draws import same_draws
 from memograd.errors import CaptureError, DataDependentError, MemogradError, add_note
 from memograd.graph.entries import Calling, Output
 from memograd.graph.graph import Graph
+from memograd.ops import behind_writes
 from memograd.tracing.addresses import STORAGE_ADDRESS
 from memograd.tracing.chance import seeds
 from memograd.tracing.checkpoints import written_again
@@ -292,8 +293,9 @@ class _Capture:
             origin = storage.origin
             moved = self.tracer.moved.get(storage)
             if (storage.version or moved) and origin in of:
-                outputs.append(Output("mutation", of[origin].name, self.inputs.stood_for[origin].grad_fn is not None))
                 value = self.tracer.node_of(moved.tensor) if moved else storage.node
+                tracked = self.inputs.stood_for[origin].grad_fn is not None and behind_writes(value) is not origin
+                outputs.append(Output("mutation", of[origin].name, tracked))
                 results.append(left_in(self.tracer, origin, value))
 
 
