@@ -9,6 +9,7 @@ from memograd.graph.graph import Graph
 from memograd.memory.plan import Plan
 from memograd.train.check import Check
 from memograd.train.chooser import Chooser
+from memograd.train.finish import Finish
 from memograd.train.program import Program
 from memograd.train.program_cache import ProgramCache
 from memograd.train.update import why_not
@@ -22,6 +23,7 @@ class Answers:
     _chooser: Chooser
     _check: Check
     _last: Program | None
+    _update: Finish
 
     @property
     def graph(self) -> Graph:
@@ -54,7 +56,7 @@ class Answers:
         program = self._required()
         why = why_not(self.optimizer) or ("hooks on parameters wait for gradients" if program.gradients else None)
         called = f"; {type(self.optimizer).__name__}.step() is called behind the graph: {why}" if why else ""
-        how = program.choice.backend.how
+        how = self._update.how if program.gathers else program.choice.backend.how
         return program.choice.reason + (f"; {how}" if how else "") + called
 
     @property

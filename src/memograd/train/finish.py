@@ -46,6 +46,11 @@ class Finish:
         self._all: list[Final] = []  # the one used last first
         self._batch_bytes = 0  # of the batch last gathered, which is alive beside the update
 
+    @property
+    def how(self) -> str:
+        """How the update last made runs."""
+        return self._all[0].choice.backend.how if self._all else ""
+
     def gather(self, program: Program, results: Sequence[torch.Tensor], batch: Any) -> None:
         """One more batch of a group was run."""
         carried = self.training.carried

@@ -164,6 +164,14 @@ def test_a_dtype_that_c_has_not_runs_operator_by_operator() -> None:
     assert "updates run operator by operator" in step.backend_reason
 
 
+def test_of_batches_that_are_gathered_the_update_behind_them_is_told() -> None:
+    model, batches = mlp(), data(5, 6, out=(5, 3))
+    step = mg.TrainStep(model, nn.MSELoss(), optim.SGD(model.parameters(), lr=0.1), backend="eager", accumulate=2)
+    for told in ("asked for", ONE_PASS.format(4)):
+        step(*batches[0])
+        assert step.backend_reason == told
+
+
 def test_without_a_compiler_updates_run_operator_by_operator(monkeypatch) -> None:
     monkeypatch.setattr(c_compiler, "compiler", lambda: None)
     step = beside_torch(mlp(), KINDS[2], data(5, 6, out=(5, 3)))

@@ -135,7 +135,7 @@ class Updates:
 def separate(graph: Graph) -> tuple[Updates | None, str]:
     """The updates of a lowered graph, and in words how they run."""
     labels = {graph.results[k].meta.get("update_of") for k in graph.positions("mutation")}
-    total = len(labels & {i.name for i in graph.inputs})
+    total = len(labels & {graph.outputs[k].name for k in graph.positions("mutation")})  # and not gradients' sums alone
     if not total:
         return None, ""
     if any(finite.is_asynchronous(graph.results[k].meta["val"].device) for k in graph.positions("flag")):
