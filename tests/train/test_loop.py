@@ -1,5 +1,7 @@
 """train_model: against the same loop in plain PyTorch, its options, its errors."""
 
+import copy
+
 import pytest
 import torch
 from torch import nn, optim
@@ -77,6 +79,43 @@ def test_resume_is_exact(tmp_path, after, dropout):
     assert history["epoch"] == [1, 2, 3, 4]
     for a, b in zip(whole.parameters(), second.parameters(), strict=True):
         assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"backend": "fast"}, {"check": "often"}, {"clip_grad_norm": -1.0}, {"memory_budget": "much"}, {"accumulate": 0}],
+    ids=str,
+)
+def test_options_without_sense_are_refused_before_a_resumed_run_has_its_weights(tmp_path, options):
+    run(network(), 1, checkpoint=tmp_path)
+    other = network()
+    before = copy.deepcopy(other.state_dict())
+    with pytest.raises(MemogradError):
+        run(other, 2, checkpoint=tmp_path, resume=True, **options)
+    torch.testing.assert_close(other.state_dict(), before, rtol=0, atol=0)
+
+
+def test_a_state_that_does_not_fit_is_refused_before_the_weights_are_put_in_place(tmp_path):
+    run(network(), 1, checkpoint=tmp_path)
+    saved = checkpoint.load(tmp_path)
+    assert saved is not None
+    saved["step"]["gathered"] = ["another parameter"]
+    checkpoint.save(tmp_path, saved)
+    other = network()
+    before = copy.deepcopy(other.state_dict())
+    with pytest.raises(DataError, match="another parameter"):
+        run(other, 2, checkpoint=tmp_path, resume=True)
+    torch.testing.assert_close(other.state_dict(), before, rtol=0, atol=0)
+
+
+def test_a_model_stays_where_it_is_when_something_else_is_refused():
+    class Moved(nn.Linear):
+        def to(self, *args, **kwargs):
+            raise AssertionError("moved")
+
+    model = Moved(3, 2)
+    with pytest.raises(MemogradError, match="optimizer"):
+        train_model(model, nn.CrossEntropyLoss(), object(), loader(), device="cpu")  # pyright: ignore[reportArgumentType]
 
 
 def test_nan_data_stops_before_the_weights_change(tmp_path):

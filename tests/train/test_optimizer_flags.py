@@ -127,6 +127,19 @@ def test_optimizers_that_our_gradients_do_not_serve_are_refused(make: Make, mess
         mg.TrainStep(model, nn.CrossEntropyLoss(), make(model.parameters()))
 
 
+@pytest.mark.parametrize("kind", [optim.Adam, optim.AdamW, optim.NAdam, optim.RAdam, optim.Adamax, optim.RMSprop])
+def test_capturable_on_a_cpu_is_refused_as_in_pytorch(kind: Make) -> None:
+    plain, model = small(), small()
+    (x, y), *_ = DATA
+    nn.functional.cross_entropy(plain(x), y).backward()
+    with pytest.raises(AssertionError, match="capturable=True"):
+        kind(plain.parameters(), capturable=True).step()
+    step = mg.TrainStep(model, nn.CrossEntropyLoss(), kind(model.parameters(), capturable=True), check="never")
+    with pytest.raises(mg.MemogradError, match=r"capturable=True.*on the CPU"):
+        step(x, y)
+    torch.testing.assert_close(model.state_dict(), small().state_dict(), rtol=0, atol=0)
+
+
 def test_a_differentiable_optimizer_fails_as_in_pytorch() -> None:
     """On leaves, which it may not write to while autograd watches."""
     model = small()

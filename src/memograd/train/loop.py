@@ -97,15 +97,14 @@ def train_model(
     arguments.refuse_model(model)
     if settings is not None and not isinstance(settings, Mapping):
         raise DataError(f"settings must be a dict, got {type(settings).__name__}")
+    if device is not None and torch.device(device).type == "meta":
+        raise DataError("the meta device has no memory: nothing can be trained there")
+    step = TrainStep(model, criterion, optimizer, memory_budget, backend, check, **refinements)
     folder = checkpoints.folder(checkpoint) if checkpoint is not None else None
-    if device is not None:
-        if torch.device(device).type == "meta":
-            raise DataError("the meta device has no memory: nothing can be trained there")
+    if device is not None:  # nothing was changed up to here
         model.to(device)
     stored = Resumable(folder, model, optimizer, dict(settings or {})) if folder is not None else None
-    saved = stored.take_up(_STATE) if stored is not None and resume else None
-    backend = saved["backend"] if saved is not None and backend == "auto" else backend
-    step = TrainStep(model, criterion, optimizer, memory_budget, backend, check, **refinements)
+    saved = stored.take_up(_STATE, partial(_take_up, step)) if stored is not None and resume else None
     batches = Batches(criterion is not None, device)
     run = _Run(step, dataloader, batches, stored)
     if validation is not None:
@@ -122,6 +121,13 @@ def train_model(
     if step.averages:
         run.history.ema = {k: v.clone() if isinstance(v, torch.Tensor) else v for k, v in step.ema_state_dict().items()}
     return run.history
+
+
+def _take_up(step: TrainStep, saved: dict[str, Any]) -> None:
+    """What the step itself goes on from. Raises DataError where it does not fit."""
+    step.load_state_dict(saved.get("step") or step.state_dict())  # an older release had none
+    if step.backend == "auto":
+        step.keep_backend(saved["backend"])
 
 
 @dataclass
@@ -144,7 +150,6 @@ class _Run:
     def go_on(self, saved: dict[str, Any]) -> None:
         """From a checkpoint, whose weights are in place."""
         self.history = History(saved["history"], saved["backend"], saved["backend_reason"])
-        self.step.load_state_dict(saved.get("step") or self.step.state_dict())  # an older release had none
         checkpoints.restore_random(saved["random"], self.loader)
 
     def bar(self, epochs: int, progress: bool | None) -> AbstractContextManager[tqdm[Any] | None]:

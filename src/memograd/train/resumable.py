@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,9 +27,14 @@ class Resumable:
     optimizer: optim.Optimizer
     settings: Mapping[str, Any]
 
-    def take_up(self, others: Mapping[str, type] | None = None) -> dict[str, Any] | None:
-        """What ``save`` wrote, weights and optimizer state put in place; None where there is no checkpoint. ``others``:
-        what else must be in it, of which kind.
+    def take_up(
+        self, others: Mapping[str, type] | None = None, ahead: Callable[[dict[str, Any]], None] = lambda saved: None
+    ) -> dict[str, Any] | None:
+        """What ``save`` wrote, weights and optimizer state put in place; None where there is no checkpoint.
+
+        Args:
+            others: what else must be in it, of which kind.
+            ahead: is given it before anything is put in place, and raises DataError where it does not fit.
 
         Raises:
             DataError: it is damaged, or of another run; nothing has changed then.
@@ -45,6 +50,7 @@ class Resumable:
                     f"the run in {self.folder} was made with {name} = {before}, not {value}; resume it with the same "
                     "settings, or choose another folder"
                 )
+        ahead(saved)
         checkpoint.restore(self.folder, saved, self.model, self.optimizer)
         return saved
 

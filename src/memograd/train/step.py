@@ -280,10 +280,10 @@ class TrainStep(Answers):
             raise GraphError("no update was made yet")
         return self._carried.norm.clone()
 
-    def keep_backend(self) -> None:
-        """``auto`` has chosen: whatever is captured from now on runs on the backend of the step last run, so that a
-        run that is resumed on it computes the same to the last bit."""
-        self._chooser.backend = self.backend_name
+    def keep_backend(self, name: str | None = None) -> None:
+        """``auto`` has chosen: whatever is captured from now on runs on the backend of the step last run, or of the run
+        that is resumed (``name``), which so computes the same to the last bit."""
+        self._chooser.backend = name or self.backend_name
 
 
 def _parameters(objective: Objective, optimizer: optim.Optimizer) -> list[nn.Parameter]:

@@ -112,7 +112,16 @@ def _each(value: Any) -> Any:
 
 
 def prepare(optimizer: optim.Optimizer, group: dict[str, Any], p: Tensor) -> State:
-    """The optimizer's own state tensors for ``p``, made as the optimizer makes them when they are missing."""
+    """The optimizer's own state tensors for ``p``, made as the optimizer makes them when they are missing.
+
+    Raises:
+        GraphError: a combination that ``step`` of PyTorch's own optimizers refuses.
+    """
+    if group.get("capturable") and p.device.type == "cpu" and type(optimizer).__module__.startswith("torch."):
+        raise GraphError(
+            f"{type(optimizer).__name__} has capturable=True, which is for CUDA graphs, and a parameter of shape "
+            f"{tuple(p.shape)} on the CPU, as PyTorch's step() refuses it too: leave capturable out"
+        )
     tensors = {k: t for k, t in optimizer.state.get(p, {}).items() if isinstance(t, Tensor)}
     if not tensors and (tensors := RULES[type(optimizer)].start(p, group)):
         optimizer.state[p].update(tensors)
