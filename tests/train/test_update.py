@@ -94,3 +94,40 @@ def test_a_parameter_of_one_number_is_updated_in_its_own_precision(options) -> N
         results.append(w.detach().clone())
     torch.testing.assert_close(*results)
     assert results[1].dtype == torch.float32
+
+
+class Tied(nn.Module):
+    """An autoencoder whose decoder has the weight of the encoder, transposed: two parameters in the same memory."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.encoder, self.decoder = nn.Linear(4, 2), nn.Linear(2, 4)
+        self.decoder.weight = nn.Parameter(self.encoder.weight.t())
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return (self.decoder(self.encoder(x).sigmoid()) - x).square().mean()
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+@pytest.mark.parametrize("kind", [optim.SGD, optim.Adam])
+def test_parameters_in_the_same_memory_are_updated_one_after_the_other(kind, accumulate) -> None:
+    runs = []
+    for ours in (False, True):
+        torch.manual_seed(0)
+        model = Tied().double()
+        model.decoder.weight = nn.Parameter(model.encoder.weight.t())
+        optimizer = kind(model.parameters(), lr=0.1)
+        step = mg.TrainStep(model, None, optimizer, accumulate=accumulate) if ours else None
+        for k in range(4):
+            x = torch.linspace(-1, 1 + k, 12, dtype=torch.float64).view(3, 4)
+            if step is not None:
+                step(x)
+                continue
+            (model(x) / accumulate).backward()
+            if k % accumulate == accumulate - 1:
+                optimizer.step()
+                optimizer.zero_grad()
+        if step is not None:
+            assert "two parameters lie in the same memory" in step.backend_reason
+        runs.append(model.state_dict())
+    torch.testing.assert_close(runs[1], runs[0], rtol=1e-10, atol=1e-12)

@@ -15,8 +15,9 @@ from typing import Any
 import torch
 from torch import optim
 
-from memograd._torch import has_step_hooks
+from memograd._torch import has_step_hooks, memory_of
 from memograd.errors import GraphError
+from memograd.graph.overlap import overlapping
 from memograd.train import formulas
 from memograd.train.formulas import State
 
@@ -92,6 +93,8 @@ def why_not(optimizer: optim.Optimizer) -> str | None:
         return "the optimizer has step hooks"
     if "step" in vars(optimizer) and not hasattr(vars(optimizer)["step"], "_wrapped_by_lr_sched"):
         return "its step method was replaced"
+    if _share_memory([p for group in optimizer.param_groups for p in group["params"]]):
+        return "two parameters lie in the same memory, which it updates one after the other"
     for group in optimizer.param_groups:
         if group.get("differentiable"):
             return "differentiable=True"
@@ -105,6 +108,13 @@ def why_not(optimizer: optim.Optimizer) -> str | None:
         if any(isinstance(x, Tensor) for k, v in group.items() if k not in _INPUTS for x in _each(v)):
             return "a hyperparameter is a tensor, which may change without being replaced"
     return None
+
+
+def _share_memory(parameters: list[Tensor]) -> bool:
+    plain = [p for p in parameters if type(p) in (Tensor, torch.nn.Parameter) and p.device.type != "meta"]
+    if len(set(map(memory_of, plain))) == len(plain):  # as nearly always, and a tenth of the time
+        return False
+    return bool(overlapping(plain))
 
 
 def _each(value: Any) -> Any:
