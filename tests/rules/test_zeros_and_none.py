@@ -57,6 +57,8 @@ PROGRAMS: dict[str, tuple[Program, tuple[int, ...]]] = {
     "norm of order 0": (lambda x: torch.linalg.vector_norm(x, 0), (3, 4)),
     "norm of order 0 along rows": (lambda x: torch.linalg.vector_norm(x, 0, 1).sum(), (3, 4)),
     "norm of order 0 in a given dtype": (lambda x: torch.norm(x, 0, 1, dtype=torch.float64).sum(), (3, 4)),
+    "ormqr of no matrices": (lambda x: torch.ormqr(x, x[..., 0].detach(), x.detach()).sum(), (0, 5, 5)),
+    "householder_product of no matrices": (lambda x: torch.linalg.householder_product(x, x[..., 0]).sum(), (0, 5, 5)),
     "norm of order 0, torch.norm": (lambda x: x.norm(0, dim=1).sum(), (3, 4)),
 }
 

@@ -190,11 +190,15 @@ def cross(adjoint, y, x, z, dim=-1):
 def householder_product(reflectors, tau):
     rows, columns = reflectors.shape[-2:]
     q = torch.eye(rows, columns, dtype=reflectors.dtype, device=reflectors.device)
+    if not reflectors.numel():
+        return q.repeat(*reflectors.shape[:-2], 1, 1)
     return _reflect(q.expand(reflectors.shape), reflectors, tau, reversed(range(tau.shape[-1])))
 
 
 @expand(aten.ormqr.default, formula="Q C, or Qᴴ C, C Q, C Qᴴ, with Q = Π (1 - τᵢ vᵢ vᵢᴴ)")
 def ormqr(reflectors, tau, other, left=True, transpose=False):
+    if not reflectors.numel():  # no reflection; autograd has no gradient of theirs, and not an empty one
+        return other.clone()
     if not left:
         return ormqr(reflectors, tau, other.mH, True, not transpose).mH
     steps = range(tau.shape[-1])
