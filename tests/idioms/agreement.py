@@ -35,11 +35,28 @@ def plain_grad(f: Callable[..., Any], argnums: int = 0) -> Callable[..., Any]:
     def gradient(*args: Any) -> Any:
         at = list(args)
         with torch.enable_grad():
-            at[argnums] = at[argnums] if at[argnums].requires_grad else at[argnums].detach().requires_grad_()
-            at[argnums] = at[argnums].view_as(at[argnums])
-            return torch.autograd.grad(f(*at), at[argnums], create_graph=True, materialize_grads=True)[0]
+            point = at[argnums]
+            leaf = point if point.requires_grad else point.detach().requires_grad_()
+            at[argnums] = leaf.view_as(leaf)
+            (found,) = torch.autograd.grad(f(*at), at[argnums], create_graph=True, materialize_grads=True)
+            own = leaf is not point and all(other is leaf for other in _leaves_behind(found))
+            return found.detach() if own else found  # as ``torch.func.grad``: of what has no history none is made
 
     return gradient
+
+
+def _leaves_behind(tensor: torch.Tensor) -> Tensors:
+    """The leaves that ``backward`` would reach."""
+    if tensor.grad_fn is None:
+        return [tensor] if tensor.requires_grad else []
+    leaves, seen, ahead = [], set(), [tensor.grad_fn]
+    while ahead:
+        node = ahead.pop()
+        if node is not None and node not in seen:
+            seen.add(node)
+            leaves += [node.variable] if hasattr(node, "variable") else []
+            ahead += [n for n, _ in node.next_functions]
+    return leaves
 
 
 def by_autograd(f: Callable[..., Any], inputs: Sequence[torch.Tensor], rest: Sequence[torch.Tensor] = ()) -> Any:

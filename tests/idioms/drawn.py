@@ -107,13 +107,14 @@ class Drawn:
         return scope is not None
 
     def trains(self) -> bool:
-        """PyTorch trains the program as a module, and the loss stays moderate."""
+        """PyTorch trains the program as a module, some parameter at least, and the loss stays moderate."""
         model = self.model(plain_grad)
         try:
             losses = plain_steps(model, self.batch(), {}, steps=2)
         except RuntimeError:
             return False
-        return all(v.isfinite().all() and v.abs().max() < LARGE for v in [*losses, *model.parameters()])
+        moderate = all(v.isfinite().all() and v.abs().max() < LARGE for v in [*losses, *model.parameters()])
+        return moderate and any(p.grad is not None for p in model.parameters())
 
     def batch(self) -> tuple[torch.Tensor]:
         return (self.inputs()[0][0],)
@@ -129,7 +130,8 @@ class Drawn:
         """The scope after ``lines``; None if PyTorch refuses, or if what it gives is not fit for a comparison.
 
         ``.data`` hides a write also from PyTorch's check that no saved value is written to: PyTorch then computes with
-        the new value, which is no derivative of anything. So the trial uses ``detach``, which does not hide it.
+        the new value, which is no derivative of anything. So the trial uses ``detach``, which does not hide it. Lines
+        that raise where they have turned gradients off leave it so: the mode is put back.
         """
         inputs, rest = self.inputs()
         leaves = [t.requires_grad_() for t in inputs]
@@ -137,7 +139,8 @@ class Drawn:
         f = self._run(source.replace(".data", ".detach()"), "f", plain_grad)
         torch.manual_seed(SEED)
         try:
-            with warnings.catch_warnings():  # in which order such a write goes PyTorch does not say
+            with torch.enable_grad(), warnings.catch_warnings():
+                # in which order such a write goes PyTorch does not say
                 warnings.filterwarnings("error", message="Use of index_put_ on expanded tensors")
                 scope = f(*leaves, *rest)
             smooth = [v for v in scope.values() if _smooth(v) and v.requires_grad]
