@@ -67,3 +67,38 @@ def test_many_cotangents_at_once_keep_their_history():
         (hessian,) = torch.autograd.grad(gradient(x), x, rows, is_grads_batched=True, create_graph=True)
         seen.append([hessian, *torch.autograd.grad(hessian.square().sum(), x)])
     torch.testing.assert_close(*seen)
+
+
+LINEAR = nn.Linear(3, 2)
+W = nn.Parameter(torch.linspace(1, 2, 3))
+CLOSED_OVER = {
+    "replaced": (
+        lambda p: torch.func.functional_call(LINEAR, p, (torch.ones(4, 3),)).square().sum(),
+        {"weight": torch.ones(2, 3), "bias": torch.ones(2)},
+    ),
+    "replaced in part": (
+        lambda p: torch.func.functional_call(LINEAR, p, (torch.ones(4, 3),)).square().sum(),
+        {"weight": torch.ones(2, 3)},
+    ),
+    "detached": (lambda x: (x * W.detach()).square().sum(), torch.ones(3)),
+    "without gradients": (lambda x: (x * torch.no_grad()(W.exp)()).square().sum(), torch.ones(3)),
+    "used": (lambda x: (x * W).exp().sum(), torch.ones(3)),
+}
+
+
+@pytest.mark.parametrize("transform", ["grad", "grad_and_value", "jacrev", "hessian", "vjp", "jvp"])
+@pytest.mark.parametrize("name", CLOSED_OVER)
+def test_what_depends_on_no_parameter_has_no_history(name, transform):
+    f, x = CLOSED_OVER[name]
+
+    def histories(library):
+        apply = getattr(library, transform)
+        if transform == "vjp":
+            value, pull = apply(f, x)
+            out = value, pull(torch.ones(()))
+        else:
+            ones = torch.utils._pytree.tree_map(torch.ones_like, x)
+            out = apply(f, (x,), (ones,)) if transform == "jvp" else apply(f)(x)
+        return [t.requires_grad for t in torch.utils._pytree.tree_leaves(out)]
+
+    assert histories(mg) == histories(torch.func)

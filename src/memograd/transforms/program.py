@@ -20,6 +20,7 @@ import torch
 from torch import fx
 
 from memograd._torch import has_batching_rule, in_forward_mode, inside_torch_func, is_tracked
+from memograd.adjoint.activity import active_nodes
 from memograd.adjoint.partition import Halves, gather, partition
 from memograd.errors import CaptureError, GraphError
 from memograd.graph.bits import worked_out
@@ -61,7 +62,7 @@ class Program:
     def whole(self, args: Any, kwargs: Any, given: Mapping[str, torch.Tensor] | None = None) -> tuple[Any, dict]:
         """(what ``f`` returns, {name: gradient or tangent}); ``given``: the further arguments by name."""
         extra = [given[i.of].contiguous() for i in self.joint.inputs if i.kind == "cotangent"] if given else ()
-        flat = self.joint.bind(args, kwargs, extra)
+        flat = self._without_idle_histories(self.joint.bind(args, kwargs, extra))
         tracked = self._tracked(flat)
         if tracked and self.repeatable:
             results = self._step("all", list(range(len(self.joint.outputs))))(self._kept_apart(flat))
@@ -76,6 +77,7 @@ class Program:
         """What ``f`` returns, and what ``linear`` goes on from."""
         pairs = list(zip(self.joint.placeholders, self.joint.inputs, strict=True))
         flat = self.joint.bind(args, kwargs, [n.meta["val"] for n, i in pairs if i.kind == "cotangent"])
+        flat = self._without_idle_histories(flat)
         early = [t for t, (_, i) in zip(flat, pairs, strict=True) if i.kind != "cotangent"]
         tracked, later = self._tracked(early), self._tracked_later(early)
         operands = [
@@ -159,6 +161,18 @@ class Program:
             return False
         with torch.enable_grad():
             return self._tracked(early)
+
+    def _without_idle_histories(self, flat: list[Any]) -> list[Any]:
+        """``flat``, where an input by which no result has a derivative has no history: that is a module's own parameter
+        where others were put in its place (``functional_call``)."""
+        if not self._idle or capturing() or in_forward_mode():  # who is not autograd may go other ways
+            return flat
+        return [t.detach() if k in self._idle and t.requires_grad else t for k, t in enumerate(flat)]
+
+    @cached_property
+    def _idle(self) -> frozenset[int]:
+        active = set(active_nodes(self.joint.placeholders, self.joint.results))
+        return frozenset(k for k, node in enumerate(self.joint.placeholders) if node not in active)
 
     def _function(self) -> Callable[..., Any]:
         if not inside_torch_func():
