@@ -4,6 +4,7 @@
 * ``x._version`` counts writes, also those of an optimizer: refused for tensors that the program was given.
 * ``x.data_ptr()`` asks where a tensor lies: refused (``addresses``).
 * ``SobolEngine.draw`` writes numbers to memory: refused.
+* ``print(x)`` shows what a tensor without data is to PyTorch's own tracing; here it says what it is to the user.
 * ``x.tolist()``, ``x.numpy()`` and ``x.tensor_split(indices)`` read values. (On tensors without data they raise.)
 """
 
@@ -14,13 +15,15 @@ from typing import Any
 import torch
 from torch.overrides import TorchFunctionMode
 
-from memograd._torch import VERSION
+from memograd._torch import VERSION, is_fake
 from memograd.errors import CaptureError
 from memograd.tracing.addresses import ADDRESSES, refuse_address
 from memograd.tracing.provenance import caller
 from memograd.tracing.tracer import Tracer
 
 _SET_DATA = torch.Tensor.data.__set__  # pyright: ignore[reportAttributeAccessIssue]
+_REPR = torch.Tensor.__repr__
+_SHOWS = frozenset({_REPR, torch.Tensor.__format__})
 _SPLITS = frozenset({torch.tensor_split, torch.Tensor.tensor_split})
 _READS = frozenset({torch.Tensor.tolist, torch.Tensor.numpy, torch.Tensor.__array__, torch.Tensor.__dlpack__})
 
@@ -59,6 +62,10 @@ class Unseen(TorchFunctionMode):
                 f"{source} ({line}) draws from a Sobol sequence, which PyTorch computes past its dispatcher; draw "
                 "outside and pass the numbers in"
             )
+        if func in _SHOWS and is_fake(shown := self.tracer.stand_in(args[0])):
+            if func != _REPR and not shown.dim():  # that of a number is the number's
+                return format(shown.item(), args[1])
+            return f"tensor(no values yet: a graph is being made of the program; {tuple(shown.shape)}, {shown.dtype})"
         if func == _SET_DATA:
             tensor, new = args
             self.tracer.assign(tensor, new)
