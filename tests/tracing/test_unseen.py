@@ -1,4 +1,4 @@
-"""What is shown of a tensor while a graph is made. Witness: what plain PyTorch shows."""
+"""What a tensor without data shows and is refused. Witness of what is shown: plain PyTorch."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ TENSORS: dict[str, Callable[[Tensor], str]] = {
 NUMBERS: dict[str, Callable[[Tensor], str]] = {
     "formatted": lambda y: f"{y.sum()}",
     "with digits": lambda y: f"{y.sum():.3f}",
-    "by %": lambda y: "%.3f" % y.sum().detach(),
+    "rounded": lambda y: f"{round(y.sum().item(), 3)}",
 }
 
 
@@ -56,3 +56,31 @@ def test_a_number_that_is_printed_is_that_of_the_call(how: str, capsys: pytest.C
             one(torch.full((4, 3), float(k)))
         printed.append(capsys.readouterr().out)
     assert printed[0] == printed[1]
+
+
+class Named(torch.Tensor):
+    """A kind of the user's."""
+
+
+REFUSED: dict[str, tuple[Callable[[Tensor], Tensor], str]] = {
+    "subclass": (lambda x: (x * 2).as_subclass(Named).sum(), r"test_unseen.*makes a Named of a tensor.*plain ones"),
+    "nested": (lambda x: torch.nested.nested_tensor([x, x]).to_padded_tensor(0.0).sum(), "operators on dense tensors"),
+    "compressed": (
+        lambda x: x.sin().to_sparse_csr().to_dense().sum(),
+        "layout torch.sparse_csr.*torch.sparse_coo_tensor",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_no_graph_takes_is_refused_with_what_to_do(name: str) -> None:
+    f, words = REFUSED[name]
+    with pytest.raises(mg.MemogradError, match=words):
+        mg.grad(f)(torch.ones(2, 3))
+
+
+def test_a_sparse_tensor_of_indices_and_values_has_gradients_by_the_values() -> None:
+    values = torch.linspace(1, 2, 3, dtype=torch.float64)
+    indices = torch.tensor([[0, 1, 1], [2, 0, 1]])
+    ours = mg.grad(lambda v: torch.sparse_coo_tensor(indices, v.sin(), (2, 3)).to_dense().square().sum())(values)
+    torch.testing.assert_close(ours, 2 * values.sin() * values.cos())

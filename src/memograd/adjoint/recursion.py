@@ -161,6 +161,12 @@ def _at(u: fx.Node) -> str:
 
 
 def _missing(u: fx.Node) -> str:
+    layout = getattr(u.meta["val"], "layout", torch.strided)
+    if layout is not torch.strided:
+        return (
+            f"no rule for {_at(u)}, whose result has layout {layout}: keep to dense tensors, or make a sparse one of "
+            "indices and values (torch.sparse_coo_tensor), by which there are gradients"
+        )
     return (
         f"no rule for {_at(u)}. Register one: @memograd.rule({_torch_name(u.target)}) def op(adjoint, y, *args, "
         "**kwargs): return one adjoint per argument, None for no contribution"

@@ -191,7 +191,10 @@ class _Capture:
         except MemogradError:
             raise
         except UNSUPPORTED as error:
-            ours = CaptureError(f"an operator cannot be captured{self._where(error)}: {_first_line(error)}")
+            ours = CaptureError(
+                f"an operator cannot be captured{self._where(error)}: {_first_line(error)}. Write this with operators "
+                "on dense tensors, or compute it outside and pass its result in"
+            )
             ours.raised = error
             raise ours from error
         except Exception as error:
