@@ -7,6 +7,7 @@ so capture makes them inputs of the graph. Looked through: closure cells, refere
 
 from __future__ import annotations
 
+import dis
 import functools
 import types
 from collections.abc import Callable, Iterator, Mapping
@@ -116,12 +117,23 @@ def _references(function: Any) -> Iterator[tuple[str, Any]]:
 
 def _globals_of(code: types.CodeType, scope: dict[str, Any]) -> Iterator[tuple[str, Any]]:
     """Globals read by a code object or by the functions defined inside it."""
-    for name in code.co_names:
+    for name in _global_names(code):
         if name in scope and not isinstance(scope[name], types.ModuleType):
             yield name, scope[name]
     for constant in code.co_consts:
         if isinstance(constant, types.CodeType):
             yield from _globals_of(constant, scope)
+
+
+@functools.lru_cache(1024)
+def _global_names(code: types.CodeType) -> tuple[str, ...]:
+    """Names that the code reads as globals; ``co_names`` has those of attributes, too (``self.model``), which may be
+    those of something else at the top of the file."""
+    if not code.co_names:
+        return ()
+    return tuple(
+        dict.fromkeys(i.argval for i in dis.get_instructions(code) if i.opname in ("LOAD_GLOBAL", "LOAD_NAME"))
+    )
 
 
 def _without_children(modules: dict[str, nn.Module]) -> dict[str, nn.Module]:
