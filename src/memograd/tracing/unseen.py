@@ -5,7 +5,6 @@
 * ``x.data_ptr()`` asks where a tensor lies: refused (``addresses``).
 * ``SobolEngine.draw`` writes numbers to memory: refused.
 * ``print(x)`` shows what a tensor without data is to PyTorch's own tracing; here it says what it is to the user.
-* ``x.as_subclass(kind)`` gives a tensor methods of its own: refused.
 * ``x.tolist()``, ``x.numpy()`` and ``x.tensor_split(indices)`` read values. (On tensors without data they raise.)
 """
 
@@ -62,12 +61,6 @@ class Unseen(TorchFunctionMode):
             raise CaptureError(
                 f"{source} ({line}) draws from a Sobol sequence, which PyTorch computes past its dispatcher; draw "
                 "outside and pass the numbers in"
-            )
-        if func == torch.Tensor.as_subclass and args[1] is not torch.Tensor:
-            source, line = caller()
-            raise CaptureError(
-                f"{source} ({line}) makes a {args[1].__name__} of a tensor (as_subclass), and a graph has plain "
-                "ones: keep to these in the program, and make one of its results outside"
             )
         if func in _SHOWS and is_fake(shown := self.tracer.stand_in(args[0])):
             if func != _REPR and not shown.dim():  # that of a number is the number's
