@@ -8,10 +8,12 @@ from typing import Any
 import pytest
 import torch
 
+from memograd.rules import registry
 from memograd.tracing import layouts, shapes_seen
+from memograd.transforms.check import check_transforms
 from memograd.verify import sweep as operators
 from memograd.verify import sweep_modules as modules
-from memograd.verify.layouts import ADJOINTS, LAYOUTS, lies_alike, sweep, sweep_modules
+from memograd.verify.layouts import ADJOINTS, LAYOUTS, check, lies_alike, sweep, sweep_modules
 
 pytest.importorskip("expecttest")
 
@@ -70,6 +72,27 @@ def test_a_wrong_stride_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shapes_seen, "_ANSWERS", {})
     (tally,) = sweep([e for e in operators.entries() if e.name == "nn.functional.mse_loss"], limit=2)
     assert tally.wrong and "STRIDES aten.mse_loss_backward" in str(tally)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
+def test_a_wrong_rule_is_noticed_and_a_point_without_a_derivative_is_left_out(
+    monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype
+) -> None:
+    """A wrong gradient of ``abs`` is wrong beside its kink; singular vectors of a matrix of equal rows have none."""
+    sign = torch.ops.aten.abs.default
+    monkeypatch.setitem(registry._TABLE, sign, registry.Entry(sign, "rule", lambda adjoint, y, x: adjoint, "", "", ""))
+    point = torch.tensor([[0.5, -1.0, 2.0]], dtype=dtype)
+    with check_transforms(False):
+        assert "WRONG" in (check(lambda x: (x.abs(),), [point], 1, 1e-3) or "")
+        equal = point.expand(3, 3).clone()
+        assert check(lambda x: (torch.linalg.svd(x).U.abs(),), [equal], 1, 1e-3) is None
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
+def test_finite_differences_decide_where_autograd_is_mistaken(dtype: torch.dtype) -> None:
+    """It passes a gradient to elements that ``as_strided_scatter`` overwrites."""
+    (tally,) = sweep([e for e in operators.entries() if e.name == "as_strided_scatter"], dtype, limit=3, forms=6)
+    assert tally.passed and not tally.wrong and not tally.refused
 
 
 @pytest.mark.parametrize("shape", [(), (3,), (2, 3), (2, 3, 4), (2, 3, 4, 2), (2, 2, 3, 2, 2)])

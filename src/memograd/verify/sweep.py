@@ -228,25 +228,31 @@ def closer(
 ) -> bool:
     """True where central differences along random directions agree with ``ours`` and contradict ``theirs``."""
     generator = torch.Generator().manual_seed(_SEED)
-
-    def value(tensors: list[Tensor]) -> float:
-        torch.manual_seed(_SEED)
-        return sum(inner(c, o) for o, c in zip(function(*tensors), cotangents, strict=True))
-
-    def inner(a: Tensor, b: Tensor) -> float:  # of gradients and directions, complex numbers as pairs of reals
-        return float((a.conj() * b).real.sum()) if a.is_complex() else float((a * b).sum())
-
     step, contradicted = 1e-6, False
     for _ in range(3):
         along = [_random(x, generator) for x in at]
-        ahead, behind = (value([x + h * d for x, d in zip(at, along, strict=True)]) for h in (step, -step))
+        ahead, behind = (
+            seeded_value(function, [x + h * d for x, d in zip(at, along, strict=True)], cotangents)
+            for h in (step, -step)
+        )
         slope = (ahead - behind) / (2 * step)
-        good, bad = (sum(inner(g, d) for g, d in zip(side, along, strict=True)) for side in (ours, theirs))
+        good, bad = (sum(_inner(g, d) for g, d in zip(side, along, strict=True)) for side in (ours, theirs))
         size = 1 + sum(float((g * d).abs().sum()) for g, d in zip(ours, along, strict=True))
         if not abs(slope - good) <= 1e-5 * size:
             return False
         contradicted = contradicted or not abs(slope - bad) <= 1e-4 * size
     return contradicted
+
+
+def seeded_value(function: Callable[..., Any], at: Sequence[Tensor], cotangents: Sequence[Tensor]) -> float:
+    """The results times their cotangents."""
+    torch.manual_seed(_SEED)
+    return sum(_inner(c, o) for o, c in zip(function(*at), cotangents, strict=True))
+
+
+def _inner(a: Tensor, b: Tensor) -> float:
+    """Of gradients and directions; complex numbers as pairs of reals."""
+    return float((a.conj() * b).real.sum()) if a.is_complex() else float((a * b).sum())
 
 
 def _right_in_double(op: Any, sample: Any, cotangents: Any, ours: Sequence[Tensor], tolerance: float) -> bool:
