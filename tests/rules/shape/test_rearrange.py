@@ -81,3 +81,11 @@ def test_as_strided_scatter():
     live = x.clone().requires_grad_()
     (live.index_put((places,), live[:2].sin()) * w).sum().backward()
     torch.testing.assert_close(mg.differentiate(ours)(x)[1]["x"], live.grad)
+
+
+def test_as_strided_of_complex_numbers_that_overlap_in_memory():
+    x = torch.randn(6, dtype=torch.complex128).as_strided((3, 3), (1, 1))
+    leaf = x.detach().requires_grad_()
+    leaf.as_strided((2, 2), (1, 1)).abs().square().sum().backward()
+    ours = mg.grad(lambda x: x.as_strided((2, 2), (1, 1)).abs().square().sum())(x)
+    torch.testing.assert_close(ours, leaf.grad)

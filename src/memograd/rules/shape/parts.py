@@ -95,7 +95,7 @@ def as_strided(adjoint, y, x, size, stride, storage_offset=None):
         times = torch.zeros(extent, dtype=adjoint.dtype, device=x.device).index_add(
             0, own, torch.ones_like(own).to(memory.dtype)
         )
-        memory = memory / times.clamp_min(1)
+        memory = memory / times.real.clamp_min(1)  # numbers of times are real, whatever is adjoint
     return memory.index_select(0, own).reshape(x.shape)
 
 
