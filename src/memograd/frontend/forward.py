@@ -37,6 +37,7 @@ from memograd.frontend.program import Program
 from memograd.frontend.settings import Settings
 from memograd.looks import DecisionChangedError, comparing
 from memograd.memory.plan import Plan
+from memograd.tracing.captures import Captures
 from memograd.tracing.reuse import Recent, ambient, signature
 from memograd.tracing.under_way import ACTIVE, capturing
 from memograd.transforms.surroundings import untraced
@@ -65,7 +66,7 @@ class Wrapped:
         self._begin()
 
     def _begin(self) -> None:
-        self.captures: list[str] = []
+        self.captures = Captures(f"the forward pass of {type(self.model).__name__}")
         self._last: Program | None = None
         self.check_reason = "not compared: check='never'" if self.check == "never" else "no backward pass was run yet"
         self._programs: dict[Any, list[Any]] = Recent()
@@ -154,9 +155,10 @@ class Wrapped:
         programs = self._programs.get(key)
         if programs is None:
             programs = self._programs[key] = []
-        why = "a call unlike those before" if programs or self.captures else "the first call"
+        why = "" if self.captures else "the first call"
         for program in [*programs]:
             if not program.guards.hold():
+                why = f"{program.guards.changed()} is not what it was"
                 continue
             if program.plain:
                 return self.original(*args, **kwargs)
@@ -171,7 +173,7 @@ class Wrapped:
         if any(is_lazy(t) for t in (*self.model.parameters(), *self.model.buffers())):
             return self.original(*args, **kwargs)  # which makes them
         program = self._captured(args, kwargs)
-        self.captures.append(why)
+        self.captures.note(why, self.original, args, kwargs)
         programs.insert(0, program)
         del programs[_MOST:]
         if program.plain and not program.guards.volatile:  # what took from an iterator took that once

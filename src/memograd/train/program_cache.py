@@ -14,6 +14,7 @@ import torch
 from memograd import progress
 from memograd._torch import has_hooks, module_hooks, saved_tensor_hooks, without_function_modes
 from memograd.errors import GradientMismatchError, GraphError
+from memograd.tracing.captures import Captures
 from memograd.tracing.reuse import Recent
 from memograd.tracing.states import States
 from memograd.train.build import Choose, Training, build
@@ -34,7 +35,7 @@ class ProgramCache:
         self.check = check
         self.choose = choose
         self.updates = updates
-        self.captures: list[str] = []
+        self.captures = Captures("a training step")
         self.programs: dict[Any, Programs] = Recent()
         self._parameters = list(training.objective.parameters())
         self._hooks = module_hooks(training.objective)
@@ -47,7 +48,7 @@ class ProgramCache:
         programs = self.programs.get(key)
         if programs is None:
             programs = self.programs[key] = Programs()
-            why = "a batch or a setting unlike those before" if self.captures else "the first step"
+            why = "" if self.captures else "the first step"
         else:
             programs.drop_stale(self.training.optimizer, self.updates.alike, len(self.training.carried.averages))
             if programs.holding():
@@ -64,7 +65,8 @@ class ProgramCache:
         return (geometry(batch, options), hooked, hooks, settings(self.training.optimizer, self.training.rates))
 
     def build(self, batch: tuple[Any, ...], options: dict[str, Any], why: str, concrete: bool = False) -> Program:
-        """A program captured for this batch, for a reason; ``concrete``: on its values."""
+        """A program captured for this batch, for a reason (the batch itself, if there is none); ``concrete``: on its
+        values."""
 
         def capture(concrete: bool) -> Program:
             return build(self.training, batch, options, self.choose, concrete, self.updates.alike)
@@ -72,7 +74,7 @@ class ProgramCache:
         before = States()
         with progress.shown(), without_function_modes():
             program = capture(concrete)
-        self.captures.append(why)
+        self.captures.note(why, self.training.objective, batch, options)
         alike = self.training.gathers or not self.updates.alike or self.updates.note(program.updated)
         if not alike:  # other parameters than so far: its update took step counters for equal that will not be
             before.put_back()
