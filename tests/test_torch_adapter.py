@@ -1076,3 +1076,15 @@ def test_dynamo_writes_an_assignment_of_data_as_another_operator() -> None:
     targets = [n.target for n in adapter.with_data_set(seen[0]).graph.nodes]
     assert torch.Tensor.set_ not in targets, WHY + "what stands behind set_ in Dynamo's graph for x.data = y"
     assert not any("version" in getattr(t, "__name__", "") for t in targets), WHY + "and behind that"
+
+
+def test_attributes_of_a_tensor_are_the_users_and_no_marks_of_pytorch():
+    x = torch.ones(2)
+    torch._dynamo.mark_dynamic(x, 0)
+    assert adapter.attributes_of(x) == {}
+    x.scale = 2.0
+    assert adapter.attributes_of(x) == {"scale": 2.0}
+    stand_in = adapter.fake_like(x)
+    assert adapter.attributes_of(stand_in) == {}
+    stand_in.scale = 2.0
+    assert adapter.attributes_of(stand_in) == {"scale": 2.0}

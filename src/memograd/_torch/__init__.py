@@ -60,6 +60,7 @@ try:
         FakeTensorMode,
         Geometry,
         UnsupportedOperatorException,
+        attributes_of,
         compressed_fake,
         fake_like,
         fake_of,

@@ -15,6 +15,7 @@ gradient inside a captured function), and costs 0.25 s for the smallest graph.
 
 from __future__ import annotations
 
+import functools
 import logging
 import threading
 import warnings
@@ -113,6 +114,28 @@ _PREPARING = threading.Lock()
 # One mode for the process: nested captures and derivatives of graphs share their fake tensors, also across threads. It
 # is made without its attributes, which its first use adds, so that importing memograd waits for no compiler.
 FAKE = _FakeMode.__new__(_FakeMode)
+
+
+_OF_PYTORCH = ("_dynamo", "_specialize_on", "_has_dynamo")  # ``torch._dynamo.mark_dynamic``
+
+
+@functools.cache
+def _own_attributes() -> frozenset[str]:
+    """Names that PyTorch has put in the ``__dict__`` of a tensor without data, or of a parameter of these."""
+    with FAKE:
+        return frozenset(vars(torch.empty(0))) | {"_is_param"}
+
+
+def attributes_of(tensor: torch.Tensor) -> dict[str, Any]:
+    """What somebody has noted on a tensor (``x.scale = 2``), or on a stand-in."""
+    own: Any = tensor.__dict__
+    if not own:
+        return {}
+    if isinstance(tensor, FakeTensor):
+        return {name: value for name, value in own.items() if name not in _own_attributes()}
+    if type(tensor) not in (torch.Tensor, torch.nn.Parameter):
+        return {}  # what a subclass is made of
+    return {name: value for name, value in own.items() if not name.startswith(_OF_PYTORCH)}
 
 
 def fake_like(tensor: torch.Tensor) -> torch.Tensor:

@@ -21,6 +21,7 @@ from memograd.frontend.answers import Question
 from memograd.frontend.boundary import Call
 from memograd.frontend.carried import as_leaves
 from memograd.frontend.program import Program
+from memograd.tracing.holders import noted
 from memograd.tracing.under_way import TURN, plainly
 from memograd.tracing.undisturbed import Contents, Generators, taken_back
 from memograd.witness.agreement import NOISE, Difference, difference, largest, precision_of
@@ -236,4 +237,4 @@ def _counted(count: int, what: str) -> str:
 def _copy(tensor: Tensor) -> Tensor:
     if tensor.layout is not torch.strided:
         return tensor
-    return copy_of(tensor.detach()).requires_grad_(tensor.requires_grad)
+    return noted(copy_of(tensor.detach()).requires_grad_(tensor.requires_grad), tensor)

@@ -64,5 +64,9 @@ def _lies(tensor: Tensor) -> Any:
 
 
 def only_tensors(args: Sequence[Any]) -> bool:
-    """Whether there is nothing to look through for tensors, and these are dense."""
-    return all([type(x) is Tensor and x.layout is torch.strided and not (x.is_nested or has_bits(x)) for x in args])
+    """Whether there is nothing to look through for tensors, and these are dense, and nothing is noted on them."""
+    return all([type(x) is Tensor and x.layout is torch.strided and _is_plain(x) for x in args])
+
+
+def _is_plain(x: Tensor) -> bool:
+    return not (x.is_nested or x.__dict__ or has_bits(x))

@@ -38,7 +38,8 @@ def lane_of(
         unchecked: where calls are compared that were not yet: says whether there are some.
     """
     simple = not (program.plain or program.decisions or program.mutations or program.guards.volatile)
-    simple = simple and not (program.graph.reads_by_offset or others_around() or any(hooks))
+    simple = simple and not (program.effects.writes_arguments or program.graph.reads_by_offset)
+    simple = simple and not (others_around() or any(hooks))
     flat = program.inputs.bound
     if not simple or flat is None or not only_tensors(args):
         return None
@@ -81,6 +82,7 @@ def _geometry(writer: _Writer, name: str, x: torch.Tensor) -> list[str]:
         f"{name}.stride() != {writer.name(x.stride())}",
         f"{'not ' if x.storage_offset() else ''}{name}.storage_offset()",
         f"{name}.is_neg()",
+        f"{name}.__dict__",
         *([f"{name}.is_conj()"] if x.is_complex() else []),
     ]
 

@@ -121,12 +121,14 @@ class Program:
         values = {k: handed[at] for k, at in self.places.items()} | {k: flat[at] for k, at in self.passed.items()}
         left = [values[k] for k in self.graph.positions("left")]
         bound = {i.name: t for i, t in zip(self.early, flat, strict=True)}
-        made = self.effects.happen(left, bound, arguments) if self.effects or self.effects.returned else {}
         leaves = list(self.graph.calling.out_leaves)
-        for position, k in zip(self.graph.calling.tensor_out, self.graph.positions("output"), strict=True):
-            leaves[position] = values[k]
-        for position, value in made.items():
-            leaves[position] = value
+        pairs = zip(self.graph.calling.tensor_out, self.graph.positions("output"), strict=True)
+        tensors = {position: values[k] for position, k in pairs}
+        for position, tensor in tensors.items():
+            leaves[position] = tensor
+        if self.effects or self.effects.on_results:
+            for position, value in self.effects.happen(left, bound, arguments, tensors).items():
+                leaves[position] = value
         return pytree.tree_unflatten(leaves, self.graph.calling.out_spec)
 
     def _handed(self, call: Call, flat: list[Any]) -> Any:
@@ -151,7 +153,7 @@ class Program:
     def _only(self) -> bool:
         """Whether one tensor is all that comes out of a call, and nothing is written."""
         one = self.graph.calling.out_spec.is_leaf() and len(self.places) == len(self.results) == 1 and not self.passed
-        return one and not (self.effects or self.effects.returned or self.mutations or self.rewritten)
+        return one and not (self.effects or self.effects.on_results or self.mutations or self.rewritten)
 
     @cached_property
     def _written_to(self) -> dict[int, int]:

@@ -23,6 +23,7 @@ from torch import fx, nn
 from memograd._torch import (
     FAKE,
     UNSUPPORTED,
+    attributes_of,
     forget_shapes,
     needs_data,
     pytree,
@@ -139,7 +140,8 @@ class _Capture:
             self.inputs.argument(leaf, name, position in wrt) if isinstance(leaf, torch.Tensor) else leaf
             for position, (leaf, name) in enumerate(zip(leaves, names, strict=True))
         ]
-        self.roots += [(name, x) for x, name in zip(leaves, names, strict=True) if not isinstance(x, torch.Tensor)]
+        for x, name in zip(leaves, names, strict=True):
+            self.roots += attributes_of(x).items() if isinstance(x, torch.Tensor) else [(name, x)]
         own_args, own_kwargs = pytree.tree_unflatten(flat, in_spec)
         self.given = Given((own_args, own_kwargs))
         out_leaves, out_spec = self._trace(own_args, own_kwargs)

@@ -16,6 +16,7 @@ import gc
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -109,20 +110,36 @@ class Effects:
     Attributes:
         returned: how to make objects that the program returns and that hold tensors of its own (a dataclass), by their
             position among the leaves of what it returns.
+        noted: how to make what the program has noted on tensors that it returns, by the same position.
     """
 
     def __init__(
-        self, effects: Sequence[Effect], returned: Mapping[int, Build] | None = None, held: Sequence[Any] = ()
+        self,
+        effects: Sequence[Effect],
+        returned: Mapping[int, Build] | None = None,
+        noted: Mapping[int, Mapping[str, Build]] | None = None,
+        held: Sequence[Any] = (),
     ) -> None:
         """``held``: the dicts and lists that the program got hold of besides its arguments."""
         self.effects = tuple(effects)
         self.returned = returned or {}
+        self.noted = noted or {}
         self._held = {id(c): c for c in held}
         self._given = {e.way.path: e.name for e in effects if e.way is not None}  # what is written to, and where it is
         self._own = {id(e.holder.holder): e.name for e in effects if e.way is None}
 
     def __bool__(self) -> bool:
         return bool(self.effects)
+
+    @property
+    def on_results(self) -> bool:
+        """Whether something is to be done with what the program returns."""
+        return bool(self.returned or self.noted)
+
+    @property
+    def writes_arguments(self) -> bool:
+        """Whether the program writes to dicts, lists or objects that it is given."""
+        return bool(self._given)
 
     def refuse_one_in_two_places(self, arguments: Any) -> None:
         """Raises CaptureError where what the program writes to is reached in another way too: a capture has two dicts
@@ -142,14 +159,23 @@ class Effects:
                     "the other; pass a copy"
                 )
 
-    def happen(self, left: Sequence[torch.Tensor], inputs: Mapping[str, Any], arguments: Any = None) -> dict[int, Any]:
-        """The graph has run, on ``arguments`` if these are to be written to; gives what is ``returned``."""
+    def happen(
+        self,
+        left: Sequence[torch.Tensor],
+        inputs: Mapping[str, Any],
+        arguments: Any = None,
+        results: Mapping[int, torch.Tensor] = MappingProxyType({}),
+    ) -> dict[int, Any]:
+        """The graph has run, on ``arguments`` if these are to be written to, and returns the tensors ``results``; gives
+        what is ``returned``."""
         run = Run(left, inputs, arguments)
         values = [effect.build(run) for effect in self.effects]  # of counters, before they go up
         holders = [effect.holder_in(run) for effect in self.effects]  # of one in another, before that goes
         for effect, holder, value in zip(self.effects, holders, values, strict=True):
             if holder is not None:
                 effect.happen(holder, value)
+        for position, result in results.items():
+            vars(result).update({k: build(run) for k, build in self.noted.get(position, {}).items()})
         return {position: build(run) for position, build in self.returned.items()}
 
 
@@ -157,6 +183,7 @@ def effects_of(changes: Sequence[Change], templates: Templates, returned: Sequen
     """``returned``: the leaves of what the program returns."""
     templates.returning = True
     builds = {k: templates.own(x) for k, x in enumerate(returned) if not isinstance(x, torch.Tensor)}
+    noted = {k: notes for k, x in enumerate(returned) if isinstance(x, torch.Tensor) and (notes := templates.notes(x))}
     templates.returning = False
     for _, key, _, name in changes:
         templates.refuse_hidden(key, name)
@@ -165,4 +192,5 @@ def effects_of(changes: Sequence[Change], templates: Templates, returned: Sequen
     ways = templates.given.ways
     effects = [Effect(h, key, templates.of(value), name, ways.get(id(h.holder))) for h, key, value, name in changes]
     held = [h.holder for h, _ in templates.reads.before.values()]
-    return Effects(effects, {k: build for k, build in builds.items() if build is not None}, held if effects else ())
+    builds = {k: build for k, build in builds.items() if build is not None}
+    return Effects(effects, builds, noted, held if effects else ())

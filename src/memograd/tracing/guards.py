@@ -202,7 +202,7 @@ def _will_do(value: Any, before: Any) -> bool:
     if kind is not type(before):
         return False
     if kind is torch.Tensor or kind is nn.Buffer:
-        return _geometry(value) == _geometry(before)
+        return _geometry(value) == _geometry(before) and not (vars(value) or vars(before))  # notes are read with it
     if issubclass(kind, tuple) and kind is not torch.Size:
         return len(value) == len(before) and all(a is b or _will_do(a, b) for a, b in zip(value, before, strict=True))
     return kind in _EQUAL and distinct(value) == distinct(before)

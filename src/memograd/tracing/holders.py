@@ -5,7 +5,9 @@ from __future__ import annotations
 import collections
 from typing import Any
 
-from memograd._torch import parametrized_values
+import torch
+
+from memograd._torch import attributes_of, parametrized_values
 
 
 class _Missing:
@@ -118,6 +120,19 @@ class Trained(Keyed):
         self.holder.requires_grad_(value)
 
 
+class Noted(Keyed):
+    """What is noted on a tensor: ``x.scale = 2``."""
+
+    def contents(self) -> dict[Any, Any]:
+        return attributes_of(self.holder)
+
+    def assign(self, key: Any, value: Any) -> None:
+        if value is MISSING:
+            vars(self.holder).pop(key, None)
+        else:
+            vars(self.holder)[key] = value
+
+
 class Sequence:
     """A list or deque."""
 
@@ -166,6 +181,13 @@ def dict_of(owner: Any) -> dict[str, Any] | None:
     except AttributeError:
         return None
     return own if isinstance(own, dict) else None
+
+
+def noted(tensor: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+    """``tensor``, with the attributes that ``like`` was given."""
+    if notes := attributes_of(like):
+        vars(tensor).update(notes)
+    return tensor
 
 
 def slots_of(cls: type) -> tuple[str, ...]:

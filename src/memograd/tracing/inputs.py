@@ -19,7 +19,7 @@ from memograd.graph.bits import has_bits
 from memograd.graph.entries import Input, InputKind
 from memograd.tracing.closures import Closure
 from memograd.tracing.effects import Change
-from memograd.tracing.holders import Trained
+from memograd.tracing.holders import Trained, noted
 from memograd.tracing.processes import refuse_spread
 from memograd.tracing.provenance import caller
 from memograd.tracing.substitute import with_history
@@ -82,7 +82,7 @@ class Inputs:
         stand_in = self._stand_in(tensor.detach())
         if differentiable or tensor.requires_grad:
             stand_in = with_history(stand_in)
-        return self._placeholder(Input("input", name, fixed=not differentiable), stand_in)
+        return self._placeholder(Input("input", name, fixed=not differentiable), noted(stand_in, tensor))
 
     def lift(self, tensor: torch.Tensor) -> torch.Tensor:
         """A tensor the program uses without having been given it: a constant, or a parameter if it wants gradients."""

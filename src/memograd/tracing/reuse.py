@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from memograd import autocast
-from memograd._torch import default_device, entries_of, modes_of_others, pytree
+from memograd._torch import attributes_of, default_device, entries_of, modes_of_others, pytree
 from memograd.errors import DataDependentError
 from memograd.graph.signature import distinct
 from memograd.tracing.guards import SIMPLE, Guards
@@ -43,9 +43,28 @@ def _leaf(value: Any) -> Any:
         if value.layout is torch.sparse_coo and not value.requires_grad:
             return (value.shape, entries_of(value), value.is_coalesced(), value.sparse_dim(), value.dtype, value.device)
         refuse_unusual(value, "an argument", False)
-        bits = value.is_conj(), value.is_neg()
+        bits = value.is_conj(), value.is_neg(), _notes(value)
         return (value.shape, value.stride(), value.storage_offset() != 0, value.dtype, value.device, *bits)
     return (type(value), distinct(value)) if isinstance(value, SIMPLE) else (type(value), id(value))
+
+
+class _Same:
+    """Equal to the very same object, which it keeps alive: another one would get its id."""
+
+    def __init__(self, value: Any) -> None:
+        self.value = value
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Same) and self.value is other.value
+
+    def __hash__(self) -> int:
+        return id(self.value)
+
+
+def _notes(tensor: torch.Tensor) -> tuple[Any, ...]:
+    """What a program can read of a tensor besides its values: ``x.scale = 2``."""
+    notes = attributes_of(tensor).items()
+    return tuple([(k, type(v), distinct(v) if isinstance(v, SIMPLE) else _Same(v)) for k, v in notes])
 
 
 class Recent(dict[Any, Any]):

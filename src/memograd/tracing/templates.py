@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from memograd._torch import attributes_of
 from memograd.errors import CaptureError
 from memograd.tracing.counters import Counted, Counter, look
 from memograd.tracing.given import Given, Path, containers
@@ -113,7 +114,23 @@ class Templates:
     def _is_own(self, tensor: torch.Tensor) -> bool:
         return id(tensor) in self.stand_ins or self.captured(tensor)
 
+    def notes(self, tensor: torch.Tensor) -> dict[str, Build]:
+        """How a run makes what the program has noted on a tensor of its own."""
+        return {k: self.of(v) for k, v in attributes_of(tensor).items()} if self._is_own(tensor) else {}
+
     def _tensor(self, tensor: torch.Tensor) -> Build | None:
+        build = self._bare(tensor)
+        if build is None or id(tensor) in self.stand_ins or not (notes := self.notes(tensor)):
+            return build
+
+        def build_noted(run: Run) -> Any:
+            made = build(run)
+            vars(made).update({k: b(run) for k, b in notes.items()})
+            return made
+
+        return self._once(tensor, build_noted)
+
+    def _bare(self, tensor: torch.Tensor) -> Build | None:
         if (name := self.stand_ins.get(id(tensor))) is not None:
             return lambda run: run.inputs[name]
         if not self.captured(tensor):

@@ -247,7 +247,7 @@ def detached(flat: list[Any]) -> list[Any]:
 
 
 def _only_tensors(batch: tuple[Any, ...]) -> bool:
-    return all(type(b) is torch.Tensor and _is_dense(b) for b in batch)
+    return all(type(b) is torch.Tensor and _is_dense(b) and not vars(b) for b in batch)
 
 
 def _is_dense(b: torch.Tensor) -> bool:

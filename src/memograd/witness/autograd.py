@@ -13,6 +13,7 @@ from torch import nn
 
 from memograd._torch import copy_of, pytree, without_hooks
 from memograd.graph.graph import Graph
+from memograd.tracing.holders import noted
 from memograd.tracing.under_way import TURN, plainly
 from memograd.tracing.undisturbed import Contents, Generators, taken_back
 from memograd.witness.agreement import Left, Results, number
@@ -183,7 +184,7 @@ def passed(tensor: Tensor) -> Tensor:
 def _handed(leaves: Sequence[Any], sources: Sequence[Tensor]) -> list[Any]:
     """The leaves with what a program may write to in the place of those that are differentiated."""
     differentiated = {id(s) for s in sources}
-    return [passed(x.requires_grad_()) if id(x) in differentiated else x for x in leaves]
+    return [noted(passed(x.requires_grad_()), x) if id(x) in differentiated else x for x in leaves]
 
 
 def _nudge(tensors: Sequence[Tensor], share: float) -> None:
@@ -197,7 +198,7 @@ def _nudge(tensors: Sequence[Tensor], share: float) -> None:
 def _copy(tensor: Tensor) -> Tensor:
     if tensor.layout is not torch.strided:
         return tensor
-    return copy_of(tensor).requires_grad_(tensor.requires_grad)
+    return noted(copy_of(tensor).requires_grad_(tensor.requires_grad), tensor)
 
 
 def _wide(wide: bool) -> AbstractContextManager[Any]:
