@@ -44,6 +44,7 @@ from memograd.tracing.counters import number
 from memograd.tracing.cudnn import plain_recurrence
 from memograd.tracing.effects import Change, changes_of, effects_of, take_back
 from memograd.tracing.given import Given
+from memograd.tracing.gradients import GradientsLeft
 from memograd.tracing.guards import Guards, taken_twice
 from memograd.tracing.histories import Histories, histories, refuse_past_hooks
 from memograd.tracing.inputs import Inputs
@@ -125,6 +126,7 @@ class _Capture:
             self.tracer.turned, self.tracer.unseen = outer.turned, outer.unseen
         self.inputs = Inputs(self.tracer, closure)
         self.tracer.lift, self.tracer.used = self.inputs.lift, self.inputs.used
+        self.gradients = GradientsLeft(self.inputs)
         self.roots: list[tuple[str, Any]] = [("", f)]
         self.reads = Reads([])
         self.given = Given(())
@@ -145,6 +147,7 @@ class _Capture:
         own_args, own_kwargs = pytree.tree_unflatten(flat, in_spec)
         self.given = Given((own_args, own_kwargs))
         out_leaves, out_spec = self._trace(own_args, own_kwargs)
+        self.gradients.refuse()
         out_leaves = list(map(number, out_leaves))
         outputs, results, tensor_out = [], [], []
         for i, leaf in enumerate(out_leaves):
@@ -229,7 +232,7 @@ class _Capture:
         yield Histories(self.tracer)
         yield self.tracer.modules.follow(self.root)
         yield plain_recurrence()
-        yield Substitute(self.tracer, grad_asked=self._grad_asked)
+        yield Substitute(self.tracer, grad_asked=self._grad_asked, gradients=self.gradients.look)
         yield self.reads.recording()
 
     @contextmanager

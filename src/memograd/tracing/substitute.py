@@ -29,6 +29,7 @@ _QUERIES = frozenset(
     }
 )
 _GRAD = _T.grad.__get__  # pyright: ignore[reportAttributeAccessIssue, reportOptionalMemberAccess]
+_LEAVE_GRADIENTS = (_T.backward, _T.grad.__set__)  # pyright: ignore[reportAttributeAccessIssue, reportOptionalMemberAccess]
 _OWNED = (torch.Tensor, nn.Parameter, nn.Buffer)
 
 
@@ -38,15 +39,21 @@ class Substitute(TorchFunctionMode):
     Args:
         but: ids of tensors that are left, since autograd knows them for what they are.
         grad_asked: told of tensors whose ``grad`` the program reads.
+        gradients: called when something has run that can leave gradients in ``grad``.
     """
 
     def __init__(
-        self, tape: Tape, but: frozenset[int] = frozenset(), grad_asked: Callable[[Any], None] | None = None
+        self,
+        tape: Tape,
+        but: frozenset[int] = frozenset(),
+        grad_asked: Callable[[Any], None] | None = None,
+        gradients: Callable[[], None] | None = None,
     ) -> None:
         super().__init__()
         self.tape = tape
         self.but = but
         self.grad_asked = grad_asked
+        self.gradients = gradients
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -60,6 +67,8 @@ class Substitute(TorchFunctionMode):
         if func in VIEWS and turned_apart(self.tape, func, tuple(own), kwargs):
             return args[0]
         out = func(*own, **{k: self._own(v) for k, v in kwargs.items()}) if kwargs else func(*own)
+        if self.gradients is not None and func in _LEAVE_GRADIENTS:
+            self.gradients()
         return args[0] if own and out is own[0] else out  # ``x.to(x.device) is x``: the user's, as the user knows it
 
     def _present(self, func: Any, args: tuple[Any, ...]) -> tuple[Any, ...]:
