@@ -145,6 +145,7 @@ try:
     )
     from memograd._torch.operators import (
         generated_function,
+        has_own_kernel,
         is_composite,
         quick,
         registered_backward,

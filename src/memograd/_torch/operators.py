@@ -34,6 +34,11 @@ def is_composite(operator: Any) -> bool:
     )
 
 
+def has_own_kernel(operator: Any) -> bool:
+    """Whether a composite ``operator`` has a kernel too, which runs where nobody differentiates (``silu_backward``)."""
+    return torch._C._dispatch_has_kernel_for_dispatch_key(operator.name(), "CPU")
+
+
 def taken_apart(operator: Any, args: Any, kwargs: Any) -> Any:
     """What the composite ``operator`` returns; the operators that it is composed of are dispatched."""
     return operator._op_dk(torch._C.DispatchKey.CompositeImplicitAutograd, *args, **kwargs)

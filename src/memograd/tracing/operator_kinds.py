@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from memograd._torch import is_composite, pytree, schema_of
+from memograd._torch import has_own_kernel, is_composite, pytree, schema_of
 
 aten = torch.ops.aten
 
@@ -48,9 +48,9 @@ MEMORY = frozenset({aten.empty, aten.empty_strided, aten.empty_like, aten.new_em
 
 @cache
 def arrives_whole(func: Any) -> bool:
-    """Whether ``func`` is composite (ours are not to be taken apart): nobody does it before in inference mode, and its
-    schema owns up to less than it does: ``batch_norm`` to no write, ``dropout`` to no view."""
-    return func.namespace != "memograd" and is_composite(func)
+    """Whether ``func`` is composite (ours are not to be taken apart) and nothing else: nobody does it before in
+    inference mode, and its schema owns up to less than it does: ``batch_norm`` to no write, ``dropout`` to no view."""
+    return func.namespace != "memograd" and is_composite(func) and not has_own_kernel(func)
 
 
 def looked_at(func: Any, args: Any, out: Any) -> list[tuple[torch.Tensor, str]]:
