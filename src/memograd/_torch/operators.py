@@ -2,7 +2,7 @@
 
 - ``schema_of``: what it takes, returns and writes to. PyTorch's own code reads ``_schema``; there is no public name.
 - ``quick``: what an operator's own ``__call__`` does nothing but call (``_op``), which takes a microsecond.
-- ``is_composite``: no public function tells operators that autograd takes apart from those it differentiates;
+- ``is_composite``, ``has_own_kernel``: no public function tells operators that autograd takes apart from those it runs;
   ``taken_apart``: nor runs what they are made of where autograd is not there to do it (``decompose`` prefers what
   Python knows of them, which is not always the same).
 - ``registered_backward``: nothing public says whether ``register_autograd`` was called for a custom operator;
