@@ -155,10 +155,10 @@ class Wrapped:
         programs = self._programs.get(key)
         if programs is None:
             programs = self._programs[key] = []
-        why = "" if self.captures else "the first call"
+        why, stale = "" if self.captures else "the first call", None
         for program in [*programs]:
             if not program.guards.hold():
-                why = f"{program.guards.changed()} is not what it was"
+                stale = program.guards
                 continue
             if program.plain:
                 return self.original(*args, **kwargs)
@@ -172,6 +172,8 @@ class Wrapped:
             return out
         if any(is_lazy(t) for t in (*self.model.parameters(), *self.model.buffers())):
             return self.original(*args, **kwargs)  # which makes them
+        if not why and stale is not None:  # asked here alone: models that go to and fro find their program at each call
+            why = f"{stale.changed()} is not what it was"
         program = self._captured(args, kwargs)
         self.captures.note(why, self.original, args, kwargs)
         programs.insert(0, program)

@@ -143,7 +143,8 @@ class _Capture:
             for position, (leaf, name) in enumerate(zip(leaves, names, strict=True))
         ]
         for x, name in zip(leaves, names, strict=True):
-            self.roots += attributes_of(x).items() if isinstance(x, torch.Tensor) else [(name, x)]
+            notes = attributes_of(x) if isinstance(x, torch.Tensor) else None
+            self.roots += [(name, x)] if notes is None else [(f"{name}.{k}", v) for k, v in notes.items()]
         own_args, own_kwargs = pytree.tree_unflatten(flat, in_spec)
         self.given = Given((own_args, own_kwargs))
         out_leaves, out_spec = self._trace(own_args, own_kwargs)

@@ -144,8 +144,6 @@ class Effects:
     def refuse_one_in_two_places(self, arguments: Any) -> None:
         """Raises CaptureError where what the program writes to is reached in another way too: a capture has two dicts
         in the place of one, and who reads the one would not see what was written to the other."""
-        if not self.effects:
-            return
         given = list(containers(arguments))
         count = collections.Counter(id(container) for _, container in given)
         for path, container in given:
@@ -174,8 +172,8 @@ class Effects:
         for effect, holder, value in zip(self.effects, holders, values, strict=True):
             if holder is not None:
                 effect.happen(holder, value)
-        for position, result in results.items():
-            vars(result).update({k: build(run) for k, build in self.noted.get(position, {}).items()})
+        for position in self.noted.keys() & results.keys():
+            vars(results[position]).update({k: build(run) for k, build in self.noted[position].items()})
         return {position: build(run) for position, build in self.returned.items()}
 
 
