@@ -51,10 +51,10 @@ demo: $(VENV)/.data
 test test-all: export OMP_WAIT_POLICY := passive
 
 test: $(VENV)/.dev
-	$(BIN)/pytest -n auto --maxprocesses 4 -m "not slow"
+	$(BIN)/pytest -n auto --maxprocesses 4 --dist worksteal -m "not slow"
 
 test-all: $(VENV)/.dev
-	$(BIN)/pytest -n auto --maxprocesses 4
+	$(BIN)/pytest -n auto --maxprocesses 4 --dist worksteal
 
 # each of the three runs whatever the others found
 witness: $(VENV)/.dev

@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -114,10 +115,16 @@ def room_of(module: str) -> str:
     return next((name for name in inner if name in ALLOWED), parts[0])
 
 
+@cache  # seven tests read every file
+def nodes(path: Path) -> list[ast.AST]:
+    return list(ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
+
+
+@cache
 def imported(path: Path) -> list[tuple[int, str]]:
     """(line, dotted name) of every import in a file, ``from a import b`` as ``a.b``."""
     found = []
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for node in nodes(path):
         if isinstance(node, ast.Import):
             found += [(node.lineno, alias.name) for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
@@ -241,9 +248,8 @@ def dotted(node: ast.AST) -> str | None:
 
 
 def private_torch(path: Path) -> list[tuple[int, str]]:
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    names = imported(path)
-    names += [(n.lineno, text) for n in ast.walk(tree) if isinstance(n, ast.Attribute) and (text := dotted(n))]
+    names = [(n.lineno, text) for n in nodes(path) if isinstance(n, ast.Attribute) and (text := dotted(n))]
+    names += imported(path)
     return [
         (line, name)
         for line, name in names
@@ -291,7 +297,7 @@ def own_names() -> set[str]:
     """What our files define: functions, classes, attributes, variables."""
     names: set[str] = set()
     for path in FILES:
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        for node in nodes(path):
             if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
                 names.add(node.name)
             elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
@@ -308,7 +314,7 @@ def test_no_private_attribute_of_objects_of_torch() -> None:
     for path in FILES:
         if room_of(module_name(path)) == "_torch":
             continue
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        for node in nodes(path):
             if isinstance(node, ast.Attribute) and node.attr in private:
                 operator = "aten" in (dotted(node) or "").split(".")
                 assert operator, f"{path.name}:{node.lineno}: {ast.unparse(node)} is private to PyTorch"

@@ -1041,6 +1041,7 @@ def test_precisions_of_single_precision_can_be_asked_for() -> None:
     assert now == before | {("cuda", "matmul"): "tf32", ("cuda", "conv"): "ieee"}, WHY + "_get_fp32_precision_getter"
 
 
+@pytest.mark.one_in(4)
 @pytest.mark.parametrize(
     "settings",
     [

@@ -53,6 +53,7 @@ def test_every_kernel_computes_what_its_operators_do(name: str, monkeypatch: pyt
             torch.testing.assert_close(ours, theirs, rtol=tolerance, atol=tolerance)
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("name", ["mlp", "residual"])
 def test_compiled_steps_hold_the_budget(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Recomputations survive the compiler: bytes as promised, bits as without them, numbers as in eager steps."""
@@ -158,6 +159,7 @@ class Transposed(nn.Module):
         return h.sin().exp() + nn.functional.layer_norm(h.t(), (6,)).t()
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize(
     "make, inside, outside", [(Rounded, 5, 6), (Halves, 16, 16), (Transposed, 5, 12)], ids=["round", "half", "strides"]
 )

@@ -152,6 +152,7 @@ WRITES = {
 }
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("base", ["fresh", "computed"])
 @pytest.mark.parametrize("name", WRITES)
 def test_writes(name, base):

@@ -17,9 +17,6 @@ from training_steps import allocated
 import memograd as mg
 from memograd.memory.search import solutions as known
 
-SLOW = pytest.mark.slow  # all but every fourth
-SIXTEENTHS = [pytest.param(name, way, marks=[SLOW] if way % 4 else []) for name in CASES for way in range(16)]
-
 
 def make(name: str) -> Case:
     torch.manual_seed(0)
@@ -52,7 +49,9 @@ def unplanned(name: str) -> tuple[list[torch.Tensor], dict[str, torch.Tensor]]:
     return losses, deepcopy(model.state_dict())
 
 
-@pytest.mark.parametrize(("name", "way"), SIXTEENTHS)
+@pytest.mark.one_in(8)
+@pytest.mark.parametrize("way", range(16))
+@pytest.mark.parametrize("name", CASES)
 def test_within_the_budget_and_the_same_bits(
     name: str, way: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -76,6 +75,7 @@ def test_within_the_budget_and_the_same_bits(
         assert peak <= plan.peak_bytes <= plan.budget
 
 
+@pytest.mark.one_in(4)
 @pytest.mark.parametrize("name", CASES)
 def test_below_the_floor_nothing_runs(name: str) -> None:
     floor = floor_of(name)
@@ -88,6 +88,7 @@ def test_below_the_floor_nothing_runs(name: str) -> None:
         assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
 
 
+@pytest.mark.one_in(4)
 @pytest.mark.parametrize("name", CASES)
 def test_more_budget_never_costs_more(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(known, "_EFFORTS", known._EFFORTS[:1])  # the less it searches, the more it is left to luck

@@ -355,6 +355,7 @@ STEPS = {
 }
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("name", STEPS)
 @pytest.mark.parametrize("act", [nn.ReLU, nn.Sigmoid, nn.Tanh, nn.GELU, nn.SiLU])
 def test_whole_step(name, act):

@@ -10,6 +10,7 @@ from sweeps.models import PAGE
 transformers = pytest.importorskip("transformers", reason="transformers is not installed: no models to make")
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("model_type", ["gpt_neo", "vilt"])
 def test_a_type_made_by_rule_trains_as_in_pytorch(model_type):
     row = outcome(model_type)

@@ -79,6 +79,7 @@ def test_writes_into_fresh_memory(factory):
     check(f)
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("fresh", [True, False], ids=["fresh", "computed"])
 @pytest.mark.parametrize("write", WRITES)
 def test_every_kind_of_write(write, fresh):

@@ -80,6 +80,7 @@ def theirs(f, x):
     return leaf, gradient
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("f", FUNCTIONS.values(), ids=FUNCTIONS)
 @pytest.mark.parametrize("x", [X, -X], ids=["x", "-x"])
 def test_first_and_second_order(f, x):

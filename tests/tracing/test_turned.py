@@ -151,6 +151,7 @@ def check(x, seen, turned, after, of=lambda y, view: y):
     check_function(by_gradients_inside(f), [x, W], ways=("grad",))
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("turned", TURNS.values(), ids=TURNS)
 @pytest.mark.parametrize("seen", SEEN.values(), ids=SEEN)
 def test_a_tensor_that_has_views_is_turned_as_by_autograd(seen, turned):

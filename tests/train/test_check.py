@@ -60,6 +60,7 @@ def caught(model, criterion, batch, kind="adamw", **options):
 # -- planted faults ----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("backend", ["eager", "native"])
 @pytest.mark.parametrize("kind", OPTIMIZERS)
 def test_a_scaled_rule_is_caught(kind, backend, monkeypatch):
@@ -114,6 +115,7 @@ def test_a_buffer_that_is_not_updated_is_caught(monkeypatch):
     assert error.name == "model.1.running_mean"
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("kind", OPTIMIZERS)
 @pytest.mark.parametrize("where", ["tanh", "addmm"])
 def test_a_wrong_kernel_of_a_backend_is_caught(kind, where, monkeypatch):
@@ -237,6 +239,7 @@ HEALTHY = {
 }
 
 
+@pytest.mark.one_in(4)
 @pytest.mark.parametrize("mode", ["plain", "double", "bfloat16", "float16", "native", "budget"])
 @pytest.mark.parametrize("name", HEALTHY)
 def test_healthy_steps_pass(name, mode):

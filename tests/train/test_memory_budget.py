@@ -116,6 +116,7 @@ def many(step: mg.TrainStep, *_: Any) -> list[Any]:
     return [step.run(*batch(), steps=4)]
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("story", [modes, shapes, schedule, reload, freeze, many], ids=lambda s: s.__name__)
 def test_the_same_bits_as_without_a_budget(story: Story) -> None:
     planned, step = told(story, "80%")

@@ -105,6 +105,7 @@ OPTIMIZERS = {
 }
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("change", CHANGES, ids=lambda f: f.__name__)
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_an_optimizer_that_changes_between_steps_is_followed(name, change):

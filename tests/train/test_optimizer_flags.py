@@ -76,6 +76,7 @@ OTHERS = ["ASGD", "Adadelta", "Adafactor", "Rprop"]
 IN_THE_GRAPH = ["SGD", "Adam", "AdamW", "Adagrad", "RMSprop", "Adamax", "NAdam", "RAdam"]
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("name", FLAGS)
 def test_flags_of_an_optimizer_mean_what_they_mean(name: str) -> None:
     make, why = FLAGS[name]
@@ -173,6 +174,7 @@ SCHEDULES: dict[str, Callable[[optim.Optimizer], Any]] = {
 }
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("make", [optim.SGD, optim.AdamW], ids=["sgd", "adamw"])
 @pytest.mark.parametrize("name", SCHEDULES)
 def test_schedulers_are_followed_without_a_capture_at_each_step(name: str, make: Any) -> None:

@@ -43,6 +43,7 @@ def trained_by_us(model, optimizer, data, check="first", backend="eager", memory
     return summary(model, optimizer, losses, norms, average), step
 
 
+@pytest.mark.one_in(4)
 @pytest.mark.parametrize("backend", ["eager", "native", "budget"])
 @pytest.mark.parametrize("kind", OPTIMIZERS)
 @pytest.mark.parametrize("way", WAYS)
@@ -146,6 +147,7 @@ class Branches(nn.Module):
         return nn.functional.cross_entropy(self.heads[head](self.body(x).tanh()), y)
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("way", ["norm", "average", "accumulate", "all"])
 @pytest.mark.parametrize("kind", OPTIMIZERS)
 def test_parameters_without_a_gradient_are_neither_counted_nor_updated(way: str, kind: str) -> None:

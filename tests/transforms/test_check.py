@@ -48,6 +48,7 @@ def on() -> Any:
         yield
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("call", TRANSFORMS.values(), ids=TRANSFORMS)
 def test_a_wrong_rule_is_caught_by_every_transform_and_named(
     call: Callable[[Any], Any], monkeypatch: pytest.MonkeyPatch

@@ -98,6 +98,7 @@ def layouts(rows, columns):
     }
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("layout", ["rows", "columns", "gaps"])
 @pytest.mark.parametrize("f", FUNCTIONS, ids=lambda f: f.__name__)
 def test_first_and_second_derivative(f, layout):
@@ -270,6 +271,7 @@ def hessian(f, x):
         return torch.autograd.functional.hessian(f, x)
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("name", MODELS)
 def test_hessian_with_respect_to_the_input(name):
     build, shape = MODELS[name]

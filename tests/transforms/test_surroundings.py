@@ -55,6 +55,7 @@ def test_the_context_of_the_caller_stays_outside_and_that_of_the_function_counts
         close(nested(mg, (kind,), (outer, inner))(X), nested(torch.func, (kind,), (theirs, inner))(X))
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("kinds", list(itertools.product(["grad", "jvp", "jacrev"], repeat=2)))
 def test_no_grad_at_any_level_of_nested_transforms_stops_what_it_stops_in_torch_func(kinds):
     for contexts in itertools.product(["plain", "no_grad"], repeat=3):

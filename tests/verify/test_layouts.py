@@ -29,17 +29,17 @@ def dense(dtype: torch.dtype = torch.float64, order: int = 1) -> list[Any]:
 
 
 def test_a_sample_of_operators() -> None:
-    entries = random.Random(2).sample(dense(), 40)
+    entries = random.Random(2).sample(dense(), 14)
     passed, failed = failures(sweep(entries, limit=1, forms=2))
     assert not failed, "\n".join(failed)
-    assert passed > 50
+    assert passed > 17
 
 
 def test_a_sample_of_modules() -> None:
-    entries = random.Random(2).sample(modules.entries(), 20)
+    entries = random.Random(2).sample(modules.entries(), 7)
     passed, failed = failures(sweep_modules(entries, limit=1, forms=2))
     assert not failed, "\n".join(failed)
-    assert passed > 30
+    assert passed > 10
 
 
 @pytest.mark.slow
@@ -48,7 +48,7 @@ def test_a_sample_of_modules() -> None:
 def test_operators(dtype: torch.dtype) -> None:
     passed, failed = failures(sweep(dense(dtype), dtype, limit=6, forms=6))
     assert not failed, "\n".join(failed)
-    assert passed > 5000
+    assert passed > 1700
 
 
 @pytest.mark.slow
@@ -56,7 +56,7 @@ def test_operators(dtype: torch.dtype) -> None:
 def test_second_derivatives() -> None:
     passed, failed = failures(sweep(dense(order=2), limit=2, forms=3, order=2))
     assert not failed, "\n".join(failed)
-    assert passed > 500
+    assert passed > 170
 
 
 @pytest.mark.slow

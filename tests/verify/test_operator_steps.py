@@ -26,9 +26,9 @@ def failures(optimizer: str, ops: list[Any], limit: int) -> tuple[int, list[str]
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 def test_a_sample_of_operators(optimizer: str) -> None:
-    passed, failed = failures(optimizer, random.Random(optimizer).sample(dense(), 25), limit=1)
+    passed, failed = failures(optimizer, random.Random(optimizer).sample(dense(), 8), limit=1)
     assert not failed, "\n".join(failed)
-    assert passed > 18
+    assert passed > 5
 
 
 @pytest.mark.slow
