@@ -35,7 +35,7 @@ def given(monkeypatch: pytest.MonkeyPatch) -> list[list[torch.Tensor]]:
     """The operands of each graph that the compiler gets; the graph itself runs in its place."""
     given: list[list[torch.Tensor]] = []
 
-    def compile(module: Any, operands: list[torch.Tensor]) -> Any:
+    def compile(module: Any, operands: list[torch.Tensor], options: Any) -> Any:
         given.append(operands)
         return module
 
@@ -87,7 +87,7 @@ def test_a_graph_that_calls_python_goes_through_dynamo(given: Any, monkeypatch: 
 
 
 def test_what_the_compiler_cannot_do_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken(module: Any, operands: Any) -> Any:
+    def broken(module: Any, operands: Any, options: Any) -> Any:
         raise RuntimeError("no such kernel\nat length")
 
     monkeypatch.setattr(inductor, "inductor_graph", broken)

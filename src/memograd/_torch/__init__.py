@@ -46,6 +46,7 @@ try:
         inductor_function,
         inductor_graph,
         keeps_roundings,
+        last_pass,
         load_inductor,
         one_graph,
         with_data_set,

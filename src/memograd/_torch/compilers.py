@@ -1,7 +1,8 @@
 """Inductor and Dynamo.
 
 - ``inductor_graph``, ``inductor_function``: a graph through Inductor. The public ``torch.compile`` guards every call
-  (50 µs, more than a small kernel takes). ``keeps_roundings``: what its kernels round, by PyTorch's version.
+  (50 µs, more than a small kernel takes). ``last_pass``: how its settings take a pass of somebody else's.
+  ``keeps_roundings``: what its kernels round, by PyTorch's version.
 - ``load_inductor``: which module of Inductor imports the others.
 - ``compiler_failed``: whether Inductor's C++ compiler or Triton was missing or failed is in the class of the exception,
   which is private.
@@ -14,9 +15,11 @@
 
 from __future__ import annotations
 
+import inspect
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
 from typing import Any
 
 import torch
@@ -29,6 +32,22 @@ def inductor_graph(module: torch.fx.GraphModule, operands: Sequence[Any], option
 
     with torch.no_grad():
         return inductor.compile(module, list(operands), options=options)
+
+
+@cache
+def last_pass(function: Callable[[torch.fx.Graph], None]) -> dict[str, Any]:
+    """Options of Inductor's with which ``function`` changes each graph behind Inductor's own passes. What was compiled
+    before is known by the file that ``function`` stands in."""
+    from torch._inductor.custom_graph_pass import CustomGraphPass, get_hash_for_files
+
+    class Last(CustomGraphPass):
+        def __call__(self, graph: torch.fx.Graph) -> None:
+            function(graph)
+
+        def uuid(self) -> Any:
+            return get_hash_for_files((inspect.getfile(function),), function.__qualname__)
+
+    return {"post_grad_custom_post_pass": Last()}
 
 
 def load_inductor() -> None:
