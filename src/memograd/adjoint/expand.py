@@ -33,10 +33,13 @@ def expand(graph: Graph, sources: Sequence[str], results: Sequence[fx.Node]) -> 
         expanded = {n for n in active if n.op == "call_function" and (e := lookup(n.target)) and e.kind == "expansion"}
         if not expanded:
             return graph
-        graph = _inline(graph, expanded)
+        graph = inlined(graph, expanded)
 
 
-def _inline(graph: Graph, expanded: set[fx.Node]) -> Graph:
+def inlined(graph: Graph, expanded: set[fx.Node]) -> Graph:
+    """``graph`` with these operators replaced by those by which the table states them."""
+    if not expanded:
+        return graph
     new = Rewriting()
     tracer = Tracer(new.fx)
 

@@ -33,8 +33,8 @@ from memograd.looks import look, trusting
 from memograd.lower.lower import lower
 from memograd.pipeline import differentiate
 from memograd.simplify import dead
+from memograd.transforms.batches import for_batches
 from memograd.transforms.boundary import Step, only
-from memograd.transforms.program import for_batches
 
 Tensor = torch.Tensor
 _MOST = 8  # questions of one pass; for each it may remember more

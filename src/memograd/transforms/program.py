@@ -17,25 +17,19 @@ from functools import cached_property
 from typing import Any
 
 import torch
-from torch import fx
 
-from memograd._torch import has_batching_rule, in_forward_mode, inside_torch_func, is_tracked
+from memograd._torch import in_forward_mode, inside_torch_func, is_tracked
 from memograd.adjoint.activity import active_nodes
 from memograd.adjoint.partition import Halves, gather, partition
-from memograd.errors import CaptureError, GraphError
+from memograd.errors import GraphError
 from memograd.graph.bits import worked_out
 from memograd.graph.graph import Graph
 from memograd.graph.reach import behind_cotangents
-from memograd.graph.rewriting import Rewriting
 from memograd.graph.signature import run
 from memograd.tracing.under_way import capturing
+from memograd.transforms.batches import for_batches, in_batch, refuse_by_memory
 from memograd.transforms.boundary import Step, only, repeatable
 from memograd.transforms.surroundings import apart
-
-aten = torch.ops.aten
-_BY_MEMORY = (aten.as_strided.default, aten.as_strided_scatter.default)  # what they read depends on strides
-_VIEWS = (aten.view.default, aten._unsafe_view.default)
-
 
 Saved = Callable[
     [list[torch.Tensor]], Sequence[torch.Tensor]
@@ -141,7 +135,7 @@ class Program:
     @cached_property
     def batchable(self) -> bool:
         """Whether ``vmap`` runs every operator of ``linear`` on a whole batch."""
-        return all(map(_in_batch, behind_cotangents(self.joint)))
+        return all(map(in_batch, behind_cotangents(self.joint)))
 
     @cached_property
     def repeatable(self) -> bool:
@@ -216,41 +210,3 @@ class Program:
     def _derivatives(self, values: Sequence[torch.Tensor]) -> dict[str, torch.Tensor]:
         names = [o.name for o in self.joint.outputs if o.kind == "gradient"]
         return dict(zip(names, values, strict=True))
-
-
-def for_batches(graph: Graph) -> Graph:
-    """``graph`` as ``vmap`` can run it, with the same values.
-
-    A batch is not laid out as its samples are, so a view may have to be a copy; what is written may be a batch where
-    the tensor that it is written to is none; and ``slice_scatter`` of a batch takes no end beyond the tensor.
-    """
-    return graph.rewritten(_for_batch)
-
-
-def _for_batch(new: Rewriting, node: fx.Node) -> fx.Node:
-    copied = new.copy(node)
-    args: Any = copied.args
-    if copied.target in _VIEWS:
-        copied.target = aten.reshape.default
-    elif copied.target is aten.copy.default and args[0].meta["val"].shape == args[1].meta["val"].shape:
-        copied.target, copied.args = aten._to_copy.default, (args[1],)
-        copied.kwargs = {"dtype": copied.meta["val"].dtype}
-    elif copied.target is aten.slice_scatter.default and len(args) > 4 and args[4] is not None:
-        copied.args = (*args[:4], min(args[4], args[0].meta["val"].shape[args[2]]), *args[5:])
-    return copied
-
-
-def refuse_by_memory(nodes: Sequence[fx.Node]) -> None:
-    """A batch lies otherwise in memory than its samples do, and there are operators that read memory as it lies."""
-    for node in nodes:
-        if node.target in _BY_MEMORY:
-            raise CaptureError(
-                f"{node.target} at {node.meta.get('source', 'unknown source line')} reads memory as it lies; inside "
-                "vmap it lies otherwise than where the function was captured: use views by dimension (unfold, narrow)"
-            )
-
-
-def _in_batch(node: fx.Node) -> bool:
-    if node.target in _BY_MEMORY:
-        return False
-    return not isinstance(node.target, torch._ops.OpOverload) or has_batching_rule(node.target)

@@ -56,4 +56,9 @@ def slope(d, y, p):
     if p == float("inf"):
         return d.sign() * (d.abs() == y).to(d.dtype)
     safe = torch.where(y == 0, torch.ones_like(y), y)  # d = 0 there: the numerator is 0
-    return d / safe if p == 2 else d.sign() * (d.abs() / safe).pow(p - 1)
+    if p == 2:
+        return d / safe
+    size = d.abs()
+    if p < 1:
+        size = torch.where(d == 0, torch.ones_like(d), size)  # 0 there, as in autograd: sign(d) is
+    return d.sign() * (size / safe).pow(p - 1)
