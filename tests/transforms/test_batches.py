@@ -60,3 +60,34 @@ def test_writes_into_slices_of_samples() -> None:
     found = torch.func.vmap(mg.grad(lambda x: _halved(x).sum()))(xs)
     points = [x.clone().requires_grad_() for x in xs]
     torch.testing.assert_close(found, torch.stack([torch.autograd.grad(_halved(x).sum(), x)[0] for x in points]))
+
+
+@pytest.mark.parametrize("index", [torch.tensor(2), torch.tensor([2])])
+def test_an_element_by_one_number(index: torch.Tensor) -> None:
+    """PyTorch's ``vmap`` of ``index_select`` by a tensor without dimensions returns the whole row."""
+    xs, copied = torch.rand(3, 4, dtype=F64), torch.rand(1, dtype=F64)
+
+    def picked(x: torch.Tensor) -> torch.Tensor:
+        return (x.index_select(0, index) * torch.arange(4.0, dtype=F64)).sin()
+
+    def written(x: torch.Tensor) -> torch.Tensor:
+        return x.expand(4, 4).index_copy(0, index, x[None] * copied).sin()
+
+    for f in (picked, written):
+        torch.testing.assert_close(mg.jacfwd(f)(xs[0]), torch.autograd.functional.jacobian(f, xs[0]))
+        found = torch.func.vmap(mg.grad(lambda x, f=f: f(x).sum()))(xs)
+        points = [x.clone().requires_grad_() for x in xs]
+        torch.testing.assert_close(found, torch.stack([torch.autograd.grad(f(x).sum(), x)[0] for x in points]))
+
+
+def test_complex_numbers_of_pairs_that_lie_at_odd_places() -> None:
+    """Of a batch of cotangents of five numbers, four of which are pairs, those of the second begin at an odd place.
+    Where those of the first do, autograd refuses them."""
+    x = torch.rand(2, dtype=F64)
+
+    def parts(x: torch.Tensor) -> list[torch.Tensor]:
+        return [torch.view_as_real(torch.polar(x, x * x)).reshape(-1), x.sin().sum()[None]]
+
+    expected = torch.autograd.functional.jacobian(lambda x: torch.cat(parts(x)), x)
+    torch.testing.assert_close(mg.jacrev(lambda x: torch.cat(parts(x)))(x), expected)
+    torch.testing.assert_close(mg.jacrev(lambda x: torch.cat(parts(x)[::-1]))(x), expected.roll(1, 0))

@@ -102,3 +102,21 @@ def test_what_depends_on_no_parameter_has_no_history(name, transform):
         return [t.requires_grad for t in torch.utils._pytree.tree_leaves(out)]
 
     assert histories(mg) == histories(torch.func)
+
+
+def test_a_derivative_that_nobody_goes_on_from_has_no_part_in_the_next() -> None:
+    """A zero for a cotangent would make NaN of infinite derivatives: here those by an exponent, of a negative base."""
+
+    class Power(nn.Module):
+        def forward(self, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+            return a**b
+
+    def slopes(f, a, b):
+        return torch.autograd.grad(f(a, b).sum(), (a, b), create_graph=True)
+
+    a, b = (torch.tensor(v, dtype=torch.float64, requires_grad=True) for v in ([-2.0, -3.0], [2.0, 3.0]))
+    (expected,) = torch.autograd.grad(slopes(Power(), a, b)[0].sum(), a)
+    assert expected.isfinite().all()
+    ways = mg.grad(lambda a, b: (a**b).sum(), (0, 1))(a, b), slopes(mg.wrap(Power(), check="never"), a, b)
+    for by_base, _ in ways:
+        torch.testing.assert_close(torch.autograd.grad(by_base.sum(), a)[0], expected)

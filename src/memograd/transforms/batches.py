@@ -17,6 +17,7 @@ from memograd.graph.rewriting import Rewriting
 aten = torch.ops.aten
 _BY_MEMORY = (aten.as_strided.default, aten.as_strided_scatter.default)  # what they read depends on strides
 _VIEWS = (aten.view.default, aten._unsafe_view.default)
+_BY_INDEX = (aten.index_select.default, aten.index_copy.default)
 _WRONG = (aten._cdist_backward.default,)  # their batching rules give wrong numbers where some operands are no batch
 
 
@@ -25,7 +26,8 @@ def for_batches(graph: Graph) -> Graph:
 
     A batch is not laid out as its samples are, so a view may have to be a copy; what is written may be a batch where
     the tensor that it is written to is none; and ``slice_scatter`` of a batch counts neither from the end nor beyond
-    it. An operator whose batching rule is wrong is written as the simpler ones by which the table states it.
+    it, nor does ``index_select`` take a single number. An operator whose batching rule is wrong is written as the
+    simpler ones by which the table states it.
     """
     return inlined(graph, {n for n in graph.nodes if n.target in _WRONG}).rewritten(_for_batch)
 
@@ -40,7 +42,19 @@ def _for_batch(new: Rewriting, node: fx.Node) -> fx.Node:
         copied.kwargs = {"dtype": copied.meta["val"].dtype}
     elif copied.target is aten.slice_scatter.default:
         copied.args = _within(*args)
+    elif copied.target in _BY_INDEX and args[0].meta["val"].dim() and not args[2].meta["val"].dim():
+        copied.args = (*args[:2], _before(new, copied, aten.reshape.default, args[2], [1]), *args[3:])
+    elif copied.target is aten.view_as_complex.default:
+        copied.args = (_before(new, copied, aten.clone.default, args[0], memory_format=torch.contiguous_format),)
     return copied
+
+
+def _before(new: Rewriting, node: fx.Node, target: Any, x: fx.Node, *args: Any, **kwargs: Any) -> fx.Node:
+    """``target`` of ``x``, in front of ``node``, which reads it in its place."""
+    with new.fx.inserting_before(node):
+        made = new.fx.call_function(target, (x, *args), kwargs)
+    made.meta.update(node.meta, val=target(x.meta["val"], *args, **kwargs))
+    return made
 
 
 def _within(x: fx.Node, part: fx.Node, dim: int = 0, start: int | None = None, end: int | None = None, step: int = 1):

@@ -52,7 +52,7 @@ class Step:
         self.prepare = prepare
         self.build = build
         self._function: Any = None
-        self._derivatives: dict[tuple[int, ...], tuple[Step, list[int], list[int]]] = {}
+        self._derivatives: dict[tuple[tuple[int, ...], ...], tuple[Step, list[int], list[int]]] = {}
         self._batch: Any = None
 
     def __call__(self, flat: Sequence[Any], around: Around = nullcontext) -> tuple[torch.Tensor, ...]:
@@ -75,12 +75,13 @@ class Step:
     def pulled(
         self, flat: Sequence[Any], cotangents: Sequence[Any], wanted: Sequence[bool], around: Around
     ) -> list[Any]:
-        """Gradients of the inputs that are ``wanted``; None where there are none."""
+        """Gradients of the inputs that are ``wanted``; None where there are none. A result that nobody went on from has
+        the cotangent None, and no part in them: a zero would make NaN of its infinite derivatives."""
         _refuse_freed(flat)
-        key = tuple(k for k, w in enumerate(wanted) if w)
+        key = tuple(k for k, w in enumerate(wanted) if w), tuple(k for k, c in enumerate(cotangents) if c is not None)
         if key not in self._derivatives:
             with apart():
-                self._derivatives[key] = self._derivative(key)
+                self._derivatives[key] = self._derivative(*key)
         step, ways, places = self._derivatives[key]
         gradients: list[Any] = [None] * len(flat)
         values = step([*flat, *(cotangents[k] for k in ways)], around)
@@ -88,9 +89,10 @@ class Step:
             gradients[place] = value
         return gradients
 
-    def _derivative(self, key: tuple[int, ...]) -> tuple[Step, list[int], list[int]]:
+    def _derivative(self, wanted: Sequence[int], arriving: Sequence[int]) -> tuple[Step, list[int], list[int]]:
         """The step that pulls back, the results whose cotangents it takes, the inputs whose gradients it returns."""
-        joint = differentiate(self.graph, [f"input_{k}" for k in key], cotangents="output")
+        graph = self.graph if len(arriving) == len(self.graph.outputs) else only(self.graph, arriving)
+        joint = differentiate(graph, [f"input_{k}" for k in wanted], cotangents="output")
         ways = [int(i.of.removeprefix("output_")) for i in joint.inputs if i.kind == "cotangent"]
         places = [int(o.name.removeprefix("input_")) for o in joint.outputs if o.kind == "gradient"]
         return Step(only(joint, joint.positions("gradient")), self.prepare, self.build), ways, places
@@ -109,6 +111,7 @@ class _Function(torch.autograd.Function):
     def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
         ctx.step, ctx.around = inputs[:2]
         ctx.save_for_backward(*inputs[2:])
+        ctx.set_materialize_grads(inside_torch_func())  # a batch of vmap takes no None
         ctx.mark_non_differentiable(*(o for o in output if not (o.is_floating_point() or o.is_complex())))
 
     @staticmethod

@@ -6,6 +6,8 @@ from nn_witness import check, check_second, rand, randn
 from torch import nn
 from torch.nn import functional as F
 
+import memograd as mg
+
 REDUCTIONS = ["none", "mean", "sum"]
 LABELS = torch.tensor([1, 0, 3])
 PLUS_MINUS = torch.tensor([1.0, -1.0, 1.0], dtype=torch.float64)
@@ -25,6 +27,15 @@ def test_losses_of_differences_have_the_gradients_of_autograd(name, reduction):
     module = DIFFERENCES[name](reduction=reduction)
     check(module, randn(3, 4), randn(3, 4))
     check_second(module, randn(3, 4), randn(3, 4))
+
+
+def test_a_difference_of_just_delta_has_the_second_derivative_of_autograd():
+    x = torch.tensor([1.0, -1.0, 3.0, 0.5], dtype=torch.float64)
+
+    def loss(x):
+        return F.huber_loss(x, torch.zeros_like(x), reduction="sum")
+
+    torch.testing.assert_close(mg.hessian(loss)(x), torch.autograd.functional.hessian(loss, x))
 
 
 @pytest.mark.parametrize("reduction", REDUCTIONS)
@@ -165,3 +176,8 @@ def test_losses_of_distances_have_the_gradients_of_autograd(p):
 def test_cosine_similarity_and_pairwise_distance():
     check(nn.CosineSimilarity(), randn(3, 4), randn(3, 4))
     check(nn.PairwiseDistance(), randn(3, 4), randn(3, 4))
+
+
+def test_multi_margin_of_a_single_score():
+    x, target = torch.tensor(0.3, dtype=torch.float64), torch.tensor(0)
+    assert mg.jacfwd(lambda x: F.multi_margin_loss(x, target))(x) == 0

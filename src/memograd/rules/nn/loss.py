@@ -51,10 +51,10 @@ def huber_loss(adjoint, y, x, target, reduction=MEAN, delta=1.0):
     return x_bar, -x_bar
 
 
-@expand(aten.huber_loss_backward.default, formula="g (x - t) where |x - t| ≤ δ, else g δ sign(x - t)")
+@expand(aten.huber_loss_backward.default, formula="g (x - t) where |x - t| < δ, else g δ sign(x - t)")
 def huber_loss_backward(g, x, target, reduction, delta):
     d = x - target
-    return spread(g, x, reduction) * torch.where(d.abs() <= delta, d, d.sign() * delta)
+    return spread(g, x, reduction) * torch.where(d.abs() < delta, d, d.sign() * delta)
 
 
 @rule(aten.soft_margin_loss.default, formula="x̄ = -ȳ t σ(-t x)")
@@ -152,7 +152,7 @@ def multi_margin_loss(adjoint, y, x, target, p=1, margin=1, weight=None, reducti
     aten.multi_margin_loss_backward.default, formula="g w p zⱼᵖ⁻¹/C where zⱼ = m - x[t] + xⱼ > 0, minus their sum at t"
 )
 def multi_margin_loss_backward(g, x, target, p, margin, weight=None, reduction=MEAN):
-    rows, labels = x.reshape(-1, x.shape[-1]), target.reshape(-1, 1)
+    rows, labels = x.reshape(-1, x.shape[-1] if x.dim() else 1), target.reshape(-1, 1)
     g = g / rows.shape[0] if reduction == MEAN else g.reshape(-1, 1) if reduction == NONE else g
     at_target = torch.arange(rows.shape[1], device=x.device) == labels
     z = margin - rows.gather(1, labels) + rows

@@ -9,7 +9,8 @@ aten = torch.ops.aten
 
 @rule(aten.view_as_real.default, aten.view_as_real_copy.default, formula="x̄ = ȳ₀ + i ȳ₁")
 def view_as_real(adjoint, y, x):
-    return torch.view_as_complex(adjoint.contiguous())
+    pairs = adjoint.contiguous()
+    return torch.view_as_complex(pairs.clone() if pairs.storage_offset() % 2 else pairs)
 
 
 @rule(aten.view_as_complex.default, aten.view_as_complex_copy.default, formula="x̄ = [Re ȳ, Im ȳ]")
