@@ -37,7 +37,8 @@ def lane_of(
         hooks: the tables of the hooks of all modules, and of those for every module there is.
         unchecked: where calls are compared that were not yet: says whether there are some.
     """
-    simple = not (program.plain or program.decisions or program.mutations or program.guards.volatile)
+    simple = not (program.plain or program.decisions or program.mutations or program.wakes)
+    simple = simple and not program.guards.volatile
     simple = simple and not (program.effects.writes_arguments or program.graph.reads_by_offset)
     simple = simple and not (others_around() or any(hooks))
     flat = program.inputs.bound

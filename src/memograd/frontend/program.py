@@ -26,7 +26,7 @@ from memograd.frontend.settings import Settings
 from memograd.graph.entries import Input
 from memograd.graph.graph import Graph
 from memograd.graph.views import tensors_of
-from memograd.looks import look
+from memograd.looks import DecisionChangedError, look
 from memograd.ops import is_random
 from memograd.pipeline import capture_for
 from memograd.tracing.undisturbed import Generators
@@ -59,7 +59,12 @@ class Program:
         refuse_histories(forward)
         given = iter([leaves[k] for k in forward.calling.tensor_in])
         values = [i.bound if i.tensor is not None else next(given) for i in forward.inputs]
-        self.wrt = [i.name for i, t in zip(forward.inputs, values, strict=True) if t is not None and t.requires_grad]
+        self.wrt = [
+            i.name
+            for i, t in zip(forward.inputs, values, strict=True)
+            if t is not None and (t.requires_grad or i.woken)
+        ]
+        self.wakes = any(i.woken for i in forward.inputs)
         self.early: tuple[Input, ...] = forward.inputs
         handed = Results(forward)
         self.results, self.nodes, self.places, self.passed = handed.entries, handed.nodes, handed.places, handed.passed
@@ -102,7 +107,16 @@ class Program:
         Args:
             witness: PyTorch's own run of this call, to compare the gradients with.
         """
-        return self.launch(self.inputs.flat(args, kwargs), witness, (args, kwargs))
+        if not self.wakes:
+            return self.launch(self.inputs.flat(args, kwargs), witness, (args, kwargs))
+        bound = {i.name: i.bound for i in self.early if i.tensor is not None}
+        woken = [t.requires_grad_() for t in self.effects.woken(bound, (args, kwargs))]  # ahead: autograd is to see it
+        try:
+            return self.launch(self.inputs.flat(args, kwargs), witness, (args, kwargs))
+        except DecisionChangedError:  # another program is asked, for tensors as they were
+            for tensor in woken:
+                tensor.requires_grad_(False)
+            raise
 
     def launch(self, flat: list[Any], witness: Any = None, arguments: Any = None) -> Any:
         """The same for the flat inputs; ``arguments`` are needed where there are any but tensors."""

@@ -21,6 +21,7 @@ class Input:
         tensor: what it is bound to (parameters, buffers, constants); None for what the caller passes.
         aliases: other names of the same tensor (tied weights).
         fixed: captured as an input that is not differentiated.
+        woken: the program lets it require a gradient, which it did not before.
         place: where the tensor it is bound to is looked up at each call (``place.get()``), if the user may have put
             another one there.
         of: whose adjoint it is (cotangents): a result's name, or the name of the input a gradient belongs to.
@@ -31,6 +32,7 @@ class Input:
     tensor: torch.Tensor | None = None
     aliases: tuple[str, ...] = ()
     fixed: bool = False
+    woken: bool = False
     place: Any = None
     of: str = ""
 

@@ -23,7 +23,7 @@ import torch
 
 from memograd.errors import CaptureError
 from memograd.tracing.given import Way, containers
-from memograd.tracing.holders import MISSING, Holder, Keyed
+from memograd.tracing.holders import MISSING, Holder, Keyed, OfATensor
 from memograd.tracing.reachable import reachable
 from memograd.tracing.reads import Reads
 from memograd.tracing.templates import Build, Run, Templates
@@ -94,8 +94,10 @@ class Effect:
     def holder_in(self, run: Run) -> Holder | None:
         """What is written to; None where nobody shall see that."""
         if self.way is None:
+            if isinstance(self.holder, OfATensor) and self.holder.name:
+                return self.holder.of(run.inputs[self.holder.name])
             return self.holder
-        return None if run.arguments is None else self.way.holder(run.given)
+        return None if run.arguments is None else self.way.holder(run.given, self.holder)
 
     def happen(self, holder: Holder, value: Any) -> None:
         if isinstance(holder, Keyed):
@@ -140,6 +142,14 @@ class Effects:
     def writes_arguments(self) -> bool:
         """Whether the program writes to dicts, lists or objects that it is given."""
         return bool(self._given)
+
+    def woken(self, inputs: Mapping[str, Any], arguments: Any) -> list[torch.Tensor]:
+        """The tensors among what a graph is bound to and its arguments that the program lets require a gradient, and
+        that do not by now."""
+        run = Run((), inputs, arguments)
+        wakes = [e for e in self.effects if isinstance(e.holder, OfATensor) and e.key == "requires_grad"]
+        holders: list[Any] = [e.holder_in(run) for e in wakes if e.build(run)]
+        return [h.holder for h in holders if not h.holder.requires_grad]
 
     def refuse_one_in_two_places(self, arguments: Any) -> None:
         """Raises CaptureError where what the program writes to is reached in another way too: a capture has two dicts

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 from memograd._torch import pytree
-from memograd.tracing.holders import Holder, Keyed, Noted, dict_of, holder_of
+from memograd.tracing.holders import Holder, Keyed, Noted, OfATensor, dict_of, holder_of
 
 Path = tuple[int, ...]  # from the arguments down: which child of each
 
@@ -31,8 +31,11 @@ class Way:
     path: Path
     attributes: bool
 
-    def holder(self, containers: Mapping[Path, Any]) -> Holder:
+    def holder(self, containers: Mapping[Path, Any], like: Holder) -> Holder:
+        """What stands there in these arguments, as ``like`` stood in those of the capture."""
         container = containers[self.path]
+        if isinstance(like, OfATensor):
+            return like.of(container)
         return Keyed(dict_of(container)) if self.attributes else holder_of(container)
 
 

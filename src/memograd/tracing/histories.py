@@ -34,6 +34,7 @@ from memograd.tracing.scripted import FUNCTION, METHOD
 from memograd.tracing.tracer import Tracer
 
 _T = torch.Tensor
+_MARKS = (_T.requires_grad_, _T.requires_grad.__set__)  # pyright: ignore[reportAttributeAccessIssue, reportOptionalMemberAccess]
 
 
 class Hook(Call):
@@ -69,6 +70,10 @@ class Histories(TorchFunctionMode):
         if not self.tracer.paused:
             if func in (_T.detach_, torch.detach_):
                 return self._detach(func, *args, **kwargs)
+            if func in _MARKS and args[0].grad_fn is not None and self.tracer.is_given(args[0]):
+                if not (args[1] if len(args) > 1 else kwargs.get("requires_grad", True)):
+                    raise CaptureError(f"{_here()} freezes an argument of the program; use x.detach(), or pass that")
+                return args[0]  # it is one already; that its stand-in is no leaf must not show
             if func == _T.register_hook:
                 return self._hook(*args, **kwargs)
             if func == _T.register_post_accumulate_grad_hook:

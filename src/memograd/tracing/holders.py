@@ -110,14 +110,23 @@ class Parametrized(Keyed):
         return {} if values is None else values
 
 
-class Trained(Keyed):
-    """Whether a tensor requires a gradient."""
+class OfATensor(Keyed):
+    """Something that PyTorch keeps with a tensor: whether it requires a gradient (``requires_grad``), its ``grad``."""
+
+    def __init__(self, holder: torch.Tensor, key: str, name: str = "") -> None:
+        """``name``: of the input of the graph that it is, if the graph is bound to that."""
+        super().__init__(holder)
+        self.key, self.name = key, name
 
     def contents(self) -> dict[Any, Any]:
-        return {"requires_grad": self.holder.requires_grad}
+        return {self.key: getattr(self.holder, self.key)}
 
     def assign(self, key: Any, value: Any) -> None:
-        self.holder.requires_grad_(value)
+        setattr(self.holder, key, value)
+
+    def of(self, tensor: torch.Tensor) -> OfATensor:
+        """The same of another tensor."""
+        return OfATensor(tensor, self.key)
 
 
 class Noted(Keyed):

@@ -19,7 +19,7 @@ from memograd.graph.bits import has_bits
 from memograd.graph.entries import Input, InputKind
 from memograd.tracing.closures import Closure
 from memograd.tracing.effects import Change
-from memograd.tracing.holders import Trained, noted
+from memograd.tracing.holders import OfATensor, noted
 from memograd.tracing.processes import refuse_spread
 from memograd.tracing.provenance import caller
 from memograd.tracing.substitute import with_history
@@ -49,6 +49,8 @@ class Inputs:
         self._stand_in = copy_of if tracer.concrete else fake_like
         self._first_operator: fx.Node | None = None
         self._trained: dict[int, tuple[str, bool]] = {}  # names of parameters and whether they are trained, by stand-in
+        self._awake: dict[int, bool] = {}  # what required no gradient at first, and whether it was used with one since
+        self._with_history: set[int] = set()  # stand-ins of arguments that require a gradient
 
     def parameters(self, root: nn.Module) -> None:
         """Placeholders for parameters and buffers; tied ones share one."""
@@ -82,6 +84,8 @@ class Inputs:
         stand_in = self._stand_in(tensor.detach())
         if differentiable or tensor.requires_grad:
             stand_in = with_history(stand_in)
+        if tensor.requires_grad:
+            self._with_history.add(id(stand_in))
         return self._placeholder(Input("input", name, fixed=not differentiable), noted(stand_in, tensor))
 
     def lift(self, tensor: torch.Tensor) -> torch.Tensor:
@@ -115,6 +119,8 @@ class Inputs:
         self.stood_for[node] = stand_in
         if entry.kind == "parameter":
             self._trained[id(stand_in)] = (entry.name, stand_in.requires_grad)
+        elif not stand_in.requires_grad:
+            self._awake[id(stand_in)] = False
         return self.tracer.bind(stand_in, node)
 
     def _unused(self, entry: Input) -> str:
@@ -126,11 +132,13 @@ class Inputs:
         self._taken.add(name)
         return name
 
-    # -- parameters that the program freezes ---------------------------------------------------------------------
+    # -- parameters that the program freezes, and others that it lets require a gradient ---------------------------
 
     def used(self, tensor: torch.Tensor) -> fx.Node:
         """The node of an operand: a parameter's behind a stop while the program has it frozen."""
         node = self.tracer.node_of(tensor)
+        if tensor.requires_grad and tensor.is_leaf and self._awake.get(id(tensor)) is False:
+            self._wake(node, tensor)
         name, trained = self._trained.get(id(tensor), ("", tensor.requires_grad))
         if trained == tensor.requires_grad:
             return node
@@ -144,15 +152,38 @@ class Inputs:
         return node
 
     def frozen(self) -> list[Change]:
-        """The parameters that the program has frozen, or unfrozen, and left so."""
+        """The parameters that the program has frozen, or unfrozen, and left so, and what else requires a gradient since
+        (``pos.requires_grad_()``)."""
         changes: list[Change] = []
-        for entry, (node, stand_in) in zip(self.entries, self.stood_for.items(), strict=True):
-            name, trained = self._trained.get(id(stand_in), ("", stand_in.requires_grad))
-            if stand_in.requires_grad != trained:
-                changes.append((Trained(entry.tensor), "requires_grad", not trained, f"{name}.requires_grad"))
-                if trained:
-                    self._freeze(node, stand_in)
+        for k, (node, stand_in) in enumerate(self.stood_for.items()):
+            entry = self.entries[k]
+            now = stand_in.requires_grad
+            if id(stand_in) in self._with_history and not now:
+                raise CaptureError(
+                    f"the program detaches its argument {entry.name!r} in place, for whoever called it too, which a "
+                    "graph cannot: use x.detach(), or pass that"
+                )
+            marked = id(stand_in) in self._awake and stand_in.is_leaf  # else it was written to
+            _, before = self._trained.get(id(stand_in), ("", now and not marked))
+            if now == before:
+                continue
+            changes.append((self.of_input(entry, stand_in, "requires_grad"), "requires_grad", not before, entry.name))
+            if before:
+                self._freeze(node, stand_in)
+            elif entry.kind != "parameter":
+                self._wake(node, stand_in)
+                self.entries[k] = replace(entry, woken=True, fixed=False)
         return changes
+
+    def of_input(self, entry: Input, stand_in: torch.Tensor, key: str) -> OfATensor:
+        """What PyTorch keeps under ``key`` with the tensor of an input."""
+        return OfATensor(stand_in, key) if entry.tensor is None else OfATensor(entry.tensor, key, entry.name)
+
+    def _wake(self, node: fx.Node, stand_in: torch.Tensor) -> None:
+        """It requires a gradient from here on: what has read it before has no part in that."""
+        if not self._awake[id(stand_in)]:
+            self._awake[id(stand_in)] = True
+            self._freeze(node, stand_in)
 
     def _freeze(self, node: fx.Node, stand_in: torch.Tensor) -> None:
         """No adjoint reaches a parameter that is frozen by the time of the backward pass, not even of uses before."""
