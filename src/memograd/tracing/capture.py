@@ -161,9 +161,10 @@ class _Capture:
         written_again(self.tracer)
         self._mutations(outputs, results)
         self.reads.counted_up(self.changes)
-        self.changes += self.inputs.frozen() + self.tracer.seeds.left()
+        self.changes += self.inputs.frozen() + self.gradients.forgotten() + self.tracer.seeds.left()
         templates = Templates(self.reads, self.given, self.inputs.names, self._is_captured, self.tracer.memory_of)
         effects = effects_of(self.changes, templates, out_leaves)
+        self.gradients.refuse_retained((*out_leaves, *templates.left))
         for k, tensor in enumerate(map(self.tracer.present, templates.left)):
             outputs.append(Output("left", f"left {k}", tensor.requires_grad))
             results.append(self.tracer.node_of(tensor))
@@ -278,7 +279,10 @@ class _Capture:
         if self.tracer.is_own(tensor):
             return
         with unseen():
-            there, own = tensor.grad, self.tracer.stand_in(tensor).grad
+            stand_in = self.tracer.stand_in(tensor)
+            there, own = tensor.grad, stand_in.grad
+        if self.gradients.forgets(stand_in):
+            return
         if own is None and there is not None:
             source, line = caller()
             raise CaptureError(

@@ -143,6 +143,11 @@ class Effects:
         """Whether the program writes to dicts, lists or objects that it is given."""
         return bool(self._given)
 
+    @property
+    def forgotten(self) -> list[str]:
+        """The names of the gradients that the program sets to None."""
+        return [e.name for e in self.effects if isinstance(e.holder, OfATensor) and e.key == "grad"]
+
     def woken(self, inputs: Mapping[str, Any], arguments: Any) -> list[torch.Tensor]:
         """The tensors among what a graph is bound to and its arguments that the program lets require a gradient, and
         that do not by now."""

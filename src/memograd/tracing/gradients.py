@@ -1,13 +1,22 @@
-"""Gradients that a program leaves in ``.grad`` of what it was given: a graph has no place for them."""
+"""Gradients that a program leaves in ``.grad`` of what it was given: a graph has no place for them. That it forgets
+those that were there (``p.grad = None``) happens at each run."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import warnings
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import torch
 
 from memograd._torch import unseen
 from memograd.errors import CaptureError
+from memograd.tracing.effects import Change
 from memograd.tracing.inputs import Inputs
 from memograd.tracing.provenance import caller
+
+_GRAD: Any = torch.Tensor.grad
+_FORGET = (_GRAD.__set__, _GRAD.__delete__)
 
 
 class GradientsLeft:
@@ -16,9 +25,15 @@ class GradientsLeft:
     def __init__(self, inputs: Inputs) -> None:
         self.inputs = inputs
         self._since: dict[str, str] = {}
+        self._forgotten: dict[int, torch.Tensor] = {}
+        self._retained: list[tuple[torch.Tensor, str]] = []
 
-    def look(self) -> None:
-        """Something has run that can leave gradients."""
+    def look(self, func: Any, args: tuple[Any, ...]) -> None:
+        """Something has run that can leave gradients, or take them away."""
+        if func in _FORGET and all(value is None for value in args[1:]) and id(args[0]) in self.inputs.names:
+            self._forgotten[id(args[0])] = args[0]
+        if func is torch.Tensor.retain_grad:
+            self._retained.append((args[0], "{} ({})".format(*caller())))
         for name in self._names():
             if name not in self._since:
                 self._since[name] = " at {} ({})".format(*caller())
@@ -32,8 +47,31 @@ class GradientsLeft:
                 "or use torch.autograd.grad, or set the gradient outside the program"
             )
 
+    def refuse_retained(self, seen: Iterable[Any]) -> None:
+        """The same of what is to have a gradient later, by ``retain_grad``: of tensors that others see, which are not
+        those that the graph goes on from."""
+        ids = {*map(id, seen)}
+        for tensor, where in self._retained:
+            if id(tensor) in ids or self.inputs.is_amid_a_history(tensor):
+                raise CaptureError(
+                    f"{where} asks for the gradient of a tensor in its .grad, where backpropagation through a graph "
+                    "leaves none. Of an argument, ask for it outside the program; of others, capture what comes before "
+                    "and what comes behind apart (mg.wrap of two parts), and ask for it in between"
+                )
+
+    def forgets(self, stand_in: torch.Tensor) -> bool:
+        """Whether the program has set its gradient to None."""
+        return id(stand_in) in self._forgotten
+
+    def forgotten(self) -> list[Change]:
+        """The gradients that are None after the program, whatever was there before."""
+        pairs = zip(self.inputs.entries, self.inputs.stood_for.values(), strict=True)
+        inputs = [(i, x) for i, x in pairs if self.forgets(x)]
+        return [(self.inputs.of_input(i, x, "grad"), "grad", None, f"{i.name}.grad") for i, x in inputs]
+
     def _names(self) -> Iterator[str]:
-        with unseen():
+        with unseen(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of what is no leaf nobody is thought to ask
             stood_for = [*self.inputs.stood_for.values()]
-            has = [(x.is_leaf or x.retains_grad) and x.grad is not None for x in stood_for]
+            has = [x.grad is not None for x in stood_for]
         return (self.inputs.names[id(x)] for x, there in zip(stood_for, has, strict=True) if there)

@@ -51,6 +51,7 @@ class Inputs:
         self._trained: dict[int, tuple[str, bool]] = {}  # names of parameters and whether they are trained, by stand-in
         self._awake: dict[int, bool] = {}  # what required no gradient at first, and whether it was used with one since
         self._with_history: set[int] = set()  # stand-ins of arguments that require a gradient
+        self._amid: set[int] = set()  # stand-ins of what is no leaf
 
     def parameters(self, root: nn.Module) -> None:
         """Placeholders for parameters and buffers; tied ones share one."""
@@ -86,6 +87,7 @@ class Inputs:
             stand_in = with_history(stand_in)
         if tensor.requires_grad:
             self._with_history.add(id(stand_in))
+            self._amid |= set() if tensor.is_leaf else {id(stand_in)}
         return self._placeholder(Input("input", name, fixed=not differentiable), noted(stand_in, tensor))
 
     def lift(self, tensor: torch.Tensor) -> torch.Tensor:
@@ -101,6 +103,7 @@ class Inputs:
             stand_in = self._stand_in(tensor.detach())
             if tensor.requires_grad:
                 stand_in = stand_in.requires_grad_() if tensor.is_leaf else with_history(stand_in)
+                self._amid |= set() if tensor.is_leaf else {id(stand_in)}
         stand_in = self._placeholder(Input(kind, name, tensor), stand_in)
         if own is None:
             self.tracer.lent(stand_in, tensor)
@@ -174,6 +177,10 @@ class Inputs:
                 self._wake(node, stand_in)
                 self.entries[k] = replace(entry, woken=True, fixed=False)
         return changes
+
+    def is_amid_a_history(self, stand_in: torch.Tensor) -> bool:
+        """Whether the tensor that it stands for was computed of others that require a gradient."""
+        return id(stand_in) in self._amid
 
     def of_input(self, entry: Input, stand_in: torch.Tensor, key: str) -> OfATensor:
         """What PyTorch keeps under ``key`` with the tensor of an input."""

@@ -15,6 +15,8 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from memograd._torch import is_wrapped, without_modes
+from memograd.errors import CaptureError
+from memograd.tracing.provenance import caller
 from memograd.tracing.tape import Tape
 from memograd.tracing.turned import VIEWS, turned_apart
 
@@ -29,7 +31,7 @@ _QUERIES = frozenset(
     }
 )
 _GRAD = _T.grad.__get__  # pyright: ignore[reportAttributeAccessIssue, reportOptionalMemberAccess]
-_LEAVE_GRADIENTS = (_T.backward, _T.grad.__set__)  # pyright: ignore[reportAttributeAccessIssue, reportOptionalMemberAccess]
+_LEAVE_GRADIENTS = (_T.backward, _T.retain_grad, _T.grad.__set__, _T.grad.__delete__)  # pyright: ignore[reportAttributeAccessIssue, reportOptionalMemberAccess]
 _OWNED = (torch.Tensor, nn.Parameter, nn.Buffer)
 
 
@@ -39,7 +41,7 @@ class Substitute(TorchFunctionMode):
     Args:
         but: ids of tensors that are left, since autograd knows them for what they are.
         grad_asked: told of tensors whose ``grad`` the program reads.
-        gradients: called when something has run that can leave gradients in ``grad``.
+        gradients: called with what has run that can leave gradients in ``grad``, or take them away, and its arguments.
     """
 
     def __init__(
@@ -47,7 +49,7 @@ class Substitute(TorchFunctionMode):
         tape: Tape,
         but: frozenset[int] = frozenset(),
         grad_asked: Callable[[Any], None] | None = None,
-        gradients: Callable[[], None] | None = None,
+        gradients: Callable[[Any, tuple[Any, ...]], None] | None = None,
     ) -> None:
         super().__init__()
         self.tape = tape
@@ -68,7 +70,7 @@ class Substitute(TorchFunctionMode):
             return args[0]
         out = func(*own, **{k: self._own(v) for k, v in kwargs.items()}) if kwargs else func(*own)
         if self.gradients is not None and func in _LEAVE_GRADIENTS:
-            self.gradients()
+            self.gradients(func, tuple(own))
         return args[0] if own and out is own[0] else out  # ``x.to(x.device) is x``: the user's, as the user knows it
 
     def _present(self, func: Any, args: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -105,7 +107,12 @@ class _Joined(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *adjoints: torch.Tensor) -> Any:
-        raise AssertionError("traced programs are never differentiated by autograd")
+        source, line = caller()
+        raise CaptureError(
+            f"the program calls backward() at {source} ({line}) on what depends on an argument with a gradient: "
+            "captured, what that leaves in .grad would be lost. Use torch.autograd.grad, pass x.detach(), or return "
+            "that loss and add it to the one that is trained on"
+        )
 
 
 def with_history(stand_in: torch.Tensor) -> torch.Tensor:

@@ -12,7 +12,7 @@ import torch
 from torch import nn, optim
 
 from memograd._torch import address, has_hooks, memory_of, note_step
-from memograd.errors import DataDependentError, GraphError
+from memograd.errors import CaptureError, DataDependentError, GraphError
 from memograd.graph.graph import Graph
 from memograd.graph.views import tensors_of
 from memograd.looks import look
@@ -97,6 +97,11 @@ def build(
     objective, optimizer = training.objective, training.optimizer
     drawn, state = Generators(objective), {p: dict(held) for p, held in optimizer.state.items()}
     forward, joint = differentiated(objective, optimizer, batch, options, concrete)
+    if training.gathers and forward.effects.forgotten:
+        raise CaptureError(
+            f"the program sets {forward.effects.forgotten[0]} to None, and accumulate= is to add up gradients over "
+            "several batches; leave one of the two out"
+        )
     outside = _hooked(joint) or (not training.gathers and why_not(optimizer) is not None)
     try:
         stage, graph = _appended(training, joint, outside, share)
