@@ -187,7 +187,8 @@ def _ran(
     afterwards; and what the call returns on copies of the arguments. None where it cannot be run apart from the calls
     before it."""
     leaves, spec = pytree.tree_flatten((args, kwargs))
-    leaves = [_copy(x) if isinstance(x, Tensor) else x for x in leaves]
+    copies = {id(x): _copy(x) for x in leaves if isinstance(x, Tensor)}  # of one in two places there is one
+    leaves = [copies[id(x)] if isinstance(x, Tensor) else x for x in leaves]
     passed, at = leaves.copy(), program.graph.calling.tensor_in
     written = {program.graph.outputs[k].name for k in program.rewritten}
     arguments = {i.name: k for i, k in zip((i for i in program.early if i.tensor is None), at, strict=True)}

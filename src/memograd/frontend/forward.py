@@ -38,7 +38,7 @@ from memograd.frontend.settings import Settings
 from memograd.looks import DecisionChangedError, comparing
 from memograd.memory.plan import Plan
 from memograd.tracing.captures import Captures
-from memograd.tracing.reuse import Recent, ambient, signature
+from memograd.tracing.reuse import Recent, ambient, places, signature
 from memograd.tracing.under_way import ACTIVE, capturing
 from memograd.transforms.surroundings import untraced
 
@@ -261,7 +261,7 @@ class Wrapped:
         hooks = tuple([tuple(table) for table in self._hooks if table])
         if not kwargs and only_tensors(args):
             each = [(x.shape, x.stride(), x.storage_offset() != 0, x.dtype, x.device, x.requires_grad) for x in args]
-            return tuple(each), ambient(), hooks
+            return tuple(each), places(args), ambient(), hooks
         tracked = tuple([x.requires_grad for x in pytree.tree_leaves((args, kwargs)) if isinstance(x, torch.Tensor)])
         return signature(args, kwargs), tracked, hooks
 

@@ -19,6 +19,7 @@ from memograd.frontend.expected import Expected
 from memograd.frontend.inputs import only_tensors
 from memograd.frontend.program import Program
 from memograd.graph.printing import load
+from memograd.tracing.reuse import places
 from memograd.tracing.under_way import ACTIVE
 
 Lane = Callable[[tuple[Any, ...]], list[Any] | None]
@@ -44,7 +45,7 @@ def lane_of(
     flat = program.inputs.bound
     if not simple or flat is None or not only_tensors(args):
         return None
-    if any(t is not None and t.layout is not torch.strided for t in flat):
+    if places(args) or any(t is not None and t.layout is not torch.strided for t in flat):
         return None
     writer = _Writer({"Tensor": torch.Tensor, "others_around": others_around, "captures": ACTIVE})
     writer.scope |= {"gradients": torch.is_grad_enabled, "inference": torch.is_inference_mode_enabled}
@@ -58,6 +59,10 @@ def lane_of(
     writer.refuse(tests)
     if names:
         writer.lines.append(f"    [{', '.join(names)}] = args")
+    if len(names) == 2:
+        writer.refuse(["x0 is x1"])
+    elif len(names) > 2:
+        writer.refuse([f"len({{*map(id, args)}}) != {len(names)}"])
     for name, x in zip(names, args, strict=True):
         writer.refuse(_geometry(writer, name, x))
     writer.guards(program.guards)

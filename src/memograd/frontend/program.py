@@ -53,7 +53,7 @@ class Program:
         self.settings = settings
         leaves = pytree.tree_leaves((args, kwargs))
         tracked = [k for k, x in enumerate(leaves) if isinstance(x, Tensor) and x.requires_grad]
-        forward = capture_for(function, args, kwargs, tracked, concrete)
+        forward = capture_for(function, args, kwargs, tracked, concrete, united=True)
         self.guards, self.effects = forward.guards, forward.effects
         self.graph = forward
         refuse_histories(forward)

@@ -70,3 +70,4 @@ class Calling:
     out_leaves: tuple[Any, ...]  # None where a tensor goes
     tensor_in: tuple[int, ...]  # positions of tensors in in_leaves
     tensor_out: tuple[int, ...]
+    united: bool = False  # what was one tensor in several places at capture was one for the program

@@ -69,6 +69,7 @@ def trace(
     kwargs: dict[str, Any],
     wrt: Collection[int] | None = None,
     concrete: bool = False,
+    united: bool = False,
 ) -> Graph:
     """The graph that ``f(*args, **kwargs)`` computes.
 
@@ -80,6 +81,8 @@ def trace(
             gradients, or all floating-point ones where none does.
         concrete: run on the values of the example inputs, and let them decide shapes and branches: the graph computes
             this one call. The state of PyTorch's random generators is left as it was.
+        united: a tensor that is passed in several places is one tensor to the program, as it is in PyTorch; the graph
+            is right then for calls in which these are one.
 
     Returns:
         A functional graph; nodes carry ``val``, ``module`` (dotted path) and ``source`` (``file:line``).
@@ -92,7 +95,7 @@ def trace(
     FAKE.prepare()  # ahead of everything that watches what the program does and reads
     forget_shapes(_SHAPES)
     closure = Closure({"": f}, {}) if isinstance(f, nn.Module) else closure_of(f)
-    one = _Capture(f, closure, concrete)
+    one = _Capture(f, closure, concrete, united)
     try:
         with ordinary_tensors(), looking_away(), same_draws() if concrete else nullcontext():
             return one.run(args, kwargs, wrt)
@@ -102,7 +105,7 @@ def trace(
         taken = one.reads.states.taken
         if one.reads.counters.handed and not taken and not isinstance(error, DataDependentError):
             one.reads.counters.forget()  # something may want a number that is one
-            return trace(f, args, kwargs, wrt, concrete)
+            return trace(f, args, kwargs, wrt, concrete, united)
         if taken and (error.raised is not None or isinstance(error, DataDependentError)):
             raise CaptureError(taken_twice(taken[0])) from (error.raised or error)
         if error.raised is None or ACTIVE.tracers:  # who captures around it will run both
@@ -116,8 +119,8 @@ def trace(
 
 
 class _Capture:
-    def __init__(self, f: Callable[..., Any], closure: Closure, concrete: bool) -> None:
-        self.f = f
+    def __init__(self, f: Callable[..., Any], closure: Closure, concrete: bool, united: bool) -> None:
+        self.f, self.united = f, united
         self.root = f if isinstance(f, nn.Module) else ClosingOver(f, closure.modules)
         self.graph = fx.Graph()
         self.tracer = Tracer(self.graph, stops=True, concrete=concrete)
@@ -142,6 +145,9 @@ class _Capture:
             self.inputs.argument(leaf, name, position in wrt) if isinstance(leaf, torch.Tensor) else leaf
             for position, (leaf, name) in enumerate(zip(leaves, names, strict=True))
         ]
+        if self.united:
+            first = {id(x): k for k, x in reversed([*enumerate(leaves)])}
+            flat = [flat[first[id(x)]] if isinstance(x, torch.Tensor) else x for x in leaves]
         for x, name in zip(leaves, names, strict=True):
             notes = attributes_of(x) if isinstance(x, torch.Tensor) else None
             self.roots += [(name, x)] if notes is None else [(f"{name}.{k}", v) for k, v in notes.items()]
@@ -178,6 +184,7 @@ class _Capture:
             out_leaves=tuple(None if isinstance(x, torch.Tensor) else x for x in out_leaves),
             tensor_in=tuple(i for i, x in enumerate(leaves) if isinstance(x, torch.Tensor)),
             tensor_out=tuple(tensor_out),
+            united=self.united,
         )
         inputs = tuple(replace(i, place=self.reads.tensors.get(id(i.tensor))) for i in self.inputs.entries)
         guards = Guards(self.reads)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -22,7 +22,13 @@ _ENTERING = threading.Lock()
 def signature(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, ...]:
     """Structure, geometry and baked values of the arguments, and the ambient modes an operator may ask for."""
     leaves, spec = pytree.tree_flatten((args, kwargs))
-    return (spec, _keys((args, kwargs)), tuple(_leaf(x) for x in leaves), *ambient())
+    return (spec, _keys((args, kwargs)), tuple(_leaf(x) for x in leaves), places(leaves), *ambient())
+
+
+def places(leaves: Sequence[Any]) -> tuple[int, ...]:
+    """Which tensors are one in several places: a program may ask (``q is k``). Empty where none is."""
+    ids = [id(x) for x in leaves if isinstance(x, torch.Tensor)]
+    return () if len({*ids}) == len(ids) else tuple(map(ids.index, ids))
 
 
 def _keys(tree: Any) -> Any:
@@ -44,7 +50,8 @@ def _leaf(value: Any) -> Any:
             return (value.shape, entries_of(value), value.is_coalesced(), value.sparse_dim(), value.dtype, value.device)
         refuse_unusual(value, "an argument", False)
         bits = value.is_conj(), value.is_neg(), _notes(value)
-        return (value.shape, value.stride(), value.storage_offset() != 0, value.dtype, value.device, *bits)
+        offset, tracked = value.storage_offset() != 0, value.requires_grad
+        return (value.shape, value.stride(), offset, value.dtype, value.device, tracked, *bits)
     return (type(value), distinct(value)) if isinstance(value, SIMPLE) else (type(value), id(value))
 
 

@@ -161,9 +161,9 @@ def differentiated(
         forward = None
         if not concrete:
             with suppress(DataDependentError):
-                forward = capture_for(objective, batch, options, wrt=())
+                forward = capture_for(objective, batch, options, wrt=(), united=True)
         if forward is None:
-            forward = capture_for(objective, batch, options, wrt=(), concrete=True)
+            forward = capture_for(objective, batch, options, wrt=(), concrete=True, united=True)
     trained = {id(p) for group in optimizer.param_groups for p in group["params"] if p.requires_grad}
     parameters = {i.name: i.tensor for i in forward.inputs if i.kind == "parameter" and i.tensor is not None}
     if not any(id(p) in trained for p in parameters.values()):

@@ -27,7 +27,7 @@ from memograd.graph.entries import OutputKind
 from memograd.graph.graph import Graph
 from memograd.graph.signature import refuse_shared
 from memograd.run.choose import Choice
-from memograd.tracing.reuse import ambient, signature
+from memograd.tracing.reuse import ambient, places, signature
 from memograd.tracing.undisturbed import Generators
 from memograd.train.rates import Rates
 
@@ -202,7 +202,7 @@ class Updates:
 def geometry(batch: tuple[Any, ...], options: dict[str, Any]) -> Any:
     """What the batch decides of a program."""
     if not options and _only_tensors(batch):
-        return tuple([(b.shape, b.stride(), b.dtype, b.device) for b in batch])
+        return tuple([(b.shape, b.stride(), b.dtype, b.device, b.requires_grad) for b in batch]), places(batch)
     return signature(batch, options)
 
 

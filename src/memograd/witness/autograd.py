@@ -121,7 +121,9 @@ class _Operands:
     @classmethod
     def of(cls, program: Any, args: Sequence[Any], kwargs: Mapping[str, Any], joint: Graph) -> _Operands:
         leaves, spec = pytree.tree_flatten((tuple(args), dict(kwargs)))
-        leaves = [_copy(x) if isinstance(x, Tensor) else x for x in leaves]
+        once = {id(x): _copy(x) for x in leaves if isinstance(x, Tensor)}
+        copy = (lambda x: once[id(x)]) if joint.calling.united else _copy
+        leaves = [copy(x) if isinstance(x, Tensor) else x for x in leaves]
         arguments = iter([leaves[i] for i in joint.calling.tensor_in])
         bound = {i.name: i.bound for i in joint.inputs if i.bound is not None}
         tensors = {i.name: bound[i.name] if i.name in bound else next(arguments) for i in joint.inputs}

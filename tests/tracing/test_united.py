@@ -1,0 +1,89 @@
+"""A tensor that a model is given in two places is one tensor to its program, as in plain PyTorch."""
+
+import pytest
+import torch
+from torch import nn
+
+import memograd as mg
+
+F64 = torch.float64
+
+
+class Asks(nn.Module):
+    def __init__(self, run):
+        super().__init__()
+        self.linear, self.run = nn.Linear(3, 3, dtype=F64), run
+
+    def forward(self, *tensors):
+        return self.run(self, *tensors)
+
+
+def whether_it_is_the_same(m, q, k, *_):
+    return (m.linear(q) * (2.0 if q is k else 3.0) + k).square().sum()
+
+
+def by_id(m, *tensors):
+    return sum(m.linear(t).square().sum() for t in {id(t): t for t in tensors}.values())
+
+
+def in_a_set(m, *tensors):
+    return sum(m.linear(t).square().sum() for t in set(tensors))
+
+
+def in_a_list(m, *tensors):
+    return by_id(m, *[t for t in ([*tensors], tensors) for t in t])
+
+
+def by_its_mark(m, q, k, *_):
+    return (m.linear(q) * (2.0 if k.requires_grad else 3.0)).square().sum()
+
+
+RUNS = [whether_it_is_the_same, by_id, in_a_set, in_a_list, by_its_mark]
+
+
+def _batches():
+    x, y = torch.arange(6.0, dtype=F64).reshape(2, 3), torch.ones(2, 3, dtype=F64)
+    marked = torch.ones(2, 3, dtype=F64, requires_grad=True)
+    three = [(x, y, x + 1), (x, y, x), (x, x, x), (x, y, x + 1)]
+    return [(x, x), (x, y), (y, y), (y, x), (x, x.clone()), (marked, marked), (x, marked), (x, y), *three]
+
+
+def _trained(run, check=None):
+    """The losses, and the gradients of the batches."""
+    torch.manual_seed(0)
+    model = Asks(run)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.001)
+    if check:
+        mg.wrap(model, check=check)
+    values, gradients = [], []
+    for batch in _batches():
+        optimizer.zero_grad()
+        loss = model(*batch)
+        loss.backward()
+        optimizer.step()
+        values.append(float(loss.detach()))
+        gradients += [float(t.grad.sum()) for t in batch if t.grad is not None]
+    return values, gradients
+
+
+@pytest.mark.parametrize("check", ["first", "never"])
+@pytest.mark.parametrize("run", RUNS, ids=lambda f: f.__name__)
+def test_a_wrapped_model_asks_about_it(run, check):
+    for values, expected in zip(_trained(run, check), _trained(run), strict=True):
+        assert values == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("run", RUNS, ids=lambda f: f.__name__)
+def test_a_step_asks_about_it(run):
+    torch.manual_seed(0)
+    model = Asks(run)
+    step = mg.TrainStep(model, None, torch.optim.SGD(model.parameters(), lr=0.001))
+    assert [float(step(*batch)) for batch in _batches()] == pytest.approx(_trained(run)[0])
+
+
+def test_who_is_in_two_places_has_one_gradient():
+    x = torch.ones(2, 3, dtype=F64, requires_grad=True)
+    model = Asks(whether_it_is_the_same)
+    (expected,) = torch.autograd.grad(model(x, x), x)
+    (gradient,) = torch.autograd.grad(mg.wrap(model)(x, x), x)
+    torch.testing.assert_close(gradient, expected)
