@@ -52,6 +52,7 @@ from memograd.tracing.leaves import differentiable, leaf_names
 from memograd.tracing.plainly import raised_by_pytorch
 from memograd.tracing.provenance import caller, raised_at
 from memograd.tracing.reads import Reads
+from memograd.tracing.remembered import refuse_ids, refuse_remembered
 from memograd.tracing.substitute import Substitute
 from memograd.tracing.templates import Templates
 from memograd.tracing.tracer import Tracer
@@ -168,6 +169,7 @@ class _Capture:
         self._mutations(outputs, results)
         self.reads.counted_up(self.changes)
         self.changes += self.inputs.frozen() + self.gradients.forgotten() + self.tracer.seeds.left()
+        refuse_ids(self.changes, self.tracer, self.inputs)
         templates = Templates(self.reads, self.given, self.inputs.names, self._is_captured, self.tracer.memory_of)
         effects = effects_of(self.changes, templates, out_leaves)
         self.gradients.refuse_retained((*out_leaves, *templates.left))
@@ -250,6 +252,7 @@ class _Capture:
         self.reads = Reads(self.roots, counts=True)
         try:
             yield
+            refuse_remembered(self.reads.remembering, self.tracer, self.inputs)
             if name := self.reads.states.left_in_scripts():
                 raise CaptureError(
                     f"{name!r}, compiled by torch.jit, gives one of its attributes another tensor, which a graph "

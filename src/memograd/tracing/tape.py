@@ -211,6 +211,10 @@ class Tape(Writer):
         """Whether ``tensor`` stands for the value of a node."""
         return id(tensor) in self._known
 
+    def knows_id(self, of: int) -> bool:
+        """The same by the id of a tensor."""
+        return of in self._known
+
     def is_given(self, tensor: torch.Tensor) -> bool:
         """Whether ``tensor`` looks at memory that the program was given, and did not make itself."""
         alias = self._known.get(id(self.present(tensor)))
