@@ -13,11 +13,12 @@ from typing import Any
 import torch
 from torch import nn
 
+from memograd.cautions import caution
 from memograd.tracing.names import is_machinery
 from memograd.tracing.reachable import enclosing
 from memograd.tracing.state_kinds import inside
 
-_MOST = 10_000  # objects looked at
+_MOST = 1_000_000  # objects looked at: a second or two
 _CLOSED = (types.ModuleType, str, bytes, int, float, complex, types.CodeType, type(None))
 
 
@@ -33,6 +34,11 @@ def hidden_tensor(value: Any, sought: Callable[[torch.Tensor], bool], users: Cal
         elif id(one) not in visited and not isinstance(one, _CLOSED) and not users(one):
             visited[id(one)] = one
             waiting.extend(_parts(one))
+    if waiting:
+        caution(
+            f"a program leaves more than {_MOST} objects behind in one of type {type(value).__qualname__}: whether "
+            "there is a tensor of the capture among the others, which has no numbers, was not looked at"
+        )
     return False
 
 

@@ -55,6 +55,7 @@ class Meetings(Objects):
         self.names[id(value)] = name
         self._alive.append(value)
         if issubclass(kind, enum.Enum):
+            self.meet(dict_of(value), name)  # a member may be given attributes
             return
         for kinds, meet in _MEETINGS:
             if issubclass(kind, kinds):

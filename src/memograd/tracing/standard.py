@@ -24,7 +24,7 @@ from typing import Any
 import torch
 
 from memograd.tracing.holders import MISSING
-from memograd.tracing.state_kinds import ANSWER, UNKNOWN, Kind
+from memograd.tracing.state_kinds import ANSWER, DECIMALS, UNKNOWN, Kind
 
 CALLED = (types.FunctionType, types.BuiltinFunctionType, types.MethodType, types.MethodWrapperType, type)
 _FLAGS = (bool, int, float, str)
@@ -38,13 +38,14 @@ _NEVER_THE_SAME: list[Any] = [
     *(secrets.choice, secrets.randbelow, random.SystemRandom, random.Random),
 ]
 _ASKED_AGAIN: list[Any] = [
-    *(os.getcwd, os.getpid, sys.getrecursionlimit, threading.active_count, decimal.getcontext),
+    *(os.getcwd, os.getpid, sys.getrecursionlimit, threading.active_count),
     *(torch.initial_seed, torch.is_anomaly_enabled, torch.are_deterministic_algorithms_enabled),
     *(torch.get_num_threads, torch.get_float32_matmul_precision, torch.get_deterministic_debug_mode),
 ]
 _QUESTIONS: dict[Any, Question] = {
     **dict.fromkeys(_NEVER_THE_SAME, UNKNOWN),
     **dict.fromkeys(_ASKED_AGAIN, ANSWER),
+    **dict.fromkeys((decimal.getcontext, decimal.setcontext, decimal.localcontext, decimal.Decimal), DECIMALS),
     os.getenv: lambda: os.environ,
     importlib.import_module: lambda: sys.modules,
     __import__: lambda: sys.modules,

@@ -12,6 +12,7 @@ from __future__ import annotations
 import array
 import contextvars
 import ctypes
+import decimal
 import gc
 import io
 import logging
@@ -108,12 +109,26 @@ PARAMETRIZED = Kind(lambda _: _parametrized())  # what ``parametrize.cached()`` 
 UNKNOWN = Kind(lambda _: None)
 TAKEN = Kind(lambda _: None, taken=True)  # an iterator, a file
 ANSWER = Kind(lambda function: repr(function()))  # of a function without arguments
+DECIMALS = Kind(lambda _: _decimals(), lambda _, state: _set_decimals(state))  # how decimal numbers are computed
 BIG = Kind(lambda container: _numbers(container.values() if isinstance(container, dict) else container))
 
 
 def _parametrized() -> tuple[Any, ...]:
     values = parametrized_values()
     return ("off",) if values is None else tuple([(key, id(tensor)) for key, tensor in values.items()])
+
+
+_OF_DECIMALS = ("prec", "rounding", "Emin", "Emax", "capitals", "clamp")
+
+
+def _decimals() -> tuple[Any, ...]:
+    context = decimal.getcontext()
+    return tuple([getattr(context, name) for name in _OF_DECIMALS])
+
+
+def _set_decimals(state: tuple[Any, ...]) -> None:
+    for name, value in zip(_OF_DECIMALS, state, strict=True):
+        setattr(decimal.getcontext(), name, value)
 
 
 def _numbers(values: Iterable[Any]) -> tuple[Any, ...]:
