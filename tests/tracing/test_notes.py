@@ -137,3 +137,32 @@ def test_the_short_way_of_a_wrapped_call_sees_what_is_noted(check: Any) -> None:
             m.zero_grad()
             y.sum().backward()
         torch.testing.assert_close(wrapped.linear.weight.grad, model.linear.weight.grad)
+
+
+def notes_on_its_results(x: Any) -> Any:
+    h: Any = x * getattr(x, "scale", 1.0)
+    h.mean_of_it = h.mean()
+    return {"h": h, "made": SimpleNamespace(h=h)}
+
+
+@pytest.mark.parametrize("nested", [False, True])
+def test_a_graph_that_is_called_notes_them_anew(nested: bool) -> None:
+    def f(x: Any) -> Any:
+        out = notes_on_its_results(x)
+        return (out["h"].sum(), out) if nested else out
+
+    graph = mg.capture(f, x_of(0))
+    for k in range(3):
+        out = graph(x_of(k))
+        out = out[1] if nested else out
+        expected = notes_on_its_results(x_of(k))
+        torch.testing.assert_close(out["h"].mean_of_it, expected["h"].mean_of_it)
+        torch.testing.assert_close(out["made"].h, expected["h"])
+
+
+@pytest.mark.parametrize("before, now", [({}, {"scale": 2.0}), ({"scale": 2.0}, {}), ({"scale": 2.0}, {"scale": 3.0})])
+def test_a_graph_that_is_called_refuses_arguments_with_other_notes(before: Any, now: Any) -> None:
+    graph = mg.capture(notes_on_its_results, x_of(0, **before))
+    torch.testing.assert_close(graph(x_of(1, **before))["h"], notes_on_its_results(x_of(1, **before))["h"])
+    with pytest.raises(mg.CaptureError, match="'x' has the attributes"):
+        graph(x_of(1, **now))

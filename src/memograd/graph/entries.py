@@ -70,4 +70,5 @@ class Calling:
     out_leaves: tuple[Any, ...]  # None where a tensor goes
     tensor_in: tuple[int, ...]  # positions of tensors in in_leaves
     tensor_out: tuple[int, ...]
+    in_notes: tuple[dict[str, Any], ...] = ()  # what was noted on these tensors: ``x.scale = 2``
     united: bool = False  # what was one tensor in several places at capture was one for the program

@@ -160,26 +160,42 @@ class Graph:
                 values.append(value)
             elif entry.kind == "gradient":
                 gradients[entry.name] = value
-        self.write_back(results, flat, arguments)
-        out = self.output_tree(values)
+        tensors = dict(zip(self.calling.tensor_out, values, strict=True))
+        made = self.write_back(results, flat, arguments, tensors)
+        out = output_tree(self.calling, values, made)
         return (out, gradients) if gradients else out
 
     def output_tree(self, values: Sequence[torch.Tensor]) -> Any:
         """The user's results, nested as the program returned them."""
         return output_tree(self.calling, values)
 
-    def write_back(self, results: Sequence[torch.Tensor], flat: Sequence[Any], arguments: Any = None) -> None:
+    def write_back(
+        self,
+        results: Sequence[torch.Tensor],
+        flat: Sequence[Any],
+        arguments: Any = None,
+        returned: Mapping[int, torch.Tensor] | None = None,
+    ) -> dict[int, Any]:
         """What the program writes, into the inputs it writes to, and what it leaves behind. ``results`` may end before
-        the gradients, which come last."""
+        the gradients, which come last; for the rest see ``leave``."""
         write_mutations(self.inputs, self.outputs, results, flat)
-        self.leave([v for o, v in zip(self.outputs, results, strict=False) if o.kind == "left"], flat, arguments)
+        left = [v for o, v in zip(self.outputs, results, strict=False) if o.kind == "left"]
+        return self.leave(left, flat, arguments, returned)
 
-    def leave(self, left: Sequence[torch.Tensor], flat: Sequence[Any], arguments: Any = None) -> None:
+    def leave(
+        self,
+        left: Sequence[torch.Tensor],
+        flat: Sequence[Any],
+        arguments: Any = None,
+        returned: Mapping[int, torch.Tensor] | None = None,
+    ) -> dict[int, Any]:
         """What the program leaves behind after a run on ``flat`` that had the results ``left``, also in the dicts and
-        lists among its ``arguments``."""
-        if self.effects:
-            bound = {i.name: x if i.tensor is None else i.bound for i, x in zip(self.inputs, flat, strict=False)}
-            self.effects.happen(left, bound, arguments)
+        lists among its ``arguments``, and on the tensors that it has ``returned``, by position among the leaves of
+        that. Gives the objects among these leaves that hold tensors of the run."""
+        if not (self.effects or (returned is not None and self.effects is not None and self.effects.on_results)):
+            return {}
+        bound = {i.name: x if i.tensor is None else i.bound for i, x in zip(self.inputs, flat, strict=False)}
+        return self.effects.happen(left, bound, arguments, returned or {})
 
     def verify(self) -> Graph:
         """Check that the graph is well formed; returns it.

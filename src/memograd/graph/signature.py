@@ -8,12 +8,13 @@ refused here, by the argument's name.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import torch
 
 from memograd import autocast
-from memograd._torch import is_wrapped, memory_of, pytree, surrounded, without_function_modes
+from memograd._torch import attributes_of, is_wrapped, memory_of, pytree, surrounded, without_function_modes
 from memograd.errors import CaptureError
 from memograd.graph.bits import has_bits, worked_out
 from memograd.graph.entries import Calling, Input, Output
@@ -53,6 +54,13 @@ def leaves_of(calling: Calling, args: Sequence[Any], kwargs: Mapping[str, Any]) 
     for leaf, baked, name in zip(leaves, calling.in_leaves, calling.in_names, strict=True):
         if not isinstance(leaf, torch.Tensor) and not same(leaf, baked):
             raise CaptureError(f"argument {name!r} is {leaf!r}, the graph was captured with {baked!r}; capture again")
+    for k, before in zip(calling.tensor_in, calling.in_notes, strict=False):
+        now = attributes_of(leaves[k]) if isinstance(leaves[k], torch.Tensor) else {}
+        if now.keys() != before.keys() or not all(same(now[name], before[name]) for name in now):
+            raise CaptureError(
+                f"argument {calling.in_names[k]!r} has the attributes {now}, and had {before} when the graph was "
+                "captured, by which a program may go; capture again"
+            )
     return leaves
 
 
@@ -108,10 +116,12 @@ def may_share(inputs: Sequence[Input], outputs: Sequence[Output], flat: Sequence
     return any(i.tensor is None and memory_of(t) in memory for i, t in pairs)
 
 
-def output_tree(calling: Calling, values: Sequence[torch.Tensor]) -> Any:
-    """The user's results, nested as the program returned them."""
+def output_tree(
+    calling: Calling, values: Sequence[torch.Tensor], made: Mapping[int, Any] = MappingProxyType({})
+) -> Any:
+    """The user's results, nested as the program returned them; ``made``: leaves that are no tensors, by position."""
     leaves = list(calling.out_leaves)
-    for position, value in zip(calling.tensor_out, values, strict=True):
+    for position, value in (*zip(calling.tensor_out, values, strict=True), *made.items()):
         leaves[position] = value
     return pytree.tree_unflatten(leaves, calling.out_spec)
 

@@ -140,6 +140,7 @@ class _Capture:
         leaves, in_spec = pytree.tree_flatten((args, kwargs))
         leaves = [self.tracer.present(leaf) if isinstance(leaf, torch.Tensor) else leaf for leaf in leaves]
         names = leaf_names(self.f, args, kwargs)
+        in_notes = [attributes_of(leaf) for leaf in leaves if isinstance(leaf, torch.Tensor)]
         wrt = differentiable(leaves) if wrt is None else wrt
         self.inputs.parameters(self.root)
         flat = [
@@ -186,6 +187,7 @@ class _Capture:
             out_leaves=tuple(None if isinstance(x, torch.Tensor) else x for x in out_leaves),
             tensor_in=tuple(i for i, x in enumerate(leaves) if isinstance(x, torch.Tensor)),
             tensor_out=tuple(tensor_out),
+            in_notes=tuple(in_notes),
             united=self.united,
         )
         inputs = tuple(replace(i, place=self.reads.tensors.get(id(i.tensor))) for i in self.inputs.entries)
