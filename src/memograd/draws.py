@@ -1,49 +1,96 @@
-"""Random numbers drawn again: the generator is put back to where it was, and afterwards left as it was found."""
+"""Random numbers drawn again, without moving the generators that all threads share: who draws again draws from a
+generator of this thread's own, in the state that was."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 
 import torch
 
+from memograd._torch import Own, own_generator_here, own_generators_here, shared_generator
+
 DEVICES = ("cpu", "cuda")  # types of devices whose generators can be read and set
+_TRIES = 100
 
 
 def rng_state(device: str) -> torch.Tensor:
     """The state of the generator that operators on ``device`` draw from: kilobytes on the CPU, 16 bytes on CUDA."""
-    return torch.get_rng_state() if torch.device(device).type == "cpu" else torch.cuda.get_rng_state(device)
+    own = own_generator_here(device)
+    return shared_generator(device).get_state() if own is None else own.get_state()
+
+
+def states(devices: Iterable[str]) -> list[tuple[torch.Tensor, str]]:
+    """Where the generators of these devices stand."""
+    return [(rng_state(device), device) for device in devices]
+
+
+def set_rng_state(state: torch.Tensor, device: str) -> None:
+    """Let operators on ``device`` draw from ``state`` on."""
+    own = own_generator_here(device)
+    (shared_generator(device) if own is None else own).set_state(state)
 
 
 @contextmanager
-def drawing_from(state: torch.Tensor, device: str) -> Iterator[None]:
-    """What runs inside draws what it would have drawn in ``state``; the generator does not move."""
-    now = rng_state(device)
-    set_rng_state(state, device)
-    try:
+def drawing(states: Iterable[tuple[torch.Tensor, str]]) -> Iterator[dict[str, torch.Generator]]:
+    """What runs inside, in this thread, draws what it would have drawn in these states, by device, from generators
+    which are handed out; those that all threads share do not move."""
+    own: dict[str, torch.Generator] = {}
+    for state, device in states:
+        own[device] = torch.Generator(device)
+        own[device].set_state(state)
+    with Own(own):
+        yield own
+
+
+@contextmanager
+def drawing_from(state: torch.Tensor, device: str, lasting: bool = False) -> Iterator[None]:
+    """The same on one device; if ``lasting``, the shared generator goes on behind what is drawn inside."""
+    with drawing([(state, device)]) as own:
         yield
-    finally:
-        set_rng_state(now, device)
+    if lasting:
+        go_on(state, own[device], device)
+
+
+def go_on(state: torch.Tensor, own: torch.Generator, device: str) -> bool:
+    """The generator that all threads share goes on from where ``own`` has come to, which began in ``state``, if it is
+    still there; else somebody else has drawn since, and it stays. Whether it went on."""
+    still = torch.equal(rng_state(device), state)
+    if still:
+        set_rng_state(own.get_state(), device)
+    return still
 
 
 @contextmanager
-def own_generator(state: torch.Tensor, device: str, lasting: bool) -> Iterator[torch.Generator]:
-    """A generator in ``state`` that nobody else draws from; the one that all threads share does not move, or, if
-    ``lasting``, goes on behind what is drawn inside.
-
-    Between a state and the draw that follows it another thread may draw from the shared one: then the same state gives
-    another mask the second time.
-    """
+def own_generator(state: torch.Tensor, device: str) -> Iterator[torch.Generator]:
+    """A generator in ``state`` that nobody else draws from."""
     generator = torch.Generator(device)
     generator.set_state(state)
     yield generator
-    if lasting:
-        set_rng_state(generator.get_state(), device)
+
+
+def drawn_alone(state: torch.Tensor, device: str) -> Iterator[tuple[torch.Tensor, torch.Generator]]:
+    """A state, and a generator in it to draw from; the generator that all threads share goes on behind that.
+
+    Between a state and the draw that follows it another thread may draw from the shared one: then the same state would
+    give another mask the second time, or both threads the same numbers. So it is drawn again, from where it stands
+    then, until nobody was in between.
+    """
+    for _ in range(_TRIES):
+        with own_generator(state, device) as generator:
+            yield state, generator
+        if go_on(state, generator, device):
+            return
+        state = rng_state(device)
 
 
 @contextmanager
 def same_draws() -> Iterator[None]:
     """What runs inside draws random numbers, and leaves the generators as they were."""
+    if (own := own_generators_here()) is not None:
+        with drawing([(generator.get_state(), device) for device, generator in own.items()]):
+            yield
+        return
     devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
     with torch.random.fork_rng(list(devices)):
         yield
@@ -52,18 +99,10 @@ def same_draws() -> Iterator[None]:
 @contextmanager
 def undone_on_error(devices: Collection[str]) -> Iterator[None]:
     """Where what runs inside raises, the generators of ``devices`` are as before."""
-    before = [(rng_state(device), device) for device in devices]
+    before = states(devices)
     try:
         yield
     except BaseException:
         for state, device in before:
             set_rng_state(state, device)
         raise
-
-
-def set_rng_state(state: torch.Tensor, device: str) -> None:
-    """Let operators on ``device`` draw from ``state`` on."""
-    if torch.device(device).type == "cpu":
-        torch.set_rng_state(state)
-    else:
-        torch.cuda.set_rng_state(state, device)

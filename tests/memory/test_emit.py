@@ -82,9 +82,9 @@ def test_draws_run_again_from_the_state_before_them() -> None:
     name = found.operators[draw].node.name
     text = source(found, schedule)
     assert text.index(f"{name}_state = rng_state('cpu')") < text.index(f"{name} = ")
-    with_own = f"with own_generator({name}_state, 'cpu', lasting="
-    assert f"{with_own}True) as generator:\n        {name} = " in text
-    assert f"{with_own}False) as generator:\n        {name}_again1 = " in text
+    alone = f"for {name}_state, generator in drawn_alone({name}_state, 'cpu')"
+    assert f"{alone}:\n        {name} = " in text
+    assert f"with own_generator({name}_state, 'cpu') as generator:\n        {name}_again1 = " in text
     assert "rng_state('cpu')" not in source(found, found.unplanned), "nothing runs again, nothing is saved"
     unused, used = (simulate(problem, s).profile for s in (range(len(problem.cost)), schedule))
     assert used[draw - 1] - unused[draw - 1] == problem.size[state] > 0

@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
+import planted
 import pytest
 import torch
 from torch import nn
@@ -189,3 +190,61 @@ def test_tensors_of_a_capture_in_another_thread_are_refused() -> None:
 
     with pytest.raises(mg.CaptureError, match="another thread"):
         mg.grad(f)(X)
+
+
+class Dropping(nn.Module):
+    """Dropout, and what dropout is of no matter for the result (as in LoRA)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.down, self.last = nn.Linear(4, 16), nn.Linear(4, 3), nn.Linear(16, 1)
+        self.up = nn.Parameter(torch.zeros(16, 3))
+        self.drop = nn.Dropout(0.5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.last(self.drop(self.first(x).tanh()) + self.down(self.drop(x)) @ self.up.T)
+
+
+def _first_step(kind: str) -> str:
+    """Train a new model; how its comparison with PyTorch came out."""
+    model = Dropping().double()
+    if kind == "step":
+        step = mg.TrainStep(model, nn.functional.mse_loss, _sgd(model), backend="eager")
+        step(X, X[:, :1])
+        return step.check_reason
+    mg.wrap(model)
+    nn.functional.mse_loss(model(X), X[:, :1]).backward()
+    return model.forward.check_reason  # pyright: ignore[reportFunctionMemberAccess]
+
+
+@pytest.fixture
+def another_thread_draws() -> Iterator[None]:
+    done = threading.Event()
+
+    def draw() -> None:
+        while not done.is_set():
+            torch.rand(50)
+
+    thread = threading.Thread(target=draw)
+    thread.start()
+    yield
+    done.set()
+    thread.join()
+
+
+@pytest.mark.parametrize("kind", ["step", "wrap"])
+@pytest.mark.usefixtures("another_thread_draws")
+def test_a_first_step_with_dropout_agrees_while_other_threads_draw(kind: str) -> None:
+    at_once(*[lambda: check(_first_step(kind))] * 2)
+
+
+def check(reason: str) -> None:
+    assert reason.startswith("agrees with torch.autograd"), reason
+
+
+@pytest.mark.parametrize("kind", ["step", "wrap"])
+@pytest.mark.usefixtures("another_thread_draws")
+def test_a_wrong_rule_is_caught_while_other_threads_draw(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    planted.rule(monkeypatch, torch.ops.aten.tanh.default, planted.scaled)
+    with pytest.raises(mg.GradientMismatchError):
+        _first_step(kind)

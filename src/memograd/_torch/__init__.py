@@ -14,6 +14,7 @@ operators.py   schemas, composite operators, operators of ``torch.library``
 allocations.py what an operator takes of the allocator
 memory.py      which memory a tensor looks at, and how it lies there
 generators.py  where random numbers come from
+own_draws.py   operators that draw from a generator of one thread's own
 compilers.py   Inductor and Dynamo
 backends.py    what the libraries behind operators are told
 
@@ -152,6 +153,15 @@ try:
         registered_backward,
         schema_of,
         taken_apart,
+    )
+    from memograd._torch.own_draws import (
+        Own,
+        own_generator_here,
+        own_generators_here,
+        redirected,
+        shared_generator,
+        standing_in,
+        told_of,
     )
 except ImportError as error:
     raise ImportError(

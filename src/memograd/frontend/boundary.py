@@ -7,8 +7,8 @@ itself: it lives as long as PyTorch's own would, ``retain_graph`` and hooks on s
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import AbstractContextManager, ExitStack
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from itertools import repeat
 from operator import attrgetter, is_
 from typing import Any
@@ -16,7 +16,8 @@ from typing import Any
 import torch
 
 from memograd._torch import apply_alone, free_saved, inside_torch_func, is_batched
-from memograd.draws import drawing_from, rng_state
+from memograd.draws import drawing, states
+from memograd.errors import GraphError
 from memograd.frontend.chain import UnderWay, wanted_of
 from memograd.graph.bits import worked_out
 
@@ -35,6 +36,7 @@ class Call:
         groups: the flat inputs that autograd knows of, those first that the first node of the chain has.
         running: the plan that waits for cotangents.
         handed: the results that it waits with, while it holds them, and at which version.
+        drawn, behind: where the generators stood before and behind the forward pass, if others may draw meanwhile.
     """
 
     groups: Sequence[list[int]] = ()
@@ -42,6 +44,8 @@ class Call:
     witness: Any = None
     running: Any = None
     handed: Sequence[tuple[Callable[[], Tensor | None], int]] = ()
+    drawn: Sequence[tuple[Tensor, str]] = ()
+    behind: Sequence[tuple[Tensor, str]] = ()
 
     def __init__(self, program: Any, flat: Sequence[Any]) -> None:
         self.program = program
@@ -49,14 +53,25 @@ class Call:
         for k in program.overwritten:
             self.flat[k] = flat[k].clone()
         self.versions = _versions(self.flat)
-        self.drawn = [(rng_state(device), device) for device in program.devices] if program.devices else ()
+        self.drawn = states(program.devices) if program.devices else ()
 
-    def generators(self) -> AbstractContextManager[None]:
-        """Inside, the generators draw what they drew in the forward pass; outside they do not move."""
-        stack = ExitStack()
-        for state, device in self.drawn:
-            stack.enter_context(drawing_from(state, device))
-        return stack  # pyright: ignore[reportReturnType]
+    def generators(self) -> AbstractContextManager[Any]:
+        """Inside, this thread draws what it drew in the forward pass; the generators do not move. What cannot be drawn
+        again raises GraphError."""
+        return self._drawing_again() if self.drawn else nullcontext()
+
+    @contextmanager
+    def _drawing_again(self) -> Iterator[None]:
+        with drawing(self.drawn) as own:
+            yield
+        ends = {device: generator.get_state() for device, generator in own.items()}
+        drew = any(not torch.equal(ends[device], state) for state, device in self.drawn)
+        if drew and any(not torch.equal(ends[device], state) for state, device in self.behind):
+            raise GraphError(
+                "a gradient that was not asked for before needs the random numbers of the model's forward pass again, "
+                "and while that ran another thread drew from the same generator: call the model and differentiate once "
+                "more (what is asked for is remembered), or let no other thread draw the first time"
+            )
 
     def primals(self) -> list[Any]:
         """The flat inputs, as they were.

@@ -8,6 +8,7 @@ the loss is. For one call it needs the memory of two.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from math import inf
 from typing import Any
 
@@ -15,7 +16,7 @@ import torch
 from torch import nn
 
 from memograd import autocast
-from memograd._torch import copy_of, pytree, without_hooks
+from memograd._torch import copy_of, pytree, redirected, without_hooks
 from memograd.errors import GradientMismatchError
 from memograd.frontend.answers import Question
 from memograd.frontend.boundary import Call
@@ -37,6 +38,7 @@ class Witness:
         sources: those that can be differentiated with respect to, by position.
         results: what PyTorch returned, by position among our results.
         say: takes the reason: how it came out.
+        drawn: where the generators stood before PyTorch's forward pass.
     """
 
     def __init__(
@@ -46,8 +48,10 @@ class Witness:
         sources: dict[int, Tensor],
         results: dict[int, Tensor],
         say: Callable[[str], None],
+        drawn: Generators,
     ) -> None:
         self.program, self.names, self.sources, self.results, self.say = program, names, sources, results, say
+        self.drawn = drawn
         self.buffers: list[Tensor] = []  # a checkpoint computes a part of the forward pass again, and writes again
 
     @classmethod
@@ -55,14 +59,15 @@ class Witness:
         cls, program: Program, model: nn.Module, function: Callable[..., Any], args: Any, kwargs: Any, say: Any
     ) -> Witness | None:
         """Run one call of ``function``, a forward pass of ``model``; None where that cannot be done."""
+        drawn = Generators(model)
         try:
             # a detached tensor has no part in a cycle, and nobody asks for its version: buffers are put back;
             # what arguments were is remembered where the call writes to them
             keep = torch.clone if program.rewritten else torch.detach
             with torch.autograd.graph.saved_tensors_hooks(lambda t: keep(t.detach()), lambda t: t):
-                ran = _ran(program, model, function, args, kwargs)
+                ran = _ran(program, model, function, args, kwargs, drawn)
         except RuntimeError:  # the transforms of ``torch.func`` forbid such hooks; whatever else it is is raised again
-            ran = _ran(program, model, function, args, kwargs)
+            ran = _ran(program, model, function, args, kwargs, drawn)
         if ran is None:
             say("not compared: the call goes on from what an earlier one left behind, with its history")
             return None
@@ -73,9 +78,13 @@ class Witness:
             if k in program.places:
                 results[program.places[k]] = out[position]
         results |= {place: new[program.graph.outputs[k].name] for k, place in program.rewritten.items()}
-        witness = cls(program, names, sources, results, say)
+        witness = cls(program, names, sources, results, say, drawn)
         witness.buffers = list(model.buffers())
         return witness
+
+    def drawn_on(self, devices: Sequence[str]) -> list[tuple[Tensor, str]]:
+        """Where the generators of these devices stood before PyTorch's forward pass, for ours to draw the same."""
+        return [(state, device) for state, device in self.drawn.shared if device in devices]
 
     def look(self, results: Sequence[Tensor]) -> None:
         """Compare our results, at once: the loop may write to them.
@@ -118,11 +127,8 @@ class Witness:
         self.program.expected.compared(question)
         ends = [self.results[k] for k in used]
         seeds = [c.detach() for c in cotangents]
-        now = Generators()
-        if drawn is not None:
-            drawn.put_back()
-        theirs = self._derived(ends, wanted, seeds, further)
-        now.put_back()
+        with drawn.again() if drawn is not None else nullcontext():
+            theirs = self._derived(ends, wanted, seeds, further)
         if theirs is None:
             return
         self._refuse("the gradient of", gradients, theirs)
@@ -155,7 +161,7 @@ class Witness:
         sources = [self.sources[k] for k in wanted]
         contents = Contents(self.buffers)
         try:
-            with without_hooks(self.sources.values()), autocast.off():
+            with TURN, redirected(), without_hooks(self.sources.values()), autocast.off():
                 theirs = torch.autograd.grad(ends, sources, seeds, create_graph=further, allow_unused=True)
         except (RuntimeError, NotImplementedError) as error:
             self.say(f"not compared: PyTorch cannot run it: {str(error).splitlines()[0]}")
@@ -181,7 +187,7 @@ class Witness:
 
 
 def _ran(
-    program: Program, model: nn.Module, function: Callable[..., Any], args: Any, kwargs: Any
+    program: Program, model: nn.Module, function: Callable[..., Any], args: Any, kwargs: Any, drawn: Generators
 ) -> tuple[dict[int, Any], dict[str, Any], list[Any]] | None:
     """What can be differentiated by, by position; copies of the arguments that are written to, by name, as they are
     afterwards; and what the call returns on copies of the arguments. None where it cannot be run apart from the calls
@@ -200,18 +206,18 @@ def _ran(
     inputs = {i.name: i.bound if i.tensor is not None else next(given) for i in program.early}
     places = {name: place for place, name in enumerate(inputs)}
     bound = [i.bound for i in program.early if i.bound is not None]
-    generators, contents = Generators(model), Contents([*bound, *model.parameters(), *model.buffers()])
+    contents = Contents([*bound, *model.parameters(), *model.buffers()])
     others = [x for x in leaves if not isinstance(x, Tensor)]
     try:
         with TURN, as_leaves(bound, program.guards) as ends:
             if ends is None:
                 return None
             sources: dict[int, Any] = {places[n]: ends.get(id(inputs[n]), inputs[n]) for n in program.wrt}
-            with plainly(), taken_back(model, *others), without_hooks(sources.values()):
+            drawing = drawn.again(), redirected()
+            with plainly(), taken_back(model, *others), without_hooks(sources.values()), drawing[0], drawing[1]:
                 return sources, new, pytree.tree_leaves(function(*own_args, **own_kwargs))
     finally:
         contents.put_back()
-        generators.put_back()
 
 
 def _directions(like: Sequence[Tensor]) -> list[Tensor]:

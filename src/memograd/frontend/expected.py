@@ -25,6 +25,11 @@ class Expected:
         self.unchecked: dict[Question, int] = {guess: _PATIENCE}
         self._seen: set[Question] = set()
 
+    @property
+    def asked(self) -> bool:
+        """Whether anybody has asked anything yet."""
+        return bool(self._seen)
+
     def see(self, question: Question) -> bool:
         """Somebody asked this; whether it is the first question of all, and another one than was guessed."""
         wrong = not self._seen and question != self.last

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from memograd._torch import inside_torch_func, is_batched, pytree
+from memograd.draws import drawing, go_on, states
 from memograd.errors import BackendError
 from memograd.frontend.answers import Question
 from memograd.frontend.boundary import Call, through
@@ -153,10 +154,27 @@ class Program:
             return handed
         running = self.first.running() if self.settings.memory_budget is None else self.running()
         call.groups = self._ends.groups(running, self.expected.last, flat)
+        return self._run(call, running, flat) if not self.devices else self._drawn(call, running, flat)
+
+    def _run(self, call: Call, running: Any, flat: list[Any]) -> Any:
         first, *others = call.groups
         if not others:
             return through(call, running, *self._ends.alone(flat))
         return through(call, running, *[flat[k] for k in first], *linked(others, flat, self._device))
+
+    def _drawn(self, call: Call, running: Any, flat: list[Any]) -> Any:
+        """The same where random numbers are drawn. Until it is known what is to be remembered of a call, they may have
+        to be drawn again: then this thread draws them alone."""
+        if call.witness is None and self.expected.asked:
+            handed = self._run(call, running, flat)
+            call.behind = states(self.devices)
+            return handed
+        call.drawn = states(self.devices) if call.witness is None else call.witness.drawn_on(self.devices)
+        with drawing(call.drawn) as own:
+            handed = self._run(call, running, flat)
+        for state, device in call.drawn:
+            go_on(state, own[device], device)
+        return handed
 
     @cached_property
     def _device(self) -> torch.device:

@@ -23,6 +23,7 @@ from memograd.doctor.nan.repair import without_scale
 from memograd.doctor.nan.replay import as_it_was
 from memograd.doctor.probes import is_finite
 from memograd.doctor.report import Finding, Report
+from memograd.draws import drawing
 from memograd.errors import MemogradError, NonFiniteError
 from memograd.frontend.boundary import Call
 from memograd.frontend.late import UNDER_WAY, Pass
@@ -80,7 +81,7 @@ class Watch:
             self.scaled = 0
             self.trail.append(size)
             return
-        with call.generators(), torch.no_grad():
+        with drawing(call.drawn), torch.no_grad():
             step = _step(call, question, arriving, self, untouched)
             scale = _scale()
             if scale > 1.0 and self.scaled < _PATIENCE and _is_scaling(step, arriving, scale):

@@ -21,7 +21,9 @@ from memograd.graph.views import viewed
 from memograd.memory.costs.storages import Storages
 from memograd.memory.costs.tensors import device_of
 
-_HEADER = HEADER.replace("\n\n", "\nfrom memograd.draws import drawing_from, own_generator, rng_state\n\n", 1)
+_HEADER = HEADER.replace(
+    "\n\n", "\nfrom memograd.draws import drawing_from, drawn_alone, own_generator, rng_state\n\n", 1
+)
 
 
 @dataclass
@@ -32,7 +34,7 @@ class Line:
     text: str
     reads: tuple[str, ...]
     comment: str = ""
-    inside: str = ""  # a ``with`` statement around it
+    inside: str = ""  # a statement around it
 
 
 class Emitter:
@@ -68,7 +70,7 @@ class Emitter:
         for line, dying in zip(self.lines, _dying(self.lines, {*results, *parameters}), strict=True):
             comment = f"  # {line.comment}" if line.comment else ""
             indent = "        " if line.inside else "    "
-            text += [f"    with {line.inside}:"] if line.inside else []
+            text += [f"    {line.inside}:"] if line.inside else []
             text.append(f"{indent}{f'{line.target} = ' if line.target else ''}{line.text}{comment}")
             if dying:
                 text.append(f"    del {', '.join(dying)}")
@@ -111,9 +113,11 @@ class Emitter:
         inside = ""
         if state and takes_generator(node):
             text = f"{text.removesuffix(')')}, generator=generator)"
-            inside = f"own_generator({state}, {device_of(node)!r}, lasting={not comment}) as generator"
-        elif state and comment:
-            inside = f"drawing_from({state}, {device_of(node)!r})"
+            where = f"{state}, {device_of(node)!r}"
+            alone = f"for {state}, generator in drawn_alone({where})"
+            inside = f"with own_generator({where}) as generator" if comment else alone
+        elif state:
+            inside = f"with drawing_from({state}, {device_of(node)!r}, lasting={not comment})"
         self.lines.append(Line(self.names[node], text, reads, comment, inside))
 
     def _name(self, node: fx.Node) -> str:

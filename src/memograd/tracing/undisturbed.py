@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from memograd._torch import address, copy_of
+from memograd.draws import drawing, set_rng_state
 from memograd.tracing.effects import Change, take_back
 from memograd.tracing.reads import Reads
 from memograd.tracing.state_kinds import GENERATOR, is_generator
@@ -64,11 +65,16 @@ def outside_inference_mode(function: F) -> F:
 
 class Generators:
     """The states of PyTorch's, Python's and NumPy's global generators, of those that modules of ``root`` hold, and of
-    all that is in ``states``."""
+    all that is in ``states``.
+
+    Attributes:
+        shared: PyTorch's, which all threads draw from, and their devices.
+    """
 
     def __init__(self, root: Any = None, states: States | None = None) -> None:
-        self._cpu = torch.get_rng_state()
-        self._cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
+        self.shared = [(torch.get_rng_state(), "cpu")]
+        if torch.cuda.is_initialized():
+            self.shared += [(state, f"cuda:{k}") for k, state in enumerate(torch.cuda.get_rng_state_all())]
         self._others = States()
         modules = root.modules() if isinstance(root, nn.Module) else ()
         held = [value for m in modules for value in vars(m).values() if is_generator(value)]
@@ -83,10 +89,28 @@ class Generators:
 
     def put_back(self) -> None:
         """Let them draw again what they drew since."""
-        torch.set_rng_state(self._cpu)
-        if self._cuda:
-            torch.cuda.set_rng_state_all(self._cuda)
+        for state, device in self.shared:
+            set_rng_state(state, device)
+        self.put_back_others()
+
+    def put_back_others(self) -> None:
+        """The same for all but PyTorch's."""
         self._others.put_back()
+
+    @contextmanager
+    def again(self) -> Iterator[None]:
+        """What runs inside, in this thread, draws again what was drawn since, and nothing has moved afterwards.
+
+        PyTorch's generators are everybody's, so they do not move inside either: another thread that draws meanwhile
+        would draw what was drawn before, and this one would draw what the other has left.
+        """
+        now = self.now()
+        self.put_back_others()
+        try:
+            with drawing(self.shared):
+                yield
+        finally:
+            now.put_back_others()
 
 
 class Contents:

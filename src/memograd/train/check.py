@@ -74,11 +74,10 @@ class Check:
         """
         origin = program.origin
         assert origin is not None
-        generators, results = Generators(), None
+        results = None
         try:
             results = self._compare(program, flat, batch, options)
         except UncheckedError as why:
-            generators.put_back()
             self._say(str(why))
         except BaseException:
             origin.undo(self.training.optimizer)
@@ -119,7 +118,6 @@ class Check:
         samples = _samples(batch, options)
         rows = _affordable(program, origin.joint, samples, bool(self.training.refinements.clip))
         while True:
-            generators = Generators()
             try:
                 if rows is None:
                     return self._whole(program, origin, flat, batch, options)
@@ -128,7 +126,6 @@ class Check:
             except (torch.OutOfMemoryError, RuntimeError) as error:
                 if not _no_memory(error):
                     raise
-            generators.put_back()
             rows = (samples if rows is None else rows) // 4
             if not rows:
                 raise UncheckedError("there is no memory for PyTorch's own run")
@@ -152,7 +149,7 @@ class Check:
 
         batch, options = pytree.tree_map_only(torch.Tensor, part_of, (batch, options))
         now, drawn = Generators(self.objective), origin.drawn or Generators(self.objective)
-        drawn.put_back()
+        drawn.put_back_others()
         try:
             forward, joint = self._of_part(batch, options)
             own = detached(joint.bind(batch, options))
@@ -160,7 +157,7 @@ class Check:
             theirs = _theirs(trial)
             trial.demand(trial.ours(), theirs)
         finally:
-            now.put_back()
+            now.put_back_others()
         part = f"{rows} of {samples} samples, for which there is room; the plan itself was not run beside it"
         self.reason = f"agrees with torch.autograd: {_counted(theirs)} of {part}"
 

@@ -9,6 +9,7 @@ run once more with learning rates so large that a wrong gradient is seen in the 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from math import nan
 from typing import Any
@@ -20,7 +21,6 @@ from memograd.graph.graph import Graph
 from memograd.ops import is_random
 from memograd.run.backend import Backend
 from memograd.run.choose import Choice
-from memograd.tracing.undisturbed import Generators
 from memograd.train.build import Training
 from memograd.train.expected import Expected, clipped, sums, updates
 from memograd.train.gather import sum_name
@@ -49,30 +49,33 @@ class Comparison:
     training: Training
 
     def results(self, theirs: Results) -> Sequence[Tensor]:
-        """What the program computes; nothing is written yet, and the generators are as a step leaves them.
+        """What the program computes; nothing is written yet, and the generators are as a step leaves them. Where it
+        draws random numbers it runs once more, and draws what nobody else has drawn since.
 
         Raises:
             GradientMismatchError: it is not what PyTorch computes.
         """
         assert self.program.origin is not None
-        if not self.program.gradients:
-            return self._with_update(theirs)
+        computed = self._with_update(theirs) if not self.program.gradients else self._gradients(theirs)
+        return self.backend.compute(self.flat) if computed is None or self.program.devices else computed
+
+    def _gradients(self, theirs: Results) -> Sequence[Tensor] | None:
         if not self._comparable:
             self.trial.demand(self.trial.ours(), theirs)
-            return self.backend.compute(self.flat)
-        results = self.backend.compute(self.flat)
+            return None
+        results = self._again(self.flat)
         if wrong := self.trial.wrong(self.trial.named(results), theirs):
             self.trial.demand(self.trial.ours(), theirs)
             raise mismatch(wrong, self._blamed)
         return results
 
-    def _with_update(self, theirs: Results) -> Sequence[Tensor]:
+    def _with_update(self, theirs: Results) -> Sequence[Tensor] | None:
         ours = self.trial.ours()
         self.trial.demand(ours, theirs)
         if not self._comparable:
-            return self.backend.compute(self.flat)
+            return None
         if not self._compiled:
-            results = self.backend.compute(self.flat)
+            results = self._again(self.flat)
             if wrong := self._wrong(self.flat, results, ours, theirs, {}, {}):
                 raise mismatch(wrong, self._blamed)
             return results
@@ -82,7 +85,12 @@ class Comparison:
                 wrong := self._looks_wrong(trial, flat, theirs, self.trial.noise(theirs))  # nothing but rounding?
             ):
                 raise mismatch(wrong, self._blamed)
-        return self.backend.compute(self.flat)
+        return None
+
+    def _again(self, flat: Sequence[Any]) -> Sequence[Tensor]:
+        """What the program computes with the random numbers of the trial."""
+        with self.trial.drawn.again() if self.program.devices else nullcontext():
+            return self.backend.compute(flat)
 
     def _looks_wrong(
         self, trial: Trial, flat: list[Any], theirs: Results, noise: Mapping[str, float] | None = None
@@ -95,9 +103,7 @@ class Comparison:
         for at, entry in enumerate(self.program.graph.inputs):
             if entry.name in rates:
                 steep[at] = torch.full_like(flat[at], rates[entry.name])
-        generators = Generators()
-        results = self.backend.compute(steep)
-        generators.put_back()
+        results = self._again(steep)
         by_group = {k: rates[f"learning rate {k}"] for k in range(len(rates))}
         return self._wrong(flat, results, ours, theirs, by_group, noise or {})
 

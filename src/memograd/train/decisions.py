@@ -8,6 +8,7 @@ captured anew on this batch. What the program did up to that look is the same in
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -100,9 +101,8 @@ class Programs:
 
     def _decide(self, program: Program, batch: tuple[Any, ...], options: dict[str, Any]) -> None:
         """Raises DecisionChangedError where ``program`` is not right for this batch; nothing has happened then."""
-        generators = Generators()
-        program.choice.backend.compute(program.flat(batch, options))
-        generators.put_back()
+        with Generators().again() if program.devices else nullcontext():
+            program.choice.backend.compute(program.flat(batch, options))
 
     def _which(self, before: Sequence[Decision], value: str, tried: list[Program]) -> Program | None:
         """A program that went the same way ``before``, and then another, by the ``value`` that is seen now."""

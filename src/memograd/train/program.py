@@ -20,7 +20,7 @@ from torch import nn, optim
 
 from memograd import finite
 from memograd._torch import address, has_step_hooks, memory_of
-from memograd.draws import rng_state, undone_on_error
+from memograd.draws import states, undone_on_error
 from memograd.finite import TrippedError
 from memograd.graph.bits import has_bits, worked_out
 from memograd.graph.entries import OutputKind
@@ -123,7 +123,7 @@ class Program:
         """The same for a step that may turn out not to be finite: nothing has happened then."""
         backend = self.choice.backend
         if self.is_read_late:
-            self.begun = (flat, [(rng_state(device), device) for device in self.devices])
+            self.begun = (flat, states(self.devices))
         try:
             with undone_on_error(self.devices) if self.devices else nullcontext():
                 computed = compare(self, flat) if compare is not None else None

@@ -10,10 +10,11 @@ from typing import Any, Literal
 import torch
 from torch import nn, optim
 
+from memograd.draws import set_rng_state, states
 from memograd.errors import GraphError
 from memograd.finite import TrippedError
 from memograd.memory.plan import Plan
-from memograd.tracing.undisturbed import Generators, outside_inference_mode
+from memograd.tracing.undisturbed import outside_inference_mode
 from memograd.train import outside
 from memograd.train.answers import Answers
 from memograd.train.arguments import at_least_one, refuse_criterion, refuse_model, refuse_no_optimizer
@@ -173,9 +174,10 @@ class TrainStep(Answers):
             if not by_itself or program.graph.guards.volatile or self._check.when == "always" or self._carried.averages:
                 first = self._step(programs, fresh, batch, options)
                 return torch.stack([first, *(self(*batch, **options) for _ in range(steps - 1))])
-            flat, generators = program.flat(batch, options), Generators()
+            flat, drawn = program.flat(batch, options), states(program.devices)
             if self._cache.compare(program, flat, batch, options) is not None:
-                generators.put_back()
+                for state, device in drawn:
+                    set_rng_state(state, device)
             self._carried.norm = program.norm
             if self._watch is None:
                 return program.choice.backend.run(flat, steps)

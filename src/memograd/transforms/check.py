@@ -22,7 +22,7 @@ from memograd.transforms.plain import Plain
 from memograd.transforms.program import Program
 from memograd.witness.agreement import Difference, Results
 from memograd.witness.autograd import Derived, by_autograd
-from memograd.witness.blame import first_wrong_rule, place
+from memograd.witness.blame import first_wrong_rule, place, run_by_autograd
 from memograd.witness.trial import Trial, mismatch
 
 Tensor = torch.Tensor
@@ -110,7 +110,7 @@ class _Trial(Trial):
         try:
             scalar = self._scalar()
             self.drawn.put_back()
-            if node := first_wrong_rule(scalar.forward, scalar.flat, scalar.joint.wrt):
+            if node := first_wrong_rule(scalar.forward, run_by_autograd(scalar.forward, scalar.flat, scalar.joint.wrt)):
                 return f"The two part first at {place(node)}: its rule gives other adjoints than torch.autograd."
             theirs = scalar.theirs()
             return scalar.culprit(scalar.wrong(scalar.ours(), theirs) or wrong, theirs)

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from memograd._torch import copy_of, pytree, without_hooks
+from memograd._torch import copy_of, pytree, redirected, without_hooks
 from memograd.graph.graph import Graph
 from memograd.tracing.holders import noted
 from memograd.tracing.under_way import TURN, plainly
@@ -74,8 +74,7 @@ def by_autograd(
     with TURN:
         here = _Operands.of(program, args, kwargs, joint)
         states = getattr(joint.guards, "states", None)  # generators from elsewhere that it draws from, and such
-        with _as_before(program, states, here) as contents:
-            drawn.put_back()
+        with _as_before(program, states, here) as contents, drawn.again(), redirected():
             if states is not None:
                 states.put_back()
             here.change(nudge, wide, moved or {})
@@ -156,7 +155,7 @@ def _as_before(program: Any, states: Any, here: _Operands) -> Iterator[Contents]
         contents.put_back()
         for tensor, gradient in gradients:
             tensor.grad = gradient
-        now.put_back()
+        now.put_back_others()
 
 
 def _mutated(joint: Graph) -> set[str]:

@@ -13,7 +13,7 @@ Three things can be wrong, and each is looked for where it can be seen:
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -146,10 +146,9 @@ def _numbers(a: Tensor | None, b: Tensor | None) -> bool:
 # -- rules ----------------------------------------------------------------------------------------------------------
 
 
-def first_wrong_rule(forward: Graph, flat: Sequence[Any], wrt: Sequence[str]) -> fx.Node | None:
+def first_wrong_rule(forward: Graph, values: Mapping[fx.Node, Any]) -> fx.Node | None:
     """From the loss backwards the first operator whose rule gives other adjoints than autograd, in float64; what cannot
-    be computed there, or not differentiated by itself, is passed over."""
-    values = run_by_autograd(forward, flat, wrt)
+    be computed there, or not differentiated by itself, is passed over. ``values``: of ``run_by_autograd``."""
     outputs = {n: [x for x in pytree.tree_leaves(values[n]) if smooth(x)] for n in forward.nodes}
     taped = [x for xs in outputs.values() for x in xs if x.requires_grad]
     adjoints = dict(zip(map(id, taped), _gradients(values[forward.results[0]], taped), strict=True))

@@ -34,7 +34,7 @@ from memograd.witness.agreement import (
     precision_of,
 )
 from memograd.witness.autograd import by_autograd
-from memograd.witness.blame import Watched, first_other_value, first_wrong_rule, guilty_stop, place
+from memograd.witness.blame import Watched, first_other_value, first_wrong_rule, guilty_stop, place, run_by_autograd
 from memograd.witness.widened import Widened
 
 _SINGLE = 2**-23
@@ -71,12 +71,8 @@ class Trial:
     def ours(self) -> Results:
         """Those of the joint graph, operator by operator. It writes to nothing; the generators do not move. As in a
         step grad mode is what it is, though nothing requires gradients: some kernels ask."""
-        generators = self.drawn.now()
-        self.drawn.put_back()
-        try:
+        with self.drawn.again():
             return self.named(run(self.function, self.flat))
-        finally:
-            generators.put_back()
 
     def named(self, results: Sequence[torch.Tensor]) -> Results:
         """The flat results of the joint graph by name; what it does not write to keeps what it holds."""
@@ -164,33 +160,31 @@ class Trial:
 
     def culprit(self, wrong: Sequence[Difference], theirs: Results) -> str:
         """Where the two part, as a sentence."""
-        generators = self.drawn.now()
         try:
             return self._culprit(wrong, theirs)
         except (MemogradError, RuntimeError, TypeError, ValueError) as error:
             return f"The operator to blame could not be told ({type(error).__name__})."
-        finally:
-            generators.put_back()
 
     def _culprit(self, wrong: Sequence[Difference], theirs: Results) -> str:
-        watched = Watched()
+        watched, wrt = Watched(), self.joint.wrt
         values = any(not d.what.startswith("the gradient") for d in wrong)
         if values:
             self.theirs(watching=watched)
         with torch.enable_grad(), torch.autocast("cpu", enabled=False), torch.autocast("cuda", enabled=False):
-            self.drawn.put_back()
-            if values and (node := first_other_value(self.forward, self.flat, watched, self.precision.tight)):
+            if values and (node := self._again(first_other_value, watched, self.precision.tight)):
                 return f"The two part first at {place(node)}: its result is another one in the program."
-            self.drawn.put_back()
-            wrt = self.joint.wrt
-            if node := guilty_stop(self.forward, self.flat, wrt, theirs, 3 * self.precision.tight):
+            if node := self._again(guilty_stop, wrt, theirs, 3 * self.precision.tight):
                 return f"The graph stops the gradient at {place(node)}, where PyTorch does not."
-            self.drawn.put_back()
-            if node := first_wrong_rule(self.forward, self.flat, wrt):
+            if node := first_wrong_rule(self.forward, self._again(run_by_autograd, wrt)):
                 return f"The two part first at {place(node)}: its rule gives other adjoints than torch.autograd."
         return (
             "No operator's rule is wrong by itself: what is wrong is the capture of the program, or a simplification."
         )
+
+    def _again(self, look: Callable[..., Any], *how: Any) -> Any:
+        """What ``look`` finds in the graph, with the same random numbers each time."""
+        with self.drawn.again():
+            return look(self.forward, self.flat, *how)
 
 
 def _factor(eps: float) -> float:

@@ -16,7 +16,6 @@ from torch import fx
 from memograd import as_written, clock
 from memograd.draws import same_draws
 from memograd.errors import BackendError
-from memograd.graph.bindings import takes_generator
 from memograd.graph.views import copies_storage, tensors_of
 from memograd.memory.costs.allocations import memory
 from memograd.memory.costs.storages import Operator, Storages
@@ -77,10 +76,9 @@ def measure(storages: Storages) -> list[Measurement]:
                 "kernel was compiled for what it says"
             )
     measurements = [_CACHE.get(k) or _modelled(o) for k, o in zip(keys, storages.operators, strict=True)]
-    for k, state in storages.states.items():  # where the generator stands is asked, too: behind the draw, or around it
-        needed, workspace = storages.sizes[state], measurements[k].workspace
-        alone = takes_generator(storages.operators[k].node)
-        measurements[k] = replace(measurements[k], workspace=max(workspace, needed) if alone else workspace + needed)
+    for k, state in storages.states.items():  # where the generator stands is asked, too, behind the draw
+        workspace = max(measurements[k].workspace, storages.sizes[state])
+        measurements[k] = replace(measurements[k], workspace=workspace)
     return measurements
 
 
