@@ -6,6 +6,7 @@ process. They run on made-up data (parameters excepted); an operator that refuse
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -21,6 +22,7 @@ from memograd.memory.costs.allocations import memory
 from memograd.memory.costs.storages import Operator, Storages
 from memograd.memory.costs.tensors import bytes_of, device_of
 from memograd.memory.costs.trials import UNLIKE, Prepare, called, feeds_kernel, form, geometry, saved_state, written
+from memograd.ops import is_random
 
 _ENOUGH = 0.02  # seconds of repetitions for one operator
 _TRIALS = 10
@@ -66,7 +68,8 @@ def measure(storages: Storages) -> list[Measurement]:
         if key not in _CACHE:
             trials.setdefault(_device(o.node), {}).setdefault(key, prepare)
     # as backends run: oneDNN's LSTM keeps its workspace only where gradients are enabled
-    with torch.enable_grad(), same_draws():
+    draws = any(is_random(o.node) for o in storages.operators)  # what draws nothing moves no generator of others
+    with torch.enable_grad(), same_draws() if draws else nullcontext():
         for device, calls in trials.items():
             _measure(calls, device)
     for o, (what, _) in zip(storages.operators, keys, strict=True):
