@@ -577,11 +577,8 @@ def test_inductor_compiles_a_small_graph_for_operands_without_data() -> None:
         assert ours.stride() == theirs.stride(), WHY + "Inductor keeps the strides of results"
 
 
-def test_inductor_takes_a_pass_of_ours_and_knows_it_by_its_file(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_inductor_takes_a_pass_of_ours_and_knows_it_by_its_file() -> None:
     """Through CustomGraphPass, with get_hash_for_files."""
-    import torch._inductor.config as config
-
-    monkeypatch.setattr(config, "force_disable_caches", True)  # else what an earlier run compiled serves
     seen: list[list[Any]] = []
 
     def look(graph: torch.fx.Graph) -> None:
@@ -589,7 +586,8 @@ def test_inductor_takes_a_pass_of_ours_and_knows_it_by_its_file(monkeypatch: pyt
 
     options = adapter.last_pass(look)
     module = torch.fx.symbolic_trace(lambda x: (torch.ops.aten.sin.default(x),))
-    (y,) = adapter.inductor_graph(module, [torch.ones(3)], options)(torch.ones(3))
+    uncached = {"force_disable_caches": True}  # else what an earlier run compiled serves
+    (y,) = adapter.inductor_graph(module, [torch.ones(3)], options | uncached)(torch.ones(3))
     torch.testing.assert_close(y, torch.ones(3).sin())
     assert len(seen) == 1 and torch.ops.aten.sin.default in seen[0], WHY + "post_grad_custom_post_pass"
     (given,) = options.values()

@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
+from torch.utils.flop_counter import FlopCounterMode
 
 import memograd as mg
 
@@ -185,3 +186,28 @@ def test_statistics_are_written_in_inference_mode(steps: str) -> None:
         losses = [step(torch.linspace(-1, 1 + k, 6, dtype=torch.float64).view(2, 3).sin()) for k in range(3)]
         runs.append((torch.stack(losses), teacher.state_dict()))
     torch.testing.assert_close(runs[1], runs[0], rtol=1e-12, atol=0)
+
+
+def multiplications(way: str, check: Any) -> list[int]:
+    """What PyTorch's counter sees of each of three steps; ``way``: plain, wrapped or step."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.ReLU(), nn.Flatten(), nn.Linear(18, 2)).double()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    x, y = torch.randn(3, 1, 5, 5, dtype=torch.float64), torch.randn(3, 2, dtype=torch.float64)
+    step = mg.TrainStep(model, nn.MSELoss(), optimizer, check=check) if way == "step" else None
+    net = mg.wrap(model, check=check) if way == "wrapped" else model
+    counts = []
+    for _ in range(3):
+        with FlopCounterMode(display=False) as counter:
+            if step is not None:
+                step(x, y)
+            else:
+                nn.functional.mse_loss(net(x), y).backward()
+        counts.append(counter.get_total_flops())
+    return counts
+
+
+@pytest.mark.parametrize("check", ["first", "never"])
+@pytest.mark.parametrize("way", ["wrapped", "step"])
+def test_what_pytorchs_counter_counts_is_the_step_and_nothing_beside_it(way: str, check: str) -> None:
+    assert multiplications(way, check) == multiplications("plain", check)

@@ -134,6 +134,7 @@ try:
         surrounded,
         unseen,
         with_function_modes,
+        without_dispatch_modes,
         without_function_modes,
         without_modes,
     )

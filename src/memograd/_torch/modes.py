@@ -11,6 +11,7 @@
   trace of ``torch.jit``, forward mode and ``torch.func``'s transforms have no public counterpart that costs as little.
 - ``any_modes`` / ``modes_of_others``: what else is on (``_len_torch_function_stack``, ``_len_torch_dispatch_stack``,
   ``_get_current_function_mode_stack``); nothing public says so.
+- ``without_dispatch_modes``: ``without_modes``, where it is the caller's modes that are on.
 - ``without_function_modes`` / ``with_function_modes``: ``DisableTorchFunction`` and ``_EnableTorchFunction``. A graph
   that was captured under a mode has in it what the mode did.
 - ``inside_make_fx``: nothing public says that somebody else traces.
@@ -18,8 +19,9 @@
 
 from __future__ import annotations
 
+import threading
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
@@ -45,6 +47,15 @@ MODES_BEFORE: dict[str, deque[bool]] = {
         "old_without_ignore_compile_internals_dispatch_mode_flags",
     )
 }
+
+
+class _Hidden(threading.local):
+    """The caller's dispatch modes that see nothing just now: they are on all the same."""
+
+    modes: Sequence[Any] = ()
+
+
+_hidden = _Hidden()
 
 
 class TorchDispatchMode(DispatchMode):
@@ -87,9 +98,13 @@ def others_around() -> bool:
 def modes_of_others() -> tuple[Any, ...]:
     """The modes that are on and are none of ours, PyTorch's by their class; what is said of the default device
     (``with torch.device(...)``) is one for PyTorch, and is not counted."""
-    if not any_modes():
+    if not any_modes() and not _hidden.modes:
         return ()
-    modes = [m for m in (*function_modes(), *dispatch_modes()) if not _is_ours(m) and type(m) is not DeviceContext]
+    modes = [
+        m
+        for m in (*function_modes(), *_hidden.modes, *dispatch_modes())
+        if not _is_ours(m) and type(m) is not DeviceContext
+    ]
     return tuple([type(m) if type(m).__module__.startswith("torch.") else m for m in modes])
 
 
@@ -99,6 +114,31 @@ def without_function_modes() -> AbstractContextManager[Any]:
     if not torch._C._len_torch_function_stack() or any(map(_is_ours, function_modes())):
         return nullcontext()
     return torch._C.DisableTorchFunction()  # pyright: ignore[reportReturnType]
+
+
+def without_dispatch_modes(of_users: bool = True) -> AbstractContextManager[Any]:
+    """Dispatch modes of the caller's see nothing of what runs inside, since it is none of the caller's work (a graph is
+    made). Where a capture of ours is under way, it does.
+
+    Args:
+        of_users: whether also such as are no part of PyTorch; its own (``FlopCounterMode``) look, and change nothing.
+    """
+    modes = dispatch_modes() if _dispatch_modes() else ()
+    if not modes or any(map(_is_ours, modes)):
+        return nullcontext()
+    if not of_users and any(not type(m).__module__.startswith("torch.") for m in modes):
+        return nullcontext()
+    return _hiding(modes)
+
+
+@contextmanager
+def _hiding(modes: list[Any]) -> Iterator[None]:
+    before, _hidden.modes = _hidden.modes, [*_hidden.modes, *modes]
+    try:
+        with without_modes():
+            yield
+    finally:
+        _hidden.modes = before
 
 
 def with_function_modes() -> AbstractContextManager[Any]:

@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from memograd import autocast
-from memograd._torch import copy_of, pytree, redirected, without_hooks
+from memograd._torch import copy_of, pytree, redirected, without_dispatch_modes, without_hooks
 from memograd.errors import GradientMismatchError
 from memograd.frontend.answers import Question
 from memograd.frontend.boundary import Call
@@ -127,7 +127,8 @@ class Witness:
         self.program.expected.compared(question)
         ends = [self.results[k] for k in used]
         seeds = [c.detach() for c in cotangents]
-        with drawn.again() if drawn is not None else nullcontext():
+        drawing = drawn.again() if drawn is not None else nullcontext()
+        with without_dispatch_modes(of_users=False), drawing:
             theirs = self._derived(ends, wanted, seeds, further)
         if theirs is None:
             return
@@ -213,8 +214,8 @@ def _ran(
             if ends is None:
                 return None
             sources: dict[int, Any] = {places[n]: ends.get(id(inputs[n]), inputs[n]) for n in program.wrt}
-            drawing = drawn.again(), redirected()
-            with plainly(), taken_back(model, *others), without_hooks(sources.values()), drawing[0], drawing[1]:
+            apart = without_dispatch_modes(of_users=False), drawn.again(), redirected()
+            with plainly(), taken_back(model, *others), without_hooks(sources.values()), apart[0], apart[1], apart[2]:
                 return sources, new, pytree.tree_leaves(function(*own_args, **own_kwargs))
     finally:
         contents.put_back()

@@ -23,6 +23,7 @@ from memograd._torch import (
     inside_torch_func,
     module_hooks,
     pytree,
+    without_dispatch_modes,
     without_function_modes,
     without_saved_tensor_hooks,
 )
@@ -234,7 +235,7 @@ class Wrapped:
         if parts := parts_of(self.model):
             self._hand_over(parts)
             return Elsewhere()
-        with without_saved_tensor_hooks(), without_function_modes():
+        with without_saved_tensor_hooks(), without_function_modes(), without_dispatch_modes():
             try:
                 return Program(self.original, args, kwargs, concrete=False, settings=self.settings)
             except DataDependentError:

@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 
+from memograd._torch import without_dispatch_modes
 from memograd.adjoint.activity import active_nodes
 from memograd.adjoint.partition import cut
 from memograd.frontend.answers import Answer, Question, Ready
@@ -102,8 +103,9 @@ class Pass:
         with self._turn:
             if self._running is None:
                 asked, self._asked = self._asked, []
-                for question in asked:
-                    self.answers[question] = self._answer(question)
+                with without_dispatch_modes():
+                    for question in asked:
+                        self.answers[question] = self._answer(question)
                 self._running = Running(self)
             return self._running
 
@@ -149,6 +151,12 @@ class Pass:
         return [self.slots.index(slot) for slot in slots]
 
 
+def _ready(graph: Graph, backend: str) -> Callable[[list[Any]], tuple[Tensor, ...]]:
+    """``graph`` as a function; making it is nothing that the caller's modes see."""
+    with without_dispatch_modes():
+        return loaded(lower(graph), backend)
+
+
 def derived(graph: Graph, of: Pass, question: Question) -> Graph:
     """``graph``, one of a pass, and the gradients that a question asks for."""
     used, wanted = question
@@ -186,14 +194,14 @@ class Running:
 
     @cached_property
     def _function(self) -> Callable[[list[Any]], tuple[Tensor, ...]]:
-        return loaded(lower(self.graph), self.of.backend)
+        return _ready(self.graph, self.of.backend)
 
     @cached_property
     def _alone(self) -> Callable[[list[Any]], tuple[Tensor, ...]]:
         """The same without what would be remembered."""
         if not self.slots:
             return self._function
-        return loaded(lower(only(self.graph, range(self.of.own))), self.of.backend)
+        return _ready(only(self.graph, range(self.of.own)), self.of.backend)
 
     def start(self, call: Call, inputs: Sequence[Any]) -> tuple[Sequence[Tensor], Sequence[Tensor], Sequence[Tensor]]:
         """(what is handed out, what else is returned, what is remembered)"""
@@ -292,7 +300,8 @@ class Running:
     def afresh(self, call: Call, question: Question, inputs: Sequence[Any], arriving: Sequence[Any]) -> dict[int, Any]:
         """The same, computed from the inputs once more."""
         if question not in self._afresh:
-            joint = derived(self.graph, self.of, question)
+            with without_dispatch_modes():
+                joint = derived(self.graph, self.of, question)
             gradients = joint.positions("gradient")
             names = [i.name for i in joint.inputs]
             places = [names.index(joint.outputs[k].name) for k in gradients]

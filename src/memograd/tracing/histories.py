@@ -32,6 +32,7 @@ from memograd.tracing.provenance import caller
 from memograd.tracing.reachable import reachable
 from memograd.tracing.scripted import FUNCTION, METHOD
 from memograd.tracing.tracer import Tracer
+from memograd.tracing.tracked import TRACKED
 
 _T = torch.Tensor
 _MARKS = (_T.requires_grad_, _T.requires_grad.__set__)  # pyright: ignore[reportAttributeAccessIssue, reportOptionalMemberAccess]
@@ -178,5 +179,5 @@ REGISTER = Interposed(torch.autograd.Function, register_hook.__name__, staticmet
 @contextmanager
 def histories() -> Iterator[None]:
     """While open, applications of Functions, hooks and compiled functions of this thread are seen."""
-    with together(APPLY, ENTER, EXIT, REGISTER, FUNCTION, METHOD):
+    with together(APPLY, ENTER, EXIT, REGISTER, FUNCTION, METHOD, TRACKED):
         yield

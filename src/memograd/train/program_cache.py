@@ -12,7 +12,13 @@ from typing import Any
 import torch
 
 from memograd import progress
-from memograd._torch import has_hooks, module_hooks, saved_tensor_hooks, without_function_modes
+from memograd._torch import (
+    has_hooks,
+    module_hooks,
+    saved_tensor_hooks,
+    without_dispatch_modes,
+    without_function_modes,
+)
 from memograd.errors import GradientMismatchError, GraphError
 from memograd.tracing.captures import Captures
 from memograd.tracing.reuse import Recent
@@ -72,14 +78,14 @@ class ProgramCache:
             return build(self.training, batch, options, self.choose, concrete, self.updates.alike)
 
         before = States()
-        with progress.shown(), without_function_modes():
+        with progress.shown(), without_function_modes(), without_dispatch_modes():
             program = capture(concrete)
         self.captures.note(why, self.training.objective, batch, options)
         alike = self.training.gathers or not self.updates.alike or self.updates.note(program.updated)
         if not alike:  # other parameters than so far: its update took step counters for equal that will not be
             before.put_back()
             program.graph.guards.run_again()
-            with without_function_modes():
+            with without_function_modes(), without_dispatch_modes():
                 program = capture(bool(program.decisions))
         self.check.new(program)
         return program

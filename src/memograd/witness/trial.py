@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from memograd._torch import without_dispatch_modes
 from memograd.errors import GradientMismatchError, MemogradError
 from memograd.graph.graph import Graph
 from memograd.graph.signature import run
@@ -66,12 +67,13 @@ class Trial:
 
     def theirs(self, **options: Any) -> Results:
         """PyTorch's results; nothing is left behind."""
-        return by_autograd(self.program, self.args, self.kwargs, self.joint, self.drawn, **options)
+        with without_dispatch_modes(of_users=False):
+            return by_autograd(self.program, self.args, self.kwargs, self.joint, self.drawn, **options)
 
     def ours(self) -> Results:
         """Those of the joint graph, operator by operator. It writes to nothing; the generators do not move. As in a
         step grad mode is what it is, though nothing requires gradients: some kernels ask."""
-        with self.drawn.again():
+        with without_dispatch_modes(of_users=False), self.drawn.again():
             return self.named(run(self.function, self.flat))
 
     def named(self, results: Sequence[torch.Tensor]) -> Results:

@@ -134,8 +134,10 @@ def _invent(value: Any, whole: int = 0) -> Any:
     extent = 1 + sum((n - 1) * s for n, s in zip(value.shape, value.stride(), strict=True)) if value.numel() else 0
     extent = max(extent, whole // value.element_size())
     flat = torch.zeros(extent, dtype=value.dtype, device=value.device)
-    if flat.is_floating_point() or flat.is_complex():
-        flat.uniform_(0.5, 1) if flat.is_floating_point() else flat.fill_(0.75)
+    if flat.is_floating_point():
+        flat.uniform_(0.5, 1, generator=torch.Generator(value.device))  # the others are the user's
+    elif flat.is_complex():
+        flat.fill_(0.75)
     return flat.as_strided(value.shape, value.stride())
 
 
