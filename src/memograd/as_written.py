@@ -15,6 +15,8 @@ from weakref import WeakValueDictionary
 import torch
 from torch.library import Library
 
+from memograd._torch import resumed
+
 
 class Code(Protocol):
     """What is called.
@@ -55,7 +57,8 @@ def code_of(number: int) -> Code:
 
 @torch.library.impl(_LIBRARY, "call", "CompositeExplicitAutograd")
 def _call(operands: list[torch.Tensor], code: int) -> list[torch.Tensor]:
-    return _CODES[code](operands)
+    with resumed():
+        return _CODES[code](operands)
 
 
 @torch.library.impl(_LIBRARY, "call", "FuncTorchBatchedDecomposition")

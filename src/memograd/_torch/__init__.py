@@ -160,6 +160,7 @@ try:
         own_generator_here,
         own_generators_here,
         redirected,
+        resumed,
         shared_generator,
         standing_in,
         told_of,

@@ -3,6 +3,8 @@
 - ``Own``: an operator can be told which generator to draw from where its schema, or that of an overload with the same
   arguments, has one (``_schema``). Others draw from the shared one, which stands where it is to stand only while they
   run (attention and dropout on accelerators, operators of other libraries).
+- What runs below a mode has no autograd, and no part of the mode. Code of the user's has both again, by
+  ``_ForceDispatchKeyGuard`` and ``resumed``: no public way leads back.
 - ``redirected``: ``torch.manual_seed``, ``fork_rng`` and ``torch.utils.checkpoint`` go past every mode to the
   generators that ``torch.random`` and ``torch.cuda`` hold.
 """
@@ -21,6 +23,7 @@ from memograd._torch.generators import is_default_generator, put_generator
 from memograd._torch.modes import TorchDispatchMode, any_modes, dispatch_modes
 from memograd._torch.operators import schema_of
 
+_CODE = "memograd::call"  # runs code of the user's: as_written.py
 _WINDOW = threading.RLock()  # who moves the shared generators for an operator that can be told of no other
 _KNOWN = frozenset({"aten", "prim", "prims", "memograd", "inductor", "profiler", "quantized"})
 _SHARES = "dropout_p", "dropout"  # an operator that drops nothing draws nothing
@@ -36,6 +39,7 @@ class Own(TorchDispatchMode):
         self.covered = 0  # other ones on top of it, which have seen to every draw
 
     def __enter__(self) -> Own:
+        self._outside = torch._C._dispatch_tls_local_include_set(), torch._C._dispatch_tls_local_exclude_set()
         self._below = _own_here()
         if self._below is not None:
             self._below.covered += 1
@@ -50,6 +54,9 @@ class Own(TorchDispatchMode):
         kwargs = kwargs or {}
         if self.covered or not _may_draw(func):
             return func(*args, **kwargs)
+        if func.name() == _CODE:
+            with self._outside_of_modes():
+                return func(*args, **kwargs)
         own = self.generators.get(_device_of(args, kwargs))
         if own is not None and (told := told_of(own, func, args, kwargs)) is not None:
             func, args, kwargs = told
@@ -60,6 +67,35 @@ class Own(TorchDispatchMode):
             for device, generator in self.generators.items():
                 stack.enter_context(standing_in(device, generator))
             return func(*args, **kwargs)
+
+    @contextmanager
+    def _outside_of_modes(self) -> Iterator[None]:
+        before, _SUSPENDED.mode = _SUSPENDED.mode, self
+        try:
+            with torch._C._ForceDispatchKeyGuard(*self._outside):
+                yield
+        finally:
+            _SUSPENDED.mode = before
+
+
+class _Suspended(threading.local):
+    """The mode of this thread that a call of the user's code has come through."""
+
+    mode: Own | None = None
+
+
+_SUSPENDED = _Suspended()
+
+
+@contextmanager
+def resumed() -> Iterator[None]:
+    """What the user's code draws inside comes from where all comes from that runs beside it."""
+    mode, _SUSPENDED.mode = _SUSPENDED.mode, None
+    if mode is None:
+        yield
+        return
+    with Own(mode.generators):
+        yield
 
 
 def own_generator_here(device: str) -> torch.Generator | None:

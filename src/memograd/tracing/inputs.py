@@ -140,7 +140,7 @@ class Inputs:
     def used(self, tensor: torch.Tensor) -> fx.Node:
         """The node of an operand: a parameter's behind a stop while the program has it frozen."""
         node = self.tracer.node_of(tensor)
-        if tensor.requires_grad and tensor.is_leaf and self._awake.get(id(tensor)) is False:
+        if self._awake.get(id(tensor)) is False and tensor.requires_grad and tensor.is_leaf:
             self._wake(node, tensor)
         name, trained = self._trained.get(id(tensor), ("", tensor.requires_grad))
         if trained == tensor.requires_grad:
