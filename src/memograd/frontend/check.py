@@ -23,8 +23,9 @@ from memograd.frontend.boundary import Call
 from memograd.frontend.carried import as_leaves
 from memograd.frontend.program import Program
 from memograd.tracing.holders import noted
+from memograd.tracing.reads import Reads
 from memograd.tracing.under_way import TURN, plainly
-from memograd.tracing.undisturbed import Contents, Generators, taken_back
+from memograd.tracing.undisturbed import Contents, Generators, undone
 from memograd.witness.agreement import NOISE, Difference, difference, largest, precision_of
 
 Tensor = torch.Tensor
@@ -39,6 +40,8 @@ class Witness:
         results: what PyTorch returned, by position among our results.
         say: takes the reason: how it came out.
         drawn: where the generators stood before PyTorch's forward pass.
+        users: those of the sources that are the user's own, whose hooks wait for our gradients.
+        met: what the forward pass has met, where a hook or a backward of the user's may leave something.
     """
 
     def __init__(
@@ -52,6 +55,8 @@ class Witness:
     ) -> None:
         self.program, self.names, self.sources, self.results, self.say = program, names, sources, results, say
         self.drawn = drawn
+        self.users: list[Tensor] = []
+        self.met: list[tuple[str, Any]] = []
         self.buffers: list[Tensor] = []  # a checkpoint computes a part of the forward pass again, and writes again
 
     @classmethod
@@ -71,7 +76,7 @@ class Witness:
         if ran is None:
             say("not compared: the call goes on from what an earlier one left behind, with its history")
             return None
-        sources, new, out = ran
+        sources, new, out, met = ran
         names = [i.name for i in program.early]
         results: dict[int, Tensor] = {}
         for position, k in zip(program.graph.calling.tensor_out, program.graph.positions("output"), strict=True):
@@ -79,6 +84,7 @@ class Witness:
                 results[program.places[k]] = out[position]
         results |= {place: new[program.graph.outputs[k].name] for k, place in program.rewritten.items()}
         witness = cls(program, names, sources, results, say, drawn)
+        witness.users, witness.met = _bound(program, sources), met
         witness.buffers = list(model.buffers())
         return witness
 
@@ -128,14 +134,15 @@ class Witness:
         ends = [self.results[k] for k in used]
         seeds = [c.detach() for c in cotangents]
         drawing = drawn.again() if drawn is not None else nullcontext()
-        with without_dispatch_modes(of_users=False), drawing:
-            theirs = self._derived(ends, wanted, seeds, further)
-        if theirs is None:
-            return
-        self._refuse("the gradient of", gradients, theirs)
-        what = f"{_counted(len(used), 'result')} and {_counted(len(theirs), 'gradient')}"
-        if further:
-            what += self._further(call, question, seeds, theirs)
+        with TURN, undone(Reads(self.met)):  # our pass has called the user's hooks already
+            with without_dispatch_modes(of_users=False), drawing:
+                theirs = self._derived(ends, wanted, seeds, further)
+            if theirs is None:
+                return
+            self._refuse("the gradient of", gradients, theirs)
+            what = f"{_counted(len(used), 'result')} and {_counted(len(theirs), 'gradient')}"
+            if further:
+                what += self._further(call, question, seeds, theirs)
         self.say(f"agrees with torch.autograd: {what}")
 
     def _further(self, call: Call, question: Question, seeds: Sequence[Tensor], theirs: dict[int, Any]) -> str:
@@ -162,7 +169,7 @@ class Witness:
         sources = [self.sources[k] for k in wanted]
         contents = Contents(self.buffers)
         try:
-            with TURN, redirected(), without_hooks(self.sources.values()), autocast.off():
+            with redirected(), without_hooks(self.users), autocast.off():
                 theirs = torch.autograd.grad(ends, sources, seeds, create_graph=further, allow_unused=True)
         except (RuntimeError, NotImplementedError) as error:
             self.say(f"not compared: PyTorch cannot run it: {str(error).splitlines()[0]}")
@@ -189,10 +196,10 @@ class Witness:
 
 def _ran(
     program: Program, model: nn.Module, function: Callable[..., Any], args: Any, kwargs: Any, drawn: Generators
-) -> tuple[dict[int, Any], dict[str, Any], list[Any]] | None:
+) -> tuple[dict[int, Any], dict[str, Any], list[Any], list[tuple[str, Any]]] | None:
     """What can be differentiated by, by position; copies of the arguments that are written to, by name, as they are
-    afterwards; and what the call returns on copies of the arguments. None where it cannot be run apart from the calls
-    before it."""
+    afterwards; what the call returns on copies of the arguments; and what it has met. None where it cannot be run apart
+    from the calls before it."""
     leaves, spec = pytree.tree_flatten((args, kwargs))
     copies = {id(x): _copy(x) for x in leaves if isinstance(x, Tensor)}  # of one in two places there is one
     leaves = [copies[id(x)] if isinstance(x, Tensor) else x for x in leaves]
@@ -208,17 +215,24 @@ def _ran(
     places = {name: place for place, name in enumerate(inputs)}
     bound = [i.bound for i in program.early if i.bound is not None]
     contents = Contents([*bound, *model.parameters(), *model.buffers()])
-    others = [x for x in leaves if not isinstance(x, Tensor)]
+    roots = [model, *[x for x in leaves if not isinstance(x, Tensor)]]
     try:
         with TURN, as_leaves(bound, program.guards) as ends:
             if ends is None:
                 return None
             sources: dict[int, Any] = {places[n]: ends.get(id(inputs[n]), inputs[n]) for n in program.wrt}
             apart = without_dispatch_modes(of_users=False), drawn.again(), redirected()
-            with plainly(), taken_back(model, *others), without_hooks(sources.values()), apart[0], apart[1], apart[2]:
-                return sources, new, pytree.tree_leaves(function(*own_args, **own_kwargs))
+            reads, users = Reads(("", root) for root in roots), _bound(program, sources)
+            with plainly(), undone(reads), without_hooks(users), apart[0], apart[1], apart[2]:
+                out = pytree.tree_leaves(function(*own_args, **own_kwargs))
+            return sources, new, out, reads.met()
     finally:
         contents.put_back()
+
+
+def _bound(program: Program, sources: dict[int, Tensor]) -> list[Tensor]:
+    """Those of the sources that the program is bound to, and no copies: their hooks are the user's own."""
+    return [t for place, t in sources.items() if program.early[place].bound is t]
 
 
 def _directions(like: Sequence[Tensor]) -> list[Tensor]:

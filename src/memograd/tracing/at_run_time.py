@@ -8,7 +8,8 @@ are refused where an adjoint arrives at its results.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -18,7 +19,10 @@ from torch.overrides import TorchFunctionMode
 from memograd import autocast
 from memograd._torch import inside_torch_func, with_function_modes
 from memograd.errors import OpaqueBackwardError
+from memograd.tracing.reads import Reads
 from memograd.tracing.substitute import with_history
+from memograd.tracing.under_way import TURN
+from memograd.tracing.undisturbed import undone
 
 _OWNED = (torch.Tensor, nn.Parameter, nn.Buffer)
 
@@ -94,6 +98,22 @@ class AtRunTime:
         raise OpaqueBackwardError(
             f"the backward of {self.call.name} ({self.call.source}), which {self.why} and is called as it is, {what}"
         )
+
+
+def calls_code(graph: Any) -> bool:
+    """Whether ``graph`` calls code of the user's when it runs."""
+    return any("code" in n.meta for n in graph.nodes)
+
+
+@contextmanager
+def called_in_vain(graph: Any) -> Iterator[None]:
+    """What the code that ``graph`` calls leaves behind inside is taken back: it runs for a comparison."""
+    codes = [n.meta["code"] for n in graph.nodes if "code" in n.meta]
+    if not codes:
+        yield
+        return
+    with TURN, undone(Reads(("", root) for code in codes for root in code.call.roots())):
+        yield
 
 
 class _Exchange(TorchFunctionMode):

@@ -28,8 +28,10 @@ from memograd.errors import DataDependentError, OpaqueBackwardError
 from memograd.tracing.at_run_time import AtRunTime
 from memograd.tracing.interposed import Interposed, current
 from memograd.tracing.operands import Backward, Operands, Place, Ref
+from memograd.tracing.reads import Reads
 from memograd.tracing.substitute import Substitute, with_history
 from memograd.tracing.tracer import Tracer
+from memograd.tracing.undisturbed import undone
 
 _ONCE = once_differentiable(lambda ctx: None).__code__
 
@@ -37,12 +39,37 @@ _ONCE = once_differentiable(lambda ctx: None).__code__
 def pulled_back(call: Backward, operands: Operands) -> tuple[list[Any], list[Any]]:
     """The adjoints of the inputs and of the hidden operands.
 
+    A trace leaves nothing behind in objects of the user's: what does (it counts its calls, keeps norms in a list) is
+    called when the graph runs, and leaves it then.
+
     Raises:
         OpaqueBackwardError: the backward cannot be traced.
     """
     tracer = current()
     assert tracer is not None, "rules run under a tracer"
     last = next(iter(reversed(tracer.graph.nodes)))
+    try:
+        with undone(Reads(("", root) for root in call.roots())) as changes:
+            adjoints = _traced(tracer, call, operands, last)
+        if not changes:
+            return adjoints
+        untraced = _UntracedError(f"leaves something behind in {changes[0][3]!r} at each call")
+    except _UntracedError as raised:
+        untraced = raised
+    _erase_after(tracer.graph, last)
+    return _called_at_run_time(tracer, call, operands, untraced)
+
+
+class _UntracedError(Exception):
+    """The graph has to call it; why, and what was raised, if anything was."""
+
+    def __init__(self, why: str, error: Exception | None = None) -> None:
+        super().__init__(why)
+        self.why, self.error = why, error
+
+
+def _traced(tracer: Tracer, call: Backward, operands: Operands, last: fx.Node) -> tuple[list[Any], list[Any]]:
+    """The same as a trace finds them, behind the node ``last``. Raises _UntracedError."""
     reason = "is marked with @once_differentiable"
     if not call.once:
         try:
@@ -59,10 +86,9 @@ def pulled_back(call: Backward, operands: Operands) -> tuple[list[Any], list[Any
     except Exception as error:
         needs_values = isinstance(error, DataDependentError) or needs_data(error)
         if needs_values or _is_the_programs_own(error):
-            _erase_after(tracer.graph, last)
             why = "looks at values" if needs_values else f"raises {_said(error)} while it is traced"
-            return _called_at_run_time(tracer, call, operands, error, why)
-        raise _untraced(call, f"{_said(error)}. Write it with operations on tensors") from error
+            raise _UntracedError(why, error) from error
+        raise _refused(call, f"{_said(error)}. Write it with operations on tensors") from error
     why = f"whose backward ({call.source}) {reason}, as PyTorch refuses it"
     return [_once(tracer, t, call.name, why) for t in inputs], [_once(tracer, t, call.name, why) for t in hidden]
 
@@ -78,9 +104,9 @@ def _is_the_programs_own(error: Exception) -> bool:
 
 
 def _called_at_run_time(
-    tracer: Tracer, call: Backward, operands: Operands, error: Exception, why: str
+    tracer: Tracer, call: Backward, operands: Operands, untraced: _UntracedError
 ) -> tuple[list[Any], list[Any]]:
-    """The adjoints as an operator that calls the backward computes them; ``why`` it is not traced.
+    """The adjoints as an operator that calls the backward computes them.
 
     Raises:
         OpaqueBackwardError: it goes through a history that ``forward`` has kept, which no later run has.
@@ -91,11 +117,12 @@ def _called_at_run_time(
             "It goes through a history that forward has kept (enable_grad), so it cannot be called at each run either: "
             "compute that anew in the backward, or write it with operations on tensors that look at no values"
         )
-        raise _untraced(call, f"{_said(error)}. {advice}") from error
+        said = f"it {untraced.why}" if untraced.error is None else _said(untraced.error)
+        raise _refused(call, f"{said}. {advice}") from untraced.error
     given = [a is not None for a in operands.adjoint]
     refs = call.reads()
     dtype = next(a.dtype for a in operands.adjoint if a is not None)
-    code = AtRunTime(call, why, refs, given, operands.needed, operands.inputs, dtype)
+    code = AtRunTime(call, untraced.why, refs, given, operands.needed, operands.inputs, dtype)
     nodes = [tracer.node_of(a) for a in operands.adjoint if a is not None]
     nodes += [tracer.node_of(operands.of(ref)) for ref in refs]
     with tracer.pause():
@@ -107,7 +134,7 @@ def _called_at_run_time(
     return inputs, [None] * len(operands.hidden)
 
 
-def _untraced(call: Backward, why: str) -> OpaqueBackwardError:
+def _refused(call: Backward, why: str) -> OpaqueBackwardError:
     return OpaqueBackwardError(f"the backward of {call.name} ({call.source}) cannot be traced: {why}")
 
 

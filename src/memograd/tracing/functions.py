@@ -27,7 +27,7 @@ from torch.autograd.function import FunctionCtx
 from memograd.rules.registry import Entry, lookup, pull_back
 from memograd.targets import Target
 from memograd.tracing.backward import is_once_differentiable, pulled_back, source_of
-from memograd.tracing.hooks import through
+from memograd.tracing.hooks import called_by, through
 from memograd.tracing.interposed import current
 from memograd.tracing.operands import Hidden, Operands, Place, Ref
 from memograd.tracing.tracer import Tracer
@@ -97,6 +97,10 @@ class Call(Target):
         """The operands that ``run`` may read, but for adjoints."""
         return list(dict.fromkeys([ref for _, ref, *_ in (*self.foreign, *self.hidden)]))
 
+    def roots(self) -> list[Any]:
+        """The functions of the user's that ``run`` calls, and what these are given besides tensors."""
+        raise NotImplementedError
+
 
 def emit(tracer: Tracer, call: Call, operands: list[list[fx.Node]], results: list[torch.Tensor]) -> fx.Node:
     """The node of a call. What documents its value is changed by no later write."""
@@ -164,6 +168,10 @@ class Application(Call):
         for part in (self.attributes, self.saved_tensors, self.arguments):
             _mapped(part, Ref, refs.append)
         return list(dict.fromkeys([*super().reads(), *refs]))
+
+    def roots(self) -> list[Any]:
+        hooks = [hook for table in (self.before, self.behind) for hook in table.values()]
+        return [self.backward, self.attributes, *[f for hook in hooks for f in called_by(hook)]]
 
     def _backward(
         self, given: tuple[Any, ...], needed: list[bool], tensor_of: Callable[[Ref], torch.Tensor]

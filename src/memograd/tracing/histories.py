@@ -52,6 +52,9 @@ class Hook(Call):
         self.table = table
         self.at = number
 
+    def roots(self) -> list[Any]:
+        return [self.hook]
+
     def run(self, adjoints: list[Any], needed: list[bool], tensor_of: Callable[[Ref], torch.Tensor]) -> list[Any]:
         (adjoint,) = adjoints
         if adjoint is None or self.at not in self.table:

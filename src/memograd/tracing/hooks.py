@@ -62,6 +62,12 @@ def _insisting(hook: Callable[..., Any], gradients: list[Any]) -> Callable[..., 
     return called
 
 
+def called_by(hook: Any) -> list[Any]:
+    """What PyTorch calls where it calls ``hook``, a hook on a node of autograd's graph: of modules the user's own."""
+    own = _of_modules(hook)
+    return [hook] if own is None else [*(own.user_hooks or ()), *(own.user_pre_hooks or ()), own.module]
+
+
 def _of_modules(hook: Any) -> BackwardHook | None:
     """The hooks of a module (``register_full_backward_hook``) that PyTorch calls from this hook of its own."""
     cells = [c.cell_contents for c in getattr(hook, "__closure__", None) or ()]

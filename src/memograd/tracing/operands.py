@@ -51,6 +51,10 @@ class Backward(Protocol):
         """The operands that it may read, but for adjoints."""
         ...
 
+    def roots(self) -> list[Any]:
+        """The functions of the user's that it calls, and what these are given besides tensors."""
+        ...
+
 
 @dataclass(frozen=True)
 class Operands:

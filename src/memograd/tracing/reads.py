@@ -194,6 +194,11 @@ class Reads(Meetings):
         if any(c.looked for c in self.counters.handed.values()):
             self.counters.forget()
 
+    def met(self) -> list[tuple[str, Any]]:
+        """What has been met, but for tensors, by name: where something begins that goes on from this run (its
+        backward pass)."""
+        return [(self.names[id(x)], x) for x in self._alive if id(x) in self.names and not isinstance(x, torch.Tensor)]
+
     def attributes_of(self, cls: type) -> Any:
         """``vars(cls)``, which is another object each time, always as the same one."""
         return self._classes.setdefault(cls, vars(cls))

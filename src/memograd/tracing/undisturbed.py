@@ -29,7 +29,13 @@ F = TypeVar("F", bound=Callable[..., Any])
 def taken_back(*roots: Any) -> Iterator[list[Change]]:
     """What runs inside, with what it reaches from ``roots``, changes no object; what it would have changed is in the
     list afterwards."""
-    reads = Reads(("", root) for root in roots)
+    with undone(Reads(("", root) for root in roots)) as changes:
+        yield changes
+
+
+@contextmanager
+def undone(reads: Reads) -> Iterator[list[Change]]:
+    """The same with what it reaches from all that ``reads`` has met."""
     changes: list[Change] = []
     try:
         with reads.recording():

@@ -21,6 +21,7 @@ from memograd.graph.graph import Graph
 from memograd.ops import is_random
 from memograd.run.backend import Backend
 from memograd.run.choose import Choice
+from memograd.tracing.at_run_time import called_in_vain, calls_code
 from memograd.train.build import Training
 from memograd.train.expected import Expected, clipped, sums, updates
 from memograd.train.gather import sum_name
@@ -50,14 +51,18 @@ class Comparison:
 
     def results(self, theirs: Results) -> Sequence[Tensor]:
         """What the program computes; nothing is written yet, and the generators are as a step leaves them. Where it
-        draws random numbers it runs once more, and draws what nobody else has drawn since.
+        draws random numbers it runs once more, and draws what nobody else has drawn since; and where it calls code of
+        the user's, which leaves behind what one run does.
 
         Raises:
             GradientMismatchError: it is not what PyTorch computes.
         """
         assert self.program.origin is not None
-        computed = self._with_update(theirs) if not self.program.gradients else self._gradients(theirs)
-        return self.backend.compute(self.flat) if computed is None or self.program.devices else computed
+        with called_in_vain(self.trial.joint):
+            computed = self._with_update(theirs) if not self.program.gradients else self._gradients(theirs)
+        if computed is None or self.program.devices or calls_code(self.trial.joint):
+            return self.backend.compute(self.flat)
+        return computed
 
     def _gradients(self, theirs: Results) -> Sequence[Tensor] | None:
         if not self._comparable:
