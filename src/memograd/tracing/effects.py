@@ -67,10 +67,9 @@ def _forget(function: Any, misses: int) -> None:
 
 def _moved(before: dict[Any, Any], now: dict[Any, Any]) -> list[Any]:
     """The keys that must be taken out and put in again for their order, which a dict keeps, to be that of ``now``."""
-    if list(before) == list(now):
-        return []
-    order = list({**{k: None for k in before if k in now}, **now})
-    first = next((i for i, (a, b) in enumerate(zip(order, now, strict=True)) if a != b), len(now))
+    at = {key: i for i, key in enumerate(now)}  # no key is compared with others by ==: a tensor has no answer to that
+    order = [at[key] for key in {**{k: None for k in before if k in now}, **now}]
+    first = next((i for i, k in enumerate(order) if i != k), len(now))
     return list(now)[first:]
 
 
@@ -83,13 +82,14 @@ def _differ(before: Any, now: Any) -> bool:
 @dataclass(frozen=True)
 class Effect:
     """``holder`` is given a new value for ``key``, or new contents; what stands there among the arguments, if ``way``
-    says where."""
+    says where. ``key_of``: how a run makes the key, where that is not always the same (a tensor of the program's)."""
 
     holder: Holder
     key: Any
     build: Build
     name: str
     way: Way | None = None
+    key_of: Build | None = None
 
     def holder_in(self, run: Run) -> Holder | None:
         """What is written to; None where nobody shall see that."""
@@ -99,9 +99,9 @@ class Effect:
             return self.holder
         return None if run.arguments is None else self.way.holder(run.given, self.holder)
 
-    def happen(self, holder: Holder, value: Any) -> None:
+    def happen(self, holder: Holder, key: Any, value: Any) -> None:
         if isinstance(holder, Keyed):
-            holder.assign(self.key, value)
+            holder.assign(key, value)
         else:
             holder.put_back(value)
 
@@ -184,9 +184,10 @@ class Effects:
         run = Run(left, inputs, arguments)
         values = [effect.build(run) for effect in self.effects]  # of counters, before they go up
         holders = [effect.holder_in(run) for effect in self.effects]  # of one in another, before that goes
-        for effect, holder, value in zip(self.effects, holders, values, strict=True):
+        keys = [effect.key if effect.key_of is None else effect.key_of(run) for effect in self.effects]
+        for effect, holder, key, value in zip(self.effects, holders, keys, values, strict=True):
             if holder is not None:
-                effect.happen(holder, value)
+                effect.happen(holder, key, value)
         for position in self.noted.keys() & results.keys():
             vars(results[position]).update({k: build(run) for k, build in self.noted[position].items()})
         return {position: build(run) for position, build in self.returned.items()}
@@ -198,12 +199,17 @@ def effects_of(changes: Sequence[Change], templates: Templates, returned: Sequen
     builds = {k: templates.own(x) for k, x in enumerate(returned) if not isinstance(x, torch.Tensor)}
     noted = {k: notes for k, x in enumerate(returned) if isinstance(x, torch.Tensor) and (notes := templates.notes(x))}
     templates.returning = False
-    for _, key, _, name in changes:
-        templates.refuse_hidden(key, name)
+    keys = [templates.own(key) for _, key, _, _ in changes]
+    for build, (_, key, _, name) in zip(keys, changes, strict=True):
+        if build is None:
+            templates.refuse_hidden(key, name)
     for value, _, _, name in templates.reads.states.met:
         templates.refuse_hidden(value, name)
     ways = templates.given.ways
-    effects = [Effect(h, key, templates.of(value), name, ways.get(id(h.holder))) for h, key, value, name in changes]
+    effects = [
+        Effect(h, key, templates.of(value), name, ways.get(id(h.holder)), key_of)
+        for (h, key, value, name), key_of in zip(changes, keys, strict=True)
+    ]
     held = [h.holder for h, _ in templates.reads.before.values()]
     builds = {k: build for k, build in builds.items() if build is not None}
     return Effects(effects, builds, noted, held if effects else ())

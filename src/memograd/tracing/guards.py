@@ -67,14 +67,16 @@ class Guards:
         sized = [(c, len(reads.before[id(c)][1])) for c in reads.containers if not isinstance(c, set)]
         self._empty = [c for c, n in sized if not n]
         self._filled, self._sizes = [c for c, n in sized if n], [n for _, n in sized if n]
-        self._dicts = [c for c, n in sized if n and isinstance(c, dict)]
+        dicts = [c for c, n in sized if n and isinstance(c, dict)]
+        self._dicts = [c for c in dicts if not _by_tensors(reads.before[id(c)][1])]
+        self._by_tensors = [(c, list(reads.before[id(c)][1])) for c in dicts if _by_tensors(reads.before[id(c)][1])]
         self._orders = [list(reads.before[id(c)][1]) for c in self._dicts]
         self._sets = [(c, reads.before[id(c)][1]) for c in reads.containers if isinstance(c, set)]
         keyed = [(c, reads.before[id(c)][1]) for c in reads.containers if isinstance(c, (dict, set))]
         self._keyed = [(c, _kinds(before)) for c, before in keyed if any(type(k) is not str for k in before)]
         self._hooks = hooks_of_every_module()
         self._states = [(value, kind.state, before) for value, kind, before, _ in reads.states.met if kind.guarded]
-        seldom = (self._counters, self._states, self._sets, self._keyed, self._unset)
+        seldom = (self._counters, self._states, self._sets, self._keyed, self._by_tensors, self._unset)
         self._seldom = any(seldom)  # whether there is any of these at all
         self.volatile = next(iter(reads.states.moved()), reads.again)
         self.states = reads.states if self.volatile else None
@@ -133,6 +135,7 @@ class Guards:
             and all([state(value) == before for value, state, before in self._states])
             and all([held == before for held, before in self._sets])
             and all([_kinds(held) == before for held, before in self._keyed])
+            and all([list(map(id, held)) == list(map(id, before)) for held, before in self._by_tensors])
             and all([place.get() is MISSING for place in self._unset])
         )
 
@@ -206,6 +209,11 @@ def _will_do(value: Any, before: Any) -> bool:
     if issubclass(kind, tuple) and kind is not torch.Size:
         return len(value) == len(before) and all(a is b or _will_do(a, b) for a, b in zip(value, before, strict=True))
     return kind in _EQUAL and distinct(value) == distinct(before)
+
+
+def _by_tensors(keys: Iterable[Any]) -> bool:
+    """Whether there are tensors among these keys of a dict: two that are not the same cannot be compared."""
+    return any(True for key in keys for _ in tensors_in(key))
 
 
 def _kinds(keys: Iterable[Any]) -> set[Any]:

@@ -38,7 +38,9 @@ class Keyed:
         now = self.contents()
         for key in now.keys() - saved.keys():
             self.assign(key, MISSING)
-        ordered = [k for k in now if k in saved] == list(saved)
+        at = {key: i for i, key in enumerate(now)}  # no key is compared with others: tensors have no answer to that
+        order = [at.get(key, -1) for key in saved]
+        ordered = -1 not in order and order == sorted(order)
         if not ordered and isinstance(self.holder, dict):  # the order of a module's children matters
             self.kind.clear(self.holder)
             now = {}
