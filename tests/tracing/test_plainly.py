@@ -85,6 +85,40 @@ def test_a_step_that_raises_leaves_nothing_behind() -> None:
     assert torch.equal(states[0], torch.get_rng_state()) and states[1] == random.getstate()
 
 
+class Sometimes(Failing):
+    """The same by a number of its own; its optimizer's loop goes on."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.calls += 1
+        self.seen += x.sum(0)
+        h = nn.functional.dropout(self.norm(x * torch.rand(1)), 0.5)
+        self.losses.append(float(self.calls))
+        random.random()
+        if self.calls in (1, 3):
+            raise OwnError("not today")
+        return self.fails(h)
+
+
+@pytest.mark.parametrize("kind", [Failing, Sometimes])
+@pytest.mark.parametrize("check", ["first", "never"])
+def test_a_wrapped_model_that_raises_leaves_what_pytorch_leaves(kind: type[Failing], check: Any) -> None:
+    left = []
+    for wrapped in (True, False):
+        torch.manual_seed(0)
+        random.seed(0)
+        model, x = kind(), torch.randn(8, 4)
+        if wrapped:
+            mg.wrap(model, check=check)
+        for _ in range(4):
+            try:
+                model(x).sum().backward()
+            except OwnError as error:
+                assert error.__context__ is None
+        kept = {k: v.clone() for k, v in model.state_dict().items()}
+        left.append((kept, x, [float(v) for v in model.losses], model.calls, torch.rand(1), random.random()))
+    torch.testing.assert_close(left[0], left[1])
+
+
 def test_a_check_that_comes_to_fail_raises_what_it_raises() -> None:
     def f(x: torch.Tensor) -> torch.Tensor:
         if not torch.isfinite(x).all():

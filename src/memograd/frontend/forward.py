@@ -28,7 +28,7 @@ from memograd._torch import (
     without_saved_tensor_hooks,
 )
 from memograd.draws import undone_on_error
-from memograd.errors import CaptureError, DataDependentError, MemogradError
+from memograd.errors import CaptureError, DataDependentError, MemogradError, add_note
 from memograd.frontend.binding import function_of
 from memograd.frontend.check import Witness
 from memograd.frontend.distributed import Elsewhere, parts_of
@@ -39,6 +39,7 @@ from memograd.frontend.settings import Settings
 from memograd.looks import DecisionChangedError, comparing
 from memograd.memory.plan import Plan
 from memograd.tracing.captures import Captures
+from memograd.tracing.plainly import is_raised_by_pytorch
 from memograd.tracing.reuse import Recent, ambient, places, signature
 from memograd.tracing.under_way import ACTIVE, capturing
 from memograd.transforms.surroundings import untraced
@@ -175,13 +176,31 @@ class Wrapped:
             return self.original(*args, **kwargs)  # which makes them
         if not why and stale is not None:  # asked here alone: models that go to and fro find their program at each call
             why = f"{stale.changed()} is not what it was"
-        program = self._captured(args, kwargs)
+        raised = None
+        try:
+            program = self._captured(args, kwargs)
+        except Exception as error:
+            if not is_raised_by_pytorch(error):
+                raise
+            raised = error
+        if raised is not None:
+            return self._raising(raised, args, kwargs)
         self.captures.note(why, self.original, args, kwargs)
         programs.insert(0, program)
         del programs[_MOST:]
         if program.plain and not program.guards.volatile:  # what took from an iterator took that once
             return self.original(*args, **kwargs)
         return self._ran(program, args, kwargs)
+
+    def _raising(self, raised: Exception, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """PyTorch's own forward, which raises what it raised when it was run to see whether it does: this time what it
+        has left by then is not taken back."""
+        try:
+            return self.original(*args, **kwargs)
+        except type(raised) as error:
+            for note in getattr(raised, "__notes__", ()):
+                add_note(error, note)
+            raise
 
     def _tried(self, program: Program, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, str | None]:
         """What ``program`` returns, or why it is not the one for these arguments; nothing has happened then."""

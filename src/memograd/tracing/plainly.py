@@ -9,6 +9,7 @@ been run.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -17,6 +18,8 @@ from torch import nn
 from memograd._torch import copy_of, pytree
 from memograd.tracing.under_way import TURN, plainly
 from memograd.tracing.undisturbed import Contents, Generators, taken_back
+
+_MARK = "_raised_by_pytorch"
 
 
 def raised_by_pytorch(
@@ -44,11 +47,22 @@ def raised_by_pytorch(
             with plainly(), taken_back(program, *others), torch.set_grad_enabled(torch.is_grad_enabled()):
                 program(*own_args, **own_kwargs)
         except Exception as error:
-            return error if type(error) is kind else None
+            return _marked(error) if type(error) is kind else None
         finally:
             contents.put_back()
             generators.put_back()
     return None
+
+
+def _marked(error: Exception) -> Exception:
+    with suppress(AttributeError, TypeError):  # a class of the user's may forbid it
+        setattr(error, _MARK, True)
+    return error
+
+
+def is_raised_by_pytorch(error: Exception) -> bool:
+    """Whether it is what ``raised_by_pytorch`` found: who may not undo what a failed run leaves lets it fail there."""
+    return getattr(error, _MARK, False)
 
 
 def _given(tensor: torch.Tensor, differentiable: bool) -> torch.Tensor:
