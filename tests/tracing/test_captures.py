@@ -53,3 +53,25 @@ def test_many_are_said_once_with_the_last_reason() -> None:
     (warning,) = [w for w in said if "captured" in str(w.message)]
     assert "captured 32 times" in str(warning.message) and "(32, 4), and was float32 (31, 4)" in str(warning.message)
     assert warning.filename == __file__ and len(step.captures) == 35
+
+
+class Sample:
+    def __init__(self, x) -> None:
+        self.x = x
+
+
+def test_another_object_that_is_no_pytree_is_named() -> None:
+    class OfObjects(Scaled):
+        def forward(self, sample):
+            return self.layer(sample.x)
+
+    model, x = mg.wrap(OfObjects()), torch.randn(3, 4)
+    kept = Sample(x)
+    model(kept)
+    model(kept)
+    model(Sample(x))
+    reasons = model.forward.captures  # pyright: ignore
+    assert reasons == [
+        "the first call",
+        "sample is another object than before, a Sample; pass what it holds, or make its class a pytree",
+    ]

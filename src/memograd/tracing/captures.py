@@ -22,7 +22,7 @@ class Captures(list[str]):
     def __init__(self, what: str) -> None:
         super().__init__()
         self._what = what
-        self._before: dict[str, str] = {}
+        self._before: dict[str, tuple[str, int]] = {}
 
     def note(self, why: str, f: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """``f`` was captured for these arguments, and because of them if ``why`` is empty."""
@@ -36,8 +36,11 @@ class Captures(list[str]):
             )
 
 
-def _described(f: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, str]:
-    return dict(zip(leaf_names(f, args, kwargs), map(_text, pytree.tree_leaves((args, kwargs))), strict=False))
+def _described(f: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, tuple[str, int]]:
+    """What is to be said of each argument, and which object it is where that matters."""
+    leaves = pytree.tree_leaves((args, kwargs))
+    which = [0 if isinstance(x, (torch.Tensor, *SIMPLE)) else id(x) for x in leaves]
+    return dict(zip(leaf_names(f, args, kwargs), zip(map(_text, leaves), which, strict=True), strict=False))
 
 
 def _text(value: Any) -> str:
@@ -48,8 +51,14 @@ def _text(value: Any) -> str:
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
-def _unlike(now: dict[str, str], before: dict[str, str]) -> str:
-    parts = [f"{k} is {v}, and was {before[k]}" for k, v in now.items() if k in before and before[k] != v]
+def _unlike(now: dict[str, tuple[str, int]], before: dict[str, tuple[str, int]]) -> str:
+    parts = [_other(k, v, before[k]) for k, v in now.items() if k in before and before[k] != v]
     parts += [f"{k} is new" for k in now if k not in before]
     parts += [f"{k} is missing" for k in before if k not in now]
     return "; ".join(parts[:_NAMED]) + ("; ..." if len(parts) > _NAMED else "")
+
+
+def _other(name: str, now: tuple[str, int], before: tuple[str, int]) -> str:
+    if now[0] != before[0]:
+        return f"{name} is {now[0]}, and was {before[0]}"
+    return f"{name} is another object than before, {now[0]}; pass what it holds, or make its class a pytree"
