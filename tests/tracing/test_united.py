@@ -1,5 +1,7 @@
 """A tensor that a model is given in two places is one tensor to its program, as in plain PyTorch."""
 
+import copy
+
 import pytest
 import torch
 from torch import nn
@@ -87,3 +89,86 @@ def test_who_is_in_two_places_has_one_gradient():
     (expected,) = torch.autograd.grad(model(x, x), x)
     (gradient,) = torch.autograd.grad(mg.wrap(model)(x, x), x)
     torch.testing.assert_close(gradient, expected)
+
+
+class Holds(nn.Module):
+    """Holds tensors, and is given them now and then."""
+
+    def __init__(self, run):
+        super().__init__()
+        self.linear, self.run = nn.Linear(3, 3, dtype=F64), run
+        self.held, self.table = torch.ones(2, 3, dtype=F64), {"a": torch.zeros(2, 3, dtype=F64)}
+        self.register_buffer("seen", torch.full((2, 3), 0.5, dtype=F64))
+        self.weight = nn.Parameter(torch.full((2, 3), 2.0, dtype=F64))
+
+    def forward(self, x, more=()):
+        return self.run(self, x, *more)
+
+
+def _at(m, x):
+    held = [m.held, m.table["a"], m.seen, m.weight, HELD]
+    return next((k for k, t in enumerate(held) if t is x), len(held))
+
+
+HELD = torch.full((2, 3), -1.0, dtype=F64)
+
+
+def where_it_is_held(m, x, *more):
+    total = (m.linear(x) * (1.0 + _at(m, x))).square().sum() + (m.weight * x).sum()
+    return total + sum(m.linear(y).sum() * _at(m, y) for y in more)
+
+
+def what_was_last(m, x, *more):
+    """An argument that is another one each time, and held each time."""
+    factor = 2.0 if x is m.held else 3.0
+    m.held = (x + 1).detach()
+    return m.linear(x).square().sum() * factor
+
+
+def _given_what_it_holds(run, way):
+    torch.manual_seed(0)
+    model = Holds(run)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.001)
+    if way:
+        mg.wrap(model, check=way)
+    calls = [lambda: (model.held,), lambda: (model.held.clone(),), lambda: (model.held,), lambda: (model.table["a"],)]
+    calls += [lambda: (model.seen,), lambda: (HELD,), lambda: (HELD.clone(),), lambda: (HELD.clone(), [HELD])]
+    calls += [lambda: (HELD, (model.held, model.seen)), lambda: (HELD, (model.seen, model.held))]
+    calls += [lambda: (model.weight,), lambda: (model.weight.detach(), [model.weight])]
+    losses = []
+    for call in calls:
+        optimizer.zero_grad()
+        loss = model(*call())
+        loss.backward()
+        losses.append(float(loss.detach()))
+        optimizer.step()
+    return losses
+
+
+@pytest.mark.parametrize("check", ["first", "never", "always"])
+@pytest.mark.parametrize("run", [where_it_is_held, what_was_last], ids=lambda f: f.__name__)
+def test_what_a_wrapped_model_holds_is_the_same_as_an_argument(run, check):
+    assert _given_what_it_holds(run, check) == pytest.approx(_given_what_it_holds(run, None))
+
+
+def test_what_is_held_anew_each_time_is_not_captured_each_time():
+    model = mg.wrap(Holds(what_was_last))
+    for _ in range(6):
+        model(model.held).backward()
+    assert len(model.forward.captures) == 1
+
+
+def test_what_a_step_holds_is_the_same_as_an_argument():
+    torch.manual_seed(0)
+    model = Holds(where_it_is_held)
+    optimizer = torch.optim.SGD(model.linear.parameters(), lr=0.001)
+    step = mg.TrainStep(model, None, optimizer)
+    ours, plain = [], copy.deepcopy(model)
+    theirs = torch.optim.SGD(plain.linear.parameters(), lr=0.001)
+    for of in (lambda m: m.held, lambda m: HELD, lambda m: m.held.clone(), lambda m: m.seen, lambda m: m.held):
+        ours.append(float(step(of(model))))
+        theirs.zero_grad()
+        loss = plain(of(plain))
+        loss.backward()
+        theirs.step()
+        assert ours[-1] == pytest.approx(float(loss.detach()))

@@ -202,6 +202,7 @@ def _ran(
     from the calls before it."""
     leaves, spec = pytree.tree_flatten((args, kwargs))
     copies = {id(x): _copy(x) for x in leaves if isinstance(x, Tensor)}  # of one in two places there is one
+    copies |= {id(leaves[k]): leaves[k] for k, _ in program.guards.given}
     leaves = [copies[id(x)] if isinstance(x, Tensor) else x for x in leaves]
     passed, at = leaves.copy(), program.graph.calling.tensor_in
     written = {program.graph.outputs[k].name for k in program.rewritten}

@@ -40,7 +40,7 @@ from memograd.looks import DecisionChangedError, comparing
 from memograd.memory.plan import Plan
 from memograd.tracing.captures import Captures
 from memograd.tracing.plainly import is_raised_by_pytorch
-from memograd.tracing.reuse import Recent, ambient, places, signature
+from memograd.tracing.reuse import Recent, ambient, flat, places, signature
 from memograd.tracing.under_way import ACTIVE, capturing
 from memograd.transforms.surroundings import untraced
 
@@ -161,6 +161,9 @@ class Wrapped:
         for program in [*programs]:
             if not program.guards.hold():
                 stale = program.guards
+                continue
+            if not program.guards.given_hold(flat(args, kwargs)):
+                why = "an argument is a tensor that the model holds, or is none any more"
                 continue
             if program.plain:
                 return self.original(*args, **kwargs)

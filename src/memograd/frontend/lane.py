@@ -45,7 +45,7 @@ def lane_of(
     flat = program.inputs.bound
     if not simple or flat is None or not only_tensors(args):
         return None
-    if places(args) or any(t is not None and t.layout is not torch.strided for t in flat):
+    if places(args) or program.guards.given or any(t is not None and t.layout is not torch.strided for t in flat):
         return None
     writer = _Writer({"Tensor": torch.Tensor, "others_around": others_around, "captures": ACTIVE})
     writer.scope |= {"gradients": torch.is_grad_enabled, "inference": torch.is_inference_mode_enabled}
@@ -63,6 +63,9 @@ def lane_of(
         writer.refuse(["x0 is x1"])
     elif len(names) > 2:
         writer.refuse([f"len({{*map(id, args)}}) != {len(names)}"])
+    shapes = {x.shape for x in args}
+    if any(t.shape in shapes for t in program.guards.tensors()):
+        writer.refuse([f"not {writer.name(program.guards.held)}.isdisjoint(map(id, args))"])
     for name, x in zip(names, args, strict=True):
         writer.refuse(_geometry(writer, name, x))
     writer.guards(program.guards)

@@ -45,7 +45,7 @@ from memograd.tracing.cudnn import plain_recurrence
 from memograd.tracing.effects import Change, changes_of, effects_of, take_back
 from memograd.tracing.given import Given
 from memograd.tracing.gradients import GradientsLeft
-from memograd.tracing.guards import Guards, taken_twice
+from memograd.tracing.guards import Guards, can_be_itself, taken_twice
 from memograd.tracing.histories import Histories, histories, refuse_past_hooks
 from memograd.tracing.inputs import Inputs
 from memograd.tracing.leaves import differentiable, leaf_names
@@ -71,6 +71,7 @@ def trace(
     wrt: Collection[int] | None = None,
     concrete: bool = False,
     united: bool = False,
+    itself: Collection[int] = (),
 ) -> Graph:
     """The graph that ``f(*args, **kwargs)`` computes.
 
@@ -82,8 +83,9 @@ def trace(
             gradients, or all floating-point ones where none does.
         concrete: run on the values of the example inputs, and let them decide shapes and branches: the graph computes
             this one call. The state of PyTorch's random generators is left as it was.
-        united: a tensor that is passed in several places is one tensor to the program, as it is in PyTorch; the graph
-            is right then for calls in which these are one.
+        united: a tensor that is passed in several places is one tensor to the program, as it is in PyTorch, and so is
+            one that the program holds itself; the graph is right then for calls in which these are one.
+        itself: which leaves are known to be of the latter kind.
 
     Returns:
         A functional graph; nodes carry ``val``, ``module`` (dotted path) and ``source`` (``file:line``).
@@ -96,17 +98,22 @@ def trace(
     FAKE.prepare()  # ahead of everything that watches what the program does and reads
     forget_shapes(_SHAPES)
     closure = Closure({"": f}, {}) if isinstance(f, nn.Module) else closure_of(f)
-    one = _Capture(f, closure, concrete, united)
+    one = _Capture(f, closure, concrete, united, itself)
     try:
         with ordinary_tensors(), looking_away(), same_draws() if concrete else nullcontext():
-            return one.run(args, kwargs, wrt)
+            graph = one.run(args, kwargs, wrt)
+            found = one.held_too(args, kwargs) if united else []
+            if found == [*itself] or graph.guards.taken:
+                return graph
+            graph.guards.run_again()
+            return trace(f, args, kwargs, wrt, concrete, united, found)
     except CaptureError as error:
         if not hasattr(one, "reads"):
             raise  # an argument is refused: nothing has run
         taken = one.reads.states.taken
         if one.reads.counters.handed and not taken and not isinstance(error, DataDependentError):
             one.reads.counters.forget()  # something may want a number that is one
-            return trace(f, args, kwargs, wrt, concrete, united)
+            return trace(f, args, kwargs, wrt, concrete, united, itself)
         if taken and (error.raised is not None or isinstance(error, DataDependentError)):
             raise CaptureError(taken_twice(taken[0])) from (error.raised or error)
         if error.raised is None or ACTIVE.tracers:  # who captures around it will run both
@@ -120,8 +127,10 @@ def trace(
 
 
 class _Capture:
-    def __init__(self, f: Callable[..., Any], closure: Closure, concrete: bool, united: bool) -> None:
-        self.f, self.united = f, united
+    def __init__(
+        self, f: Callable[..., Any], closure: Closure, concrete: bool, united: bool, itself: Collection[int]
+    ) -> None:
+        self.f, self.united, self.itself = f, united, itself
         self.root = f if isinstance(f, nn.Module) else ClosingOver(f, closure.modules)
         self.graph = fx.Graph()
         self.tracer = Tracer(self.graph, stops=True, concrete=concrete)
@@ -150,6 +159,7 @@ class _Capture:
         if self.united:
             first = {id(x): k for k, x in reversed([*enumerate(leaves)])}
             flat = [flat[first[id(x)]] if isinstance(x, torch.Tensor) else x for x in leaves]
+            flat = [x if k in self.itself else y for k, (x, y) in enumerate(zip(leaves, flat, strict=True))]
         for x, name in zip(leaves, names, strict=True):
             notes = attributes_of(x) if isinstance(x, torch.Tensor) else None
             self.roots += [(name, x)] if notes is None else [(f"{name}.{k}", v) for k, v in notes.items()]
@@ -192,7 +202,14 @@ class _Capture:
         )
         inputs = tuple(replace(i, place=self.reads.tensors.get(id(i.tensor))) for i in self.inputs.entries)
         guards = Guards(self.reads)
+        guards.given = tuple([(k, self.reads.tensors[id(leaves[k])]) for k in self.itself])
         return Graph(self.graph, inputs, tuple(outputs), calling, guards=guards, effects=effects).verify()
+
+    def held_too(self, args: Any, kwargs: Any) -> list[int]:
+        """Which leaves of the arguments are tensors that the program has found elsewhere, too."""
+        leaves = pytree.tree_leaves((args, kwargs))
+        found = [k for k, x in enumerate(leaves) if isinstance(x, torch.Tensor) and id(x) in self.reads.tensors]
+        return [k for k in found if can_be_itself(leaves[k])]
 
     def _trace(self, args: Any, kwargs: Any) -> tuple[list[Any], Any]:
         """The leaves of what the program returns, and how they are nested: as they are now, before what it has

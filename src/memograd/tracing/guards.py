@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import collections
 import types
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from operator import attrgetter, contains, getitem, is_
 from typing import Any
 
@@ -49,6 +49,8 @@ class Guards:
         unknown: the name of something that no two runs find the same, a clock: they cannot be compared.
         taken: the name of something that a run takes from for good, an iterator, so that the program cannot be run
             twice for one call.
+        given: which leaves of the arguments are tensors that the program finds elsewhere, too, and where: it may ask
+            whether they are the same, so they are no tensors of their own to it.
         moved: since this was last set to False, some place has got another tensor, which will do.
     """
 
@@ -82,11 +84,13 @@ class Guards:
         self.states = reads.states if self.volatile else None
         self.unknown = next(iter(reads.states.unknown), "")
         self.taken = next(iter(reads.states.taken), "")
+        self.given: tuple[tuple[int, Place], ...] = ()
         self.moved = False
         self._remember_tensors()
 
     def _remember_tensors(self) -> None:
         self._tensors = [t for way in self._ways for v in way.last for _, t in tensors_in(v)]
+        self.held = frozenset(map(id, self._tensors))
         self._trained = list(map(_TRAINED, self._tensors))
         self._solid = _solid(self._tensors)
         self._shapes = list(map(_SHAPE, self._solid))
@@ -111,6 +115,14 @@ class Guards:
             return same and self.rest_holds()
         except (KeyError, IndexError, AttributeError, ValueError):  # something is no longer there
             return False
+
+    def given_hold(self, leaves: Sequence[Any]) -> bool:
+        """Where everything else holds: whether the arguments with these leaves are, where they were at capture, tensors
+        that the program holds itself, and nowhere else."""
+        if not self.given and self.held.isdisjoint(map(id, leaves)):
+            return True
+        at = [k for k, x in enumerate(leaves) if id(x) in self.held and can_be_itself(x)]
+        return at == [k for k, _ in self.given] and all(place.get() is leaves[k] for k, place in self.given)
 
     def rest_holds(self) -> bool:
         """The same of what is no value in a place: which places are empty, sizes, states, hooks."""
@@ -147,6 +159,10 @@ class Guards:
         """What the program read, and what stood there last."""
         return [pair for way in self._ways for pair in zip(way.places, way.last, strict=True)]
 
+    def tensors(self) -> list[torch.Tensor]:
+        """Those among what the program read, but for lazy ones."""
+        return self._solid
+
     def changed(self) -> str:
         """The name of something that is not as it was."""
         if self.volatile:
@@ -178,6 +194,11 @@ class Guards:
             way.last = values
         self._remember_tensors()
         return True
+
+
+def can_be_itself(argument: torch.Tensor) -> bool:
+    """Whether an argument that the program holds, too, can be that to it: it has no history of its own."""
+    return argument.is_leaf or not argument.requires_grad
 
 
 class _Way:

@@ -25,6 +25,12 @@ def signature(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, ...]:
     return (spec, _keys((args, kwargs)), tuple(_leaf(x) for x in leaves), places(leaves), *ambient())
 
 
+def flat(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Sequence[Any]:
+    """The leaves of the arguments."""
+    simple = not kwargs and all([type(x) is torch.Tensor for x in args])
+    return args if simple else pytree.tree_leaves((args, kwargs))
+
+
 def places(leaves: Sequence[Any]) -> tuple[int, ...]:
     """Which tensors are one in several places: a program may ask (``q is k``). Empty where none is."""
     ids = [id(x) for x in leaves if isinstance(x, torch.Tensor)]

@@ -44,10 +44,11 @@ class Programs:
         if not all(map(holds, self.all)):
             self.all = list(filter(holds, self.all))
 
-    def holding(self) -> bool:
-        """Whether some program finds what its model reads as it was; that one comes first then."""
+    def holding(self, leaves: Sequence[Any]) -> bool:
+        """Whether some program finds what its model reads as it was, for a batch with these leaves; that one comes
+        first then."""
         for program in self.all:
-            if program.graph.guards.hold():
+            if program.graph.guards.hold() and program.graph.guards.given_hold(leaves):
                 if program is not self.all[0]:
                     self.all.remove(program)
                     self.all.insert(0, program)

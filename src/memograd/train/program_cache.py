@@ -21,7 +21,7 @@ from memograd._torch import (
 )
 from memograd.errors import GradientMismatchError, GraphError
 from memograd.tracing.captures import Captures
-from memograd.tracing.reuse import Recent
+from memograd.tracing.reuse import Recent, flat
 from memograd.tracing.states import States
 from memograd.train.build import Choose, Training, build
 from memograd.train.check import Check
@@ -57,7 +57,7 @@ class ProgramCache:
             why = "" if self.captures else "the first step"
         else:
             programs.drop_stale(self.training.optimizer, self.updates.alike, len(self.training.carried.averages))
-            if programs.holding():
+            if programs.holding(flat(batch, options)):
                 return programs, False
             why = "the model or the optimizer's state is elsewhere in memory, or steps began to update other parameters"
             if programs.all:

@@ -78,7 +78,7 @@ def by_autograd(
             if states is not None:
                 states.put_back()
             here.change(nudge, wide, moved or {})
-            handed = _handed(here.leaves, here.sources)
+            handed = _handed(here.leaves, here.sources, {*map(id, here.bound.values())})
             own_args, own_kwargs = pytree.tree_unflatten(handed, here.spec)
             others = [x for x in here.leaves if not isinstance(x, Tensor)]
             with (
@@ -121,6 +121,7 @@ class _Operands:
     def of(cls, program: Any, args: Sequence[Any], kwargs: Mapping[str, Any], joint: Graph) -> _Operands:
         leaves, spec = pytree.tree_flatten((tuple(args), dict(kwargs)))
         once = {id(x): _copy(x) for x in leaves if isinstance(x, Tensor)}
+        once |= {id(leaves[k]): leaves[k] for k, _ in getattr(joint.guards, "given", ())}
         copy = (lambda x: once[id(x)]) if joint.calling.united else _copy
         leaves = [copy(x) if isinstance(x, Tensor) else x for x in leaves]
         arguments = iter([leaves[i] for i in joint.calling.tensor_in])
@@ -182,9 +183,10 @@ def passed(tensor: Tensor) -> Tensor:
         return _Passed.apply(tensor)  # pyright: ignore[reportReturnType]
 
 
-def _handed(leaves: Sequence[Any], sources: Sequence[Tensor]) -> list[Any]:
-    """The leaves with what a program may write to in the place of those that are differentiated."""
-    differentiated = {id(s) for s in sources}
+def _handed(leaves: Sequence[Any], sources: Sequence[Tensor], bound: set[int]) -> list[Any]:
+    """The leaves with what a program may write to in the place of those that are differentiated, if they are not what
+    it is ``bound`` to."""
+    differentiated = {id(s) for s in sources} - bound
     return [noted(passed(x.requires_grad_()), x) if id(x) in differentiated else x for x in leaves]
 
 
