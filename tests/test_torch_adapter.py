@@ -483,8 +483,13 @@ def test_the_shapes_of_the_ctc_loss_are_known() -> None:
 def test_the_shapes_of_a_least_squares_solution_are_known(shapes: tuple[tuple[int, ...], ...], driver: str) -> None:
     real = [torch.randn(shape) for shape in shapes]
     expected = torch.linalg.lstsq(*real, driver=driver)
+    fakes = [adapter.fake_like(x) for x in real]
+    if driver in ("gelsd", "gelss") and len(expected.residuals):  # of a matrix of full rank only, which nobody knows
+        with adapter.FAKE, pytest.raises(adapter.DATA_DEPENDENT):
+            torch.linalg.lstsq(*fakes, driver=driver)
+        return
     with adapter.FAKE:
-        found = torch.linalg.lstsq(*(adapter.fake_like(x) for x in real), driver=driver)
+        found = torch.linalg.lstsq(*fakes, driver=driver)
     for there, here in zip(expected, found, strict=True):
         same = (there.shape, there.stride(), there.dtype) == (here.shape, here.stride(), here.dtype)
         assert same, WHY + "linalg_lstsq returns results of the shapes and strides we state"

@@ -97,6 +97,25 @@ def test_a_view_that_exists_for_the_kernels_result_exists_in_a_capture(f: Callab
     torch.testing.assert_close(mg.grad(lambda x: f(x).pow(2).sum())(x), expected)
 
 
+def written(z: T) -> T:
+    """A write to half of each row of complex numbers, in one of two slices of them."""
+    z = z.clone()
+    z[:, :2][:1].mul_(2)
+    return z[:, :2]
+
+
+@pytest.mark.parametrize(
+    "f", [lambda z: z.t().angle(), lambda z: written(z).real, lambda z: torch.fft.irfft2(z.expand(2, 3, 4))]
+)
+def test_complex_numbers_lie_as_traced(f: Callable[[T], T]) -> None:
+    z = torch.complex(random(3, 4), random(3, 4).flip(0))
+    leaf = z.clone().requires_grad_()
+    (expected,) = torch.autograd.grad(f(leaf).pow(2).sum(), leaf)
+    torch.testing.assert_close(mg.grad(lambda z: f(z).pow(2).sum())(z), expected)
+    graph = differentiate(capture(lambda z: f(z).pow(2).sum(), z), ["z"])
+    assert not list(unlike(graph, graph.bind((z,), {})))
+
+
 def test_where_strides_are_not_as_traced_views_copy(monkeypatch: pytest.MonkeyPatch) -> None:
     """On a device whose kernels nobody has compared, say."""
     monkeypatch.setattr(layouts, "_EVERYWHERE", {})

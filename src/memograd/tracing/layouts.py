@@ -26,6 +26,11 @@ def contiguous(out: torch.Tensor, args: Any) -> tuple[int, ...]:
     return torch.empty(out.shape, device="meta").stride()
 
 
+def of_parts(out: torch.Tensor, args: Any) -> tuple[int, ...]:
+    """Row by row where complex numbers become real ones; else as PyTorch says."""
+    return contiguous(out, args) if args[0].is_complex() else out.stride()
+
+
 def of_format(position: int) -> Layout:
     """Channels last where that operand's channels are; else row by row."""
 
@@ -73,6 +78,7 @@ def pointwise(*positions: int) -> Layout:
 # Operators whose kernels agree on all devices: (operator, how each of its results lies; None: as PyTorch says).
 _EVERYWHERE: dict[Any, tuple[Layout | None, ...]] = {
     aten._log_softmax_backward_data.default: (contiguous,),
+    aten.angle.default: (of_parts,),
     aten.binary_cross_entropy_backward.default: (like(1),),
     aten.huber_loss_backward.default: (contiguous,),
     aten.mse_loss_backward.default: (contiguous,),

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from memograd._torch import has_own_kernel, is_composite, pytree, schema_of
+from memograd.tracing.shapes import rank_decides
 
 aten = torch.ops.aten
 
@@ -53,12 +54,14 @@ def arrives_whole(func: Any) -> bool:
     return func.namespace != "memograd" and is_composite(func) and not has_own_kernel(func)
 
 
-def looked_at(func: Any, args: Any, out: Any) -> list[tuple[torch.Tensor, str]]:
+def looked_at(func: Any, args: Any, kwargs: Any, out: Any) -> list[tuple[torch.Tensor, str]]:
     """What the program is told of values by an operator that has just run: of which tensors, and "value" or "shape"."""
     if func in NUMBERS:
         return [(args[0], "value")]
     if func is aten._pack_padded_sequence.default:
         return [(args[1], "value")]  # C++ reads the lengths, to call an LSTM for each time step
+    if func is aten.linalg_lstsq.default:
+        return [(out[1], "shape")] if rank_decides(args[0], kwargs.get("driver")) else []
     if func.overloadpacket in DECIDES_SHAPES:
         return [(result, "shape") for result in pytree.tree_leaves(out)]
     return []

@@ -49,15 +49,22 @@ def _cudnn_grid_sampler_backward_shapes(mode: Any, func: Any, image: Any, grid: 
         return image.new_empty(image.shape), grid.new_empty(grid.shape)
 
 
+def rank_decides(a: torch.Tensor, driver: str | None) -> bool:
+    """Whether a least-squares solution of more rows than columns has residuals for some values of ``a`` only."""
+    return driver in ("gelsd", "gelss") and a.shape[-2] > a.shape[-1]
+
+
 @shapes_of(aten.linalg_lstsq.default)
 def _lstsq_shapes(mode: Any, func: Any, a: Any, b: Any, rcond: Any = None, *, driver: str | None = None) -> Any:
-    """Shapes of a least-squares solution. PyTorch gives up on them because there are no residuals where the rank is
-    not full; we take it to be full, without which there is no derivative either."""
+    """Shapes of a least-squares solution. PyTorch gives up on them because some drivers look at the rank, and return no
+    residuals where it is not full."""
     (rows, columns), batch = a.shape[-2:], a.shape[:-2]
     vector = b.dim() == 1 or (b.dim() + 1 == a.dim() and b.shape == a.shape[:-1])
     right = 1 if vector else b.shape[-1]
     batch = torch.broadcast_shapes(batch, b.shape[: -1 if vector else -2])
     driver = driver or ("gelsy" if a.device.type == "cpu" else "gels")
+    if rank_decides(a, driver):
+        raise DATA_DEPENDENT[1](func)
     with mode:
         tall = a.new_empty(*batch, right, max(rows, columns)).mT  # column by column, as LAPACK has it
         solution = tall[..., :columns, 0] if vector else tall[..., :columns, :]

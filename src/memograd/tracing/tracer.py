@@ -155,7 +155,7 @@ class Tracer(Recorder, TorchDispatchMode):
             return self.__torch_dispatch__(zeros.ZEROS, types, *zeros.like(out))
         self._record(func, args, kwargs, out)
         if self.concrete:
-            for tensor, what in looked_at(func, args, out):
+            for tensor, what in looked_at(func, args, kwargs, out):
                 self.look(tensor, what)
         return out
 

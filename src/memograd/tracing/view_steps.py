@@ -10,6 +10,7 @@ import torch
 from torch import fx
 
 from memograd.errors import CaptureError
+from memograd.tracing.layouts import as_kernel
 from memograd.tracing.strided import in_order
 
 aten = torch.ops.aten
@@ -69,7 +70,8 @@ def _complex_part(packet: Any, args: Any, before: fx.Node, new: fx.Node, fake: t
     dim, *rest = args or (0,)
     pairs = [_worked_out(z, emit) for z in (before, new)]
     parts = [emit(aten.view_as_real.default, (z,), {}, torch.view_as_real(z.meta["val"])) for z in pairs]
-    like = torch.view_as_real(torch.empty_like(fake))
+    written_to = parts[0].meta["val"]
+    like = as_kernel(scatter, (written_to,), written_to.new_empty_strided(written_to.shape, written_to.stride()))
     written = emit(scatter, (*parts, dim % fake.dim(), *rest), {}, like)
     return emit(aten.view_as_complex.default, (written,), {}, torch.view_as_complex(like))
 

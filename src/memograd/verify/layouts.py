@@ -41,7 +41,7 @@ _SEED = 12345
 _SINGULAR = 1e6  # gradients beyond that are not those of a function near this point
 
 # How FFT libraries lay out what they transform along dimensions of equal strides is theirs to decide.
-UNKNOWN = frozenset({torch.ops.aten._fft_c2c.default, torch.ops.aten._fft_r2c.default})
+UNKNOWN = frozenset({torch.ops.aten._fft_c2c.default, torch.ops.aten._fft_r2c.default, torch.ops.aten._fft_c2r.default})
 
 # PyTorch's kernels (2.13) read beyond the memory of a tensor that is expanded along the dimension: its values are any
 # numbers then, and the process may end (torch.randn(1, 4).expand(9, 4).median(0)). There is nothing to compare with.
