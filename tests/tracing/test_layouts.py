@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 from collections.abc import Callable
 
 import pytest
@@ -11,12 +12,13 @@ import torch.nn.functional as F
 from torch import nn
 
 import memograd as mg
+from memograd._torch import FAKE, fake_like
 from memograd.errors import CaptureError
 from memograd.lower.lower import lower
 from memograd.pipeline import capture, differentiate
 from memograd.run.eager import Eager
 from memograd.tracing import layouts, shapes_seen
-from memograd.verify.layouts import unlike
+from memograd.verify.layouts import LAYOUTS, unlike
 
 T = torch.Tensor
 
@@ -95,6 +97,28 @@ def test_a_view_that_exists_for_the_kernels_result_exists_in_a_capture(f: Callab
     leaf = x.clone().requires_grad_()
     (expected,) = torch.autograd.grad(f(leaf).pow(2).sum(), leaf)
     torch.testing.assert_close(mg.grad(lambda x: f(x).pow(2).sum())(x), expected)
+
+
+OF_TWO = """complex floor_divide hardsigmoid_backward hardswish_backward heaviside logaddexp logaddexp2 logical_and
+    logical_or logical_xor logit_backward polar softplus_backward special_xlog1py xlogy isin _weight_norm_interface"""
+OF_THREE = "log_sigmoid_backward rrelu_with_noise_backward"
+
+
+@pytest.mark.parametrize("name", [*OF_TWO.split(), *OF_THREE.split(), "_standard_gamma", "poisson", "uniform"])
+def test_a_kernel_of_operands_that_lie_in_different_ways(name: str) -> None:
+    overload = {"isin": "Tensor_Tensor", "xlogy": "Tensor"}.get(name, "default")
+    operator = getattr(getattr(torch.ops.aten, name), overload)
+    numbers = {"softplus_backward": (1.0, 20.0), "rrelu_with_noise_backward": (0.1, 0.3, True, False)}.get(name, ())
+    count = 2 if name in OF_TWO.split() else 3 if name in OF_THREE.split() else 1
+    base = random(4, 4).sigmoid()
+    for ways in itertools.product(("plain", "reversed", "expanded", "gaps, reversed"), repeat=count):
+        operands = [LAYOUTS[way](base) for way in ways]
+        real = operator(*operands, *numbers)
+        with FAKE:
+            fakes = [fake_like(x) for x in operands]
+            traced = shapes_seen.result_of(operator, (*fakes, *numbers), {})
+        first, said = (y[0] if isinstance(y, tuple) else y for y in (real, traced))
+        assert first.stride() == said.stride(), ways
 
 
 def written(z: T) -> T:
