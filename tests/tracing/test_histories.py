@@ -1,5 +1,7 @@
 """Hooks on tensors, and detach_, against torch.autograd."""
 
+import copy
+
 import pytest
 import torch
 from torch import nn
@@ -173,12 +175,6 @@ def test_in_a_step():
         torch.testing.assert_close(p, q, rtol=1e-10, atol=1e-12)
 
 
-def looks(x):
-    y = x * W
-    y.register_hook(lambda g: print(g))
-    return y
-
-
 def several_tensors(x):
     y = x * W
     torch.autograd.graph.register_multi_grad_hook([y], lambda gradients: None)
@@ -220,7 +216,6 @@ PARAMETER = nn.Parameter(torch.ones(6, dtype=torch.float64))
 @pytest.mark.parametrize(
     ("f", "why"),
     [
-        (looks, r"looks.*lambda.*test_histories\.py:\d+\) returns nothing: it only looks at a gradient"),
         (several_tensors, "register_multi_grad_hook"),
         (on_a_node, r"test_histories\.py:\d+ .*hook on a node of autograd's graph"),
         (in_front_of_a_node, "hook on a node of autograd's graph"),
@@ -233,6 +228,55 @@ def test_what_a_graph_cannot_do_is_refused_by_name(f, why):
     with pytest.raises(mg.MemogradError, match=why):
         mg.grad(lambda x: f(x).sum())(torch.ones(6, dtype=torch.float64))
     assert not PARAMETER._backward_hooks
+
+
+class Keeping(nn.Module):
+    """Keeps the gradients of a hidden value, as saliency maps and logs do; the second hook also counts."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.last = nn.Linear(3, 4), nn.Linear(4, 1)
+        self.kept, self.latest, self.count = [], None, 0
+
+    def keep(self, gradient):
+        self.kept.append(gradient)
+        self.latest = gradient
+
+    def scale(self, gradient):
+        self.count += 1
+        return gradient * 2
+
+    def forward(self, x):
+        h = self.first(x).tanh()
+        h.register_hook(self.keep)
+        h.register_hook(self.scale)
+        return self.last(h).square().mean()
+
+
+@pytest.mark.parametrize("check", ["first", "never"])
+@pytest.mark.parametrize("way", ["wrap", "step"])
+def test_hooks_that_keep_gradients_are_called_once_a_run(way, check):
+    x = torch.randn(5, 3, dtype=torch.float64)
+    torch.manual_seed(0)
+    ours = Keeping().double()
+    theirs = copy.deepcopy(ours)
+    optimizers = [torch.optim.SGD(m.parameters(), lr=0.1) for m in (ours, theirs)]
+    step = mg.TrainStep(ours, None, optimizers[0], check=check) if way == "step" else mg.wrap(ours, check=check)
+    for _ in range(3):
+        optimizers[1].zero_grad()
+        theirs(x).backward()
+        optimizers[1].step()
+        if way == "wrap":
+            optimizers[0].zero_grad()
+            step(x).backward()
+            optimizers[0].step()
+        else:
+            step(x)
+    torch.testing.assert_close(ours.kept, theirs.kept, rtol=1e-9, atol=1e-12)
+    assert ours.count == theirs.count == 3 and ours.latest is ours.kept[-1]
+    torch.testing.assert_close(list(ours.parameters()), list(theirs.parameters()), rtol=1e-9, atol=1e-12)
+    captures = step.captures if way == "step" else ours.forward.captures
+    assert len(captures) == 1, captures
 
 
 def test_a_removed_hook_on_a_module_is_not_run():

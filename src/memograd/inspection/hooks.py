@@ -14,8 +14,8 @@ from memograd.tracing.backward import source_of
 _BECOME = {
     "forward_pre_hooks": "it runs, and is part of the graph",
     "forward_hooks": "it runs, and is part of the graph",
-    "backward_pre_hooks": "it is part of the graph where it changes gradients, and refused where it only looks",
-    "backward_hooks": "it is part of the graph where it changes gradients, and refused where it only looks",
+    "backward_pre_hooks": "it is part of the graph where it changes gradients, and called where it only looks",
+    "backward_hooks": "it is part of the graph where it changes gradients, and called where it only looks",
 }
 
 

@@ -39,12 +39,12 @@ _HERE = _Here()
 
 
 @contextmanager
-def listening(listener: Listener, instead: Instead | None = None) -> Iterator[None]:
+def listening(listener: Listener, instead: Instead | None = None, alone: bool = False) -> Iterator[None]:
     """Tell ``listener`` what is asked of watched classes in this thread; who asks for a whole number gets what
-    ``instead`` returns. Captures take turns, so nobody else listens
-    but outer captures of the same thread; when the outermost leaves, no class is watched any more."""
+    ``instead`` returns. Captures take turns, so nobody else listens but outer captures of the same thread, and these
+    hear nothing if it listens ``alone``; when the outermost leaves, no class is watched any more."""
     outer, outer_instead = _HERE.listeners, _HERE.instead
-    _HERE.listeners = (*outer, listener)
+    _HERE.listeners = (listener,) if alone else (*outer, listener)
     _HERE.instead = None if outer else instead
     try:
         yield

@@ -54,6 +54,15 @@ class AtRunTime:
         self.call, self.why, self.refs = call, why, list(refs)
         self.given, self.needed, self.dtype = given, needed, dtype
         self.inputs = [(x.shape, x.dtype, x.device) for x in inputs]
+        self.left: list[tuple[Any, list[bool]]] = []
+
+    def take(self, objects: Sequence[Any]) -> list[torch.Tensor]:
+        """Tensors of the trace that lie in ``objects`` for it (``grad_outputs``): operands behind the others."""
+        lying = [(o, o.grad_outputs) for o in objects if o.grad_outputs is not None]
+        self.left = [(o, [t is not None for t in tensors]) for o, tensors in lying]
+        for one, _ in lying:
+            one.grad_outputs = None
+        return [t for _, tensors in lying for t in tensors if t is not None]
 
     def like(self) -> list[torch.Tensor]:
         needed = [form for form, n in zip(self.inputs, self.needed, strict=True) if n]
@@ -61,7 +70,10 @@ class AtRunTime:
 
     def __call__(self, operands: Sequence[torch.Tensor]) -> list[torch.Tensor]:
         adjoints = iter([t.detach().clone() for t in operands[: sum(self.given)]])  # a backward may write to them
-        tensors = {ref: self._stand_in(ref, t) for ref, t in zip(self.refs, operands[sum(self.given) :], strict=True)}
+        others = iter(operands[sum(self.given) :])
+        tensors = {ref: self._stand_in(ref, t) for ref, t in zip(self.refs, others, strict=False)}
+        for one, there in self.left:
+            one.grad_outputs = tuple([next(others).detach().clone() if t else None for t in there])
         versions = {ref: t._version for ref, t in tensors.items()}
         users = {id(t): tensors[ref] for t, ref, *_ in (*self.call.foreign, *self.call.hidden)}
         with with_function_modes(), torch.no_grad(), autocast.off(), _Exchange(users):

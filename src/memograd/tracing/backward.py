@@ -53,14 +53,14 @@ def pulled_back(call: Backward, operands: Operands) -> tuple[list[Any], list[Any
             adjoints = _traced(tracer, call, operands, last)
         if not changes:
             return adjoints
-        untraced = _UntracedError(f"leaves something behind in {changes[0][3]!r} at each call")
-    except _UntracedError as raised:
+        untraced = UntracedError(f"leaves something behind in {changes[0][3]!r} at each call")
+    except UntracedError as raised:
         untraced = raised
     _erase_after(tracer.graph, last)
     return _called_at_run_time(tracer, call, operands, untraced)
 
 
-class _UntracedError(Exception):
+class UntracedError(Exception):
     """The graph has to call it; why, and what was raised, if anything was."""
 
     def __init__(self, why: str, error: Exception | None = None) -> None:
@@ -69,25 +69,25 @@ class _UntracedError(Exception):
 
 
 def _traced(tracer: Tracer, call: Backward, operands: Operands, last: fx.Node) -> tuple[list[Any], list[Any]]:
-    """The same as a trace finds them, behind the node ``last``. Raises _UntracedError."""
+    """The same as a trace finds them, behind the node ``last``. Raises UntracedError."""
     reason = "is marked with @once_differentiable"
     if not call.once:
         try:
             return _Run(tracer, call, operands, differentiable=True).adjoints()
-        except OpaqueBackwardError:
+        except (OpaqueBackwardError, UntracedError):
             raise
         except Exception as error:
             _erase_after(tracer.graph, last)
             reason = f"fails with create_graph=True ({_said(error)})"
     try:
         inputs, hidden = _Run(tracer, call, operands, differentiable=False).adjoints()
-    except OpaqueBackwardError:
+    except (OpaqueBackwardError, UntracedError):
         raise
     except Exception as error:
         needs_values = isinstance(error, DataDependentError) or needs_data(error)
         if needs_values or _is_the_programs_own(error):
             why = "looks at values" if needs_values else f"raises {_said(error)} while it is traced"
-            raise _UntracedError(why, error) from error
+            raise UntracedError(why, error) from error
         raise _refused(call, f"{_said(error)}. Write it with operations on tensors") from error
     why = f"whose backward ({call.source}) {reason}, as PyTorch refuses it"
     return [_once(tracer, t, call.name, why) for t in inputs], [_once(tracer, t, call.name, why) for t in hidden]
@@ -104,7 +104,7 @@ def _is_the_programs_own(error: Exception) -> bool:
 
 
 def _called_at_run_time(
-    tracer: Tracer, call: Backward, operands: Operands, untraced: _UntracedError
+    tracer: Tracer, call: Backward, operands: Operands, untraced: UntracedError
 ) -> tuple[list[Any], list[Any]]:
     """The adjoints as an operator that calls the backward computes them.
 
@@ -125,6 +125,7 @@ def _called_at_run_time(
     code = AtRunTime(call, untraced.why, refs, given, operands.needed, operands.inputs, dtype)
     nodes = [tracer.node_of(a) for a in operands.adjoint if a is not None]
     nodes += [tracer.node_of(operands.of(ref)) for ref in refs]
+    nodes += [tracer.node_of(t) for t in code.take(call.at_run_time())]
     with tracer.pause():
         results = code.like()
     node = tracer.emit_node(as_written.call, (nodes, as_written.enter(code)), results)

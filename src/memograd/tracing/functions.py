@@ -27,7 +27,7 @@ from torch.autograd.function import FunctionCtx
 from memograd.rules.registry import Entry, lookup, pull_back
 from memograd.targets import Target
 from memograd.tracing.backward import is_once_differentiable, pulled_back, source_of
-from memograd.tracing.hooks import called_by, through
+from memograd.tracing.hooks import called_at_run_time, called_by, through
 from memograd.tracing.interposed import current
 from memograd.tracing.operands import Hidden, Operands, Place, Ref
 from memograd.tracing.tracer import Tracer
@@ -101,6 +101,10 @@ class Call(Target):
         """The functions of the user's that ``run`` calls, and what these are given besides tensors."""
         raise NotImplementedError
 
+    def at_run_time(self) -> list[Any]:
+        """It is called when the graph runs. Returns the objects of PyTorch's that gradients lie in for it by then."""
+        return []
+
 
 def emit(tracer: Tracer, call: Call, operands: list[list[fx.Node]], results: list[torch.Tensor]) -> fx.Node:
     """The node of a call. What documents its value is changed by no later write."""
@@ -172,6 +176,9 @@ class Application(Call):
     def roots(self) -> list[Any]:
         hooks = [hook for table in (self.before, self.behind) for hook in table.values()]
         return [self.backward, self.attributes, *[f for hook in hooks for f in called_by(hook)]]
+
+    def at_run_time(self) -> list[Any]:
+        return [own for hook in self.behind.values() if (own := called_at_run_time(hook)) is not None]
 
     def _backward(
         self, given: tuple[Any, ...], needed: list[bool], tensor_of: Callable[[Ref], torch.Tensor]

@@ -19,13 +19,14 @@ from torch import fx
 from torch.overrides import TorchFunctionMode
 
 from memograd import ops
-from memograd._torch import hooks_of, register_hook
+from memograd._torch import fake_like, hooks_of, register_hook
 from memograd.errors import CaptureError
 from memograd.tracing.applications import APPLY
+from memograd.tracing.backward import UntracedError
 from memograd.tracing.checkpoints import ENTER, EXIT
 from memograd.tracing.functions import Call, emit
 from memograd.tracing.held import Held
-from memograd.tracing.hooks import name_of, seen_to_change
+from memograd.tracing.hooks import looks_on, name_of
 from memograd.tracing.interposed import Interposed, current, together
 from memograd.tracing.operands import Ref
 from memograd.tracing.provenance import caller
@@ -43,12 +44,14 @@ class Hook(Call):
 
     Args:
         table: the tensor's hooks by number; a hook that was removed is not in it any more.
+        looks_on: it is to be called when the graph runs.
     """
 
-    def __init__(self, hook: Any, table: dict[int, Any], number: int, **operands: Any) -> None:
+    def __init__(self, hook: Any, looks_on: bool, table: dict[int, Any], number: int, **operands: Any) -> None:
         super().__init__(name_of(hook), hook, **operands)
         self.__name__ = "hook"
         self.hook = hook
+        self.looks_on = looks_on
         self.table = table
         self.at = number
 
@@ -59,7 +62,10 @@ class Hook(Call):
         (adjoint,) = adjoints
         if adjoint is None or self.at not in self.table:
             return [adjoint]
-        return [seen_to_change(self.hook, adjoint)]
+        if self.looks_on and current() is not None:
+            raise UntracedError("makes nothing of a gradient, or leaves something behind")
+        new = self.hook(adjoint)
+        return [adjoint if new is None else new]
 
 
 class Histories(TorchFunctionMode):
@@ -103,12 +109,14 @@ class Histories(TorchFunctionMode):
         if source is not None and isinstance(source.target, Hook) and source.target.table is table:
             node = source.args[0][0]  # the adjoint comes to the hooks in the order in which they were registered
         held = Held(tracer, {id(tensor): Ref("output", 0)})
-        read = list(reachable(hook))
+        with tracer.pause():
+            looks = looks_on(hook, fake_like(tensor.detach()))
+        read = [] if looks else list(reachable(hook))  # what it reads when the graph runs is what is there then
         if any(t.requires_grad and t.is_leaf and tracer.is_own(t) for t in read):
             since, history = tracer.count_until(tensor), _history([tracer.node_of(t) for t in read])
             held.keep_history(node, since, [hook], history)  # for an ``autograd.grad`` by such a leaf
         held.reach(read)
-        call = Hook(hook, table, handle.id, **held.operands([tensor]))
+        call = Hook(hook, looks, table, handle.id, **held.operands([tensor]))
         self._insert(call, tensor, node, held.hidden_nodes, held.nodes)
         return handle
 

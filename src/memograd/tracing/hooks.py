@@ -1,7 +1,7 @@
 """Hooks on gradients, called with symbolic ones: what does a hook make of them?
 
-A hook may also only look at a gradient (to log its norm, to keep it). A graph runs, and calls nobody while it does, so
-that such a hook is refused: one that returns nothing and has not written to what it was given.
+A hook may also only look at a gradient (to log its norm, to keep it), or leave something behind besides what it
+returns. No trace shows that: such a hook is called when the graph runs, like one that looks at values.
 """
 
 from __future__ import annotations
@@ -9,29 +9,44 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
+from weakref import WeakSet
 
 import torch
 from torch.utils.hooks import BackwardHook
 
-from memograd.errors import OpaqueBackwardError
-from memograd.tracing.backward import source_of
+from memograd._torch import pytree
+from memograd.tracing.backward import UntracedError
 from memograd.tracing.interposed import current
+from memograd.tracing.undisturbed import taken_back
+
+_CALLED: WeakSet[BackwardHook] = WeakSet()  # whose hook behind the module is called when a graph runs
 
 
 def name_of(hook: Any) -> str:
     return f"the hook {getattr(hook, '__qualname__', type(hook).__name__)}"
 
 
-def seen_to_change(hook: Callable[..., Any], gradient: torch.Tensor) -> torch.Tensor:
-    """What a hook on a tensor makes of its gradient."""
-    new = _insisting(hook, [gradient])(gradient)
-    return gradient if new is None else new
+def looks_on(hook: Callable[..., Any], gradient: torch.Tensor) -> bool:
+    """Whether a hook on a tensor does more, or less, than make another gradient of one; it gets one without data."""
+    version = gradient._version
+    try:
+        with taken_back(hook, alone=True) as left:
+            new = hook(gradient)
+    except Exception:  # it looks at values, or cannot be called: that is seen when a gradient comes
+        return False
+    return bool(left) or (new is None and gradient._version == version)
 
 
 def through(hook: Callable[..., Any], gradients: tuple[Any, ...], *more: Any) -> tuple[Any, ...]:
-    """The same for a hook on a node of autograd's graph."""
+    """What a hook on a node of autograd's graph makes of gradients.
+
+    Raises:
+        UntracedError: it is traced, and makes nothing of them.
+    """
     own = _of_modules(hook)
-    call = _insisting(hook, [*gradients, *[g for group in more for g in group]]) if own is None else hook
+    if own in _CALLED and current() is not None and not _is_behind_the_module(hook):
+        raise UntracedError("is called where the hook behind the module is called")
+    call = _insisting(hook) if own is None else hook
     with _insisted(own):
         new = call(gradients, *more)
     if new is None:
@@ -42,21 +57,18 @@ def through(hook: Callable[..., Any], gradients: tuple[Any, ...], *more: Any) ->
     return new
 
 
-def _insisting(hook: Callable[..., Any], gradients: list[Any]) -> Callable[..., Any]:
+def _insisting(hook: Callable[..., Any]) -> Callable[..., Any]:
     """``hook``, which must change something."""
 
     def called(*args: Any) -> Any:
         tracer = current()
         if tracer is None:  # it is called when a graph runs
             return hook(*args)
-        tensors = [g for g in gradients if g is not None]
+        tensors = [t for t in pytree.tree_leaves(args) if isinstance(t, torch.Tensor)]
         before = [tracer.node_of(t) for t in tensors]
         new = hook(*args)
         if new is None and before == [tracer.node_of(t) for t in tensors]:
-            raise OpaqueBackwardError(
-                f"{name_of(hook)} ({source_of(hook)}) returns nothing: it only looks at a gradient, and a graph calls "
-                "nobody while it runs. Remove it, or let it return the gradient"
-            )
+            raise UntracedError("makes nothing of a gradient")
         return new
 
     return called
@@ -66,6 +78,21 @@ def called_by(hook: Any) -> list[Any]:
     """What PyTorch calls where it calls ``hook``, a hook on a node of autograd's graph: of modules the user's own."""
     own = _of_modules(hook)
     return [hook] if own is None else [*(own.user_hooks or ()), *(own.user_pre_hooks or ()), own.module]
+
+
+def called_at_run_time(hook: Any) -> BackwardHook | None:
+    """A hook is not traced. PyTorch's own hook behind a module leaves gradients in an object for the one in front,
+    which gives them to the user's: this object, where the one behind is traced, so that gradients of the trace lie
+    there."""
+    own = _of_modules(hook)
+    if own is not None and _is_behind_the_module(hook):
+        _CALLED.add(own)
+        own.grad_outputs = None  # those of the trace
+    return None if own is None or own in _CALLED else own
+
+
+def _is_behind_the_module(hook: Any) -> bool:
+    return "setup_output_hook" in hook.__qualname__
 
 
 def _of_modules(hook: Any) -> BackwardHook | None:
@@ -80,15 +107,8 @@ def _insisted(own: BackwardHook | None) -> Iterator[None]:
         yield
         return
     before = own.user_hooks, own.user_pre_hooks
-    own.user_hooks, own.user_pre_hooks = ([_of_module(h) for h in hooks or ()] for hooks in before)
+    own.user_hooks, own.user_pre_hooks = ([_insisting(h) for h in hooks or ()] for hooks in before)
     try:
         yield
     finally:
         own.user_hooks, own.user_pre_hooks = before
-
-
-def _of_module(hook: Any) -> Callable[..., Any]:
-    def called(module: Any, *gradients: Any) -> Any:
-        return _insisting(hook, [g for group in gradients for g in group])(module, *gradients)
-
-    return called

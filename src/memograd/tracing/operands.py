@@ -55,6 +55,10 @@ class Backward(Protocol):
         """The functions of the user's that it calls, and what these are given besides tensors."""
         ...
 
+    def at_run_time(self) -> list[Any]:
+        """It is called when the graph runs. Returns the objects of PyTorch's that gradients lie in for it by then."""
+        ...
+
 
 @dataclass(frozen=True)
 class Operands:

@@ -111,9 +111,10 @@ class Reads(Meetings):
             self.meet(root, name)
 
     @contextmanager
-    def recording(self) -> Iterator[None]:
-        """What runs inside is the program."""
-        with asked.listening(self.attribute, self.counters.of if self.counts else None), audited(self._looked_at):
+    def recording(self, alone: bool = False) -> Iterator[None]:
+        """What runs inside is the program; ``alone``: and no part of a program around it."""
+        instead = self.counters.of if self.counts else None
+        with asked.listening(self.attribute, instead, alone), audited(self._looked_at):
             asked.watch(nn.Module)
             yield
 

@@ -26,19 +26,19 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 @contextmanager
-def taken_back(*roots: Any) -> Iterator[list[Change]]:
+def taken_back(*roots: Any, alone: bool = False) -> Iterator[list[Change]]:
     """What runs inside, with what it reaches from ``roots``, changes no object; what it would have changed is in the
-    list afterwards."""
-    with undone(Reads(("", root) for root in roots)) as changes:
+    list afterwards. ``alone``: no program that is captured just now has a part in it."""
+    with undone(Reads(("", root) for root in roots), alone) as changes:
         yield changes
 
 
 @contextmanager
-def undone(reads: Reads) -> Iterator[list[Change]]:
+def undone(reads: Reads, alone: bool = False) -> Iterator[list[Change]]:
     """The same with what it reaches from all that ``reads`` has met."""
     changes: list[Change] = []
     try:
-        with reads.recording():
+        with reads.recording(alone):
             yield changes
     finally:
         changes += take_back(reads)
