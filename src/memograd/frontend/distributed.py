@@ -28,6 +28,9 @@ class Elsewhere:
     def hold(self) -> bool:
         return True
 
+    def given_hold(self, leaves: object) -> bool:
+        return True
+
 
 def parts_of(model: nn.Module) -> list[nn.Module]:
     """The modules to be wrapped in the place of ``model``; none: itself.

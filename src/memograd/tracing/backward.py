@@ -31,6 +31,7 @@ from memograd.tracing.operands import Backward, Operands, Place, Ref
 from memograd.tracing.reads import Reads
 from memograd.tracing.substitute import Substitute, with_history
 from memograd.tracing.tracer import Tracer
+from memograd.tracing.under_way import TURN
 from memograd.tracing.undisturbed import undone
 
 _ONCE = once_differentiable(lambda ctx: None).__code__
@@ -49,7 +50,7 @@ def pulled_back(call: Backward, operands: Operands) -> tuple[list[Any], list[Any
     assert tracer is not None, "rules run under a tracer"
     last = next(iter(reversed(tracer.graph.nodes)))
     try:
-        with undone(Reads(("", root) for root in call.roots())) as changes:
+        with TURN, undone(Reads(("", root) for root in call.roots())) as changes:
             adjoints = _traced(tracer, call, operands, last)
         if not changes:
             return adjoints
