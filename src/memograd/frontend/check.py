@@ -134,21 +134,22 @@ class Witness:
         ends = [self.results[k] for k in used]
         seeds = [c.detach() for c in cotangents]
         drawing = drawn.again() if drawn is not None else nullcontext()
-        with TURN, undone(Reads(self.met)):  # our pass has called the user's hooks already
-            with without_dispatch_modes(of_users=False), drawing:
-                theirs = self._derived(ends, wanted, seeds, further)
-            if theirs is None:
-                return
-            self._refuse("the gradient of", gradients, theirs)
-            what = f"{_counted(len(used), 'result')} and {_counted(len(theirs), 'gradient')}"
-            if further:
-                what += self._further(call, question, seeds, theirs)
+        with without_dispatch_modes(of_users=False), drawing:
+            theirs = self._derived(ends, wanted, seeds, further)
+        if theirs is None:
+            return
+        self._refuse("the gradient of", gradients, theirs)
+        what = f"{_counted(len(used), 'result')} and {_counted(len(theirs), 'gradient')}"
+        if further:
+            what += self._further(call, question, seeds, theirs)
         self.say(f"agrees with torch.autograd: {what}")
 
     def _further(self, call: Call, question: Question, seeds: Sequence[Tensor], theirs: dict[int, Any]) -> str:
         """Compare a derivative of the gradients, computed from the inputs anew; how it came out."""
         wanted, sources = question[1], [call.flat[k] for k in question[1]]
-        gradients = call.program.first.running().afresh(call, question, call.flat, seeds)
+        running = call.program.first.running()  # ahead: who has the turn must not wait for who makes it ready
+        with TURN, undone(Reads(self.met)):
+            gradients = running.afresh(call, question, call.flat, seeds)
         both = [k for k, g in theirs.items() if g is not None and g.requires_grad and gradients[k].requires_grad]
         directions = _directions([theirs[k] for k in both])
         second = self._derived([theirs[k] for k in both], wanted, directions, False) if both else None
@@ -169,7 +170,8 @@ class Witness:
         sources = [self.sources[k] for k in wanted]
         contents = Contents(self.buffers)
         try:
-            with redirected(), without_hooks(self.users), autocast.off():
+            # our pass has called the user's hooks already: what they leave here is taken back
+            with TURN, undone(Reads(self.met)), redirected(), without_hooks(self.users), autocast.off():
                 theirs = torch.autograd.grad(ends, sources, seeds, create_graph=further, allow_unused=True)
         except (RuntimeError, NotImplementedError) as error:
             self.say(f"not compared: PyTorch cannot run it: {str(error).splitlines()[0]}")
