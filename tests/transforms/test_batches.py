@@ -49,6 +49,16 @@ def test_distances_of_samples(in_dims: tuple[int | None, int | None]) -> None:
         torch.testing.assert_close(tuple(f[k] for f in found), expected)
 
 
+@pytest.mark.parametrize("shapes", [((3, 5), (0, 4, 5)), ((0, 3, 5), (4, 5)), ((3, 5), (2, 4, 5)), ((3, 0), (4, 0))])
+def test_distances_of_batches_of_any_size(shapes: tuple[tuple[int, ...], tuple[int, ...]]) -> None:
+    """Of a batch of nothing the kernel returns another shape than of others."""
+    a, b = (torch.rand(shape, dtype=F64, requires_grad=True) for shape in shapes)
+    y = torch.cdist(a, b)
+    expected = torch.autograd.grad(y, (a, b), torch.ones_like(y))
+    _, pull = mg.vjp(torch.cdist, a.detach(), b.detach())
+    torch.testing.assert_close(pull(torch.ones_like(y)), expected)
+
+
 @pytest.mark.parametrize("transform", [mg.jacrev, mg.jacfwd])
 def test_writes_into_slices_counted_from_the_end(transform: Callable[..., Callable[..., torch.Tensor]]) -> None:
     x = torch.rand(4, 5, dtype=F64)

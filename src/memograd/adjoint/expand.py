@@ -33,13 +33,10 @@ def expand(graph: Graph, sources: Sequence[str], results: Sequence[fx.Node]) -> 
         expanded = {n for n in active if n.op == "call_function" and (e := lookup(n.target)) and e.kind == "expansion"}
         if not expanded:
             return graph
-        graph = inlined(graph, expanded)
+        graph = _inline(graph, expanded)
 
 
-def inlined(graph: Graph, expanded: set[fx.Node]) -> Graph:
-    """``graph`` with these operators replaced by those by which the table states them."""
-    if not expanded:
-        return graph
+def _inline(graph: Graph, expanded: set[fx.Node]) -> Graph:
     new = Rewriting()
     tracer = Tracer(new.fx)
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import reduce
 from typing import Any
 
 import torch
 from torch import fx
 
 from memograd._torch import has_batching_rule
-from memograd.adjoint.expand import inlined
 from memograd.errors import CaptureError
 from memograd.graph.graph import Graph
 from memograd.graph.rewriting import Rewriting
@@ -26,10 +26,10 @@ def for_batches(graph: Graph) -> Graph:
 
     A batch is not laid out as its samples are, so a view may have to be a copy; what is written may be a batch where
     the tensor that it is written to is none; and ``slice_scatter`` of a batch counts neither from the end nor beyond
-    it, nor does ``index_select`` take a single number. An operator whose batching rule is wrong is written as the
-    simpler ones by which the table states it.
+    it, nor does ``index_select`` take a single number. Where a batching rule is wrong for operands of which some are no
+    batch, all are one if any is.
     """
-    return inlined(graph, {n for n in graph.nodes if n.target in _WRONG}).rewritten(_for_batch)
+    return graph.rewritten(_for_batch)
 
 
 def _for_batch(new: Rewriting, node: fx.Node) -> fx.Node:
@@ -46,14 +46,25 @@ def _for_batch(new: Rewriting, node: fx.Node) -> fx.Node:
         copied.args = (*args[:2], _before(new, copied, aten.reshape.default, args[2], [1]), *args[3:])
     elif copied.target is aten.view_as_complex.default:
         copied.args = (_before(new, copied, aten.clone.default, args[0], memory_format=torch.contiguous_format),)
+    elif copied.target in _WRONG:
+        copied.args = _in_one_batch(new, copied)
     return copied
+
+
+def _in_one_batch(new: Rewriting, node: fx.Node) -> tuple[Any, ...]:
+    """The arguments of ``node`` with a zero added to each tensor, which is a batch if any of them is."""
+    tensors = [x for x in node.args if isinstance(x, fx.Node)]
+    zeros = [_before(new, node, aten.sum.default, _before(new, node, aten.zeros_like.default, x)) for x in tensors]
+    zero = reduce(lambda x, y: _before(new, node, aten.add.Tensor, x, y), zeros)
+    return tuple([_before(new, node, aten.add.Tensor, x, zero) if x in tensors else x for x in node.args])
 
 
 def _before(new: Rewriting, node: fx.Node, target: Any, x: fx.Node, *args: Any, **kwargs: Any) -> fx.Node:
     """``target`` of ``x``, in front of ``node``, which reads it in its place."""
     with new.fx.inserting_before(node):
         made = new.fx.call_function(target, (x, *args), kwargs)
-    made.meta.update(node.meta, val=target(x.meta["val"], *args, **kwargs))
+    values = [y.meta["val"] if isinstance(y, fx.Node) else y for y in args]
+    made.meta.update(node.meta, val=target(x.meta["val"], *values, **kwargs))
     return made
 
 
