@@ -78,6 +78,7 @@ def start(folder, *more):
     )
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("sign", [signal.SIGKILL, signal.SIGINT])
 def test_stopped_run_resumes_to_the_same_weights(tmp_path, sign):
     process = start(tmp_path / "stopped", "-q")

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from idioms.agreement import check_function, check_step, plain_grad
 from idioms.families import FURTHER, programs
 
-FEW, MANY, BLOCK = 120, 3000, 50
+FEW, MANY, BLOCK = 60, 3000, 50
 WAYS = ("grad", "vjp", "hvp", "step")
 
 

@@ -436,6 +436,7 @@ WHOLE = [
 ]  # fmt: skip
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("f", WHOLE, ids=lambda f: f.__name__)
 def test_programs(f):
     check_function(f, [X, W])

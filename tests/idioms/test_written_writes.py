@@ -45,6 +45,7 @@ FRESH = {
 }
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("name", FRESH)
 def test_fresh_memory_filled_column_by_column(name):
     def f(x, w):
@@ -152,7 +153,7 @@ WRITES = {
 }
 
 
-@pytest.mark.one_in(2)
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("base", ["fresh", "computed"])
 @pytest.mark.parametrize("name", WRITES)
 def test_writes(name, base):

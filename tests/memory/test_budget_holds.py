@@ -49,7 +49,7 @@ def unplanned(name: str) -> tuple[list[torch.Tensor], dict[str, torch.Tensor]]:
     return losses, deepcopy(model.state_dict())
 
 
-@pytest.mark.one_in(8)
+@pytest.mark.one_in(16)
 @pytest.mark.parametrize("way", range(16))
 @pytest.mark.parametrize("name", CASES)
 def test_within_the_budget_and_the_same_bits(

@@ -88,6 +88,7 @@ COMPLEX = [
 ]
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("shapes", [((3,), (3,)), ((), (3,)), ((3,), ()), ((3,), (1,))], ids=str)
 @pytest.mark.parametrize("pair", PAIRS, ids=str)
 @pytest.mark.parametrize("f", [*BINARY.values(), *REAL.values()], ids=[*BINARY, *REAL])

@@ -52,7 +52,7 @@ def same_states(ours, theirs):
         torch.testing.assert_close(value, expected, rtol=1e-9, atol=1e-11, msg=name)
 
 
-@pytest.mark.one_in(3)
+@pytest.mark.one_in(6)
 @pytest.mark.parametrize(
     ("make", "budget"),
     [

@@ -38,14 +38,14 @@ def tallies(dtype=torch.float64, order=1, limit=None, operators=None):
 
 
 def test_sample_of_the_database():
-    sample = tallies(limit=2, operators=150)
-    assert Counter(t.verdict for t in sample)["pass"] >= 145
-    assert sum(t.passed for t in sample) >= 240
+    sample = tallies(limit=2, operators=70)
+    assert Counter(t.verdict for t in sample)["pass"] >= 66
+    assert sum(t.passed for t in sample) >= 110
 
 
 def test_sample_of_second_derivatives():
     """Half of the entries is linear, so that autograd has no second derivative to compare with."""
-    assert Counter(t.verdict for t in tallies(order=2, limit=1, operators=120))["pass"] >= 50
+    assert Counter(t.verdict for t in tallies(order=2, limit=1, operators=60))["pass"] >= 22
 
 
 @pytest.mark.slow
