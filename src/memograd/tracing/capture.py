@@ -12,7 +12,7 @@ the tensors themselves; the graph is then right for these values only.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import replace
 from typing import Any
@@ -22,17 +22,15 @@ from torch import fx, nn
 
 from memograd._torch import (
     FAKE,
-    UNSUPPORTED,
     attributes_of,
     forget_shapes,
-    needs_data,
     pytree,
     quiet,
     unseen,
     with_function_modes,
 )
 from memograd.draws import same_draws
-from memograd.errors import CaptureError, DataDependentError, MemogradError, add_note
+from memograd.errors import CaptureError, DataDependentError, add_note
 from memograd.graph.entries import Calling, Output
 from memograd.graph.graph import Graph
 from memograd.ops import behind_writes
@@ -43,6 +41,7 @@ from memograd.tracing.closures import ClosingOver, Closure, closure_of
 from memograd.tracing.counters import number
 from memograd.tracing.cudnn import plain_recurrence
 from memograd.tracing.effects import Change, changes_of, effects_of, take_back
+from memograd.tracing.failures import failure
 from memograd.tracing.given import Given
 from memograd.tracing.gradients import GradientsLeft
 from memograd.tracing.guards import Guards, can_be_itself, taken_twice
@@ -152,30 +151,12 @@ class _Capture:
         in_notes = [attributes_of(leaf) for leaf in leaves if isinstance(leaf, torch.Tensor)]
         wrt = differentiable(leaves) if wrt is None else wrt
         self.inputs.parameters(self.root)
-        flat = [
-            self.inputs.argument(leaf, name, position in wrt) if isinstance(leaf, torch.Tensor) else leaf
-            for position, (leaf, name) in enumerate(zip(leaves, names, strict=True))
-        ]
-        if self.united:
-            first = {id(x): k for k, x in reversed([*enumerate(leaves)])}
-            flat = [flat[first[id(x)]] if isinstance(x, torch.Tensor) else x for x in leaves]
-            flat = [x if k in self.itself else y for k, (x, y) in enumerate(zip(leaves, flat, strict=True))]
-        for x, name in zip(leaves, names, strict=True):
-            notes = attributes_of(x) if isinstance(x, torch.Tensor) else None
-            self.roots += [(name, x)] if notes is None else [(f"{name}.{k}", v) for k, v in notes.items()]
-        own_args, own_kwargs = pytree.tree_unflatten(flat, in_spec)
+        own_args, own_kwargs = pytree.tree_unflatten(self._stand_ins(leaves, names, wrt), in_spec)
         self.given = Given((own_args, own_kwargs))
         out_leaves, out_spec = self._trace(own_args, own_kwargs)
         self.gradients.refuse()
         out_leaves = list(map(number, out_leaves))
-        outputs, results, tensor_out = [], [], []
-        for i, leaf in enumerate(out_leaves):
-            if isinstance(leaf, torch.Tensor):
-                leaf = self.tracer.present(leaf)
-                results.append(self.tracer.node_of(leaf))
-                name = f"output_{len(outputs)}" if len(out_leaves) > 1 else "output"
-                outputs.append(Output("output", name, leaf.requires_grad))
-                tensor_out.append(i)
+        outputs, results = self._returned(out_leaves)
         written_again(self.tracer)
         self._mutations(outputs, results)
         self.reads.counted_up(self.changes)
@@ -196,7 +177,7 @@ class _Capture:
             out_spec=out_spec,
             out_leaves=tuple(None if isinstance(x, torch.Tensor) else x for x in out_leaves),
             tensor_in=tuple(i for i, x in enumerate(leaves) if isinstance(x, torch.Tensor)),
-            tensor_out=tuple(tensor_out),
+            tensor_out=tuple(i for i, x in enumerate(out_leaves) if isinstance(x, torch.Tensor)),
             in_notes=tuple(in_notes),
             united=self.united,
         )
@@ -204,6 +185,30 @@ class _Capture:
         guards = Guards(self.reads)
         guards.given = tuple([(k, self.reads.tensors[id(leaves[k])]) for k in self.itself])
         return Graph(self.graph, inputs, tuple(outputs), calling, guards=guards, effects=effects).verify()
+
+    def _stand_ins(self, leaves: list[Any], names: Sequence[str], wrt: Collection[int]) -> list[Any]:
+        """What the program gets for the leaves of its arguments."""
+        flat = [
+            self.inputs.argument(leaf, name, position in wrt) if isinstance(leaf, torch.Tensor) else leaf
+            for position, (leaf, name) in enumerate(zip(leaves, names, strict=True))
+        ]
+        if self.united:
+            first = {id(x): k for k, x in reversed([*enumerate(leaves)])}
+            flat = [flat[first[id(x)]] if isinstance(x, torch.Tensor) else x for x in leaves]
+            flat = [x if k in self.itself else y for k, (x, y) in enumerate(zip(leaves, flat, strict=True))]
+        for x, name in zip(leaves, names, strict=True):
+            notes = attributes_of(x) if isinstance(x, torch.Tensor) else None
+            self.roots += [(name, x)] if notes is None else [(f"{name}.{k}", v) for k, v in notes.items()]
+        return flat
+
+    def _returned(self, out_leaves: list[Any]) -> tuple[list[Output], list[fx.Node]]:
+        """Outputs for the tensors that the program returns."""
+        outputs, results = [], []
+        for tensor in [self.tracer.present(x) for x in out_leaves if isinstance(x, torch.Tensor)]:
+            results.append(self.tracer.node_of(tensor))
+            name = f"output_{len(outputs)}" if len(out_leaves) > 1 else "output"
+            outputs.append(Output("output", name, tensor.requires_grad))
+        return outputs, results
 
     def held_too(self, args: Any, kwargs: Any) -> list[int]:
         """Which leaves of the arguments are tensors that the program has found elsewhere, too."""
@@ -220,26 +225,12 @@ class _Capture:
                 for context in self._contexts():
                     contexts.enter_context(context)
                 return pytree.tree_flatten(self.root(*args, **kwargs))
-        except DataDependentError as error:
-            error.guards = Guards(self.reads)
-            raise
-        except MemogradError:
-            raise
-        except UNSUPPORTED as error:
-            ours = CaptureError(
-                f"an operator cannot be captured{self._where(error)}: {_first_line(error)}. Write this with operators "
-                "on dense tensors, or compute it outside and pass its result in"
-            )
-            ours.raised = error
-            raise ours from error
         except Exception as error:
-            message = f"{type(error).__name__}: {_first_line(error)}"
-            kind = DataDependentError if needs_data(error) else CaptureError
-            ours = kind(f"the program raised while it was captured{self._where(error)}: {message}")
+            ours = failure(error, self._where(error))
             if isinstance(ours, DataDependentError):
                 ours.guards = Guards(self.reads)
-            else:
-                ours.raised = error
+            if ours is error:
+                raise
             raise ours from error
         finally:
             ACTIVE.tracers.pop()
@@ -346,7 +337,3 @@ def nothing_compiled() -> AbstractContextManager[Any]:
     if "torch._dynamo" not in sys.modules:
         return nullcontext()
     return torch.compiler.set_stance("force_eager")
-
-
-def _first_line(error: BaseException) -> str:
-    return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
