@@ -162,8 +162,6 @@ try:
         redirected,
         resumed,
         shared_generator,
-        standing_in,
-        told_of,
     )
 except ImportError as error:
     raise ImportError(

@@ -58,14 +58,14 @@ class Own(TorchDispatchMode):
             with self._outside_of_modes():
                 return func(*args, **kwargs)
         own = self.generators.get(_device_of(args, kwargs))
-        if own is not None and (told := told_of(own, func, args, kwargs)) is not None:
+        if own is not None and (told := _told_of(own, func, args, kwargs)) is not None:
             func, args, kwargs = told
             return func(*args, **kwargs)
         if not _is_foreign(func) and (own is None or _drops_nothing(func, args, kwargs)):
             return func(*args, **kwargs)
         with ExitStack() as stack:
             for device, generator in self.generators.items():
-                stack.enter_context(standing_in(device, generator))
+                stack.enter_context(_standing_in(device, generator))
             return func(*args, **kwargs)
 
     @contextmanager
@@ -117,7 +117,7 @@ def _own_here() -> Own | None:
 
 
 @contextmanager
-def standing_in(device: str, generator: torch.Generator) -> Iterator[None]:
+def _standing_in(device: str, generator: torch.Generator) -> Iterator[None]:
     """The shared generator of ``device`` stands where ``generator`` does, which goes on from where it is left. Who
     else draws meanwhile draws from there, too."""
     shared = shared_generator(device)
@@ -140,7 +140,7 @@ def shared_generator(device: str) -> torch.Generator:
     return found._shared if type(found) is _Redirect else found
 
 
-def told_of(generator: torch.Generator, func: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
+def _told_of(generator: torch.Generator, func: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
     """(operator, arguments, keywords): the same call, drawing from ``generator`` where it draws from a shared one; None
     where it takes none."""
     operator, at = _taking(func)

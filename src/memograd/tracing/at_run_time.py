@@ -70,10 +70,11 @@ class AtRunTime:
 
     def __call__(self, operands: Sequence[torch.Tensor]) -> list[torch.Tensor]:
         adjoints = iter([t.detach().clone() for t in operands[: sum(self.given)]])  # a backward may write to them
-        others = iter(operands[sum(self.given) :])
-        tensors = {ref: self._stand_in(ref, t) for ref, t in zip(self.refs, others, strict=False)}
+        others = operands[sum(self.given) :]
+        tensors = {ref: self._stand_in(ref, t) for ref, t in zip(self.refs, others[: len(self.refs)], strict=True)}
+        lying = iter(others[len(self.refs) :])
         for one, there in self.left:
-            one.grad_outputs = tuple([next(others).detach().clone() if t else None for t in there])
+            one.grad_outputs = tuple([next(lying).detach().clone() if t else None for t in there])
         versions = {ref: t._version for ref, t in tensors.items()}
         users = {id(t): tensors[ref] for t, ref, *_ in (*self.call.foreign, *self.call.hidden)}
         with with_function_modes(), torch.no_grad(), autocast.off(), _Exchange(users):
