@@ -8,12 +8,13 @@ from typing import Any
 import pytest
 import torch
 
+from memograd import capture
 from memograd.rules import registry
 from memograd.tracing import layouts, shapes_seen
 from memograd.transforms.check import check_transforms
 from memograd.verify import sweep as operators
 from memograd.verify import sweep_modules as modules
-from memograd.verify.layouts import ADJOINTS, LAYOUTS, check, lies_alike, sweep, sweep_modules
+from memograd.verify.layouts import ADJOINTS, LAYOUTS, check, lies_alike, sweep, sweep_modules, unlike
 
 pytest.importorskip("expecttest")
 
@@ -72,6 +73,18 @@ def test_a_wrong_stride_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shapes_seen, "_ANSWERS", {})
     (tally,) = sweep([e for e in operators.entries() if e.name == "nn.functional.mse_loss"], limit=2)
     assert tally.wrong and "STRIDES aten.mse_loss_backward" in str(tally)
+
+
+def test_strides_of_a_transform_are_compared_unless_its_operand_has_equal_ones() -> None:
+    """Which of them comes first is up to the sort of the library."""
+    x = torch.randn(2, 3, 4, dtype=torch.complex128)
+    one = x[:, 0].clone().unsqueeze(1)  # its stride is that of the rows, and has no say
+    for operand, wrong in ((x, 1), (x.mT, 1), (one, 1), (x[0].expand(2, 3, 4), 1), (x[0, 0].expand(2, 3, 4), 0)):
+        graph = capture(lambda x: torch.fft.irfft(x), operand)
+        node = next(n for n in graph.nodes if n.target is torch.ops.aten._fft_c2r.default)
+        assert not list(unlike(graph, graph.bind((operand,), {})))
+        node.meta["val"] = node.meta["val"].transpose(0, 2).contiguous().transpose(0, 2)
+        assert len(list(unlike(graph, graph.bind((operand,), {})))) == wrong
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)

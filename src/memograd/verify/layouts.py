@@ -40,8 +40,8 @@ Function = Callable[..., tuple[Tensor, ...]]
 _SEED = 12345
 _SINGULAR = 1e6  # gradients beyond that are not those of a function near this point
 
-# How FFT libraries lay out what they transform along dimensions of equal strides is theirs to decide.
-UNKNOWN = frozenset({torch.ops.aten._fft_c2c.default, torch.ops.aten._fft_r2c.default, torch.ops.aten._fft_c2r.default})
+# These sort the dimensions of what they transform by their strides; how equal ones come to lie is the sort's to decide.
+SORTED = frozenset({torch.ops.aten._fft_c2c.default, torch.ops.aten._fft_r2c.default, torch.ops.aten._fft_c2r.default})
 
 # PyTorch's kernels (2.13) read beyond the memory of a tensor that is expanded along the dimension: its values are any
 # numbers then, and the process may end (torch.randn(1, 4).expand(9, 4).median(0)). There is nothing to compare with.
@@ -241,7 +241,7 @@ def unlike(graph: Graph, flat: Sequence[Any]) -> Iterator[str]:
         traced = node.meta["val"] if isinstance(node.meta["val"], (tuple, list)) else [node.meta["val"]]
         for k, (real, said) in enumerate(zip(results, traced, strict=True)):
             if isinstance(real, Tensor) and not lies_alike(real, said):
-                if node.target not in UNKNOWN:
+                if node.target not in SORTED or not has_equal_strides(ran.args[0]):
                     yield f"STRIDES {node.target}[{k}]: {tuple(real.shape)} in {real.stride()}, traced {said.stride()}"
                 results[k] = torch.empty_strided(real.shape, said.stride(), dtype=real.dtype).copy_(real)
         values[node] = results if several else results[0]
@@ -252,3 +252,9 @@ def lies_alike(a: Tensor, b: Tensor) -> bool:
     if a.shape != b.shape or not a.numel():
         return True
     return all(n == 1 or s == t for n, s, t in zip(a.shape, a.stride(), b.stride(), strict=True))
+
+
+def has_equal_strides(x: Tensor) -> bool:
+    """Whether two dimensions of ``x`` have the same stride: no order of them is that of its memory."""
+    strides = [s for n, s in zip(x.shape, x.stride(), strict=True) if n > 1]
+    return len(set(strides)) < len(strides)
