@@ -58,12 +58,13 @@ def capture_for(
     wrt: Collection[int] | None = None,
     concrete: bool = False,
     united: bool = False,
+    in_autograd: bool = False,
 ) -> Graph:
     """The same for callers that know which leaves of the arguments they will differentiate, or that use the graph for
-    this one call (``concrete``), or for calls in which the same tensors are one (``united``); see
-    ``memograd.tracing.capture.trace``."""
+    this one call (``concrete``), for calls in which the same tensors are one (``united``), or as a step of autograd's
+    (``in_autograd``); see ``memograd.tracing.capture.trace``."""
     with nullcontext() if concrete else no_collection():  # a program that runs on values may leave much of them behind
-        graph = _staged("capture", lambda: trace(f, args, kwargs, wrt, concrete, united))
+        graph = _staged("capture", lambda: trace(f, args, kwargs, wrt, concrete, united, in_autograd))
         return _staged("dead", lambda: dead(graph), graph)
 
 

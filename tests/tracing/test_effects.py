@@ -493,11 +493,12 @@ LEFT_IN = {
     "an object with slots": (_Slots, lambda left: left.hidden),
     "a key of a dict": (lambda h: {h: 1}, lambda left: next(iter(left))),
     "a weak reference": (weakref.ref, lambda left: left()),
+    "a closure": (lambda h: lambda: h, lambda left: left()),
+    "a partial": (lambda h: functools.partial(torch.mul, h), lambda left: left(2)),
+    "a method": (lambda h: h.mean, lambda left: left()),
+    "a default": (lambda h: lambda h=h: h, lambda left: left()),
 }
 OUT_OF_REACH = {
-    "a closure": lambda h: lambda: h,
-    "a partial": lambda h: functools.partial(torch.mul, h),
-    "a method": lambda h: h.mean,
     "an iterator": lambda h: iter([h]),
     "a generator": lambda h: (x for x in [h]),
     "a view of a dict": lambda h: {"h": h}.values(),

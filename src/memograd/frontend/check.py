@@ -24,6 +24,7 @@ from memograd.frontend.carried import as_leaves
 from memograd.frontend.program import Program
 from memograd.tracing.holders import noted
 from memograd.tracing.reads import Reads
+from memograd.tracing.registered import unregistered
 from memograd.tracing.under_way import TURN, plainly
 from memograd.tracing.undisturbed import Contents, Generators, undone
 from memograd.witness.agreement import NOISE, Difference, difference, largest, precision_of
@@ -226,7 +227,9 @@ def _ran(
             sources: dict[int, Any] = {places[n]: ends.get(id(inputs[n]), inputs[n]) for n in program.wrt}
             apart = without_dispatch_modes(of_users=False), drawn.again(), redirected()
             reads, users = Reads(("", root) for root in roots), _bound(program, sources)
-            with plainly(), undone(reads), without_hooks(users), apart[0], apart[1], apart[2]:
+            given = [*leaves, *passed, *bound, *ends.values()]
+            hooks = unregistered(given) if program.effects.hooks else nullcontext()
+            with plainly(), undone(reads), hooks, without_hooks(users), apart[0], apart[1], apart[2]:
                 out = pytree.tree_leaves(function(*own_args, **own_kwargs))
             return sources, new, out, reads.met()
     finally:

@@ -54,7 +54,7 @@ class Program:
         self.settings = settings
         leaves = pytree.tree_leaves((args, kwargs))
         tracked = [k for k, x in enumerate(leaves) if isinstance(x, Tensor) and x.requires_grad]
-        forward = capture_for(function, args, kwargs, tracked, concrete, united=True)
+        forward = capture_for(function, args, kwargs, tracked, concrete, united=True, in_autograd=True)
         self.guards, self.effects = forward.guards, forward.effects
         self.graph = forward
         refuse_histories(forward)
@@ -127,24 +127,30 @@ class Program:
         handed: Any = self._handed(call, flat)
         if self._only:
             return handed[0]
+        values = {k: handed[at] for k, at in self.places.items()} | {k: flat[at] for k, at in self.passed.items()}
+        left_behind = self.effects or self.effects.on_results
+        run = self.effects.begin(self._left(values), self._bound(flat), arguments) if left_behind else None
         if self.mutations and call.written is not None:
             with torch.no_grad():
                 for k, value in zip(self.mutations, call.written, strict=True):
                     flat[self._written_to[k]].copy_(value)
         for k, at in self.rewritten.items():
             flat[self._written_to[k]].copy_(handed[at])  # autograd goes on from it
-        values = {k: handed[at] for k, at in self.places.items()} | {k: flat[at] for k, at in self.passed.items()}
-        left = [values[k] for k in self.graph.positions("left")]
-        bound = {i.name: t for i, t in zip(self.early, flat, strict=True)}
         leaves = list(self.graph.calling.out_leaves)
         pairs = zip(self.graph.calling.tensor_out, self.graph.positions("output"), strict=True)
         tensors = {position: values[k] for position, k in pairs}
         for position, tensor in tensors.items():
             leaves[position] = tensor
-        if self.effects or self.effects.on_results:
-            for position, value in self.effects.happen(left, bound, arguments, tensors).items():
+        if run is not None:
+            for position, value in self.effects.happen(run, tensors).items():
                 leaves[position] = value
         return pytree.tree_unflatten(leaves, self.graph.calling.out_spec)
+
+    def _left(self, values: dict[int, Any]) -> list[Any]:
+        return [values[k] for k in self.graph.positions("left")]
+
+    def _bound(self, flat: list[Any]) -> dict[str, Any]:
+        return {i.name: t for i, t in zip(self.early, flat, strict=True)}
 
     def _handed(self, call: Call, flat: list[Any]) -> Any:
         """The results of a run on ``flat``, as autograd hands them out."""

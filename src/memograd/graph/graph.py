@@ -195,7 +195,7 @@ class Graph:
         if not (self.effects or (returned is not None and self.effects is not None and self.effects.on_results)):
             return {}
         bound = {i.name: x if i.tensor is None else i.bound for i, x in zip(self.inputs, flat, strict=False)}
-        return self.effects.happen(left, bound, arguments, returned or {})
+        return self.effects.happen(self.effects.begin(left, bound, arguments), returned or {})
 
     def verify(self) -> Graph:
         """Check that the graph is well formed; returns it.

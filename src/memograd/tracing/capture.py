@@ -51,6 +51,7 @@ from memograd.tracing.leaves import differentiable, leaf_names
 from memograd.tracing.plainly import raised_by_pytorch
 from memograd.tracing.provenance import caller, raised_at
 from memograd.tracing.reads import Reads
+from memograd.tracing.registered import Registered
 from memograd.tracing.remembered import refuse_ids, refuse_remembered
 from memograd.tracing.substitute import Substitute
 from memograd.tracing.templates import Templates
@@ -70,6 +71,7 @@ def trace(
     wrt: Collection[int] | None = None,
     concrete: bool = False,
     united: bool = False,
+    in_autograd: bool = False,
     itself: Collection[int] = (),
 ) -> Graph:
     """The graph that ``f(*args, **kwargs)`` computes.
@@ -84,6 +86,8 @@ def trace(
             this one call. The state of PyTorch's random generators is left as it was.
         united: a tensor that is passed in several places is one tensor to the program, as it is in PyTorch, and so is
             one that the program holds itself; the graph is right then for calls in which these are one.
+        in_autograd: the graph runs as a step of autograd's, and what it is given has gradients from elsewhere, too:
+            hooks that the program registers on that are registered at each run (``registered.py``).
         itself: which leaves are known to be of the latter kind.
 
     Returns:
@@ -97,7 +101,7 @@ def trace(
     FAKE.prepare()  # ahead of everything that watches what the program does and reads
     forget_shapes(_SHAPES)
     closure = Closure({"": f}, {}) if isinstance(f, nn.Module) else closure_of(f)
-    one = _Capture(f, closure, concrete, united, itself)
+    one = _Capture(f, closure, concrete, united, in_autograd, itself)
     try:
         with ordinary_tensors(), looking_away(), same_draws() if concrete else nullcontext():
             graph = one.run(args, kwargs, wrt)
@@ -105,14 +109,14 @@ def trace(
             if found == [*itself] or graph.guards.taken:
                 return graph
             graph.guards.run_again()
-            return trace(f, args, kwargs, wrt, concrete, united, found)
+            return trace(f, args, kwargs, wrt, concrete, united, in_autograd, found)
     except CaptureError as error:
         if not hasattr(one, "reads"):
             raise  # an argument is refused: nothing has run
         taken = one.reads.states.taken
         if one.reads.counters.handed and not taken and not isinstance(error, DataDependentError):
             one.reads.counters.forget()  # something may want a number that is one
-            return trace(f, args, kwargs, wrt, concrete, united, itself)
+            return trace(f, args, kwargs, wrt, concrete, united, in_autograd, itself)
         if taken and (error.raised is not None or isinstance(error, DataDependentError)):
             raise CaptureError(taken_twice(taken[0])) from (error.raised or error)
         if error.raised is None or ACTIVE.tracers:  # who captures around it will run both
@@ -127,12 +131,19 @@ def trace(
 
 class _Capture:
     def __init__(
-        self, f: Callable[..., Any], closure: Closure, concrete: bool, united: bool, itself: Collection[int]
+        self,
+        f: Callable[..., Any],
+        closure: Closure,
+        concrete: bool,
+        united: bool,
+        in_autograd: bool,
+        itself: Collection[int],
     ) -> None:
         self.f, self.united, self.itself = f, united, itself
         self.root = f if isinstance(f, nn.Module) else ClosingOver(f, closure.modules)
         self.graph = fx.Graph()
         self.tracer = Tracer(self.graph, stops=True, concrete=concrete)
+        self.tracer.registered = Registered() if in_autograd else None
         if ACTIVE.tracers:
             outer = ACTIVE.tracers[-1]
             self.tracer.turned, self.tracer.unseen = outer.turned, outer.unseen
@@ -163,7 +174,7 @@ class _Capture:
         self.changes += self.inputs.frozen() + self.gradients.forgotten() + self.tracer.seeds.left()
         refuse_ids(self.changes, self.tracer, self.inputs)
         templates = Templates(self.reads, self.given, self.inputs.names, self._is_captured, self.tracer.memory_of)
-        effects = effects_of(self.changes, templates, out_leaves)
+        effects = effects_of(self.changes, templates, out_leaves, self._registered())
         self.gradients.refuse_retained((*out_leaves, *templates.left))
         for k, tensor in enumerate(map(self.tracer.present, templates.left)):
             outputs.append(Output("left", f"left {k}", tensor.requires_grad))
@@ -209,6 +220,11 @@ class _Capture:
             name = f"output_{len(outputs)}" if len(out_leaves) > 1 else "output"
             outputs.append(Output("output", name, tensor.requires_grad))
         return outputs, results
+
+    def _registered(self) -> list[tuple[str, Any, Any]]:
+        """The hooks that each run is to register: on which input, the hook, its handle here."""
+        there = [] if self.tracer.registered is None else self.tracer.registered.standing()
+        return [(self.inputs.names[id(stand_in)], hook, handle) for stand_in, hook, handle in there]
 
     def held_too(self, args: Any, kwargs: Any) -> list[int]:
         """Which leaves of the arguments are tensors that the program has found elsewhere, too."""

@@ -26,6 +26,7 @@ from memograd.tracing.given import Way, containers
 from memograd.tracing.holders import MISSING, Holder, Keyed, OfATensor
 from memograd.tracing.reachable import reachable
 from memograd.tracing.reads import Reads
+from memograd.tracing.registered import Registration, register
 from memograd.tracing.templates import Build, Run, Templates
 
 Change = tuple[Holder, Any, Any, str]  # what was changed, the key (None: all of it), the new value, its name
@@ -113,6 +114,7 @@ class Effects:
         returned: how to make objects that the program returns and that hold tensors of its own (a dataclass), by their
             position among the leaves of what it returns.
         noted: how to make what the program has noted on tensors that it returns, by the same position.
+        hooks: those that each run registers on its inputs.
     """
 
     def __init__(
@@ -121,9 +123,11 @@ class Effects:
         returned: Mapping[int, Build] | None = None,
         noted: Mapping[int, Mapping[str, Build]] | None = None,
         held: Sequence[Any] = (),
+        hooks: Sequence[Registration] = (),
     ) -> None:
         """``held``: the dicts and lists that the program got hold of besides its arguments."""
         self.effects = tuple(effects)
+        self.hooks = tuple(hooks)
         self.returned = returned or {}
         self.noted = noted or {}
         self._held = {id(c): c for c in held}
@@ -131,7 +135,7 @@ class Effects:
         self._own = {id(e.holder.holder): e.name for e in effects if e.way is None}
 
     def __bool__(self) -> bool:
-        return bool(self.effects)
+        return bool(self.effects or self.hooks)
 
     @property
     def on_results(self) -> bool:
@@ -172,16 +176,14 @@ class Effects:
                     "the other; pass a copy"
                 )
 
-    def happen(
-        self,
-        left: Sequence[torch.Tensor],
-        inputs: Mapping[str, Any],
-        arguments: Any = None,
-        results: Mapping[int, torch.Tensor] = MappingProxyType({}),
-    ) -> dict[int, Any]:
-        """The graph has run, on ``arguments`` if these are to be written to, and returns the tensors ``results``; gives
-        what is ``returned``."""
+    def begin(self, left: Sequence[torch.Tensor], inputs: Mapping[str, Any], arguments: Any = None) -> Run:
+        """The graph has run, on ``arguments`` if these are to be written to, and nothing has been written to yet."""
         run = Run(left, inputs, arguments)
+        register(self.hooks, run)
+        return run
+
+    def happen(self, run: Run, results: Mapping[int, torch.Tensor] = MappingProxyType({})) -> dict[int, Any]:
+        """The graph returns the tensors ``results``; gives what is ``returned``."""
         values = [effect.build(run) for effect in self.effects]  # of counters, before they go up
         holders = [effect.holder_in(run) for effect in self.effects]  # of one in another, before that goes
         keys = [effect.key if effect.key_of is None else effect.key_of(run) for effect in self.effects]
@@ -193,8 +195,18 @@ class Effects:
         return {position: build(run) for position, build in self.returned.items()}
 
 
-def effects_of(changes: Sequence[Change], templates: Templates, returned: Sequence[Any] = ()) -> Effects:
-    """``returned``: the leaves of what the program returns."""
+def effects_of(
+    changes: Sequence[Change],
+    templates: Templates,
+    returned: Sequence[Any] = (),
+    registered: Sequence[tuple[str, Any, Any]] = (),
+) -> Effects:
+    """``returned``: the leaves of what the program returns; ``registered``: on which input what hook is, and with what
+    handle."""
+    templates.handles |= {id(handle) for _, _, handle in registered}
+    templates.hooks = True
+    hooks = [Registration(name, templates.of(hook), handle) for name, hook, handle in registered]
+    templates.hooks = False
     templates.returning = True
     builds = {k: templates.own(x) for k, x in enumerate(returned) if not isinstance(x, torch.Tensor)}
     noted = {k: notes for k, x in enumerate(returned) if isinstance(x, torch.Tensor) and (notes := templates.notes(x))}
@@ -212,4 +224,4 @@ def effects_of(changes: Sequence[Change], templates: Templates, returned: Sequen
     ]
     held = [h.holder for h, _ in templates.reads.before.values()]
     builds = {k: build for k, build in builds.items() if build is not None}
-    return Effects(effects, builds, noted, held if effects else ())
+    return Effects(effects, builds, noted, held if effects else (), hooks)

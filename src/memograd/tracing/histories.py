@@ -100,6 +100,14 @@ class Histories(TorchFunctionMode):
         tracer = self.tracer
         handle = _T.register_hook(tensor, hook)  # complains as PyTorch does
         node = tracer.node_of(tensor)
+        if node.op == "placeholder" and tracer.registered is not None:
+            if tracer.open_regions:
+                raise CaptureError(
+                    f"{_here()} registers a hook on what the program was given, inside a checkpoint, which would "
+                    "register it again in the backward pass; register it outside of the checkpoint"
+                )
+            tracer.registered.all.append((tensor, hook, handle))
+            return handle
         if tensor.is_leaf and node.op == "placeholder":
             raise CaptureError(
                 f"{_here()} registers one more hook on a parameter each time the program runs; do that once, outside"

@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from memograd._torch import copy_of, pytree
+from memograd.tracing.registered import unregistered
 from memograd.tracing.under_way import TURN, plainly
 from memograd.tracing.undisturbed import Contents, Generators, taken_back
 
@@ -39,12 +40,18 @@ def raised_by_pytorch(
     leaves, spec = pytree.tree_flatten((tuple(args), dict(kwargs)))
     others = [x for x in leaves if not isinstance(x, torch.Tensor)]
     held = [*program.parameters(), *program.buffers()] if isinstance(program, nn.Module) else []
+    tensors = list(tensors)
     leaves = [_given(x, i in wrt) if isinstance(x, torch.Tensor) else x for i, x in enumerate(leaves)]
     own_args, own_kwargs = pytree.tree_unflatten(leaves, spec)
     with TURN:
         generators, contents = Generators(program), Contents([*held, *tensors])
         try:
-            with plainly(), taken_back(program, *others), torch.set_grad_enabled(torch.is_grad_enabled()):
+            with (
+                plainly(),
+                taken_back(program, *others),
+                unregistered([*held, *tensors]),
+                torch.set_grad_enabled(torch.is_grad_enabled()),
+            ):
                 program(*own_args, **own_kwargs)
         except Exception as error:
             return _marked(error) if type(error) is kind else None

@@ -17,11 +17,13 @@ from torch import nn
 
 from memograd._torch import attributes_of
 from memograd.errors import CaptureError
+from memograd.tracing.callables import build_of
 from memograd.tracing.counters import Counted, Counter, look
 from memograd.tracing.given import Given, Path, containers
 from memograd.tracing.hidden import hidden_tensor
 from memograd.tracing.holders import MISSING, Attributes, dict_of, slots_of
 from memograd.tracing.mutation import Step
+from memograd.tracing.names import is_machinery
 from memograd.tracing.reads import Reads
 
 
@@ -75,6 +77,8 @@ class Templates:
         self.whole: dict[int, int] = {}  # by id of a tensor that is left, and all of its memory: which result it is
         self.left: list[torch.Tensor] = []
         self.returning = False  # whoever called the program will see what is asked for
+        self.hooks = False  # what is asked for is called after the run: variables of functions are each run's own
+        self.handles: set[int] = set()  # ids of the handles of hooks that each run registers
         self._builds: dict[int, Build | None] = {}
         self._alive: list[Any] = []
 
@@ -92,7 +96,10 @@ class Templates:
             return None
         if id(value) not in self._builds:
             self._alive.append(value)
-            self._builds[id(value)] = None  # where it holds itself
+            is_function = isinstance(value, types.FunctionType)  # which is there before what it encloses
+            self._builds[id(value)] = (
+                (lambda run: run.made[id(value)]) if is_function else None
+            )  # where it holds itself
             build = self._once(value, self._parts(value))
             if build is None:
                 self.refuse_hidden(value)
@@ -102,7 +109,7 @@ class Templates:
 
     def refuse_hidden(self, value: Any, name: str = "") -> None:
         """Raises CaptureError where ``value`` holds a tensor of the capture, out of our reach."""
-        if hidden_tensor(value, self._is_own, lambda part: id(part) in self.users and part is not value):
+        if hidden_tensor(value, self._is_own, self._is_users(value)):
             self.reads.states.put_back()
             cls = type(value)
             what = f"{name!r}, of type" if name else "an object of type"
@@ -110,6 +117,9 @@ class Templates:
                 f"the program leaves a tensor in {what} {cls.__module__}.{cls.__qualname__}, which a graph cannot make "
                 "anew at each run; leave the tensor itself, in an attribute, a list or a dict"
             )
+
+    def _is_users(self, but: Any) -> Callable[[Any], bool]:
+        return lambda part: id(part) in self.users and part is not but
 
     def _is_own(self, tensor: torch.Tensor) -> bool:
         return id(tensor) in self.stand_ins or self.captured(tensor)
@@ -179,9 +189,20 @@ class Templates:
             return self._items(value)
         if type(value) is weakref.ref:
             return self._weakly(value)
-        if isinstance(value, type | types.ModuleType) or (callable(value) and not isinstance(value, nn.Module)):
+        if id(value) in self.handles:
+            return lambda run: run.made[id(value)]
+        if isinstance(value, type | types.ModuleType):
             return None
+        if callable(value) and not isinstance(value, nn.Module):
+            return self._callable(value)
         return self._object(value)
+
+    def _callable(self, value: Any) -> Build | None:
+        """A hook of the program's, or what holds a tensor of its own."""
+        if not self.hooks and not hidden_tensor(value, self._is_own, self._is_users(value)):
+            return None
+        build = build_of(value, self.own, lambda cell: id(cell) in self.reads.before)
+        return build or (None if is_machinery(type(value).__module__) else self._object(value))
 
     def _object(self, value: Any) -> Build | None:
         """With attributes of its own, in a dict or in slots."""
