@@ -231,20 +231,18 @@ def test_seeds_go_through_the_generator_of_torch_random() -> None:
     class Watch:
         def __init__(self) -> None:
             self.asked: list[str] = []
+            self.below: Any = None
 
         def __getattr__(self, name: str) -> Any:
             self.asked.append(name)
-            return getattr(before, name)
+            return getattr(self.below, name)
 
-    before, watch = adapter.put_generator(None), Watch()
+    before, watch = torch.random.default_generator, Watch()
     assert isinstance(before, torch.Generator), WHY + "torch.random.default_generator"
-    adapter.put_generator(watch)
-    try:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)
-            torch.seed()
-    finally:
-        adapter.put_generator(before)
+    with adapter.in_front(watch), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        torch.seed()
+    assert torch.random.default_generator is before
     assert {"get_state", "manual_seed", "seed", "set_state"} <= set(watch.asked), WHY + "torch.random's functions"
 
 

@@ -4,11 +4,18 @@ generator of this thread's own, in the state that was."""
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 import torch
 
-from memograd._torch import Own, own_generator_here, own_generators_here, shared_generator
+from memograd._torch import (
+    Own,
+    own_generator_here,
+    own_generators_here,
+    redirected,
+    shared_generator,
+    without_modes,
+)
 
 DEVICES = ("cpu", "cuda")  # types of devices whose generators can be read and set
 _TRIES = 100
@@ -84,16 +91,30 @@ def drawn_alone(state: torch.Tensor, device: str) -> Iterator[tuple[torch.Tensor
         state = rng_state(device)
 
 
+def devices() -> list[str]:
+    """Those whose generators can have been drawn from."""
+    return ["cpu", *(f"cuda:{k}" for k in range(torch.cuda.device_count()) if torch.cuda.is_initialized())]
+
+
 @contextmanager
 def same_draws() -> Iterator[None]:
-    """What runs inside draws random numbers, and leaves the generators as they were."""
-    if (own := own_generators_here()) is not None:
-        with drawing([(generator.get_state(), device) for device, generator in own.items()]):
-            yield
-        return
-    devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
-    with torch.random.fork_rng(list(devices)):
+    """What runs inside, in this thread, draws and seeds as it would, and leaves the generators as they were: they do
+    not move, since other threads draw from them."""
+    with drawing(states(devices())), redirected():
         yield
+
+
+@contextmanager
+def timed(draws: bool) -> Iterator[None]:
+    """What runs inside is measured, and no mode of ours in its way. If it ``draws``, the shared generators are put back
+    afterwards: another thread that draws meanwhile draws some numbers twice."""
+    with without_modes() if own_generators_here() is not None else nullcontext():
+        before = [(shared_generator(d), shared_generator(d).get_state()) for d in devices() if draws]
+        try:
+            yield
+        finally:
+            for generator, state in before:
+                generator.set_state(state)
 
 
 @contextmanager

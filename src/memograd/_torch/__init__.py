@@ -90,8 +90,8 @@ try:
     )
     from memograd._torch.generators import (
         address_of,
+        in_front,
         is_default_generator,
-        put_generator,
         put_state,
         state_of,
     )

@@ -4,11 +4,14 @@
   captured.
 - ``is_default_generator``: C++ hands out several objects for one generator (``_cdata`` tells which).
 - ``address_of``: the C++ object of a generator, for C++ of ours.
-- ``put_generator``: ``torch.manual_seed`` and its like go past every mode to the generator that ``torch.random`` holds.
+- ``in_front``: ``torch.manual_seed`` and its like go past every mode to the generator that ``torch.random`` holds.
 """
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -39,9 +42,28 @@ def address_of(generator: torch.Generator) -> int:
     return generator._cdata  # pyright: ignore[reportAttributeAccessIssue]
 
 
-def put_generator(generator: Any) -> Any:
-    """The generator that the functions of ``torch.random`` set, which is ``generator`` from now on (None: as it is)."""
-    before = torch.random.default_generator  # pyright: ignore[reportPrivateImportUsage]
-    if generator is not None:
-        torch.random.default_generator = generator  # pyright: ignore
-    return before
+_PUTTING = threading.Lock()
+
+
+@contextmanager
+def in_front(one: Any) -> Iterator[None]:
+    """``one`` is inside what the functions of ``torch.random`` set, in front of what that was (``one.below``). Other
+    threads may put theirs there meanwhile, and take them away."""
+    with _PUTTING:
+        one.below = torch.random.default_generator  # pyright: ignore[reportPrivateImportUsage]
+        torch.random.default_generator = one  # pyright: ignore
+    try:
+        yield
+    finally:
+        with _PUTTING:
+            _take_away(one)
+
+
+def _take_away(one: Any) -> None:
+    top: Any = torch.random.default_generator  # pyright: ignore[reportPrivateImportUsage]
+    if top is one:
+        torch.random.default_generator = one.below  # pyright: ignore
+        return
+    while top.below is not one:
+        top = top.below
+    top.below = one.below

@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 
-from memograd._torch.generators import is_default_generator, put_generator
+from memograd._torch.generators import in_front, is_default_generator
 from memograd._torch.modes import TorchDispatchMode, any_modes, dispatch_modes
 from memograd._torch.operators import schema_of
 
@@ -137,7 +137,7 @@ def shared_generator(device: str) -> torch.Generator:
     if where.type == "cpu":
         return torch.default_generator
     found: Any = torch.cuda.default_generators[torch.cuda.current_device() if where.index is None else where.index]
-    return found._shared if type(found) is _Redirect else found
+    return found.below if type(found) is _Redirect else found
 
 
 def _told_of(generator: torch.Generator, func: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
@@ -157,24 +157,44 @@ def _told_of(generator: torch.Generator, func: Any, args: Sequence[Any], kwargs:
 @contextmanager
 def redirected() -> Iterator[None]:
     """What ``torch.random`` and ``torch.cuda`` do with the shared generators, they do with this thread's own ones
-    inside. One thread at a time."""
-    before, of_devices = put_generator(None), torch.cuda.default_generators
-    put_generator(_Redirect(before, "cpu"))
-    torch.cuda.default_generators = tuple(_Redirect(g, f"cuda:{k}") for k, g in enumerate(of_devices))
-    try:
+    inside, and with the shared ones in other threads."""
+    with in_front(_Redirect("cpu")), _DEVICES.redirected():
         yield
-    finally:
-        put_generator(before)
-        torch.cuda.default_generators = of_devices
 
 
 class _Redirect:
-    def __init__(self, shared: Any, device: str) -> None:
-        self._shared, self._device = shared, device
+    def __init__(self, device: str, below: Any = None) -> None:
+        self.below, self._device = below, device
 
     def __getattr__(self, name: str) -> Any:
         own = own_generator_here(self._device) if name in _FORWARDED else None
-        return getattr(self._shared if own is None else own, name)
+        return getattr(self.below if own is None else own, name)
+
+
+class _Devices:
+    """Those of ``torch.cuda``, redirected while some thread wants it."""
+
+    def __init__(self) -> None:
+        self._lock, self._count, self._before = threading.Lock(), 0, ()
+
+    @contextmanager
+    def redirected(self) -> Iterator[None]:
+        with self._lock:
+            if not self._count:
+                self._before = torch.cuda.default_generators
+                redirects: Any = [_Redirect(f"cuda:{k}", g) for k, g in enumerate(self._before)]
+                torch.cuda.default_generators = tuple(redirects)
+            self._count += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._count -= 1
+                if not self._count:
+                    torch.cuda.default_generators = self._before
+
+
+_DEVICES = _Devices()
 
 
 @cache

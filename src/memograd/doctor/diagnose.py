@@ -35,6 +35,7 @@ from memograd.doctor.updates import held_by, updates
 from memograd.doctor.usage import usage
 from memograd.doctor.wider import Wider, widened
 from memograd.doctor.zeros import zero_gradients
+from memograd.draws import same_draws
 from memograd.errors import GraphError, OptionError
 from memograd.findings import severest_first
 from memograd.inspection.capturing import asked
@@ -112,21 +113,32 @@ def look_into(
         raise GraphError("the model has parameters without a shape (LazyLinear): call it once before, model(*args)")
     if precision not in (True, False, torch.float16, torch.bfloat16):
         raise OptionError(f"precision must be True, torch.float16 or torch.bfloat16, got {precision!r}")
-    subject = Subject(f, args, kwargs, loss, precision if isinstance(precision, torch.dtype) else None)
+    with same_draws():
+        case = _looked_into(Subject(f, args, kwargs, loss, _dtype(precision)), optimizer, step, bool(precision), run)
+    name = getattr(f, "__name__", "the function") if not isinstance(f, nn.Module) else type(f).__name__
+    return Report(name, severest_first(without_consequences(case.findings)), numbers=case.numbers)
+
+
+def _dtype(precision: bool | torch.dtype) -> torch.dtype | None:
+    return precision if isinstance(precision, torch.dtype) else None
+
+
+def _looked_into(
+    subject: Subject, optimizer: optim.Optimizer | None, step: Any, precision: bool, run: Run | None
+) -> _Case:
     case = _Case(subject)
     try:
         with torch.inference_mode(False):  # who evaluates a model may ask, too
             case.look(optimizer)
             if step is not None:
-                case.findings += usage(step, f, args, subject.gradient)
+                case.findings += usage(step, subject.f, subject.args, subject.gradient)
             if precision and case.patient is not None and case.patient.finite:
                 case.count_digits(case.patient)
             if run is not None and case.patient is not None:
                 case.followed(run, case.patient, optimizer)
     finally:
         subject.drawn.put_back()
-    name = getattr(f, "__name__", "the function") if not isinstance(f, nn.Module) else type(f).__name__
-    return Report(name, severest_first(without_consequences(case.findings)), numbers=case.numbers)
+    return case
 
 
 class _Case:

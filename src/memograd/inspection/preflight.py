@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from memograd.draws import same_draws
 from memograd.errors import CaptureError, MemogradError, with_notes
 from memograd.findings import severest_first
 from memograd.graph.graph import Graph
@@ -64,12 +65,13 @@ def look_over(
     memory_budget: int | str | None = None,
 ) -> Report:
     """The same with arguments that no name of ours can be taken for."""
-    drawn = Generators(f)
-    try:
-        with torch.inference_mode(False), torch.enable_grad():
-            return _Preflight(f, args, kwargs, loss, drawn).report(memory_budget)
-    finally:
-        drawn.put_back()
+    with same_draws():
+        drawn = Generators(f)
+        try:
+            with torch.inference_mode(False), torch.enable_grad():
+                return _Preflight(f, args, kwargs, loss, drawn).report(memory_budget)
+        finally:
+            drawn.put_back()
 
 
 class _Preflight:

@@ -14,7 +14,7 @@ from memograd import clock, progress
 from memograd._torch import compiler_failed, modes_of_others
 from memograd.as_written import call
 from memograd.cautions import caution
-from memograd.draws import same_draws
+from memograd.draws import same_draws, timed
 from memograd.errors import BackendError
 from memograd.graph.graph import Graph
 from memograd.looks import look
@@ -198,7 +198,7 @@ def _seconds(backends: dict[str, Backend], flat: Sequence[Any]) -> dict[str, flo
     runs = {name: _run(backend, flat) for name, backend in backends.items()}
     best: dict[str, float] = {}
     start = time.perf_counter()
-    with same_draws():
+    with timed(draws=True):
         steps = {name: _steps_of_a_block(run) for name, run in runs.items()}
         for trial in range(_TRIALS):
             if trial > 1 and time.perf_counter() - start > _ENOUGH:

@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 
 import torch
 
-from memograd._torch import put_generator, put_state, state_of, unseen
+from memograd._torch import in_front, put_state, state_of, unseen
 from memograd.errors import CaptureError
 from memograd.ops import is_random
 from memograd.tracing import generators
@@ -106,14 +106,18 @@ class _State(Keyed):
 class _Watched:
     """Stands in ``torch.random`` for PyTorch's generator while a program is captured."""
 
-    def __init__(self, generator: torch.Generator, seeds: Seeds) -> None:
-        self._generator, self._seeds, self._thread = generator, seeds, threading.get_ident()
+    def __init__(self, seeds: Seeds) -> None:
+        self.below: Any = None
+        self._seeds, self._thread = seeds, threading.get_ident()
 
     def __getattr__(self, name: str) -> Any:
         here = threading.get_ident() == self._thread and not self._seeds.tracer.paused
         if here and name in ("manual_seed", "seed", "set_state", "get_state", "initial_seed"):
             return getattr(self._seeds, name)
-        return getattr(self._generator, name)
+        below = self.below
+        while type(below) is _Watched:  # of a capture around this one
+            below = below.below
+        return getattr(below, name)
 
 
 def _refuse(what: str) -> NoReturn:
@@ -127,11 +131,6 @@ def _refuse(what: str) -> NoReturn:
 @contextmanager
 def seeds(tracer: Tracer) -> Iterator[None]:
     """``torch.manual_seed``, ``fork_rng`` and ``set_rng_state`` in a program are known."""
-    before = put_generator(None)
-    real = before._generator if isinstance(before, _Watched) else before
     tracer.seeds = Seeds(tracer)
-    put_generator(_Watched(real, tracer.seeds))
-    try:
+    with in_front(_Watched(tracer.seeds)):
         yield
-    finally:
-        put_generator(before)

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from memograd._torch import copy_of, pytree
+from memograd._torch import copy_of, pytree, redirected
 from memograd.tracing.registered import unregistered
 from memograd.tracing.under_way import TURN, plainly
 from memograd.tracing.undisturbed import Contents, Generators, taken_back
@@ -47,6 +47,8 @@ def raised_by_pytorch(
         generators, contents = Generators(program), Contents([*held, *tensors])
         try:
             with (
+                generators.again(),
+                redirected(),
                 plainly(),
                 taken_back(program, *others),
                 unregistered([*held, *tensors]),
@@ -57,7 +59,6 @@ def raised_by_pytorch(
             return _marked(error) if type(error) is kind else None
         finally:
             contents.put_back()
-            generators.put_back()
     return None
 
 

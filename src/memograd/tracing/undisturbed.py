@@ -16,7 +16,8 @@ import torch
 from torch import nn
 
 from memograd._torch import address, copy_of
-from memograd.draws import drawing, set_rng_state
+from memograd.draws import devices, drawing, set_rng_state
+from memograd.draws import states as states_of
 from memograd.tracing.effects import Change, take_back
 from memograd.tracing.reads import Reads
 from memograd.tracing.state_kinds import GENERATOR, is_generator
@@ -74,13 +75,11 @@ class Generators:
     all that is in ``states``.
 
     Attributes:
-        shared: PyTorch's, which all threads draw from, and their devices.
+        shared: PyTorch's, which this thread draws from, and their devices.
     """
 
     def __init__(self, root: Any = None, states: States | None = None) -> None:
-        self.shared = [(torch.get_rng_state(), "cpu")]
-        if torch.cuda.is_initialized():
-            self.shared += [(state, f"cuda:{k}") for k, state in enumerate(torch.cuda.get_rng_state_all())]
+        self.shared = states_of(devices())
         self._others = States()
         modules = root.modules() if isinstance(root, nn.Module) else ()
         held = [value for m in modules for value in vars(m).values() if is_generator(value)]

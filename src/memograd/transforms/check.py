@@ -15,6 +15,7 @@ import torch
 
 from memograd._torch import has_data, pytree
 from memograd.cautions import caution
+from memograd.draws import same_draws
 from memograd.graph.graph import Graph
 from memograd.pipeline import capture_for, differentiate
 from memograd.tracing.undisturbed import Generators
@@ -159,23 +160,24 @@ def compared(
     Raises:
         GradientMismatchError: the two differ by more than rounding.
     """
-    now = Generators(f)
-    try:
-        trial = _trial(f, call, graph, program, drawn, pushes)
-        if not all(map(has_data, trial.flat)):
-            return
+    with same_draws():
+        now = Generators(f)
         try:
-            theirs = trial.theirs()
-        except Exception as error:
-            if check_transforms.tell:
-                first = next(iter(str(error).splitlines()), "")
-                why = f"PyTorch cannot run it: {type(error).__name__}: {first}"
-                caution(f"a transform was not compared with torch.autograd: {why}")
-            return
-        if wrong := trial.wrong(trial.ours(), theirs):
-            raise mismatch(wrong, trial.culprit(wrong, theirs), _ADVICE)
-    finally:
-        now.put_back()
+            trial = _trial(f, call, graph, program, drawn, pushes)
+            if not all(map(has_data, trial.flat)):
+                return
+            try:
+                theirs = trial.theirs()
+            except Exception as error:
+                if check_transforms.tell:
+                    first = next(iter(str(error).splitlines()), "")
+                    why = f"PyTorch cannot run it: {type(error).__name__}: {first}"
+                    caution(f"a transform was not compared with torch.autograd: {why}")
+                return
+            if wrong := trial.wrong(trial.ours(), theirs):
+                raise mismatch(wrong, trial.culprit(wrong, theirs), _ADVICE)
+        finally:
+            now.put_back()
 
 
 def _trial(

@@ -6,7 +6,6 @@ process. They run on made-up data (parameters excepted); an operator that refuse
 
 from __future__ import annotations
 
-from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -15,7 +14,7 @@ import torch
 from torch import fx
 
 from memograd import as_written, clock
-from memograd.draws import same_draws
+from memograd.draws import timed
 from memograd.errors import BackendError
 from memograd.graph.views import copies_storage, tensors_of
 from memograd.memory.costs.allocations import memory
@@ -69,7 +68,7 @@ def measure(storages: Storages) -> list[Measurement]:
             trials.setdefault(_device(o.node), {}).setdefault(key, prepare)
     # as backends run: oneDNN's LSTM keeps its workspace only where gradients are enabled
     draws = any(is_random(o.node) for o in storages.operators)  # what draws nothing moves no generator of others
-    with torch.enable_grad(), same_draws() if draws else nullcontext():
+    with torch.enable_grad(), timed(draws):
         for device, calls in trials.items():
             _measure(calls, device)
     for o, (what, _) in zip(storages.operators, keys, strict=True):
