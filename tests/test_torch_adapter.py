@@ -587,15 +587,15 @@ def test_inductor_takes_a_pass_of_ours_and_knows_it_by_its_file() -> None:
     def look(graph: torch.fx.Graph) -> None:
         seen.append([n.target for n in graph.nodes])
 
-    options = adapter.last_pass(look)
+    options = adapter.last_passes(look)
     module = torch.fx.symbolic_trace(lambda x: (torch.ops.aten.sin.default(x),))
     uncached = {"force_disable_caches": True}  # else what an earlier run compiled serves
     (y,) = adapter.inductor_graph(module, [torch.ones(3)], options | uncached)(torch.ones(3))
     torch.testing.assert_close(y, torch.ones(3).sin())
     assert len(seen) == 1 and torch.ops.aten.sin.default in seen[0], WHY + "post_grad_custom_post_pass"
     (given,) = options.values()
-    assert given.uuid() == adapter.last_pass(look)["post_grad_custom_post_pass"].uuid()
-    assert given.uuid() != next(iter(adapter.last_pass(lambda graph: None).values())).uuid()
+    assert given.uuid() == adapter.last_passes(look)["post_grad_custom_post_pass"].uuid()
+    assert given.uuid() != next(iter(adapter.last_passes(lambda graph: None).values())).uuid()
 
 
 def test_inductor_rounds_where_it_is_said_to() -> None:

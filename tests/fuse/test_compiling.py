@@ -69,7 +69,7 @@ def asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], list[
     """(process, kernel) for every time that the compiler is asked."""
     log = tmp_path / "asked"
 
-    def compiler(function: Any, operands: Any) -> Any:
+    def compiler(function: Any, operands: Any, options: Any) -> Any:
         with log.open("a") as file:
             file.write(f"{os.getpid()} {function.__name__}\n")
         time.sleep(0.02)
@@ -121,7 +121,7 @@ def test_helpers_share_the_work_and_are_gone_when_it_is_done(asked) -> None:
 def test_what_fails_in_a_helper_is_an_error_with_the_kernels_name(asked, monkeypatch: pytest.MonkeyPatch) -> None:
     work, errors = jobs(8), {}
 
-    def compiler(function: Any, operands: Any) -> Any:
+    def compiler(function: Any, operands: Any, options: Any) -> Any:
         if function.__name__ != work[0][0].name:
             raise RuntimeError("no lowering")
         Path(asked.__closure__[0].cell_contents).touch()

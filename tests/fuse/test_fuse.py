@@ -27,7 +27,7 @@ def made(name: str) -> Case:
     return CASES[name]()
 
 
-def interpreted(function: Callable[..., Any], operands: Any) -> Callable[..., Any]:
+def interpreted(function: Callable[..., Any], operands: Any, options: Any) -> Callable[..., Any]:
     """Stands for the compiler: the kernel's text as it is."""
     return function
 
@@ -100,7 +100,7 @@ def test_a_saved_plan_serves_again(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_without_a_compiler_operators_run_one_by_one_and_say_so(monkeypatch: pytest.MonkeyPatch) -> None:
     tried = []
 
-    def broken(function: Any, operands: Any) -> None:
+    def broken(function: Any, operands: Any, options: Any) -> None:
         tried.append(function)
         raise RuntimeError("no C++ compiler found")
 

@@ -29,7 +29,7 @@ def test_a_compiled_kernel_computes_its_text() -> None:
 
 
 def test_what_cannot_be_compiled_is_an_error_that_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken(function: object, operands: object) -> None:
+    def broken(function: object, operands: object, options: object) -> None:
         raise RuntimeError("no compiler here\nand a long story")
 
     monkeypatch.setattr(kernels, "inductor_function", broken)

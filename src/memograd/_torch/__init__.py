@@ -47,7 +47,7 @@ try:
         inductor_function,
         inductor_graph,
         keeps_roundings,
-        last_pass,
+        last_passes,
         load_inductor,
         one_graph,
         with_data_set,

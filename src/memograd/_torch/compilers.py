@@ -1,7 +1,7 @@
 """Inductor and Dynamo.
 
 - ``inductor_graph``, ``inductor_function``: a graph through Inductor. The public ``torch.compile`` guards every call
-  (50 µs, more than a small kernel takes). ``last_pass``: how its settings take a pass of somebody else's.
+  (50 µs, more than a small kernel takes). ``last_passes``: how its settings take passes of somebody else's.
   ``keeps_roundings``: what its kernels round, by PyTorch's version.
 - ``load_inductor``: which module of Inductor imports the others.
 - ``compiler_failed``: whether Inductor's C++ compiler or Triton was missing or failed is in the class of the exception,
@@ -17,9 +17,10 @@ from __future__ import annotations
 
 import inspect
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -35,17 +36,18 @@ def inductor_graph(module: torch.fx.GraphModule, operands: Sequence[Any], option
 
 
 @cache
-def last_pass(function: Callable[[torch.fx.Graph], None]) -> dict[str, Any]:
-    """Options of Inductor's with which ``function`` changes each graph behind Inductor's own passes. What was compiled
-    before is known by the file that ``function`` stands in."""
+def last_passes(*functions: Callable[[torch.fx.Graph], None]) -> dict[str, Any]:
+    """Options of Inductor's with which ``functions`` change each graph behind Inductor's own passes. What was compiled
+    before is known by the files that they stand in."""
     from torch._inductor.custom_graph_pass import CustomGraphPass, get_hash_for_files
 
     class Last(CustomGraphPass):
         def __call__(self, graph: torch.fx.Graph) -> None:
-            function(graph)
+            for function in functions:
+                function(graph)
 
         def uuid(self) -> Any:
-            return get_hash_for_files((inspect.getfile(function),), function.__qualname__)
+            return get_hash_for_files(tuple(map(inspect.getfile, functions)), " ".join(f.__qualname__ for f in functions))
 
     return {"post_grad_custom_post_pass": Last()}
 
@@ -55,10 +57,10 @@ def load_inductor() -> None:
     import torch._inductor.compile_fx  # noqa: F401
 
 
-def inductor_function(function: Any, operands: Any) -> Any:
+def inductor_function(function: Any, operands: Any, options: Mapping[str, Any] = MappingProxyType({})) -> Any:
     """``function``, of ATen operators and with a tuple as its result, compiled by Inductor for operands of this
     geometry. Roundings to a lower precision stay where the program has them."""
-    return inductor_graph(torch.fx.symbolic_trace(function), operands, {"emulate_precision_casts": True})
+    return inductor_graph(torch.fx.symbolic_trace(function), operands, {**options, "emulate_precision_casts": True})
 
 
 def compiler_failed(error: BaseException) -> bool:

@@ -21,9 +21,10 @@ from typing import Any
 
 import torch
 
-from memograd._torch import inductor_function
+from memograd._torch import inductor_function, last_passes
 from memograd.errors import BackendError
 from memograd.graph.printing import HEADER
+from memograd.graph.tanh_by_exp import tanh_by_exp
 from memograd.targets import Target
 
 _COMPILED: dict[str, Callable[..., Any]] = {}  # by text
@@ -61,7 +62,8 @@ class Kernel(Target):
         """
         if self.text not in _COMPILED:
             try:
-                _COMPILED[self.text] = inductor_function(_defined(self.text, self.name), operands)
+                function, options = _defined(self.text, self.name), last_passes(tanh_by_exp)
+                _COMPILED[self.text] = inductor_function(function, operands, options)
             except Exception as error:  # whatever a compiler may run into
                 reason = (str(error).splitlines() or [""])[0]
                 raise BackendError(f"Inductor cannot compile {self.name}: {reason}") from error

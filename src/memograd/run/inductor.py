@@ -10,11 +10,12 @@ from typing import Any
 import torch
 from torch import fx
 
-from memograd._torch import inductor_graph, last_pass, one_graph
+from memograd._torch import inductor_graph, last_passes, one_graph
 from memograd.errors import BackendError
 from memograd.graph.graph import Graph
 from memograd.graph.rewriting import Rewriting
 from memograd.graph.signature import run
+from memograd.graph.tanh_by_exp import tanh_by_exp
 from memograd.run.backend import Backend
 from memograd.run.pool.places import ANYWHERE, Places
 from memograd.run.sums_apart import sums_apart
@@ -109,7 +110,7 @@ def _compiled(graph: Graph, flat: tuple[Any, ...]) -> Callable[..., Any]:
         if node.op == "placeholder":
             node.target = node.name  # ours may be called what no variable can be
     try:
-        return inductor_graph(fx.GraphModule({}, copy), [t.detach() for t in flat], last_pass(sums_apart))
+        return inductor_graph(fx.GraphModule({}, copy), [t.detach() for t in flat], last_passes(sums_apart, tanh_by_exp))
     except Exception as error:  # whatever a compiler may run into
         raise BackendError(f"Inductor cannot compile this step: {(str(error).splitlines() or [''])[0]}") from error
 
