@@ -51,7 +51,7 @@ ALLOWED: dict[str, set[str]] = {
     "finite": {"largest_number"},
     "largest_number": {"errors", "c_compiler"},
     "ops": {"looks", "finite"},
-    "draws": {"_torch"},
+    "draws": {"_torch", "cautions"},
     "autocast": set(),
     "clock": set(),
     "collector": set(),

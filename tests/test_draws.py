@@ -58,3 +58,10 @@ def test_who_is_interrupted_draws_again() -> None:
         assert torch.equal(torch.rand(4), tries[1][1])
     torch.set_rng_state(state)
     assert torch.equal(torch.rand(6)[2:], tries[1][1]), "behind what the other one has drawn"
+
+
+def test_who_is_always_interrupted_says_so() -> None:
+    with pytest.warns(UserWarning, match="in between 100 times"):
+        for _, generator in drawn_alone(rng_state("cpu"), "cpu"):
+            torch.rand(4, generator=generator)
+            torch.rand(1)  # somebody else

@@ -16,6 +16,7 @@ from memograd._torch import (
     shared_generator,
     without_modes,
 )
+from memograd.cautions import caution
 
 DEVICES = ("cpu", "cuda")  # types of devices whose generators can be read and set
 _TRIES = 100
@@ -81,7 +82,7 @@ def drawn_alone(state: torch.Tensor, device: str) -> Iterator[tuple[torch.Tensor
 
     Between a state and the draw that follows it another thread may draw from the shared one: then the same state would
     give another mask the second time, or both threads the same numbers. So it is drawn again, from where it stands
-    then, until nobody was in between.
+    then, until nobody was in between; where that takes too long, a warning says so.
     """
     for _ in range(_TRIES):
         with own_generator(state, device) as generator:
@@ -89,6 +90,11 @@ def drawn_alone(state: torch.Tensor, device: str) -> Iterator[tuple[torch.Tensor
         if go_on(state, generator, device):
             return
         state = rng_state(device)
+    caution(
+        f"other threads drew from the random generator of {device} in between {_TRIES} times: some numbers which "
+        "this one has drawn (a mask of dropout) may be drawn by another thread, too: let the others draw less, or from "
+        "generators of their own"
+    )
 
 
 def devices() -> list[str]:

@@ -1,6 +1,8 @@
 import functools
+import sys
 from dataclasses import dataclass
 
+import pytest
 import torch
 from torch import nn
 
@@ -49,3 +51,9 @@ def test_a_circle_ends():
 
 def test_pytorchs_own_objects_are_not_entered():
     assert reachable(torch.nn.functional.dropout, torch.utils.checkpoint.checkpoint) == []
+
+
+def test_what_is_not_looked_at_is_said(monkeypatch):
+    monkeypatch.setattr(sys.modules[reachable.__module__], "_MOST", 10)
+    with pytest.warns(UserWarning, match="more than 10 objects can be reached from an object of type list"):
+        reachable([[k] for k in range(20)])

@@ -172,3 +172,45 @@ def test_what_a_step_holds_is_the_same_as_an_argument():
         loss.backward()
         theirs.step()
         assert ours[-1] == pytest.approx(float(loss.detach()))
+
+
+class HoldsOneWithAHistory(nn.Module):
+    """``place`` puts tensors where ``asks`` looks for the argument."""
+
+    def __init__(self, asks):
+        super().__init__()
+        self.linear, self.asks = nn.Linear(3, 3, dtype=F64), asks
+        self.last, self.several, self.table, self.members = None, [], {}, set()
+
+    def place(self, *tensors):
+        self.last, self.several = tensors[-1], [*tensors]
+        self.table, self.members = {t: 2.0 + k for k, t in enumerate(tensors)}, {*tensors}
+
+    def forward(self, x):
+        return self.linear(x) * self.asks(self, x)
+
+
+ASKS = {
+    "an attribute": lambda m, x: 3.0 if x is m.last else m.last,
+    "a list": lambda m, x: 3.0 if any(x is t for t in m.several) else 1.0,
+    "a key": lambda m, x: m.table.get(x, 1.0),
+    "a member": lambda m, x: 3.0 if x in m.members else 1.0,
+    "its values too": lambda m, x: m.last * (3.0 if x is m.last else 1.0),
+}
+
+
+@pytest.mark.parametrize("history", [False, True])
+@pytest.mark.parametrize("check", ["first", "never"])
+@pytest.mark.parametrize("asks", ASKS.values(), ids=ASKS)
+def test_an_argument_that_is_held_is_found_there(asks, check, history):
+    found = []
+    for wrapped in (lambda m: mg.wrap(m, check=check), lambda m: m):
+        torch.manual_seed(0)
+        model, w = wrapped(HoldsOneWithAHistory(asks)), torch.ones(2, 3, dtype=F64, requires_grad=True)
+        for k in range(6):
+            x, other = (2 * w, w.exp()) if history else (torch.ones(2, 3, dtype=F64), torch.ones(2, 3, dtype=F64))
+            model.place(other, x if k % 2 else other + 1)
+            loss = (model(x) * x).sum()
+            loss.backward()
+            found.append([loss.detach(), None if w.grad is None else w.grad.clone(), model.linear.weight.grad.clone()])
+    torch.testing.assert_close(found[:6], found[6:], rtol=1e-9, atol=1e-11)

@@ -213,7 +213,6 @@ def _ran(
     for name in written:  # what it was is a leaf, which nothing may be written to
         passed[arguments[name]] = leaves[arguments[name]].clone()
     new = {name: passed[arguments[name]] for name in written}
-    own_args, own_kwargs = pytree.tree_unflatten(passed, spec)
     given = iter([leaves[k] for k in at])
     inputs = {i.name: i.bound if i.tensor is not None else next(given) for i in program.early}
     places = {name: place for place, name in enumerate(inputs)}
@@ -225,6 +224,7 @@ def _ran(
             if ends is None:
                 return None
             sources: dict[int, Any] = {places[n]: ends.get(id(inputs[n]), inputs[n]) for n in program.wrt}
+            own_args, own_kwargs = pytree.tree_unflatten([ends.get(id(x), x) for x in passed], spec)
             apart = without_dispatch_modes(of_users=False), drawn.again(), redirected()
             reads, users = Reads(("", root) for root in roots), _bound(program, sources)
             given = [*leaves, *passed, *bound, *ends.values()]

@@ -44,7 +44,7 @@ from memograd.tracing.effects import Change, changes_of, effects_of, take_back
 from memograd.tracing.failures import failure
 from memograd.tracing.given import Given
 from memograd.tracing.gradients import GradientsLeft
-from memograd.tracing.guards import Guards, can_be_itself, taken_twice
+from memograd.tracing.guards import Guards, taken_twice
 from memograd.tracing.histories import Histories, histories, refuse_past_hooks
 from memograd.tracing.inputs import Inputs
 from memograd.tracing.leaves import differentiable, leaf_names
@@ -229,8 +229,7 @@ class _Capture:
     def held_too(self, args: Any, kwargs: Any) -> list[int]:
         """Which leaves of the arguments are tensors that the program has found elsewhere, too."""
         leaves = pytree.tree_leaves((args, kwargs))
-        found = [k for k, x in enumerate(leaves) if isinstance(x, torch.Tensor) and id(x) in self.reads.tensors]
-        return [k for k in found if can_be_itself(leaves[k])]
+        return [k for k, x in enumerate(leaves) if isinstance(x, torch.Tensor) and id(x) in self.reads.tensors]
 
     def _trace(self, args: Any, kwargs: Any) -> tuple[list[Any], Any]:
         """The leaves of what the program returns, and how they are nested: as they are now, before what it has

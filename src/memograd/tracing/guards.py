@@ -21,7 +21,7 @@ from memograd.errors import CaptureError
 from memograd.graph.signature import distinct
 from memograd.tracing.holders import MISSING
 from memograd.tracing.provenance import hooks_of_every_module
-from memograd.tracing.reads import Place, Reads, getter_of, tensors_in
+from memograd.tracing.reads import Key, Place, Reads, getter_of, tensors_in
 
 
 def taken_twice(name: str) -> str:
@@ -51,6 +51,7 @@ class Guards:
             twice for one call.
         given: which leaves of the arguments are tensors that the program finds elsewhere, too, and where: it may ask
             whether they are the same, so they are no tensors of their own to it.
+        keys: tensors that are keys of dicts which the program got hold of, or members of sets.
         moved: since this was last set to False, some place has got another tensor, which will do.
     """
 
@@ -84,13 +85,14 @@ class Guards:
         self.states = reads.states if self.volatile else None
         self.unknown = next(iter(reads.states.unknown), "")
         self.taken = next(iter(reads.states.taken), "")
-        self.given: tuple[tuple[int, Place], ...] = ()
+        self.given: tuple[tuple[int, Place | Key], ...] = ()
+        self.keys = [place.tensor for place in reads.tensors.values() if isinstance(place, Key)]
         self.moved = False
         self._remember_tensors()
 
     def _remember_tensors(self) -> None:
         self._tensors = [t for way in self._ways for v in way.last for _, t in tensors_in(v)]
-        self.held = frozenset(map(id, self._tensors))
+        self.held = frozenset(map(id, (*self._tensors, *self.keys)))
         self._trained = list(map(_TRAINED, self._tensors))
         self._solid = _solid(self._tensors)
         self._shapes = list(map(_SHAPE, self._solid))
@@ -121,7 +123,7 @@ class Guards:
         that the program holds itself, and nowhere else."""
         if not self.given and self.held.isdisjoint(map(id, leaves)):
             return True
-        at = [k for k, x in enumerate(leaves) if id(x) in self.held and can_be_itself(x)]
+        at = [k for k, x in enumerate(leaves) if id(x) in self.held]
         return at == [k for k, _ in self.given] and all(place.get() is leaves[k] for k, place in self.given)
 
     def rest_holds(self) -> bool:
@@ -194,11 +196,6 @@ class Guards:
             way.last = values
         self._remember_tensors()
         return True
-
-
-def can_be_itself(argument: torch.Tensor) -> bool:
-    """Whether an argument that the program holds, too, can be that to it: it has no history of its own."""
-    return argument.is_leaf or not argument.requires_grad
 
 
 class _Way:

@@ -74,6 +74,9 @@ class Meetings(Objects):
         held = self.keep(value)
         self.containers.append(value)
         pairs = held.items() if isinstance(held, dict) else enumerate(held)
+        for key in held if isinstance(held, (dict, set)) else ():
+            if type(key) is not str:
+                self.key(key, name)
         for key, item in pairs:
             if isinstance(held, set):
                 self.meet(item, f"{name} member")

@@ -55,6 +55,9 @@ class Objects:
     def place(self, holder: Any, key: Any, value: Any, name: str, attribute: bool = False) -> None:
         raise NotImplementedError
 
+    def key(self, value: Any, name: str) -> None:
+        raise NotImplementedError
+
     def attributes_of(self, cls: type) -> Any:
         raise NotImplementedError
 

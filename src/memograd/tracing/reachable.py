@@ -17,13 +17,15 @@ from typing import Any
 import torch
 from torch import nn
 
-_MOST = 100_000  # objects looked at
+from memograd.cautions import caution
+
+_MOST = 1_000_000  # objects looked at: a second or two
 _OWN = ("torch", "memograd")
 _CLOSED = (type, types.ModuleType, str, bytes, int, float, complex, types.BuiltinFunctionType, type(None))
 
 
 def reachable(*roots: Any) -> list[torch.Tensor]:
-    """Every tensor that can be reached from ``roots``, each once."""
+    """Every tensor that can be reached from ``roots``, each once; a warning says where these are too many objects."""
     visited: dict[int, Any] = {}  # keeps what it names alive
     tensors: list[torch.Tensor] = []
     waiting: list[Any] = list(roots)
@@ -36,7 +38,17 @@ def reachable(*roots: Any) -> list[torch.Tensor]:
             tensors.append(value)
         else:
             waiting.extend(_held(value))
+    if waiting:
+        caution(
+            f"more than {_MOST} objects can be reached from {', '.join(map(_named, roots))}, which a graph calls or "
+            "keeps: a tensor of the program among the others would not be found, and its gradient be missing. Let it "
+            "hold less"
+        )
     return tensors
+
+
+def _named(root: Any) -> str:
+    return getattr(root, "__qualname__", None) or f"an object of type {type(root).__qualname__}"
 
 
 def _held(value: Any) -> Iterable[Any]:

@@ -69,6 +69,18 @@ def getter_of(container: Any) -> Callable[[Any, Any], Any]:
     return operator.getitem if kind is None else kind.__getitem__
 
 
+@dataclass(frozen=True)
+class Key:
+    """Where a tensor stands that is a key of a dict, or a member of a set: they are the same ones as long as the graph
+    is used."""
+
+    tensor: torch.Tensor
+    name: str
+
+    def get(self) -> torch.Tensor:
+        return self.tensor
+
+
 def tensors_in(value: Any, within: tuple[int, ...] = ()) -> Iterator[tuple[tuple[int, ...], torch.Tensor]]:
     """``value`` if it is a tensor; those in it, and where, if it is a tuple."""
     if isinstance(value, torch.Tensor):
@@ -93,7 +105,7 @@ class Reads(Meetings):
     def __init__(self, roots: Iterable[tuple[str, Any]], counts: bool = False) -> None:
         self.places: dict[tuple[int, Any], tuple[Place, Any]] = {}
         self.before: dict[int, tuple[Holder, Any]] = {}
-        self.tensors: dict[int, Place] = {}
+        self.tensors: dict[int, Place | Key] = {}
         self.containers: list[Any] = []  # dicts, lists and sets that count as read with all they hold
         self.names: dict[int, str] = {}  # a path for messages, by id of what was met
         self._classes: dict[type, Any] = {}
@@ -211,6 +223,11 @@ class Reads(Meetings):
             self._alive.append(container)
             self.before[id(container)] = (holder, holder.contents())
         return self.before[id(container)][1]
+
+    def key(self, value: Any, name: str) -> None:
+        """``value`` is a key of a dict, or a member of a set."""
+        for _, tensor in tensors_in(value):
+            self.tensors.setdefault(id(tensor), Key(tensor, f"a key of {name}"))
 
     def keep_slots(self, owner: Any) -> dict[str, Any]:
         return self.keep(owner, Attributes(owner, slots_of(type(owner))))
