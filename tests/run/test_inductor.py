@@ -71,6 +71,27 @@ def test_a_product_is_added_with_its_factor() -> None:
     torch.testing.assert_close(tuple(function(x, a, b)), program(x, a, b))
 
 
+@pytest.mark.parametrize(("width", "tried"), [(8, [True]), (600, [False])])
+@pytest.mark.parametrize("fails", [False, True])
+def test_small_kernels_are_called_from_cpp(
+    width: int, tried: list[bool], fails: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And from Python where that fails. (Others here compile them.)"""
+    asked: list[bool] = []
+
+    def compile(module: Any, operands: Any, options: Any) -> Any:
+        asked.append(options["cpp_wrapper"])
+        if fails and asked == [True]:
+            raise NotImplementedError
+        return module
+
+    monkeypatch.setattr(inductor, "inductor_graph", compile)
+    x, w = torch.randn(width, width), torch.randn(width, width)
+    function = inductor.compiled(capture_for(lambda x, w: torch.tanh(x @ w).sum(0), (x, w), {}))
+    torch.testing.assert_close(function(x, w)[0], torch.tanh(x @ w).sum(0))
+    assert asked == ([*tried, False] if fails and tried == [True] else tried)
+
+
 def test_what_is_drawn_is_drawn_at_each_call(given: Any) -> None:
     function = inductor.compiled(derivative_of(lambda x: x * torch.rand(8), torch.ones(8)))
     first, second = (function(torch.ones(8), torch.ones(8))[0] for _ in range(2))

@@ -66,4 +66,4 @@ def test_the_compiler_is_given_the_pass(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(inductor, "inductor_graph", compile)
     graph = capture(lambda x, a, b: torch.tanh(torch.addmm(x, a, b)), X, A, B)
     torch.testing.assert_close(inductor.compiled(graph)(X, A, B)[0], torch.tanh(X + A @ B))
-    assert seen == [last_passes(sums_apart, tanh_by_exp)]
+    assert last_passes(sums_apart, tanh_by_exp).items() <= seen[0].items()

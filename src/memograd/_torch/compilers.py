@@ -47,7 +47,9 @@ def last_passes(*functions: Callable[[torch.fx.Graph], None]) -> dict[str, Any]:
                 function(graph)
 
         def uuid(self) -> Any:
-            return get_hash_for_files(tuple(map(inspect.getfile, functions)), " ".join(f.__qualname__ for f in functions))
+            return get_hash_for_files(
+                tuple(map(inspect.getfile, functions)), " ".join(f.__qualname__ for f in functions)
+            )
 
     return {"post_grad_custom_post_pass": Last()}
 
