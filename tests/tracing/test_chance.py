@@ -106,7 +106,18 @@ def by_values(x: torch.Tensor) -> torch.Tensor:
     return x.sin() * torch.multinomial(x.abs().sum(0), 2)[:1] * (2 if x.sum() > 0 else 3)
 
 
-SEEDING = [behind_a_seed, forked, from_there_again, by_values]
+def around_values(x: torch.Tensor) -> torch.Tensor:
+    torch.manual_seed(3)
+    return x.sin() * torch.normal(x.detach(), 1.0) + x * torch.zeros(3).bernoulli_(x.detach().sum(0).sigmoid())
+
+
+def around_values_from_a_generator_of_its_own(x: torch.Tensor) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(3)
+    return x * torch.poisson(x.detach().exp(), generator) * torch.normal(x.detach(), 1.0, generator=generator)
+
+
+AROUND = [around_values, around_values_from_a_generator_of_its_own]
+SEEDING = [behind_a_seed, forked, from_there_again, by_values, *AROUND]
 
 
 @pytest.mark.parametrize("f", SEEDING)

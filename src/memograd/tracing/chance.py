@@ -77,7 +77,7 @@ class Seeds:
         default, now = torch.default_generator, state_of(torch.default_generator)
         put_state(default, state_of(self.own))
         try:
-            numbers = generators.drawn(func, args, kwargs, self.tracer.concrete, fixed=True)
+            numbers = generators.drawn(func, args, kwargs, self.tracer.looking, fixed=True)
             put_state(self.own, state_of(default))
         finally:
             put_state(default, now)

@@ -1,11 +1,13 @@
 """Random numbers that a program draws from a ``torch.Generator`` of its own.
 
 A graph holds no objects, so it cannot draw from one. The numbers of one run are drawn while the program is captured on
-values, and are constants of its graph, which serves one call.
+values, and are constants of its graph, which serves one call; or many, where the same is drawn in each (behind a seed,
+from a generator that the program makes). The probabilities and means by which it is drawn are looked at, then.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -45,11 +47,12 @@ def without(args: Any, kwargs: Any) -> tuple[Any, Any]:
 
 
 def drawn(
-    func: Any, args: Any, kwargs: Any, concrete: bool, fixed: bool = False
+    func: Any, args: Any, kwargs: Any, look: Callable[[torch.Tensor, str], None] | None, fixed: bool = False
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     """What the operator draws, and the tensor that it is to be written into.
 
     Args:
+        look: is told whose values decide what is drawn; None where the capture is not on values.
         fixed: the same is drawn in every run.
 
     Raises:
@@ -62,10 +65,15 @@ def drawn(
     if packet not in _FILLS and packet not in _DRAWS:
         advice = "draw outside and pass the numbers in, or draw from the global generator"
         raise CaptureError(f"{what} and does something else besides; {advice}")
-    given = map_tensors(_memory_like, args[:1]) if packet in (*_FILLS, *_LIKE) else args[:1]
-    args = (*given, *args[1:])
-    if not concrete and not (fixed and not any(map(is_fake, pytree.tree_leaves(args)))):
+    of_shape_alone = packet in _FILLS or packet in _LIKE
+    decide = pytree.tree_leaves((args[of_shape_alone:], {**kwargs, "out": None}))
+    if of_shape_alone:
+        args = (*map_tensors(_memory_like, args[:1]), *args[1:])
+    if look is None and not (fixed and not any(map(is_fake, (*args, *decide)))):
         raise DataDependentError(f"{what}, and a graph holds no objects: it can only be captured for one call")
+    for tensor in decide:
+        if look is not None and isinstance(tensor, torch.Tensor):
+            look(tensor, "value")
     with without_modes(), torch.no_grad():
         if packet in _FILLS:
             return func(*args, **kwargs), target

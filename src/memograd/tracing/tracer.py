@@ -17,7 +17,7 @@ How an operator becomes nodes is the business of ``recorder.py``, which tensor i
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -91,7 +91,7 @@ class Tracer(Recorder, TorchDispatchMode):
         self._refuse(func, args, kwargs)
         if (generator := generators.given(args, kwargs)) is not None:
             if not is_default_generator(generator):
-                return self._drawn(types, *generators.drawn(func, args, kwargs, self.concrete))
+                return self._drawn(types, *generators.drawn(func, args, kwargs, self.looking))
             args, kwargs = generators.without(args, kwargs)
         if self.seeds is not None and self.seeds.own is not None and torch.Tag.nondeterministic_seeded in func.tags:
             return self._drawn(types, *self.seeds.drawn(func, args, kwargs))
@@ -174,6 +174,11 @@ class Tracer(Recorder, TorchDispatchMode):
                     nothing = torch.empty(0, dtype=torch.uint8)
             self._emit(look, (node, self.looks, what, value), {}, nothing)
             self.looks += 1
+
+    @property
+    def looking(self) -> Callable[[torch.Tensor, str], None] | None:
+        """``look``, where the capture is on values."""
+        return self.look if self.concrete else None
 
     def _positions(self, indices: Any) -> list[Any]:
         """Masks among ``indices`` as positions, as the operator itself would: the rules, which do not run on values,
