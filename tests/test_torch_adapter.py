@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import ast
 import inspect
+import io
+import pickle
 import subprocess
 import sys
 import threading
@@ -121,6 +123,29 @@ def test_the_data_of_a_tensor_without_any_is_recognized() -> None:
             ask()
         assert adapter.needs_data(caught.value), WHY + f"the error was {caught.value}"
     assert not adapter.needs_data(ValueError("shapes do not match"))
+
+
+def test_numbers_that_fill_a_tensor_from_a_list_are_read_past_the_dispatcher() -> None:
+    seen = []
+
+    class Watching(TorchFunctionMode):
+        def __torch_function__(self, func, types, args=(), kwargs=None):
+            if func is torch.Tensor.__float__:
+                seen.append(adapter.past_the_dispatcher())
+            return func(*args, **kwargs or {})
+
+    with Watching():
+        float(torch.ones(()))
+        torch.DoubleTensor([torch.ones(())])
+    assert seen == [False, True], WHY + "the key Python is excluded while C++ fills a tensor"
+
+
+def test_a_pickle_of_a_tensor_comes_from_one_method(monkeypatch: pytest.MonkeyPatch) -> None:
+    method, seen = getattr(torch.Tensor, adapter.PICKLES_BY), []
+    monkeypatch.setattr(torch.Tensor, adapter.PICKLES_BY, lambda x, protocol: seen.append(x) or method(x, protocol))
+    x = torch.ones(2)
+    pickle.dumps(x), torch.save([x], io.BytesIO())
+    assert len(seen) == 2, WHY + "Tensor.__reduce_ex__ calls it"
 
 
 def test_copies_lie_in_memory_as_their_originals() -> None:

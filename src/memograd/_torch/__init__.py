@@ -109,6 +109,7 @@ try:
         without_saved_tensor_hooks,
     )
     from memograd._torch.memory import (
+        PICKLES_BY,
         VERSION,
         address,
         copy_of,
@@ -131,6 +132,7 @@ try:
         inside_make_fx,
         modes_of_others,
         others_around,
+        past_the_dispatcher,
         surrounded,
         unseen,
         with_function_modes,

@@ -9,6 +9,7 @@
 - ``elementwise_strides``: how a result of several operands lies, in the order of theirs.
 - ``is_view_of_autograd``: nothing public says so (``_is_view``).
 - ``VERSION``: what ``x._version`` calls, as function modes see it. PyTorch's documentation of ``Function`` names it.
+- ``PICKLES_BY``: what a pickle and ``torch.save`` call of each tensor; what they call before, no function mode sees.
 - ``neg_view``: a view whose numbers are negated when they are read. PyTorch makes such views (``x.conj().imag``); no
   public function makes one of a given tensor.
 """
@@ -26,6 +27,7 @@ from memograd._torch.fake import FakeTensor, is_fake
 
 is_view_of_autograd = torch.Tensor._is_view
 """Whether autograd takes a tensor for a view of another one."""
+PICKLES_BY = "_reduce_ex_internal"
 VERSION = torch.Tensor._version.__get__  # pyright: ignore[reportAttributeAccessIssue]
 
 

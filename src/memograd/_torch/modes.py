@@ -14,6 +14,7 @@
 - ``without_dispatch_modes``: ``without_modes``, where it is the caller's modes that are on.
 - ``without_function_modes`` / ``with_function_modes``: ``DisableTorchFunction`` and ``_EnableTorchFunction``. A graph
   that was captured under a mode has in it what the mode did.
+- ``past_the_dispatcher``: C++ excludes a dispatch key where it calls back into Python; nothing public says so.
 - ``inside_make_fx``: nothing public says that somebody else traces.
 """
 
@@ -73,6 +74,11 @@ def unseen() -> Iterator[None]:
     """No mode sees what runs inside, neither as a function nor as an operator."""
     with torch._C.DisableTorchFunction(), without_modes():
         yield
+
+
+def past_the_dispatcher() -> bool:
+    """Whether no dispatch mode sees what this thread calls, though one is on: C++ fills a new tensor from a list."""
+    return torch._C._dispatch_tls_is_dispatch_key_excluded(torch._C.DispatchKey.Python)
 
 
 def default_device() -> torch.device | None:

@@ -53,6 +53,7 @@ from memograd.tracing.provenance import caller, raised_at
 from memograd.tracing.reads import Reads
 from memograd.tracing.registered import Registered
 from memograd.tracing.remembered import refuse_ids, refuse_remembered
+from memograd.tracing.silent_reads import PICKLES, TO_DLPACK
 from memograd.tracing.substitute import Substitute
 from memograd.tracing.templates import Templates
 from memograd.tracing.tracer import Tracer
@@ -265,6 +266,8 @@ class _Capture:
         yield histories()
         yield Unseen(self.tracer)
         yield STORAGE_ADDRESS()
+        yield PICKLES()
+        yield TO_DLPACK()
         yield Histories(self.tracer)
         yield self.tracer.modules.follow(self.root)
         yield plain_recurrence()

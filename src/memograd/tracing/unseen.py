@@ -5,7 +5,7 @@
 * ``x.data_ptr()`` asks where a tensor lies: refused (``addresses``).
 * ``SobolEngine.draw`` writes numbers to memory: refused.
 * ``print(x)`` shows what a tensor without data is to PyTorch's own tracing; here it says what it is to the user.
-* ``x.tolist()``, ``x.numpy()`` and ``x.tensor_split(indices)`` read values. (On tensors without data they raise.)
+* ``x.tolist()`` and others read values (``silent_reads``), and ``x.apply_(f)`` writes what it makes of them.
 """
 
 from __future__ import annotations
@@ -19,14 +19,12 @@ from memograd._torch import VERSION, is_fake
 from memograd.errors import CaptureError
 from memograd.tracing.addresses import ADDRESSES, refuse_address
 from memograd.tracing.provenance import caller
+from memograd.tracing.silent_reads import BY_ELEMENT, TO_PYTHON, read_by
 from memograd.tracing.tracer import Tracer
 
 _SET_DATA = torch.Tensor.data.__set__  # pyright: ignore[reportAttributeAccessIssue]
 _REPR = torch.Tensor.__repr__
 _SHOWS = frozenset({_REPR, torch.Tensor.__format__})
-_SPLITS = frozenset({torch.tensor_split, torch.Tensor.tensor_split})
-_READS = frozenset({torch.Tensor.tolist, torch.Tensor.numpy, torch.Tensor.__array__, torch.Tensor.__dlpack__})
-
 _BITS = frozenset({torch.Tensor.is_conj, torch.is_conj, torch.Tensor.is_neg, torch.is_neg})
 _SOBOL = frozenset(getattr(torch, name) for name in dir(torch) if name.startswith("_sobol_engine"))
 
@@ -70,14 +68,24 @@ class Unseen(TorchFunctionMode):
             tensor, new = args
             self.tracer.assign(tensor, new)
             return func(self.tracer.stand_in(tensor), self.tracer.stand_in(new))
-        if func in _READS and self.tracer.concrete:
-            self.tracer.look(args[0], "value")
+        for tensor in read_by(func, args, kwargs):
+            if self.tracer.concrete or is_fake(self.tracer.stand_in(tensor)):
+                self.tracer.look(tensor, "value")
+        if func in BY_ELEMENT and self.tracer.concrete:
+            return self._by_element(func, args, kwargs)
+        if func is torch.Tensor.__dlpack__ and self.tracer.concrete:
+            with self.tracer.pause():  # a copy: nobody would see what is written to it
+                return func(self.tracer.stand_in(args[0]).detach().clone(), *args[1:], **kwargs)
+        if func in TO_PYTHON and self.tracer.concrete:
             values = func(self.tracer.stand_in(args[0]), *args[1:], **kwargs)
             if hasattr(values, "setflags"):
                 values.setflags(write=False)  # nobody would see what is written through it
             return values
-        if func in _SPLITS and self.tracer.concrete:
-            for argument in (*args[1:], *kwargs.values()):
-                if isinstance(argument, torch.Tensor):
-                    self.tracer.look(argument, "value")
         return func(*args, **kwargs)
+
+    def _by_element(self, func: Any, args: Any, kwargs: Any) -> torch.Tensor:
+        """The same as a write that is seen: the numbers that were looked at decide what is written."""
+        with self.tracer.pause():
+            known = [self.tracer.stand_in(x) if isinstance(x, torch.Tensor) else x for x in args]
+            written = func(known[0].clone(), *known[1:], **kwargs)
+        return args[0].copy_(written)
