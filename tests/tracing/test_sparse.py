@@ -115,6 +115,28 @@ def test_training_on_a_sparse_graph(held: bool, looks: bool) -> None:
             torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-12)
 
 
+class Holding(nn.Module):
+    """A graph that is no buffer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear, self.adjacency = nn.Linear(4, 3).double(), graph(1)
+
+    def forward(self, x: T) -> T:
+        return (self.adjacency @ self.linear(x)).sin().sum()
+
+
+def test_wrapped_models_hold_graphs_in_attributes() -> None:
+    torch.manual_seed(0)
+    plain = Holding()
+    wrapped = mg.wrap(copy.deepcopy(plain))
+    for k in range(3):
+        for model in (plain, wrapped):
+            model.adjacency = graph(k)
+            model(randn(6, 4, seed=k)).backward()
+    torch.testing.assert_close(wrapped.linear.weight.grad, plain.linear.weight.grad, rtol=1e-12, atol=1e-12)
+
+
 def test_a_graph_that_the_program_holds_is_looked_up() -> None:
     held = {"a": graph(1)}
     gradient = mg.grad(lambda x: (held["a"] @ x).sin().sum())

@@ -59,7 +59,8 @@ def share_memory(first: torch.Tensor, second: torch.Tensor) -> bool:
 def is_lent(tensor: torch.Tensor) -> bool:
     """Whether the memory of ``tensor`` is another library's (``torch.from_numpy``): PyTorch can't make it larger."""
     with torch._C.DisableTorchFunction():
-        return not is_fake(tensor) and not tensor.untyped_storage().resizable()
+        with_storage = tensor.layout is torch.strided and not is_fake(tensor)
+        return with_storage and not tensor.untyped_storage().resizable()
 
 
 def copy_of(tensor: torch.Tensor) -> torch.Tensor:
