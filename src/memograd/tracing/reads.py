@@ -36,7 +36,7 @@ from memograd.tracing.holders import MISSING, Attributes, Holder, Parametrized, 
 from memograd.tracing.meetings import Meetings
 from memograd.tracing.names import is_machinery
 from memograd.tracing.provenance import hooks_of_every_module
-from memograd.tracing.state_kinds import PARAMETRIZED, UNKNOWN
+from memograd.tracing.state_kinds import ANSWER, PARAMETRIZED, UNKNOWN
 from memograd.tracing.states import States
 
 _HOOKS = frozenset(name for name, value in vars(nn.Module()).items() if isinstance(value, dict))
@@ -130,8 +130,12 @@ class Reads(Meetings):
             asked.watch(nn.Module)
             yield
 
-    def _looked_at(self, name: str) -> None:
-        self.states.meet(self, UNKNOWN, name)  # a file
+    def _looked_at(self, name: str, again: Callable[[], Any] | None) -> None:
+        """A file, or how it stands with one."""
+        if again is None:
+            self.states.meet(self, UNKNOWN, name)
+        else:
+            self.states.meet(again, ANSWER, name)
 
     # -- attributes, as the program asks for them ----------------------------------------------------------------
 

@@ -32,6 +32,7 @@ import torch
 
 from memograd._torch import parametrized_values, put_state, scripted_state, state_of
 from memograd.tracing.names import is_machinery
+from memograd.tracing.signals import answers_of
 
 _LARGEST = 1 << 28  # bytes that are compared at each call; with more, capture is cheaper
 _MOST_PICKLED = 1 << 16
@@ -246,6 +247,11 @@ def inside(value: Any) -> list[Any]:
     return []
 
 
+def _level(logger: logging.Logger) -> int:
+    """From which level on it logs: its own or that of a logger around it, and what is disabled for all."""
+    return max(logger.getEffectiveLevel(), logger.manager.disable + 1)
+
+
 _VIEWS: Any = (types.MappingProxyType, type({}.keys()), type({}.values()), type({}.items()))
 _KINDS: list[tuple[Any, Kind]] = [
     (bytearray, Kind(_bytes, _fill_bytearray)),
@@ -264,7 +270,7 @@ _KINDS: list[tuple[Any, Kind]] = [
     (weakref.ref, Kind(lambda ref: (ref() is None,))),
     ((ctypes._Pointer, torch.UntypedStorage, torch.TypedStorage), UNKNOWN),
     ((io.IOBase, queue.SimpleQueue), TAKEN),
-    (logging.Logger, Kind(lambda logger: (logger.level, logger.disabled))),
+    (logging.Logger, Kind(lambda logger: (_level(logger), logger.disabled))),
 ]
 _NUMPY = Kind(_numpy_state, _numpy_fill)
 
@@ -281,6 +287,8 @@ def kind_of(value: Any) -> Kind | None:
     numpy: Any = sys.modules.get("numpy")
     if numpy is not None and isinstance(value, numpy.ndarray):
         return _NUMPY
+    if (answers := answers_of(value)) is not None:
+        return Kind(answers)
     cls = type(value)
     if hasattr(cls, "__next__"):
         return None if _in_python(cls) and not is_machinery(cls.__module__) else TAKEN
