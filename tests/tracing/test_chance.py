@@ -180,3 +180,27 @@ def test_what_a_graph_cannot_do_to_the_generator_is_refused(do) -> None:
     with pytest.raises(mg.CaptureError, match="random generator"):
         mg.grad(f)(X)
     assert type(torch.random.default_generator) is torch.Generator  # pyright: ignore[reportPrivateImportUsage]
+
+
+class Keeping(nn.Module):
+    def __init__(self, keep) -> None:
+        super().__init__()
+        self.w, self.keep, self.kept = nn.Parameter(torch.ones(3)), keep, []
+
+    def forward(self, x: torch.Tensor):
+        return self.keep(self, x * self.w)
+
+
+@pytest.mark.parametrize(
+    "keep",
+    [
+        lambda self, h: setattr(self, "state", torch.get_rng_state()) or h,
+        lambda self, h: self.kept.append({"state": torch.get_rng_state()}) or h,
+        lambda self, h: (h, torch.get_rng_state()),
+        lambda self, h: h * torch.get_rng_state()[8:11],
+    ],
+)
+def test_the_state_of_the_generator_is_not_kept_from_the_capture(keep) -> None:
+    """Each call would leave that of the first."""
+    with pytest.raises(mg.CaptureError, match="keeps the state of PyTorch's random generator"):
+        mg.wrap(Keeping(keep), check="never")(torch.ones(2, 3))

@@ -180,6 +180,7 @@ class _Capture:
         for k, tensor in enumerate(map(self.tracer.present, templates.left)):
             outputs.append(Output("left", f"left {k}", tensor.requires_grad))
             results.append(self.tracer.node_of(tensor))
+        self.tracer.seeds.refuse_kept(self.changes)
         self.graph.output(tuple(results))
         refuse_past_hooks(self.tracer)
         calling = Calling(

@@ -9,7 +9,7 @@ again those of the graph.
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, NoReturn
 
@@ -22,6 +22,7 @@ from memograd.tracing import generators
 from memograd.tracing.effects import Change
 from memograd.tracing.holders import Keyed
 from memograd.tracing.provenance import caller
+from memograd.tracing.reachable import reachable
 from memograd.tracing.tracer import Tracer
 
 
@@ -36,6 +37,7 @@ class Seeds:
         self.tracer = tracer
         self.own: torch.Generator | None = None
         self._asked: dict[bytes, int | None] = {}  # states, and how much was drawn before; None: of ``own``
+        self._given: list[torch.Tensor] = []  # the same, as the program has got them
 
     def manual_seed(self, seed: int) -> torch.Generator:
         if torch.cuda.is_initialized():
@@ -47,7 +49,8 @@ class Seeds:
         generator = torch.default_generator if self.own is None else self.own
         self._asked[state_of(generator)] = self._drawn() if self.own is None else None
         with unseen():
-            return generator.get_state()
+            self._given.append(generator.get_state())
+        return self._given[-1]
 
     def set_state(self, state: torch.Tensor) -> None:
         with unseen():
@@ -62,6 +65,15 @@ class Seeds:
             _refuse("puts PyTorch's random generator back, which is to draw the same numbers again")
         else:
             self.own = None
+
+    def refuse_kept(self, changes: Iterable[Change]) -> None:
+        """Raises CaptureError where the program does more with a state than to set it again."""
+        left = {id(tensor) for tensor in reachable(*[change[2] for change in changes])} if self._given else ()
+        if any(self.tracer.knows(state) or id(state) in left for state in self._given):
+            raise CaptureError(
+                "the program keeps the state of PyTorch's random generator, or computes with it, and at each run of a "
+                "graph it would be that of the capture. Ask for it (torch.get_rng_state()) before the call"
+            )
 
     def initial_seed(self) -> int:
         if self.own is None:
