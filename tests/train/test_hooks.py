@@ -184,3 +184,35 @@ def test_a_backward_hook_for_every_module_is_run():
         torch.testing.assert_close(mg.grad(lambda x: (models[0](x) ** 2).mean())(X), theirs, rtol=1e-9, atol=1e-12)
     finally:
         handle.remove()
+
+
+class OnItsArgument(nn.Module):
+    def __init__(self, kept):
+        super().__init__()
+        self.linear, self.kept = nn.Linear(3, 1), kept
+
+    def forward(self, x):
+        if self.kept is not None:
+            x.register_hook(self.kept.append)
+        return self.linear(x).square().mean()
+
+
+def test_hooks_on_a_batch_are_refused_where_they_would_not_be_called():
+    """A step computes the gradients of its parameters; PyTorch calls such hooks."""
+    x = torch.ones(2, 3, requires_grad=True)
+    for kept in ([], None):
+        model = OnItsArgument(kept)
+        step = mg.TrainStep(model, None, torch.optim.SGD(model.parameters(), lr=0.1))
+        if kept is None:
+            step(x)
+            x.register_hook(lambda g: None)
+        with pytest.raises(mg.MemogradError, match=r"hook .* of (the batch|an argument)|hook on an argument"):
+            step(x)
+    step(x.detach())
+
+
+def test_a_batch_with_a_history_is_warned_of():
+    model = OnItsArgument(None)
+    step = mg.TrainStep(model, None, torch.optim.SGD(model.parameters(), lr=0.1))
+    with pytest.warns(UserWarning, match="computed of others that require a gradient"):
+        step(torch.ones(2, 3, requires_grad=True) * 2)

@@ -164,6 +164,8 @@ class _Capture:
         wrt = differentiable(leaves) if wrt is None else wrt
         self.inputs.parameters(self.root)
         own_args, own_kwargs = pytree.tree_unflatten(self._stand_ins(leaves, names, wrt), in_spec)
+        if wrt:
+            self.tracer.not_asked.clear()  # no step: whoever derives the graph has chosen what by
         self.given = Given((own_args, own_kwargs))
         out_leaves, out_spec = self._trace(own_args, own_kwargs)
         self.gradients.refuse()

@@ -108,6 +108,11 @@ class Histories(TorchFunctionMode):
                 )
             tracer.registered.all.append((tensor, hook, handle))
             return handle
+        if id(tensor) in tracer.not_asked:
+            raise CaptureError(
+                f"{_here()} registers a hook on an argument that requires a gradient, which a step does not compute: "
+                "it has those of its parameters alone. Wrap the model instead (mg.wrap), or pass x.detach()"
+            )
         if tensor.is_leaf and node.op == "placeholder":
             raise CaptureError(
                 f"{_here()} registers one more hook on a parameter each time the program runs; do that once, outside"

@@ -88,6 +88,7 @@ class Inputs:
         if tensor.requires_grad:
             self._with_history.add(id(stand_in))
             self._amid |= set() if tensor.is_leaf else {id(stand_in)}
+            self.tracer.not_asked |= set() if differentiable else {id(stand_in)}
         return self._placeholder(Input("input", name, fixed=not differentiable), noted(stand_in, tensor))
 
     def lift(self, tensor: torch.Tensor) -> torch.Tensor:

@@ -11,7 +11,8 @@ from typing import Any
 import torch
 from torch import nn, optim
 
-from memograd._torch import address, has_hooks, memory_of, note_step
+from memograd._torch import address, has_hooks, memory_of, note_step, pytree
+from memograd.cautions import caution
 from memograd.errors import CaptureError, DataDependentError, GraphError
 from memograd.graph.graph import Graph
 from memograd.graph.views import tensors_of
@@ -95,6 +96,7 @@ def build(
         GraphError: nothing the optimizer trains takes part.
     """
     objective, optimizer = training.objective, training.optimizer
+    _say_of_histories((batch, options))
     drawn, state = Generators(objective), {p: dict(held) for p, held in optimizer.state.items()}
     forward, joint = differentiated(objective, optimizer, batch, options, concrete)
     if training.gathers and forward.effects.forgotten:
@@ -171,6 +173,14 @@ def differentiated(
     refuse_other_losses(forward)
     names = [n for n, p in parameters.items() if id(p) in trained or (p.requires_grad and has_hooks(p))]
     return forward, differentiate(forward, names)
+
+
+def _say_of_histories(batch: Any) -> None:
+    if any(isinstance(x, torch.Tensor) and x.grad_fn is not None for x in pytree.tree_leaves(batch)):
+        caution(
+            "a tensor of the batch was computed of others that require a gradient, and a step sends none there: what "
+            "is trained in front of the step belongs into its model; where nothing is, pass x.detach()"
+        )
 
 
 def _hooked(joint: Graph) -> bool:

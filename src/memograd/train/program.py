@@ -19,8 +19,9 @@ import torch
 from torch import nn, optim
 
 from memograd import finite
-from memograd._torch import address, has_step_hooks, memory_of
+from memograd._torch import address, has_hooks, has_step_hooks, memory_of, pytree
 from memograd.draws import states, undone_on_error
+from memograd.errors import GraphError
 from memograd.finite import TrippedError
 from memograd.graph.bits import has_bits, worked_out
 from memograd.graph.entries import OutputKind
@@ -143,6 +144,7 @@ class Program:
     def flat(self, batch: tuple[Any, ...], options: dict[str, Any]) -> list[Any]:
         """The flat inputs of this step, detached."""
         if options or not _only_tensors(batch):
+            refuse_waiting(pytree.tree_leaves((batch, options)))
             return detached(self.graph.bind(batch, options))
         self.graph.check_offsets(batch)
         if self.graph.guards.moved:
@@ -151,7 +153,10 @@ class Program:
         for k in self.with_bits:
             flat[k] = worked_out(flat[k])
         for slot, tensor in zip(self.slots, batch, strict=True):
-            flat[slot] = tensor.detach() if tensor.requires_grad else tensor
+            if tensor.requires_grad:
+                refuse_waiting([tensor])
+                tensor = tensor.detach()
+            flat[slot] = tensor
         if self.writes_batch or not self.memory.isdisjoint([memory_of(t) for t in batch]):
             refuse_shared(self.graph.inputs, self.graph.outputs, flat)
         return flat
@@ -173,6 +178,15 @@ class Program:
         written = {o.name for o in self.graph.outputs if o.kind == "mutation"}
         pairs = zip(self.graph.inputs, self.bound, strict=True)
         return frozenset(memory_of(t) for i, t in pairs if t is not None and i.name in written)
+
+
+def refuse_waiting(leaves: Iterable[Any]) -> None:
+    """Raises GraphError where hooks wait for the gradient of a tensor of the batch, which no step computes."""
+    if any(isinstance(x, torch.Tensor) and x.requires_grad and has_hooks(x) for x in leaves):
+        raise GraphError(
+            "a hook waits for the gradient of a tensor of the batch, and a step has the gradients of its parameters "
+            "alone: wrap the model (mg.wrap) and train it in a loop of your own, or pass x.detach()"
+        )
 
 
 class Updates:
