@@ -214,3 +214,58 @@ def test_an_argument_that_is_held_is_found_there(asks, check, history):
             loss.backward()
             found.append([loss.detach(), None if w.grad is None else w.grad.clone(), model.linear.weight.grad.clone()])
     torch.testing.assert_close(found[:6], found[6:], rtol=1e-9, atol=1e-11)
+
+
+class FindsById(nn.Module):
+    """What it does with an argument is filed outside, by its id."""
+
+    def __init__(self, find):
+        super().__init__()
+        self.linear, self.find, self.scales, self.known, self.one = nn.Linear(3, 3, dtype=F64), find, {}, set(), 0
+
+    def file(self, tensor, scale):
+        self.scales, self.known, self.one = {id(tensor): scale, (id(tensor), "a"): scale}, {id(tensor)}, id(tensor)
+        self.scales[str(id(tensor))] = scale
+
+    def forward(self, x):
+        return (self.linear(x) * self.find(self, x)).square().sum()
+
+
+FINDS = {
+    "a key": lambda m, x: m.scales.get(id(x), 1.0),
+    "a part of a key": lambda m, x: m.scales.get((id(x), "a"), 1.0),
+    "a key that is written": lambda m, x: m.scales.get(f"{id(x)}", 1.0),
+    "a member": lambda m, x: 2.0 if id(x) in m.known else 1.0,
+    "a number": lambda m, x: 2.0 if id(x) == m.one else 1.0,
+    "its hash": lambda m, x: 2.0 if hash(x) == m.one else 1.0,
+    "by value too": lambda m, x: m.scales.get(id(x), 1.0) * (2.0 if x.sum() > 0 else 3.0),
+}
+
+
+@pytest.mark.parametrize("way", ["wrap", "step", "grad"])
+@pytest.mark.parametrize("find", FINDS.values(), ids=FINDS)
+def test_an_argument_is_found_by_its_id(find, way):
+    torch.manual_seed(0)
+    tensors = [torch.randn(2, 3, dtype=F64) for _ in range(3)]
+    ours, theirs = FindsById(find), FindsById(find)
+    theirs.load_state_dict(ours.state_dict())
+    optimizer = torch.optim.SGD(ours.parameters(), lr=0.0)
+    calls = {"wrap": mg.wrap(ours), "step": mg.TrainStep(ours, None, optimizer), "grad": mg.grad(lambda x: ours(x))}
+    for k in range(8):
+        for model in (ours, theirs):
+            model.file(tensors[k // 3], 2.0 + k // 3)
+        x = tensors[k % 3].requires_grad_(way == "grad")
+        found, expected = calls[way](x), theirs(x)
+        if way == "grad":
+            (expected,) = torch.autograd.grad(expected, x)
+        torch.testing.assert_close(found.detach(), expected.detach(), rtol=1e-9, atol=1e-11)
+    if way == "wrap":
+        assert len(ours.forward.captures) <= 12
+    assert not {"id", "hash"} & globals().keys()
+
+
+def test_ids_among_arguments_alone_are_no_reason_for_another_capture():
+    model = mg.wrap(Asks(by_id))
+    for k in range(4):
+        model(torch.full((2, 3), float(k), dtype=F64), torch.ones(2, 3, dtype=F64)).backward()
+    assert len(model.forward.captures) == 1

@@ -243,6 +243,9 @@ class Wrapped:
         if self.settings.memory_budget is not None:
             self.check_reason = "not compared: PyTorch's own run beside it would not stay within the memory budget"
             return None
+        if program.guards.ids is not None and program.guards.ids.found:
+            self.check_reason = "not compared: the model finds something by the id of an argument"
+            return None
         if program.guards.volatile:
             self.check_reason = (
                 f"not compared: each run of the model finds something else in {program.guards.volatile!r}"

@@ -45,7 +45,12 @@ def lane_of(
     flat = program.inputs.bound
     if not simple or flat is None or not only_tensors(args):
         return None
-    if places(args) or program.guards.given or any(t is not None and t.layout is not torch.strided for t in flat):
+    if (
+        places(args)
+        or program.guards.given
+        or program.guards.ids
+        or any(t is not None and t.layout is not torch.strided for t in flat)
+    ):
         return None
     writer = _Writer({"Tensor": torch.Tensor, "others_around": others_around, "captures": ACTIVE})
     writer.scope |= {"gradients": torch.is_grad_enabled, "inference": torch.is_inference_mode_enabled}

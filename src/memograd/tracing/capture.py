@@ -46,6 +46,7 @@ from memograd.tracing.given import Given
 from memograd.tracing.gradients import GradientsLeft
 from memograd.tracing.guards import Guards, taken_twice
 from memograd.tracing.histories import Histories, histories, refuse_past_hooks
+from memograd.tracing.ids import AskedIds
 from memograd.tracing.inputs import Inputs
 from memograd.tracing.leaves import differentiable, leaf_names
 from memograd.tracing.plainly import raised_by_pytorch
@@ -198,6 +199,8 @@ class _Capture:
         )
         inputs = tuple(replace(i, place=self.reads.tensors.get(id(i.tensor))) for i in self.inputs.entries)
         guards = Guards(self.reads)
+        if self.tracer.asked_ids:
+            guards.ask(AskedIds(tuple(self.tracer.asked_ids), self.reads.numbers()), self.united)
         guards.given = tuple([(k, self.reads.tensors[id(leaves[k])]) for k in self.itself])
         return Graph(self.graph, inputs, tuple(outputs), calling, guards=guards, effects=effects).verify()
 
@@ -211,6 +214,8 @@ class _Capture:
             first = {id(x): k for k, x in reversed([*enumerate(leaves)])}
             flat = [flat[first[id(x)]] if isinstance(x, torch.Tensor) else x for x in leaves]
             flat = [x if k in self.itself else y for k, (x, y) in enumerate(zip(leaves, flat, strict=True))]
+        pairs = [(k, x, y) for k, (x, y) in enumerate(zip(leaves, flat, strict=True)) if isinstance(x, torch.Tensor)]
+        self.tracer.given_ids |= {id(y): (k, id(x)) for k, x, y in reversed(pairs) if x is not y}
         for x, name in zip(leaves, names, strict=True):
             notes = attributes_of(x) if isinstance(x, torch.Tensor) else None
             self.roots += [(name, x)] if notes is None else [(f"{name}.{k}", v) for k, v in notes.items()]
@@ -293,6 +298,7 @@ class _Capture:
             self.reads.states.put_back()
             raise
         finally:
+            self.reads.forget_ids()
             self.changes = take_back(self.reads)
             for holder, before in self.given.before:
                 self.changes += changes_of(holder, before, "an argument")

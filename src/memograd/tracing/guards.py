@@ -20,6 +20,7 @@ from torch.nn.parameter import is_lazy
 from memograd.errors import CaptureError
 from memograd.graph.signature import distinct
 from memograd.tracing.holders import MISSING
+from memograd.tracing.ids import AskedIds
 from memograd.tracing.provenance import hooks_of_every_module
 from memograd.tracing.reads import Key, Place, Reads, getter_of, tensors_in
 
@@ -51,6 +52,7 @@ class Guards:
             twice for one call.
         given: which leaves of the arguments are tensors that the program finds elsewhere, too, and where: it may ask
             whether they are the same, so they are no tensors of their own to it.
+        ids: of which arguments the program has asked the ids.
         keys: tensors that are keys of dicts which the program got hold of, or members of sets.
         moved: since this was last set to False, some place has got another tensor, which will do.
     """
@@ -87,6 +89,7 @@ class Guards:
         self.taken = next(iter(reads.states.taken), "")
         self.given: tuple[tuple[int, Place | Key], ...] = ()
         self.keys = [place.tensor for place in reads.tensors.values() if isinstance(place, Key)]
+        self.ids: AskedIds | None = None
         self.moved = False
         self._remember_tensors()
 
@@ -96,6 +99,14 @@ class Guards:
         self._trained = list(map(_TRAINED, self._tensors))
         self._solid = _solid(self._tensors)
         self._shapes = list(map(_SHAPE, self._solid))
+
+    def ask(self, ids: AskedIds, compared: bool) -> None:
+        """The program has asked for ``ids`` of its arguments; ``compared``: by whoever will use the graph again."""
+        self.ids = ids
+        if ids.found:
+            self.unknown = self.unknown or "the id of an argument"
+        if ids.held and not compared:
+            self.volatile = self.volatile or "the id of an argument"
 
     def run_again(self) -> None:
         """The program is about to be run once more for the same call.
@@ -121,6 +132,8 @@ class Guards:
     def given_hold(self, leaves: Sequence[Any]) -> bool:
         """Where everything else holds: whether the arguments with these leaves are, where they were at capture, tensors
         that the program holds itself, and nowhere else."""
+        if self.ids is not None and not self.ids.hold(leaves):
+            return False
         if not self.given and self.held.isdisjoint(map(id, leaves)):
             return True
         at = [k for k, x in enumerate(leaves) if id(x) in self.held]

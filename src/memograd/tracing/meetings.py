@@ -20,6 +20,7 @@ import torch
 
 from memograd.tracing import asked
 from memograd.tracing.holders import MISSING, Attributes, Variables, dict_of
+from memograd.tracing.ids import TOLD
 from memograd.tracing.names import (
     globals_of,
     imported_by,
@@ -156,6 +157,10 @@ class Meetings(Objects):
 
     def _global(self, scope: dict[str, Any], chain: tuple[str, ...], library: bool) -> None:
         """``config.model.k``, where ``config`` is a module: what stands behind the modules."""
+        if (tells := TOLD.get(chain[0])) is not None and scope.get(chain[0], tells) is tells:
+            if not library:
+                self.watch_ids(scope, chain[0])
+            return
         if chain[0] in _EVERYTHING and chain[0] not in scope and not library:
             self._everything(scope)
         for i, name in enumerate(chain):

@@ -58,6 +58,9 @@ class Objects:
     def key(self, value: Any, name: str) -> None:
         raise NotImplementedError
 
+    def watch_ids(self, scope: dict[str, Any], name: str) -> None:
+        raise NotImplementedError
+
     def attributes_of(self, cls: type) -> Any:
         raise NotImplementedError
 

@@ -33,6 +33,7 @@ from memograd.tracing import asked
 from memograd.tracing.audited import audited
 from memograd.tracing.counters import Counters, remember
 from memograd.tracing.holders import MISSING, Attributes, Holder, Parametrized, dict_of, holder_of, slots_of
+from memograd.tracing.ids import TOLD, numbers_in
 from memograd.tracing.meetings import Meetings
 from memograd.tracing.names import is_machinery
 from memograd.tracing.provenance import hooks_of_every_module
@@ -107,6 +108,7 @@ class Reads(Meetings):
         self.before: dict[int, tuple[Holder, Any]] = {}
         self.tensors: dict[int, Place | Key] = {}
         self.containers: list[Any] = []  # dicts, lists and sets that count as read with all they hold
+        self.asking: list[tuple[dict[str, Any], str]] = []  # modules of code that asks for ids, and how
         self.names: dict[int, str] = {}  # a path for messages, by id of what was met
         self._classes: dict[type, Any] = {}
         self._alive: list[Any] = []  # so that ids stay unique
@@ -232,6 +234,23 @@ class Reads(Meetings):
         """``value`` is a key of a dict, or a member of a set."""
         for _, tensor in tensors_in(value):
             self.tensors.setdefault(id(tensor), Key(tensor, f"a key of {name}"))
+
+    def watch_ids(self, scope: dict[str, Any], name: str) -> None:
+        """The program asks for ids, by the builtin of this ``name``: by ours in this module, while it is captured."""
+        if self.counts and name not in scope:
+            scope[name] = TOLD[name]
+            self.asking.append((scope, name))
+
+    def forget_ids(self) -> None:
+        """The program has run."""
+        for scope, name in self.asking:
+            scope.pop(name, None)
+        self.asking.clear()
+
+    def numbers(self) -> frozenset[int]:
+        """The whole numbers that the program has got hold of."""
+        held = [before for _, before in self.before.values()]
+        return frozenset(numbers_in([value for _, value in self.places.values()])) | frozenset(numbers_in(held))
 
     def keep_slots(self, owner: Any) -> dict[str, Any]:
         return self.keep(owner, Attributes(owner, slots_of(type(owner))))

@@ -63,7 +63,8 @@ def refuse_ids(changes: Iterable[Change], tracer: Tracer, inputs: Inputs) -> Non
     """Raises CaptureError where ids of tensors of the capture are among what the program leaves."""
     for _, key, value, name in changes:
         held = value if isinstance(value, (list, tuple, set, frozenset, collections.deque)) else [value]
-        if any(type(x) is int and tracer.knows_id(x) and x not in inputs.users for x in (key, *held)):
+        asked = {of for _, of in tracer.asked_ids}
+        if any(type(x) is int and (tracer.knows_id(x) or x in asked) and x not in inputs.users for x in (key, *held)):
             raise CaptureError(
                 f"the program leaves the id of a tensor in {name!r}: at each run of a graph it would be another one, "
                 "and nothing would be found by it. Use a key of your own"
