@@ -119,9 +119,11 @@ class TestNative:
         with pytest.warns(UserWarning, match="eager backend: native decides itself"):
             mg.wrap(mlp(), memory_budget="1MiB", backend="native")
 
-    def test_batches_of_cotangents(self):
-        ours, theirs = pair()
+    @pytest.mark.parametrize("backend", ["native", pytest.param("inductor", marks=pytest.mark.slow)])
+    def test_batches_of_cotangents(self, backend: str):
+        ours, theirs = pair(backend)
         seeds = torch.eye(8, dtype=F64).reshape(8, 4, 2)
+        first_order(ours, batch(grad=True)).backward()  # compiled for cotangents that are no batch
         for _ in range(2):
             x = batch(grad=True)
             rows = [torch.autograd.grad(m(x), x, seeds, is_grads_batched=True)[0] for m in (ours, theirs)]

@@ -51,7 +51,7 @@ def loaded(graph: Graph, backend: str) -> Function:
         return _Trial(graph, _text(graph))
     function = _text(graph)
     if backend == "inductor":
-        function = _or_operators(_spread(compiled(graph)), function)
+        function = _or_operators(_or_in_batches(_spread(compiled(graph)), function), function)
     elif (pooling := compiled_pooling(graph)) is not graph:
         function = _or_operators(_text(pooling), function)
     return _in_reused_memory(function) if _bytes(graph) >= _LARGE else function
