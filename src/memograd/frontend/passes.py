@@ -31,6 +31,7 @@ from memograd.graph.graph import Graph
 from memograd.graph.own_memory import own_memory
 from memograd.graph.signature import run
 from memograd.looks import look, trusting
+from memograd.lower.differentiable import differentiable
 from memograd.lower.lower import lower
 from memograd.pipeline import differentiate
 from memograd.simplify import dead
@@ -69,6 +70,7 @@ class Pass:
         self.smooth: list[bool] = []  # which of these have a gradient
         self.answers: dict[Question, Answer] = {}
         self._asked: list[Question] = []
+        self._continued: set[Question] = set()  # somebody went on from the answer
         self.wanted: dict[tuple[int, ...], frozenset[int]] = {}
         self.times = 0
         self._running: Running | None = None
@@ -78,13 +80,15 @@ class Pass:
         """Somebody asked this, and goes on ``further`` from the answer, or not."""
         used, wanted = question
         self.wanted[used] = self.wanted.get(used, frozenset(wanted)).intersection(wanted)
-        if further and not self.followed:
-            self.followed, self._running = True, None
-        self.expect(question)
+        self.expect(question, further)
 
-    def expect(self, question: Question) -> None:
+    def expect(self, question: Question, further: bool = False) -> None:
         """Be ready for this, from the next call on."""
         with self._turn:
+            if further and question not in self._continued:
+                self.followed, self._running = True, None
+                self._continued.add(question)
+                self.answers.pop(question, None)
             known = question in self.answers or question in self._asked
             if not known and len(self.answers) + len(self._asked) < _MOST:
                 self._asked.append(question)
@@ -111,6 +115,8 @@ class Pass:
 
     def _answer(self, question: Question) -> Answer:
         joint = own_memory(derived(self.graph, self, question))
+        if question in self._continued:
+            joint = differentiable(joint)
         names = [self.graph.inputs[k].name for k in question[1]]
         early, late = cut(joint, fused=self.backend == "inductor")
         slots = self._remember(early)

@@ -15,7 +15,7 @@ from memograd.errors import BackendError
 from memograd.frontend.answers import Question
 from memograd.frontend.boundary import Call, through
 from memograd.frontend.chain import Ends, UnderWay, linked
-from memograd.frontend.expected import Expected
+from memograd.frontend.expected import Expected, guesses
 from memograd.frontend.held import HeldOpen
 from memograd.frontend.inputs import Inputs
 from memograd.frontend.load import refuse_shared_memory
@@ -74,12 +74,16 @@ class Program:
         self.devices = tuple({str(t.device) for n in forward.nodes if is_random(n) for t in tensors_of(n)})
         looks: list[Any] = sorted((n for n in forward.nodes if n.target is look), key=lambda n: n.args[1])  # pyright: ignore[reportArgumentType]
         self.decisions = tuple((n.args[2], n.args[3]) for n in looks)
-        tracked = tuple(k for k, o in enumerate(self.results) if o.tracked)
-        self.expected = Expected((tracked, tuple(k for k, i in enumerate(self.early) if i.name in self.wrt)))
+        usual, of_leaves = guesses(self.results, self.early, values, self.wrt)
+        if settings.memory_budget is not None:
+            of_leaves = None  # nobody goes on within a plan
+        self.expected = Expected(usual, of_leaves)
         self._plans: dict[Question, HeldOpen] = {}
         self._backend = self._backend_for(settings.backend)
         self._begin()
-        self.first.expect(self.expected.last)
+        self.first.expect(usual)
+        if of_leaves:
+            self.first.expect(of_leaves, further=True)
         if self._backend == "native" and not self.plain:
             self.first.running().compile()  # what it cannot run it refuses here, and not in the backward pass
         self._reach = Reach(forward, self.wrt, self.nodes)
@@ -311,7 +315,7 @@ class Program:
 
     def _see(self, running: Any, question: Question, further: bool, own: bool) -> None:
         """Remember what was asked, for the next call."""
-        if own and self.expected.see(question):
+        if own and self.expected.see(question, further):
             self._begin()  # nothing of what was remembered for the guess
         if isinstance(running, Running):
             (self.first if own else running.of).see(question, further)
