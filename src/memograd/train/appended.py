@@ -168,7 +168,7 @@ class Update(Appended):
     ) -> None:
         group = self._options(k)
         lr = self._input(f"learning rate {k}", self.rates.learning[k])
-        shared: dict[tuple[str, float], Tensor] = {}  # bias corrections are computed once for equal ones
+        shared: dict[Any, Tensor] = {}  # bias corrections are computed once where all counters are equal
         for name, tensors, numbers in zip(names, states, counts, strict=True):
             with self.tracer.labelled({"update_of": name}):
                 state: State = {key: self._input(f"{key} of {name}", t) for key, t in tensors.items()}
@@ -178,7 +178,8 @@ class Update(Appended):
                     state["shared_step"] = new_step
                 if self.share:
                     numbers = {"shared_step" if key == "step" else key: number for key, number in numbers.items()}
-                    state |= {key: shared.setdefault((key, number), state[key]) for key, number in numbers.items()}
+                    equal = tuple(numbers.items())
+                    state |= {key: shared.setdefault((key, equal), state[key]) for key in numbers}
                 gradient = -gradients[name] if group.get("maximize") else gradients[name]
                 old = self._value(name)
                 value, new = updated(self.optimizer, old, gradient, lr, state, group)

@@ -16,8 +16,9 @@ from memograd.train import outside
 from memograd.train.appended import Update
 from memograd.train.build import Choose, Training, owners_of, state_of
 from memograd.train.check import Check
+from memograd.train.counters import Updates
 from memograd.train.gather import collected
-from memograd.train.program import Program, Updates, detached, elsewhere, settings
+from memograd.train.program import Program, detached, elsewhere, settings
 from memograd.train.update import why_not
 
 
@@ -70,14 +71,16 @@ class Finish:
         elif carried.gathered:
             final = self._ready(choose)
             backend = final.choice.backend
-            results = None
-            if not final.compared or self.check.when == "always":
+            results, fresh = None, not final.compared
+            if fresh or self.check.when == "always":
                 results = self.check.update(final.graph, final.choice, final.flat)
                 final.compared = True
             if results is None:
                 backend.step(final.flat)
             else:
                 backend.commit(final.flat, results)
+            if final.share:
+                self.updates.ran(training.optimizer, fresh)
             carried.norm = final.norm
             carried.updated()
         carried.forget_sums()

@@ -12,8 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, ClassVar
-from weakref import WeakKeyDictionary
+from typing import Any
 
 import torch
 from torch import nn, optim
@@ -187,30 +186,6 @@ def refuse_waiting(leaves: Iterable[Any]) -> None:
             "a hook waits for the gradient of a tensor of the batch, and a step has the gradients of its parameters "
             "alone: wrap the model (mg.wrap) and train it in a loop of your own, or pass x.detach()"
         )
-
-
-class Updates:
-    """Which parameters the steps of an optimizer have updated: while it is the same ones each time, parameters that had
-    equal step counters once have them for ever."""
-
-    _OF: ClassVar[WeakKeyDictionary[optim.Optimizer, Updates]] = WeakKeyDictionary()
-
-    def __init__(self) -> None:
-        self.parameters: frozenset[int] | None = None
-        self.alike = True
-
-    @classmethod
-    def of(cls, optimizer: optim.Optimizer) -> Updates:
-        """Those of ``optimizer``, whoever makes its steps."""
-        return cls._OF.setdefault(optimizer, cls())
-
-    def note(self, updated: Iterable[torch.Tensor]) -> bool:
-        """A step will update these parameters; whether all steps still do the same."""
-        parameters = frozenset(map(id, updated))
-        if self.parameters is None:
-            self.parameters = parameters
-        self.alike &= self.parameters == parameters
-        return self.alike
 
 
 def geometry(batch: tuple[Any, ...], options: dict[str, Any]) -> Any:

@@ -25,8 +25,9 @@ from memograd.tracing.reuse import Recent, flat
 from memograd.tracing.states import States
 from memograd.train.build import Choose, Training, build
 from memograd.train.check import Check
+from memograd.train.counters import Updates
 from memograd.train.decisions import Programs
-from memograd.train.program import Program, Updates, geometry, settings
+from memograd.train.program import Program, geometry, settings
 
 
 class ProgramCache:

@@ -22,10 +22,11 @@ from memograd.train.build import Training
 from memograd.train.carried import Carried
 from memograd.train.check import Check
 from memograd.train.chooser import Chooser
+from memograd.train.counters import Updates
 from memograd.train.decisions import Programs
 from memograd.train.finish import Finish
 from memograd.train.objective import Objective
-from memograd.train.program import Program, Updates
+from memograd.train.program import Program
 from memograd.train.program_cache import ProgramCache
 from memograd.train.rates import Rates
 from memograd.train.refinements import Clip, Refinements
@@ -116,9 +117,9 @@ class TrainStep(Answers):
         self._carried = Carried(self.objective, model, self._refinements)
         self._training = Training(self.objective, optimizer, self._rates, self._refinements, self._carried, watch)
         self._check = Check(self._training, check)
-        updates = Updates.of(optimizer)
-        self._cache = ProgramCache(self._training, self._check, self._chooser, updates)
-        self._update = Finish(self._training, self._check, updates)
+        self._updates = Updates.of(optimizer)
+        self._cache = ProgramCache(self._training, self._check, self._chooser, self._updates)
+        self._update = Finish(self._training, self._check, self._updates)
         self._last: Program | None = None
         self._watch = Watch(self._training) if watch else None
         self._turn = threading.RLock()  # a step is one update, whoever else calls it
@@ -145,6 +146,8 @@ class TrainStep(Answers):
         except TrippedError as error:
             assert self._watch is not None
             self._watch.tripped(error)
+        if program.share:
+            self._updates.ran(self.optimizer, fresh or program is not self._last)
         self._last = program
         if self._watch is not None:
             self._watch.done(program, results[0])
@@ -168,7 +171,8 @@ class TrainStep(Answers):
         steps = at_least_one(steps, "steps")
         with self._turn, self.precision():
             programs, fresh = self._ready(batch, options)
-            self._last = program = programs.all[0]
+            program, before = programs.all[0], self._last
+            self._last = program
             by_itself = not (program.gradients or program.decisions or program.graph.effects or program.gathers)
             by_itself &= not (program.watched and (program.devices or program.is_read_late))
             if not by_itself or program.graph.guards.volatile or self._check.when == "always" or self._carried.averages:
@@ -179,15 +183,20 @@ class TrainStep(Answers):
                 for state, device in drawn:
                     set_rng_state(state, device)
             self._carried.norm = program.norm
-            if self._watch is None:
-                return program.choice.backend.run(flat, steps)
-            return self._watch.run(program, flat, steps)
+            try:
+                if self._watch is None:
+                    return program.choice.backend.run(flat, steps)
+                return self._watch.run(program, flat, steps)
+            finally:
+                if program.share:
+                    self._updates.ran(self.optimizer, fresh or program is not before)
 
     def _ready(self, batch: tuple[Any, ...], options: dict[str, Any]) -> tuple[Programs, bool]:
         """The programs for this batch, and whether the first of them was captured just now."""
         if self._carried.swapped:
             raise GraphError("the model has its averaged weights now: train outside of the `with step.averaged()`")
         self._rates.follow()
+        self._updates.look()
         return self._cache.ready(batch, options)
 
     def _settle(self, late: int = 0) -> None:
@@ -211,6 +220,7 @@ class TrainStep(Answers):
             if self._carried.batches:
                 self._settle()
                 self._rates.follow()
+                self._updates.look()
                 self._update(self._chooser.for_update)
 
     @property
