@@ -50,8 +50,8 @@ class Expected:
         return bool(self._seen)
 
     def see(self, question: Question, further: bool) -> bool:
-        """Somebody asked this, and goes on ``further`` from the answer, or not. Returns whether it is the first question
-        of all, and another one than was guessed."""
+        """Somebody asked this, and goes on ``further`` from the answer, or not. Returns whether it is the first
+        question of all, and another one than was guessed."""
         wrong = not self._seen and (question != self._guess or (self._further and not further))
         if wrong:
             self.unchecked = {}
