@@ -45,7 +45,7 @@ from memograd.tracing.failures import failure
 from memograd.tracing.given import Given
 from memograd.tracing.gradients import GradientsLeft
 from memograd.tracing.guards import Guards, taken_twice
-from memograd.tracing.histories import Histories, histories, refuse_past_hooks
+from memograd.tracing.histories import Histories, Hook, histories, refuse_past_hooks
 from memograd.tracing.ids import AskedIds
 from memograd.tracing.inputs import Inputs
 from memograd.tracing.leaves import differentiable, leaf_names
@@ -179,6 +179,8 @@ class _Capture:
         refuse_ids(self.changes, self.tracer, self.inputs)
         templates = Templates(self.reads, self.given, self.inputs.names, self._is_captured, self.tracer.memory_of)
         effects = effects_of(self.changes, templates, out_leaves, self._registered())
+        for hook in self._hooks_called():
+            templates.refuse_kept(hook.hook, hook.name)
         self.gradients.refuse_retained((*out_leaves, *templates.left))
         for k, tensor in enumerate(map(self.tracer.present, templates.left)):
             outputs.append(Output("left", f"left {k}", tensor.requires_grad))
@@ -234,6 +236,10 @@ class _Capture:
         """The hooks that each run is to register: on which input, the hook, its handle here."""
         there = [] if self.tracer.registered is None else self.tracer.registered.standing()
         return [(self.inputs.names[id(stand_in)], hook, handle) for stand_in, hook, handle in there]
+
+    def _hooks_called(self) -> list[Hook]:
+        """The hooks that are called when the graph runs."""
+        return [n.target for n in self.graph.nodes if isinstance(n.target, Hook) and n.target.looks_on]
 
     def held_too(self, args: Any, kwargs: Any) -> list[int]:
         """Which leaves of the arguments are tensors that the program has found elsewhere, too."""

@@ -21,22 +21,24 @@ from memograd.cautions import caution
 
 _MOST = 1_000_000  # objects looked at: a second or two
 _OWN = ("torch", "memograd")
-_CLOSED = (type, types.ModuleType, str, bytes, int, float, complex, types.BuiltinFunctionType, type(None))
+_CLOSED = (type, types.ModuleType, str, bytes, int, float, complex, type(None))
 
 
 def reachable(*roots: Any) -> list[torch.Tensor]:
     """Every tensor that can be reached from ``roots``, each once; a warning says where these are too many objects."""
+    return [value for value in objects(*roots) if isinstance(value, torch.Tensor)]
+
+
+def objects(*roots: Any) -> list[Any]:
+    """The same for objects of any kind."""
     visited: dict[int, Any] = {}  # keeps what it names alive
-    tensors: list[torch.Tensor] = []
     waiting: list[Any] = list(roots)
     while waiting and len(visited) < _MOST:
         value = waiting.pop()
         if id(value) in visited or isinstance(value, _CLOSED):
             continue
         visited[id(value)] = value
-        if isinstance(value, torch.Tensor):
-            tensors.append(value)
-        else:
+        if not isinstance(value, torch.Tensor):
             waiting.extend(_held(value))
     if waiting:
         caution(
@@ -44,7 +46,7 @@ def reachable(*roots: Any) -> list[torch.Tensor]:
             "keeps: a tensor of the program among the others would not be found, and its gradient be missing. Let it "
             "hold less"
         )
-    return tensors
+    return list(visited.values())
 
 
 def _named(root: Any) -> str:
@@ -60,6 +62,8 @@ def _held(value: Any) -> Iterable[Any]:
         return [value.func, *value.args, *value.keywords.values()]
     if isinstance(value, types.MethodType):
         return [value.__self__, value.__func__]
+    if isinstance(value, types.BuiltinMethodType):  # ``seen.append``
+        return [value.__self__]
     if isinstance(value, types.FunctionType):
         return list(_of_function(value) if _is_users(value.__module__) else enclosing(value))
     if isinstance(value, nn.Module) or _is_users(type(value).__module__):

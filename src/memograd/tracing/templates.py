@@ -24,6 +24,7 @@ from memograd.tracing.hidden import hidden_tensor
 from memograd.tracing.holders import MISSING, Attributes, dict_of, slots_of
 from memograd.tracing.mutation import Step
 from memograd.tracing.names import is_machinery
+from memograd.tracing.reachable import objects
 from memograd.tracing.reads import Reads
 
 
@@ -116,6 +117,17 @@ class Templates:
             raise CaptureError(
                 f"the program leaves a tensor in {what} {cls.__module__}.{cls.__qualname__}, which a graph cannot make "
                 "anew at each run; leave the tensor itself, in an attribute, a list or a dict"
+            )
+
+    def refuse_kept(self, hook: Any, name: str) -> None:
+        """Raises CaptureError where a hook that is called when the graph runs holds what each run makes anew: it would
+        write to that of the capture."""
+        anew = next((v for v in objects(hook) if self._builds.get(id(v)) is not None), None)
+        if anew is not None and not isinstance(anew, torch.Tensor | tuple | frozenset):
+            raise CaptureError(
+                f"{name} keeps what it hears in a {type(anew).__name__} that each call of the program makes "
+                "anew, and no graph can tell it which. Make that once, outside of the program, and clear it there; or "
+                "let the hook ask for it when it is called (self.kept.append(g) in a function of your own)"
             )
 
     def _is_users(self, but: Any) -> Callable[[Any], bool]:
