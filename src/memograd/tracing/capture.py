@@ -11,7 +11,6 @@ the tensors themselves; the graph is then right for these values only.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import replace
@@ -25,7 +24,6 @@ from memograd._torch import (
     attributes_of,
     forget_shapes,
     pytree,
-    quiet,
     unseen,
     with_function_modes,
 )
@@ -34,18 +32,15 @@ from memograd.errors import CaptureError, DataDependentError, add_note
 from memograd.graph.entries import Calling, Output
 from memograd.graph.graph import Graph
 from memograd.ops import behind_writes
-from memograd.tracing.addresses import STORAGE_ADDRESS
-from memograd.tracing.chance import seeds
 from memograd.tracing.checkpoints import written_again
 from memograd.tracing.closures import ClosingOver, Closure, closure_of
 from memograd.tracing.counters import number
-from memograd.tracing.cudnn import plain_recurrence
 from memograd.tracing.effects import Change, changes_of, effects_of, take_back
 from memograd.tracing.failures import failure
 from memograd.tracing.given import Given
 from memograd.tracing.gradients import GradientsLeft
 from memograd.tracing.guards import Guards, taken_twice
-from memograd.tracing.histories import Histories, Hook, histories, refuse_past_hooks
+from memograd.tracing.histories import Hook, refuse_past_hooks
 from memograd.tracing.ids import AskedIds
 from memograd.tracing.inputs import Inputs
 from memograd.tracing.leaves import differentiable, leaf_names
@@ -54,14 +49,12 @@ from memograd.tracing.provenance import caller, raised_at
 from memograd.tracing.reads import Reads
 from memograd.tracing.registered import Registered
 from memograd.tracing.remembered import refuse_ids, refuse_remembered
-from memograd.tracing.silent_reads import PICKLES, TO_DLPACK
-from memograd.tracing.substitute import Substitute
 from memograd.tracing.templates import Templates
 from memograd.tracing.tracer import Tracer
 from memograd.tracing.turned import left_in
 from memograd.tracing.under_way import ACTIVE, TURN, looking_away
 from memograd.tracing.undisturbed import ordinary_tensors
-from memograd.tracing.unseen import Unseen
+from memograd.tracing.watching import watching
 
 _SHAPES = 20_000  # operators on shapes that PyTorch may remember: some kilobytes each
 
@@ -270,22 +263,7 @@ class _Capture:
         yield TURN
         yield with_function_modes()  # the caller's
         yield self._isolated()
-        yield nothing_compiled()
-        yield seeds(self.tracer)
-        yield torch.set_grad_enabled(torch.is_grad_enabled())  # put back if the program fails or forgets to
-        yield quiet()
-        if not self.tracer.concrete:
-            yield FAKE
-        yield self.tracer
-        yield histories()
-        yield Unseen(self.tracer)
-        yield STORAGE_ADDRESS()
-        yield PICKLES()
-        yield TO_DLPACK()
-        yield Histories(self.tracer)
-        yield self.tracer.modules.follow(self.root)
-        yield plain_recurrence()
-        yield Substitute(self.tracer, grad_asked=self._grad_asked, gradients=self.gradients.look)
+        yield from watching(self.tracer, self.root, self._grad_asked, self.gradients.look)
         yield self.reads.recording()
 
     @contextmanager
@@ -363,10 +341,3 @@ class _Capture:
                 tracked = self.inputs.stood_for[origin].grad_fn is not None and behind_writes(value) is not origin
                 outputs.append(Output("mutation", of[origin].name, tracked))
                 results.append(left_in(self.tracer, origin, value))
-
-
-def nothing_compiled() -> AbstractContextManager[Any]:
-    """Inside, what ``torch.compile`` has made of a part of the program runs as the part itself."""
-    if "torch._dynamo" not in sys.modules:
-        return nullcontext()
-    return torch.compiler.set_stance("force_eager")
