@@ -6,9 +6,15 @@ import gc
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from gc import isenabled as _is_enabled  # itself, whatever a capture puts in front of it
 
 _PAUSE = threading.Lock()
 _pausing = 0  # how many are under way, in all threads
+
+
+def is_on() -> bool:
+    """What ``gc.isenabled()`` is to the user's program."""
+    return _pausing > 0 or _is_enabled()
 
 
 @contextmanager
@@ -21,7 +27,7 @@ def no_collection() -> Iterator[None]:
     """
     global _pausing
     with _PAUSE:
-        paused = _pausing > 0 or gc.isenabled()  # who has switched it off finds it off
+        paused = is_on()  # who has switched it off finds it off
         if paused and not _pausing:
             gc.collect(1)  # what the user has just let go is not to grow old here
             gc.disable()

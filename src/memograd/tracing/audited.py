@@ -8,6 +8,7 @@ event (``os.path.exists``, ``path.stat()``): that is seen at ``os.stat``, and as
 
 from __future__ import annotations
 
+import gc
 import linecache
 import os
 import sys
@@ -18,7 +19,7 @@ from typing import Any
 
 import torch
 
-from memograd import errors
+from memograd import collector, errors
 from memograd.tracing.interposed import Interposed, together
 from memograd.tracing.names import is_standard_file
 
@@ -95,7 +96,17 @@ def _answer(ask: Callable[..., Any], args: Any, kwargs: Any) -> Any:
     return (*answer[:7], answer.st_mtime_ns, answer.st_ctime_ns)
 
 
-_ASKED = [_seen(name) for name in ("stat", "lstat", "access")]
+def _collects() -> bool:
+    """``gc.isenabled()``, which is off during a capture and on again behind it."""
+    tell = _HERE.tell
+    if tell is not None and _is_the_programs():
+        tell("gc.isenabled", collector.is_on)
+        return collector.is_on()
+    return _IS_ENABLED()
+
+
+_IS_ENABLED = gc.isenabled
+_ASKED = [*(_seen(name) for name in ("stat", "lstat", "access")), Interposed(gc, "isenabled", _collects)]
 
 
 def _is_the_programs() -> bool:

@@ -31,7 +31,7 @@ from memograd.tracing.names import (
 )
 from memograd.tracing.objects import CARRIERS, Objects
 from memograd.tracing.standard import CALLED, Question, named, question
-from memograd.tracing.state_kinds import BIG, UNKNOWN, Kind
+from memograd.tracing.state_kinds import BIG, OF_A_LIBRARY, UNKNOWN, Kind
 
 _DEPTH = 2  # of calls from function to function inside libraries: what decides there does not change
 _LARGEST = 100_000  # entries of a container that are met one by one
@@ -193,14 +193,15 @@ class Meetings(Objects):
     def _standard(self, owner: Any, chain: tuple[str, ...], name: str) -> None:
         """``os.environ``, ``time.time``, ``torch.backends.cudnn.benchmark``, ``datetime.now``."""
         holder, key, value = named(owner, chain)
-        if isinstance(value, CALLED):
-            self._asks(question(value), value, name)
-        elif key:
+        if (asks := question(value)) is not None:
+            self._asks(asks, value, name)
+        elif key and not isinstance(value, CALLED):
             self.place(holder, key, value, name, attribute=True)
 
     def _asks(self, what: Question | None, function: Any, name: str) -> None:
         if isinstance(what, Kind):
-            self.states.meet(function, what, f"{name}()")
+            if what not in OF_A_LIBRARY or not self.states.knows(what):
+                self.states.meet(function, what, f"{name}()")
         elif what is not None:
             self.meet(what(), name)
 
@@ -208,6 +209,8 @@ class Meetings(Objects):
         """``import settings`` inside a function."""
         module = sys.modules.get(name)
         if module is not None:
+            if not (is_machinery(name) or is_library_module(name)):  # nobody takes these out again
+                self.place(sys.modules, name, module, f"sys.modules.{name}")
             self.meet(module, name)
         elif not is_machinery(name):
             self.again = self.again or f"the module {name!r}, which the program imports,"

@@ -3,6 +3,7 @@ classes, and the state of what has no attributes (``state_kinds.py``), count as 
 
 from __future__ import annotations
 
+import abc
 import argparse
 import collections
 import types
@@ -14,7 +15,7 @@ import torch
 from memograd.tracing import asked
 from memograd.tracing.holders import ClassAttributes, Holder, dict_of, slots_of
 from memograd.tracing.names import is_library_module, is_machinery, is_standard
-from memograd.tracing.state_kinds import inside, kind_of
+from memograd.tracing.state_kinds import REGISTERED, inside, kind_of
 from memograd.tracing.states import States
 
 _WITHOUT_VALUES = frozenset(  # modules of the standard library whose objects decide nothing
@@ -71,6 +72,7 @@ class Objects:
         """A class the program can name: what it asks of a class, nobody tells us."""
         if issubclass(value, torch.autograd.Function):
             return  # Functions are ours while they are captured, see functions.py
+        self._metaclass(value)
         for cls in value.__mro__:
             module = cls.__module__
             if is_machinery(module):
@@ -80,6 +82,14 @@ class Objects:
                 for key, entry in list(vars(cls).items()):
                     if not key.startswith("__"):
                         self.place(self.attributes_of(cls), key, entry, f"{cls.__qualname__}.{key}")
+
+    def _metaclass(self, cls: type) -> None:
+        """``type(self).scale``, a property of the class of the class; ``isinstance(x, Interface)``."""
+        meta = type(cls)
+        if not is_machinery(meta.__module__):
+            self.meet(meta, meta.__qualname__)
+        if issubclass(meta, abc.ABCMeta) and not is_machinery(cls.__module__) and not self.states.knows(REGISTERED):
+            self.states.meet(cls, REGISTERED, "ABCMeta.register")
 
     def _data_of(self, cls: type) -> None:
         for key, entry in list(self.keep(cls, ClassAttributes(cls)).items()):
@@ -109,6 +119,7 @@ class Objects:
     def _of_users_class(self, value: Any, name: str) -> None:
         cls = type(value)
         self._special_methods(cls)
+        self._metaclass(cls)
         users = [c for c in cls.__mro__ if not (is_machinery(c.__module__) or is_library_module(c.__module__))]
         for base in users:  # ``type(self).scale``
             self._data_of(base)

@@ -199,7 +199,7 @@ class Reads(Meetings):
     def _parametrized(self) -> None:
         """``parametrize.cached()``: the tensors that it keeps may come from earlier calls, and serve later ones."""
         values = parametrized_values()
-        if not any(kind is PARAMETRIZED for _, kind, _, _ in self.states.met):
+        if not self.states.knows(PARAMETRIZED):
             self.states.meet(self, PARAMETRIZED, "parametrize.cached()")
             for key, tensor in self.keep(values, Parametrized()).items() if values is not None else ():
                 self.place(values, key, tensor, f"the cached {key[1]}")

@@ -10,6 +10,7 @@ from __future__ import annotations
 import datetime
 import decimal
 import importlib
+import locale
 import os
 import random
 import secrets
@@ -24,7 +25,7 @@ from typing import Any
 import torch
 
 from memograd.tracing.holders import MISSING
-from memograd.tracing.state_kinds import ANSWER, DECIMALS, UNKNOWN, Kind
+from memograd.tracing.state_kinds import ANSWER, DECIMALS, LOCALE, NUMPYS, NUMPYS_TEXTS, UNKNOWN, Kind
 
 CALLED = (types.FunctionType, types.BuiltinFunctionType, types.MethodType, types.MethodWrapperType, type)
 _FLAGS = (bool, int, float, str)
@@ -46,11 +47,15 @@ _QUESTIONS: dict[Any, Question] = {
     **dict.fromkeys(_NEVER_THE_SAME, UNKNOWN),
     **dict.fromkeys(_ASKED_AGAIN, ANSWER),
     **dict.fromkeys((decimal.getcontext, decimal.setcontext, decimal.localcontext, decimal.Decimal), DECIMALS),
+    **dict.fromkeys((locale.localeconv, locale.getlocale, locale.setlocale, locale.str, locale.currency), LOCALE),
+    **dict.fromkeys((locale.format_string, locale.atof, locale.delocalize, locale.strcoll, locale.strxfrm), LOCALE),
     os.getenv: lambda: os.environ,
     importlib.import_module: lambda: sys.modules,
     __import__: lambda: sys.modules,
 }
 _OF_NUMPY = ("default_rng", "RandomState", "SeedSequence")  # of numpy.random, from the system's entropy if not seeded
+_TEXTS_OF_NUMPY = ("array2string", "array_repr", "array_str", "get_printoptions", "printoptions", "set_printoptions")
+_SWITCHES = "torch.backends"  # cuda.flash_sdp_enabled(), mha.get_fastpath_enabled()
 
 
 def question(function: Any) -> Question | None:
@@ -59,10 +64,27 @@ def question(function: Any) -> Question | None:
         asked = _QUESTIONS.get(function)
     except TypeError:  # no hash
         return None
+    return asked or _of_numpy(function) or _of_switches(function)
+
+
+def _of_numpy(function: Any) -> Question | None:
+    """Whether NumPy raises for a division by zero, and how it writes numbers: as it is set."""
     numpy: Any = sys.modules.get("numpy")
-    if asked is None and numpy is not None and any(function is getattr(numpy.random, n) for n in _OF_NUMPY):
+    if numpy is None or _module_of(function).partition(".")[0] != "numpy":
+        return None
+    if any(function is getattr(numpy.random, n) for n in _OF_NUMPY):
         return UNKNOWN
-    return asked
+    return NUMPYS_TEXTS if any(function is getattr(numpy, n) for n in _TEXTS_OF_NUMPY) else NUMPYS
+
+
+def _of_switches(function: Any) -> Question | None:
+    of_a_switch = isinstance(function, types.FunctionType) and _module_of(function).startswith(_SWITCHES)
+    return ANSWER if of_a_switch and function.__name__.endswith(("_enabled", "_allowed")) else None
+
+
+def _module_of(function: Any) -> str:
+    """Of a ufunc that of its class."""
+    return str((function if isinstance(function, CALLED) else type(function)).__module__)
 
 
 def named(owner: Any, chain: tuple[str, ...]) -> tuple[Any, str, Any]:

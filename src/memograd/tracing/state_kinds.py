@@ -9,12 +9,14 @@ A graph holds the numbers that its program got out of such an object. There are 
 
 from __future__ import annotations
 
+import abc
 import array
 import contextvars
 import ctypes
 import decimal
 import gc
 import io
+import locale
 import logging
 import mmap
 import pickle
@@ -111,6 +113,11 @@ UNKNOWN = Kind(lambda _: None)
 TAKEN = Kind(lambda _: None, taken=True)  # an iterator, a file
 ANSWER = Kind(lambda function: repr(function()))  # of a function without arguments
 DECIMALS = Kind(lambda _: _decimals(), lambda _, state: _set_decimals(state))  # how decimal numbers are computed
+NUMPYS = Kind(lambda _: _of_numpy().geterr(), lambda _, state: _of_numpy().seterr(**state))  # what it makes of errors
+NUMPYS_TEXTS = Kind(lambda _: repr(_of_numpy().get_printoptions()))
+LOCALE = Kind(lambda _: (locale.localeconv(), locale.setlocale(locale.LC_ALL)))
+REGISTERED = Kind(lambda _: abc.get_cache_token())  # which classes count as which abstract ones
+OF_A_LIBRARY = (DECIMALS, NUMPYS, NUMPYS_TEXTS, LOCALE)  # one state for all that the program asks of it
 BIG = Kind(lambda container: _numbers(container.values() if isinstance(container, dict) else container))
 
 
@@ -130,6 +137,10 @@ def _decimals() -> tuple[Any, ...]:
 def _set_decimals(state: tuple[Any, ...]) -> None:
     for name, value in zip(_OF_DECIMALS, state, strict=True):
         setattr(decimal.getcontext(), name, value)
+
+
+def _of_numpy() -> Any:
+    return sys.modules["numpy"]
 
 
 def _numbers(values: Iterable[Any]) -> tuple[Any, ...]:

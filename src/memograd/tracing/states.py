@@ -40,6 +40,10 @@ class States:
         else:
             self._before.append((value, kind, before, name))
 
+    def knows(self, kind: Kind) -> bool:
+        """Whether something of this kind has been met."""
+        return any(known is kind for _, known, _, _ in self._before)
+
     @property
     def met(self) -> list[tuple[Any, Kind, Any, str]]:
         """Those whose state is known, and what it was."""
