@@ -120,3 +120,19 @@ def test_a_derivative_that_nobody_goes_on_from_has_no_part_in_the_next() -> None
     ways = mg.grad(lambda a, b: (a**b).sum(), (0, 1))(a, b), slopes(mg.wrap(Power(), check="never"), a, b)
     for by_base, _ in ways:
         torch.testing.assert_close(torch.autograd.grad(by_base.sum(), a)[0], expected)
+
+
+def test_what_a_program_leaves_detached_has_no_history() -> None:
+    """As in ``torch.func``, also where the graph reads parameters that have one."""
+    weight, kept = nn.Parameter(torch.tensor(2.0)), []
+
+    def f(x: torch.Tensor) -> tuple[torch.Tensor, tuple[torch.Tensor, ...]]:
+        kept[:] = [x.detach() * weight.detach(), x * weight]
+        return (x * weight).sum(), (weight.detach() * 3, x * 1, x * weight)
+
+    seen = []
+    for library in (torch.func, mg):
+        gradient, results = library.grad(f, has_aux=True)(torch.ones(3))
+        seen.append([t.requires_grad for t in (gradient, *results, *kept)])
+        assert torch.autograd.grad(gradient.sum(), weight)[0] == 3
+    assert seen[1] == seen[0] == [True, False, False, True, False, True]

@@ -18,6 +18,7 @@ from typing import Any
 import torch
 
 from memograd._torch import batched, inside_torch_func, is_batched, is_wrapped, unbatched
+from memograd.adjoint.activity import active_nodes
 from memograd.as_written import call
 from memograd.errors import CaptureError, GraphError
 from memograd.graph.bits import worked_out
@@ -53,6 +54,7 @@ class Step:
         self.build = build
         self._function: Any = None
         self._derivatives: dict[tuple[tuple[int, ...], ...], tuple[Step, list[int], list[int]]] = {}
+        self._constant: dict[tuple[bool, ...], frozenset[int]] = {}
         self._batch: Any = None
 
     def __call__(self, flat: Sequence[Any], around: Around = nullcontext) -> tuple[torch.Tensor, ...]:
@@ -71,6 +73,14 @@ class Step:
             function = self._batch
         with around():
             return run(function, flat)
+
+    def constant(self, tracked: tuple[bool, ...]) -> frozenset[int]:
+        """The results with no derivative by inputs of which these are tracked: ``detach``, or no way there."""
+        if tracked not in self._constant:
+            sources = [p for p, t in zip(self.graph.placeholders, tracked, strict=True) if t]
+            active = set(active_nodes(sources, self.graph.results))
+            self._constant[tracked] = frozenset(k for k, r in enumerate(self.graph.results) if r not in active)
+        return self._constant[tracked]
 
     def pulled(
         self, flat: Sequence[Any], cotangents: Sequence[Any], wanted: Sequence[bool], around: Around
@@ -112,7 +122,14 @@ class _Function(torch.autograd.Function):
         ctx.step, ctx.around = inputs[:2]
         ctx.save_for_backward(*inputs[2:])
         ctx.set_materialize_grads(inside_torch_func())  # a batch of vmap takes no None
-        ctx.mark_non_differentiable(*(o for o in output if not (o.is_floating_point() or o.is_complex())))
+        constant = (
+            ()
+            if inside_torch_func()
+            else ctx.step.constant(tuple([isinstance(t, torch.Tensor) and t.requires_grad for t in inputs[2:]]))
+        )
+        ctx.mark_non_differentiable(
+            *(o for k, o in enumerate(output) if k in constant or not (o.is_floating_point() or o.is_complex()))
+        )
 
     @staticmethod
     def backward(ctx: Any, *cotangents: Any) -> Any:
