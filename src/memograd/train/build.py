@@ -25,6 +25,7 @@ from memograd.train.appended import Update, watched
 from memograd.train.carried import Carried
 from memograd.train.gather import Gather
 from memograd.train.objective import refuse_other_losses
+from memograd.train.outer_histories import refuse_held_histories
 from memograd.train.program import Decision, Origin, Program, detached, positions, put_back
 from memograd.train.rates import Rates
 from memograd.train.refinements import Refinements
@@ -171,6 +172,7 @@ def differentiated(
     if not any(id(p) in trained for p in parameters.values()):
         raise GraphError("no trainable parameter takes part in this step")
     refuse_other_losses(forward)
+    refuse_held_histories(forward, [p for group in optimizer.param_groups for p in group["params"]])
     names = [n for n, p in parameters.items() if id(p) in trained or (p.requires_grad and has_hooks(p))]
     return forward, differentiate(forward, names)
 

@@ -24,9 +24,10 @@ _MOST = 64  # programs of one signature
 
 
 class Programs:
-    """The programs of one signature, the one used last first."""
+    """The programs of one signature, the one used last first; ``tracked``: with arguments that require gradients."""
 
-    def __init__(self) -> None:
+    def __init__(self, tracked: bool = False) -> None:
+        self.tracked = tracked
         self.all: list[Program] = []
 
     def add(self, program: Program) -> Program:

@@ -27,6 +27,7 @@ from memograd.train.build import Choose, Training, build
 from memograd.train.check import Check
 from memograd.train.counters import Updates
 from memograd.train.decisions import Programs
+from memograd.train.outer_histories import refuse_histories
 from memograd.train.program import Program, geometry, settings
 
 
@@ -53,8 +54,12 @@ class ProgramCache:
             _refuse_unless_pytorchs(hooks[0])
         key = self._key(batch, options)
         programs = self.programs.get(key)
+        if programs is None or programs.tracked:
+            refuse_histories(leaves := flat(batch, options), self.training.trained)
         if programs is None:
-            programs = self.programs[key] = Programs()
+            programs = self.programs[key] = Programs(
+                any(isinstance(x, torch.Tensor) and x.requires_grad for x in leaves)
+            )
             why = "" if self.captures else "the first step"
         else:
             programs.drop_stale(self.training.optimizer, self.updates.alike, len(self.training.carried.averages))
