@@ -140,3 +140,56 @@ def test_a_container_of_a_class_of_its_own_is_compared_by_what_it_holds(held: An
         held[key] = value
         assert torch.equal(wrapped(X[:, :2]), own(X[:, :2]))
     assert len(forward.captures) == 2
+
+
+class Lying(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(3, 3)
+        self.table: Any = nn.Buffer(torch.arange(9.0).view(3, 3) / 9)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = torch.tanh(self.linear(x.to(self.linear.weight.dtype))) @ self.table.to(self.linear.weight.dtype)
+        y = y * (2 if self.linear.weight.is_contiguous() else 3) + self.table.stride(0)
+        return y.square().mean() * (2 if self.table.dtype is torch.float32 else 3)
+
+
+def turned(model: Any, _: int) -> None:
+    model.linear.weight.data = model.linear.weight.data.t()
+
+
+def turned_buffer(model: Any, _: int) -> None:
+    model.table.t_()
+
+
+def of_another_dtype(model: Any, k: int) -> None:
+    model.to(torch.float64 if k % 2 else torch.float32)
+
+
+def buffer_of_another_dtype(model: Any, k: int) -> None:
+    model.table.data = model.table.data.to(torch.float64 if k % 2 else torch.float32)
+
+
+@pytest.mark.parametrize("way", ["step", "wrap"])
+@pytest.mark.parametrize("change", [turned, turned_buffer, of_another_dtype, buffer_of_another_dtype])
+def test_square_tensors_turned_around_and_other_dtypes(change: Callable[[Any, int], None], way: str) -> None:
+    model, plain = copy.deepcopy(source := Lying()), source
+    step = mg.TrainStep(model, None, torch.optim.SGD(model.parameters(), 0.1), backend="eager")
+    witness = torch.optim.SGD(plain.parameters(), 0.1)
+    if way == "wrap":
+        mg.wrap(model)
+    for k in range(5):
+        for each in (model, plain):
+            change(each, k)
+        loss = step(X) if way == "step" else model(X)
+        expected = plain(X)
+        torch.testing.assert_close(loss.detach(), expected.detach())
+        witness.zero_grad()
+        expected.backward()
+        if way == "step":
+            witness.step()
+        else:
+            model.zero_grad()
+            loss.backward()
+            torch.testing.assert_close([p.grad for p in model.parameters()], [p.grad for p in plain.parameters()])
+        torch.testing.assert_close(list(model.parameters()), list(plain.parameters()))

@@ -37,7 +37,8 @@ SIMPLE = (int, float, complex, bool, str, bytes, type(None))
 _EQUAL = frozenset({*SIMPLE, torch.dtype, torch.device, torch.Size, torch.layout, torch.memory_format, slice, range})
 _PLAIN = (dict, list, collections.OrderedDict, collections.deque, types.MappingProxyType)
 _TRAINED = attrgetter("requires_grad")
-_SHAPE = attrgetter("shape")
+_SHAPE, _DTYPE = attrgetter("shape"), attrgetter("dtype")
+_STRIDE = torch.Tensor.stride
 
 
 class Guards:
@@ -99,6 +100,9 @@ class Guards:
         self._trained = list(map(_TRAINED, self._tensors))
         self._solid = _solid(self._tensors)
         self._shapes = list(map(_SHAPE, self._solid))
+        self._dtypes = list(map(_DTYPE, self._solid))
+        self._strided = _strided(self._solid)
+        self._strides = list(map(_STRIDE, self._strided))
 
     def ask(self, ids: AskedIds, compared: bool) -> None:
         """The program has asked for ``ids`` of its arguments; ``compared``: by whoever will use the graph again."""
@@ -125,7 +129,7 @@ class Guards:
             return False
         try:
             same = all([all(map(is_, map(w.get, w.holders, w.keys), w.last)) for w in self._ways]) or self._alike()
-            return same and self.rest_holds()
+            return same and self.rest_holds() and self._kinds_hold()
         except (KeyError, IndexError, AttributeError, ValueError):  # something is no longer there
             return False
 
@@ -142,6 +146,11 @@ class Guards:
     def rest_holds(self) -> bool:
         """The same of what is no value in a place: which places are empty, sizes, states, hooks."""
         return self.all_but_hooks_holds() and hooks_of_every_module() == self._hooks
+
+    def _kinds_hold(self) -> bool:
+        """Whether tensors have the dtypes and strides that they had: ``module.to``, ``data`` set, ``t_``. (Where calls
+        take the short way, these are compared there.)"""
+        return list(map(_DTYPE, self._solid)) == self._dtypes and list(map(_STRIDE, self._strided)) == self._strides
 
     def all_but_hooks_holds(self) -> bool:
         """The same, for who has looked at the hooks himself."""
@@ -202,7 +211,10 @@ class Guards:
         ids = {(id(value), id(before)) for value, before in zip(tensors, self._tensors, strict=True)}
         if len(ids) != len({a for a, _ in ids}) or len(ids) != len({b for _, b in ids}):
             return False
-        if list(map(_TRAINED, tensors)) != self._trained or list(map(_SHAPE, _solid(tensors))) != self._shapes:
+        solid = _solid(tensors)
+        if list(map(_TRAINED, tensors)) != self._trained or list(map(_SHAPE, solid)) != self._shapes:
+            return False
+        if list(map(_DTYPE, solid)) != self._dtypes or list(map(_STRIDE, _strided(solid))) != self._strides:
             return False
         self.moved |= any(a != b for a, b in ids)
         for way, values in zip(self._ways, now, strict=True):
@@ -255,6 +267,11 @@ def _kinds(keys: Iterable[Any]) -> set[Any]:
 def _solid(tensors: list[torch.Tensor]) -> list[torch.Tensor]:
     """Those that have a shape."""
     return [t for t in tensors if not is_lazy(t)]
+
+
+def _strided(tensors: list[torch.Tensor]) -> list[torch.Tensor]:
+    """Those that can lie in memory in several ways."""
+    return [t for t in tensors if t.layout is torch.strided and t.dim() > 1]
 
 
 def _geometry(tensor: torch.Tensor) -> tuple[Any, ...]:
