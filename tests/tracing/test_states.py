@@ -7,8 +7,10 @@ import array
 import collections
 import contextvars
 import ctypes
+import decimal
 import functools
 import gc
+import hashlib
 import io
 import itertools
 import mmap
@@ -21,6 +23,7 @@ import threading
 import time
 import types
 import weakref
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -349,6 +352,31 @@ def clock() -> Case:
     return times(lambda: float(time.monotonic() - since[0] > 1e5)), lambda: since.__setitem__(0, since[0] - 1e6)
 
 
+def digits() -> Case:
+    held = decimal.Context(prec=2)
+    return times(lambda: float(held.divide(1, 3))), lambda: setattr(held, "prec", held.prec + 1)
+
+
+def another_context() -> Case:
+    variable, held = contextvars.ContextVar("held", default=2.0), contextvars.copy_context()
+    return times(lambda: held.run(variable.get)), lambda: held.run(lambda: variable.set(variable.get() + 1))
+
+
+def hashed() -> Case:
+    held = hashlib.md5(b"a", usedforsecurity=False)
+    return times(lambda: held.copy().digest()[0]), lambda: held.update(b"a")
+
+
+def decompressed() -> Case:
+    held = zlib.decompressobj()
+    data = iter(zlib.compress(bytes(range(7)), 0))
+
+    def number() -> float:
+        return float(len(held.decompress(bytes([next(data)]), 1)) + 2)
+
+    return times(number), lambda: [held.decompress(bytes([next(data)])) for _ in range(3)]
+
+
 CASES: dict[str, Any] = {
     "numpy array": item(lambda: np.array([2.0, 3.0])),
     "numpy array of another kind": item(lambda: np.zeros(2, dtype=[("k", "f8")])["k"]),
@@ -384,7 +412,7 @@ CASES: dict[str, Any] = {
             *(environment_by_getenv, of_this_thread, generator, advanced_outside, batches, lines, file_of_its_own),
             *(file_open, taken_from_a_list, got_from_a_dict, weak_proxy, weak_and_gone, weak_keys, base_class),
             *(class_of_the_object, another_class, by_globals, noted_on_a_function, noted_on_a_tensor, other_arguments),
-            *(large, polynomial, folder, clock),
+            *(large, polynomial, folder, clock, digits, another_context, hashed, decompressed),
         )
     },
 }

@@ -112,7 +112,9 @@ PARAMETRIZED = Kind(lambda _: _parametrized())  # what ``parametrize.cached()`` 
 UNKNOWN = Kind(lambda _: None)
 TAKEN = Kind(lambda _: None, taken=True)  # an iterator, a file
 ANSWER = Kind(lambda function: repr(function()))  # of a function without arguments
-DECIMALS = Kind(lambda _: _decimals(), lambda _, state: _set_decimals(state))  # how decimal numbers are computed
+DECIMALS = Kind(  # how decimal numbers are computed
+    lambda _: _digits(decimal.getcontext()), lambda _, state: _set_digits(decimal.getcontext(), state)
+)
 NUMPYS = Kind(lambda _: _of_numpy().geterr(), lambda _, state: _of_numpy().seterr(**state))  # what it makes of errors
 NUMPYS_TEXTS = Kind(lambda _: repr(_of_numpy().get_printoptions()))
 LOCALE = Kind(lambda _: (locale.localeconv(), locale.setlocale(locale.LC_ALL)))
@@ -129,14 +131,13 @@ def _parametrized() -> tuple[Any, ...]:
 _OF_DECIMALS = ("prec", "rounding", "Emin", "Emax", "capitals", "clamp")
 
 
-def _decimals() -> tuple[Any, ...]:
-    context = decimal.getcontext()
+def _digits(context: decimal.Context) -> tuple[Any, ...]:
     return tuple([getattr(context, name) for name in _OF_DECIMALS])
 
 
-def _set_decimals(state: tuple[Any, ...]) -> None:
+def _set_digits(context: decimal.Context, state: tuple[Any, ...]) -> None:
     for name, value in zip(_OF_DECIMALS, state, strict=True):
-        setattr(decimal.getcontext(), name, value)
+        setattr(context, name, value)
 
 
 def _of_numpy() -> Any:
@@ -218,6 +219,11 @@ def _set_variable(value: contextvars.ContextVar[Any], state: Same) -> None:
     value.set(state.values[0])
 
 
+def _set_context(value: contextvars.Context, state: Same) -> None:
+    for variable, held in zip(state.values[::2], state.values[1::2], strict=True):
+        value.run(variable.set, held)
+
+
 def _own_thread(value: threading.local) -> Same:
     return Same([x for pair in value.__dict__.items() for x in pair])
 
@@ -241,6 +247,8 @@ def inside(value: Any) -> list[Any]:
     """Python objects that such an object holds."""
     if isinstance(value, contextvars.ContextVar):
         return [value.get(None)]
+    if isinstance(value, contextvars.Context):
+        return list(value.values())
     if isinstance(value, threading.local):
         return list(value.__dict__.values())
     if isinstance(value, weakref.ref):
@@ -275,6 +283,8 @@ _KINDS: list[tuple[Any, Kind]] = [
     ((ctypes._SimpleCData, ctypes.Array, ctypes.Structure, ctypes.Union), Kind(_bytes, _fill_memory)),
     ((io.StringIO, io.BytesIO), Kind(_text, _write_text)),
     (contextvars.ContextVar, Kind(_variable, _set_variable)),
+    (contextvars.Context, Kind(lambda context: Same(x for pair in context.items() for x in pair), _set_context)),
+    (decimal.Context, Kind(_digits, _set_digits)),
     (torch.Generator, TORCH_GENERATOR),
     (torch.jit.ScriptModule, Kind(scripted, _put_scripted)),
     (threading.local, Kind(_own_thread, _own_thread_again)),
@@ -283,6 +293,9 @@ _KINDS: list[tuple[Any, Kind]] = [
     ((io.IOBase, queue.SimpleQueue), TAKEN),
     (logging.Logger, Kind(lambda logger: (_level(logger), logger.disabled))),
 ]
+_FED = frozenset(  # modules of the standard library whose objects go on from what they were given
+    {"_hashlib", "_md5", "_sha1", "_sha2", "_sha3", "_blake2", "_hmac", "zlib", "_bz2", "_lzma", "pyexpat"}
+)
 _NUMPY = Kind(_numpy_state, _numpy_fill)
 
 
@@ -301,6 +314,8 @@ def kind_of(value: Any) -> Kind | None:
     if (answers := answers_of(value)) is not None:
         return Kind(answers)
     cls = type(value)
+    if cls.__module__ in _FED:
+        return TAKEN
     if hasattr(cls, "__next__"):
         return None if _in_python(cls) and not is_machinery(cls.__module__) else TAKEN
     return None if is_machinery(cls.__module__) or callable(value) or _in_python(cls) else _PICKLED
