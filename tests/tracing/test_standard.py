@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import abc
 import gc
+import math
 import sys
 import types
 from collections.abc import Callable
@@ -14,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 import memograd as mg
@@ -154,3 +156,48 @@ CASES = [
 @pytest.mark.parametrize("make", CASES, ids=lambda f: f.__name__)
 def test_as_in_pytorch(make: Callable[[], Case], way: str) -> None:
     assert _losses(make, way) == pytest.approx(_losses(make, ""))
+
+
+class Calling(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(3, 3, dtype=torch.float64)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = torch.relu(self.linear(x)) + F.gelu(x) * math.sqrt(4.0)
+        return nn.Tanh()(y).square().mean()
+
+
+PATCHES: list[tuple[Any, str, Any]] = [
+    (torch, "relu", lambda x: x * 3),
+    (F, "gelu", lambda x: x * 3),
+    (nn, "Tanh", nn.Sigmoid),
+    (math, "sqrt", lambda x: x * 3),
+]
+
+
+@pytest.mark.parametrize("way", ["step", "wrap"])
+@pytest.mark.parametrize("patch", PATCHES, ids=lambda p: p[1])
+def test_a_function_that_is_put_in_the_place_of_pytorchs(
+    patch: tuple[Any, str, Any], way: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def losses(ours: str) -> list[float]:
+        torch.manual_seed(0)
+        model, found = Calling(), []
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        step = mg.TrainStep(model, None, optimizer, backend="eager") if ours == "step" else None
+        call = mg.wrap(model) if ours == "wrap" else model
+        for k in range(4):
+            x = torch.linspace(-1.0, 1.0, 6, dtype=torch.float64).reshape(2, 3) * (1 + k)
+            with monkeypatch.context() as patched:
+                if k % 2:
+                    patched.setattr(*patch)
+                optimizer.zero_grad()
+                loss = call(x) if step is None else step(x)
+                if step is None:
+                    loss.backward()
+                    optimizer.step()
+            found.append(float(loss.detach()))
+        return found
+
+    assert losses(way) == pytest.approx(losses(""))

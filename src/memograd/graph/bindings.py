@@ -44,7 +44,15 @@ def form_of(node: fx.Node) -> Form | None:
     key = (target, *map(_kind, node.args), *((name, _kind(v)) for name, v in node.kwargs.items()))
     if key not in _FORMS:
         _FORMS[key] = _watched(node, target)
-    return _FORMS[key]
+    form = _FORMS[key]
+    return form if form is None or _is_pytorchs(form, name_of(target)) else None
+
+
+def _is_pytorchs(form: Form, name: str) -> bool:
+    """False while somebody has put a function of his own there (``torch.relu = ...``)."""
+    if form == "function":
+        return isinstance(getattr(torch, name, None), BuiltinFunctionType)
+    return isinstance(getattr(torch.Tensor, name, None), MethodDescriptorType)
 
 
 def name_of(target: Any) -> str:

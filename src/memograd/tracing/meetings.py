@@ -30,7 +30,7 @@ from memograd.tracing.names import (
     is_user_code,
 )
 from memograd.tracing.objects import CARRIERS, Objects
-from memograd.tracing.standard import CALLED, Question, named, question
+from memograd.tracing.standard import Question, named, question
 from memograd.tracing.state_kinds import BIG, OF_A_LIBRARY, UNKNOWN, Kind
 
 _DEPTH = 2  # of calls from function to function inside libraries: what decides there does not change
@@ -195,7 +195,7 @@ class Meetings(Objects):
         holder, key, value = named(owner, chain)
         if (asks := question(value)) is not None:
             self._asks(asks, value, name)
-        elif key and not isinstance(value, CALLED):
+        elif key:  # torch.relu, too: another function may be put there
             self.place(holder, key, value, name, attribute=True)
 
     def _asks(self, what: Question | None, function: Any, name: str) -> None:

@@ -24,6 +24,7 @@ from typing import Any
 
 import torch
 
+from memograd import errors
 from memograd.tracing.holders import MISSING
 from memograd.tracing.state_kinds import ANSWER, DECIMALS, LOCALE, NUMPYS, NUMPYS_TEXTS, UNKNOWN, Kind
 
@@ -55,6 +56,7 @@ _QUESTIONS: dict[Any, Question] = {
 }
 _OF_NUMPY = ("default_rng", "RandomState", "SeedSequence")  # of numpy.random, from the system's entropy if not seeded
 _TEXTS_OF_NUMPY = ("array2string", "array_repr", "array_str", "get_printoptions", "printoptions", "set_printoptions")
+_OWN = os.path.dirname(errors.__file__) + os.sep
 _SWITCHES = "torch.backends"  # cuda.flash_sdp_enabled(), mha.get_fastpath_enabled()
 
 
@@ -99,7 +101,15 @@ def named(owner: Any, chain: tuple[str, ...]) -> tuple[Any, str, Any]:
         return holder, "", value
     flag = isinstance(value, _FLAGS)
     torchs = isinstance(holder, types.ModuleType) and holder.__name__.partition(".")[0] == "torch"
+    if isinstance(value, CALLED):
+        return holder, key if isinstance(holder, types.ModuleType) and not _is_ours(value) else "", value
     return holder, key if flag == torchs else "", value
+
+
+def _is_ours(function: Any) -> bool:
+    """One that stands in front of another for as long as a capture is under way."""
+    code = getattr(function, "__code__", None)
+    return _module_of(function).startswith("memograd") or (code is not None and code.co_filename.startswith(_OWN))
 
 
 def _attribute(owner: Any, name: str) -> Any:
