@@ -161,10 +161,10 @@ def test_as_in_pytorch(make: Callable[[], Case], way: str) -> None:
 class Calling(nn.Module):
     def __init__(self) -> None:
         super().__init__()
-        self.linear = nn.Linear(3, 3, dtype=torch.float64)
+        self.linear, self.act = nn.Linear(3, 3, dtype=torch.float64), nn.Softplus()
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        y = torch.relu(self.linear(x)) + F.gelu(x) * math.sqrt(4.0)
+        y = self.act(torch.relu(self.linear(x))) + F.gelu(x) * math.sqrt(4.0)
         return nn.Tanh()(y).square().mean()
 
 
@@ -173,6 +173,7 @@ PATCHES: list[tuple[Any, str, Any]] = [
     (F, "gelu", lambda x: x * 3),
     (nn, "Tanh", nn.Sigmoid),
     (math, "sqrt", lambda x: x * 3),
+    (nn.Softplus, "forward", lambda self, x: x * 3),
 ]
 
 

@@ -193,7 +193,7 @@ class Reads(Meetings):
         users = not is_machinery(cls.__module__)
         if own is not None and (users or name == "forward"):
             self.place(own, name, MISSING, f"{path}.{name}")  # the instance may get one of its own
-        if users:
+        if users or name == "forward":  # that of a layer of PyTorch's may be replaced, too
             self.place(self.attributes_of(cls), name, entry, f"{cls.__qualname__}.{name}")
 
     def _parametrized(self) -> None:
