@@ -461,3 +461,31 @@ def test_a_generator_that_stands_elsewhere_draws_the_same_for_both():
             loss = nn.functional.mse_loss(nn.functional.linear(X, model.weight, model.bias) * expected.random(), Y)
         torch.testing.assert_close(step(X, Y), loss)
     assert step.check_reason.startswith("agrees") and OWN.random() == expected.random()
+
+
+class Counting(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear, self.factors = nn.Linear(3, 1), np.ones(3, dtype=np.float32)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.factors[1] += 1
+        return self.linear(x * torch.from_numpy(self.factors))
+
+
+def test_an_array_that_a_forward_writes_to_is_no_write_to_the_tensor_that_looks_at_it() -> None:
+    """It ended in a KeyError."""
+    theirs = Counting()
+    ours = copy.deepcopy(theirs)
+    step = mg.TrainStep(ours, nn.MSELoss(), torch.optim.SGD(ours.parameters(), 0.1))
+    optimizer = torch.optim.SGD(theirs.parameters(), 0.1)
+    for _ in range(3):
+        x, target = torch.randn(4, 3), torch.randn(4, 1)
+        loss = nn.functional.mse_loss(theirs(x), target)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        torch.testing.assert_close(step(x, target), loss.detach())
+        assert (ours.factors == theirs.factors).all()
+    for p, q in zip(ours.parameters(), theirs.parameters(), strict=True):
+        torch.testing.assert_close(p, q)

@@ -153,7 +153,8 @@ def differences(ours: Results, theirs: Results, share: float) -> Iterator[Differ
         if apart := difference(f"the result {name!r}", name, ours.results[name], value, share, 0.0):
             yield apart
     for name, value in theirs.written.items():
-        if apart := difference(f"the new value of {name!r}", name, ours.written[name], value, share, 0.0):
+        mine = ours.written.get(name, value)  # a run that is moved for a comparison names what the graph writes to
+        if apart := difference(f"the new value of {name!r}", name, mine, value, share, 0.0):
             yield apart
     for place in {**ours.left, **theirs.left}:
         mine, other = ours.left.get(place), theirs.left.get(place)

@@ -92,11 +92,20 @@ def by_autograd(
                     out = program(*own_args, **own_kwargs)
                 loss, gradients, results = derive(out, dict(zip(joint.wrt, here.sources, strict=True)))
             mutated = _mutated(joint)
-            mutated |= set() if nudge or wide or moved else contents.changed(here.bound)
+            mutated |= set() if nudge or wide or moved else contents.changed(_own_memory(here.bound))
             after = dict(zip(map(id, here.leaves), handed, strict=True))
             written = {n: after.get(id(here.tensors[n]), here.tensors[n]).detach().clone() for n in mutated}
     left = {(id(c[0].holder), c[1]): Left(c[3], value) for c in changes if (value := number(c[2])) is not None}
     return Results(loss.detach(), gradients, written, left, results)
+
+
+def _own_memory(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Those that do not look at memory of NumPy's: a write there is a change of the array, which a run leaves."""
+    return {name: t for name, t in tensors.items() if type(t) is not Tensor or _owns_memory(t)}
+
+
+def _owns_memory(tensor: Tensor) -> bool:
+    return tensor.layout is not torch.strided or tensor.untyped_storage().resizable()
 
 
 @dataclass(frozen=True)
