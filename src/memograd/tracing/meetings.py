@@ -30,7 +30,7 @@ from memograd.tracing.names import (
     is_user_code,
 )
 from memograd.tracing.objects import CARRIERS, Objects
-from memograd.tracing.standard import Question, named, question
+from memograd.tracing.standard import CALLED, Question, named, question
 from memograd.tracing.state_kinds import BIG, OF_A_LIBRARY, UNKNOWN, Kind
 
 _DEPTH = 2  # of calls from function to function inside libraries: what decides there does not change
@@ -196,7 +196,9 @@ class Meetings(Objects):
         if (asks := question(value)) is not None:
             self._asks(asks, value, name)
         elif key:  # torch.relu, too: another function may be put there
-            self.place(holder, key, value, name, attribute=True)
+            code = getattr(value, "__code__", None)
+            own = not isinstance(value, CALLED) or (code is not None and is_user_code(code))
+            self.place(holder, key, value, name, attribute=True, inside=own)
 
     def _asks(self, what: Question | None, function: Any, name: str) -> None:
         if isinstance(what, Kind):

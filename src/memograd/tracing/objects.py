@@ -53,7 +53,8 @@ class Objects:
     def keep_slots(self, owner: Any) -> dict[str, Any]:
         raise NotImplementedError
 
-    def place(self, holder: Any, key: Any, value: Any, name: str, attribute: bool = False) -> None:
+    def place(self, holder: Any, key: Any, value: Any, name: str, attribute: bool = False, inside: bool = True) -> None:
+        """``value`` was read there; what it holds counts as met, too, if ``inside``."""
         raise NotImplementedError
 
     def key(self, value: Any, name: str) -> None:

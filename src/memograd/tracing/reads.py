@@ -255,12 +255,13 @@ class Reads(Meetings):
     def keep_slots(self, owner: Any) -> dict[str, Any]:
         return self.keep(owner, Attributes(owner, slots_of(type(owner))))
 
-    def place(self, holder: Any, key: Any, value: Any, name: str, attribute: bool = False) -> None:
+    def place(self, holder: Any, key: Any, value: Any, name: str, attribute: bool = False, inside: bool = True) -> None:
         if (id(holder), key) not in self.places:
             self._alive.append(holder)
             place = Place(holder, key, name, attribute)
             self.places[id(holder), key] = (place, value)
             for within, tensor in tensors_in(value):
-                inside = "".join(f".{i}" for i in within)
-                self.tensors.setdefault(id(tensor), replace(place, name=f"{name}{inside}", within=within))
-            self.meet(value, name)
+                path = "".join(f".{i}" for i in within)
+                self.tensors.setdefault(id(tensor), replace(place, name=f"{name}{path}", within=within))
+            if inside:
+                self.meet(value, name)
