@@ -125,20 +125,17 @@ class Program(nn.Module):
         return (self.linear(x).mean() * self.number()).square()
 
 
-def _losses(make: Callable[[], Case], way: str) -> list[float]:
-    torch.manual_seed(0)
-    number, around = make()
-    model = Program(number)
+def _losses(model: nn.Module, way: str, around: Callable[[int], AbstractContextManager[Any]]) -> list[float]:
+    """Of four steps of SGD; ``around`` is in force at each."""
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     step = mg.TrainStep(model, None, optimizer, backend="eager") if way == "step" else None
-    if way == "wrap":
-        mg.wrap(model)
+    call = mg.wrap(model) if way == "wrap" else model
     losses = []
     for k in range(4):
-        x = torch.full((2, 3), 1.0 + k, dtype=torch.float64)
+        x = torch.linspace(-1.0, 1.0, 6, dtype=torch.float64).reshape(2, 3) * (1 + k)
         with around(k):
             optimizer.zero_grad()
-            loss = model(x) if step is None else step(x)
+            loss = call(x) if step is None else step(x)
             if step is None:
                 loss.backward()
                 optimizer.step()
@@ -155,7 +152,12 @@ CASES = [
 @pytest.mark.parametrize("way", ["step", "wrap"])
 @pytest.mark.parametrize("make", CASES, ids=lambda f: f.__name__)
 def test_as_in_pytorch(make: Callable[[], Case], way: str) -> None:
-    assert _losses(make, way) == pytest.approx(_losses(make, ""))
+    def losses(way: str) -> list[float]:
+        torch.manual_seed(0)
+        number, around = make()
+        return _losses(Program(number), way, around)
+
+    assert losses(way) == pytest.approx(losses(""))
 
 
 class Calling(nn.Module):
@@ -182,23 +184,15 @@ PATCHES: list[tuple[Any, str, Any]] = [
 def test_a_function_that_is_put_in_the_place_of_pytorchs(
     patch: tuple[Any, str, Any], way: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def losses(ours: str) -> list[float]:
+    @contextmanager
+    def around(k: int) -> Any:
+        with monkeypatch.context() as patched:
+            if k % 2:
+                patched.setattr(*patch)
+            yield
+
+    def losses(way: str) -> list[float]:
         torch.manual_seed(0)
-        model, found = Calling(), []
-        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-        step = mg.TrainStep(model, None, optimizer, backend="eager") if ours == "step" else None
-        call = mg.wrap(model) if ours == "wrap" else model
-        for k in range(4):
-            x = torch.linspace(-1.0, 1.0, 6, dtype=torch.float64).reshape(2, 3) * (1 + k)
-            with monkeypatch.context() as patched:
-                if k % 2:
-                    patched.setattr(*patch)
-                optimizer.zero_grad()
-                loss = call(x) if step is None else step(x)
-                if step is None:
-                    loss.backward()
-                    optimizer.step()
-            found.append(float(loss.detach()))
-        return found
+        return _losses(Calling(), way, around)
 
     assert losses(way) == pytest.approx(losses(""))

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from memograd._torch import copy_of, pytree, redirected, without_hooks
+from memograd._torch import copy_of, is_lent, pytree, redirected, without_hooks
 from memograd.graph.graph import Graph
 from memograd.tracing.holders import noted
 from memograd.tracing.under_way import TURN, plainly
@@ -92,20 +92,11 @@ def by_autograd(
                     out = program(*own_args, **own_kwargs)
                 loss, gradients, results = derive(out, dict(zip(joint.wrt, here.sources, strict=True)))
             mutated = _mutated(joint)
-            mutated |= set() if nudge or wide or moved else contents.changed(_own_memory(here.bound))
+            mutated |= set() if nudge or wide or moved else contents.changed(here.own_memory())
             after = dict(zip(map(id, here.leaves), handed, strict=True))
             written = {n: after.get(id(here.tensors[n]), here.tensors[n]).detach().clone() for n in mutated}
     left = {(id(c[0].holder), c[1]): Left(c[3], value) for c in changes if (value := number(c[2])) is not None}
     return Results(loss.detach(), gradients, written, left, results)
-
-
-def _own_memory(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Those that do not look at memory of NumPy's: a write there is a change of the array, which a run leaves."""
-    return {name: t for name, t in tensors.items() if type(t) is not Tensor or _owns_memory(t)}
-
-
-def _owns_memory(tensor: Tensor) -> bool:
-    return tensor.layout is not torch.strided or tensor.untyped_storage().resizable()
 
 
 @dataclass(frozen=True)
@@ -138,6 +129,11 @@ class _Operands:
         tensors = {i.name: bound[i.name] if i.name in bound else next(arguments) for i in joint.inputs}
         own = [*program.parameters(), *program.buffers()] if isinstance(program, nn.Module) else []
         return cls(leaves, spec, bound, tensors, [tensors[name] for name in joint.wrt], own)
+
+    def own_memory(self) -> dict[str, Tensor]:
+        """Those of ``bound`` that do not look at an array of NumPy's: who writes to that changes the array, which a run
+        leaves."""
+        return {name: t for name, t in self.bound.items() if not is_lent(t)}
 
     def change(self, nudge: float, wide: bool, moved: Mapping[str, Tensor]) -> None:
         """As ``by_autograd`` is asked to, before the program runs."""
