@@ -25,6 +25,7 @@ class Results:
         places: of an output or left among all results of the graph: where it stands in ``entries``.
         passed: or which of the flat inputs it is.
         rewritten: of the new value of an argument, where that has a history: where it stands in ``entries``.
+        mutations: positions of the other new values.
     """
 
     def __init__(self, graph: Graph) -> None:
@@ -50,6 +51,7 @@ class Results:
                 self.entries[at[node]] = replace(self.entries[at[node]], tracked=True)
             (self.rewritten if entry.kind == "mutation" else self.places)[k] = at[node]
         self.nodes = list(at)
+        self.mutations = [k for k in graph.positions("mutation") if k not in self.rewritten]
 
 
 def refuse_histories(graph: Graph) -> None:

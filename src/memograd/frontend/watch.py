@@ -25,10 +25,11 @@ from memograd.doctor.probes import is_finite
 from memograd.doctor.report import Finding, Report
 from memograd.draws import drawing
 from memograd.errors import MemogradError, NonFiniteError
+from memograd.frontend.answers import Question
 from memograd.frontend.boundary import Call
 from memograd.frontend.late import UNDER_WAY, Pass
 from memograd.frontend.loss_source import loss_program, root
-from memograd.frontend.passes import Question, derived
+from memograd.frontend.running import derived
 from memograd.graph.graph import Graph
 from memograd.largest_number import largest_number
 from memograd.pipeline import capture_for, differentiate
