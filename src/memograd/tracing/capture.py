@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -24,18 +25,16 @@ from memograd._torch import (
     attributes_of,
     forget_shapes,
     pytree,
-    unseen,
     with_function_modes,
 )
 from memograd.draws import same_draws
 from memograd.errors import CaptureError, DataDependentError, add_note
-from memograd.graph.entries import Calling, Output
+from memograd.graph.entries import Calling
 from memograd.graph.graph import Graph
-from memograd.ops import behind_writes
 from memograd.tracing.checkpoints import written_again
 from memograd.tracing.closures import ClosingOver, Closure, closure_of
 from memograd.tracing.counters import number
-from memograd.tracing.effects import Change, changes_of, effects_of, take_back
+from memograd.tracing.effects import Change, Effects, changes_of, effects_of, take_back
 from memograd.tracing.failures import failure
 from memograd.tracing.given import Given
 from memograd.tracing.gradients import GradientsLeft
@@ -44,14 +43,14 @@ from memograd.tracing.histories import Hook, refuse_past_hooks
 from memograd.tracing.ids import AskedIds
 from memograd.tracing.inputs import Inputs
 from memograd.tracing.leaves import differentiable, leaf_names
+from memograd.tracing.outputs import Outputs
 from memograd.tracing.plainly import raised_by_pytorch
-from memograd.tracing.provenance import caller, raised_at
+from memograd.tracing.provenance import raised_at
 from memograd.tracing.reads import Reads
 from memograd.tracing.registered import Registered
 from memograd.tracing.remembered import refuse_ids, refuse_remembered
 from memograd.tracing.templates import Templates
 from memograd.tracing.tracer import Tracer
-from memograd.tracing.turned import left_in
 from memograd.tracing.under_way import ACTIVE, TURN, looking_away
 from memograd.tracing.undisturbed import ordinary_tensors
 from memograd.tracing.watching import watching
@@ -100,11 +99,11 @@ def trace(
     try:
         with ordinary_tensors(), looking_away(), same_draws() if concrete else nullcontext():
             graph = one.run(args, kwargs, wrt)
-            found = one.held_too(args, kwargs) if united else []
-            if found == [*itself] or graph.guards.taken:
+            held = one.held_too(args, kwargs) if united else []
+            if held == [*itself] or graph.guards.taken:
                 return graph
             graph.guards.run_again()
-            return trace(f, args, kwargs, wrt, concrete, united, in_autograd, found)
+            return trace(f, args, kwargs, wrt, concrete, united, in_autograd, held)
     except CaptureError as error:
         if not hasattr(one, "reads"):
             raise  # an argument is refused: nothing has run
@@ -117,14 +116,14 @@ def trace(
         if error.raised is None or ACTIVE.tracers:  # who captures around it will run both
             raise
         refused, raised = error, error.raised
-    finally:
-        one.tracer.lift = one.tracer.used = (
-            None  # no circle: what the program has met is let go at once, weak references to it end
-        )
+    finally:  # no circle: what the program has met is let go at once, weak references to it end
+        one.tracer.lift = one.tracer.used = None
     raise one.raised_by_pytorch(args, kwargs, wrt, raised) or refused
 
 
 class _Capture:
+    """One run of a program, and what it is found to be."""
+
     def __init__(
         self,
         f: Callable[..., Any],
@@ -164,22 +163,14 @@ class _Capture:
         out_leaves, out_spec = self._trace(own_args, own_kwargs)
         self.gradients.refuse()
         out_leaves = list(map(number, out_leaves))
-        outputs, results = self._returned(out_leaves)
+        outputs = Outputs(self.tracer, self.inputs)
+        outputs.returned(out_leaves)
         written_again(self.tracer)
-        self._mutations(outputs, results)
-        self.reads.counted_up(self.changes)
-        self.changes += self.inputs.frozen() + self.gradients.forgotten() + self.tracer.seeds.left()
-        refuse_ids(self.changes, self.tracer, self.inputs)
-        templates = Templates(self.reads, self.given, self.inputs.names, self._is_captured, self.tracer.memory_of)
-        effects = effects_of(self.changes, templates, out_leaves, self._registered())
-        for hook in self._hooks_called():
-            templates.refuse_kept(hook.hook, hook.name)
-        self.gradients.refuse_retained((*out_leaves, *templates.left))
-        for k, tensor in enumerate(map(self.tracer.present, templates.left)):
-            outputs.append(Output("left", f"left {k}", tensor.requires_grad))
-            results.append(self.tracer.node_of(tensor))
+        outputs.mutations()
+        effects, left = self._left_behind(out_leaves)
+        outputs.left(left)
         self.tracer.seeds.refuse_kept(self.changes)
-        self.graph.output(tuple(results))
+        self.graph.output(tuple(outputs.nodes))
         refuse_past_hooks(self.tracer)
         calling = Calling(
             in_spec=in_spec,
@@ -197,7 +188,7 @@ class _Capture:
         if self.tracer.asked_ids:
             guards.ask(AskedIds(tuple(self.tracer.asked_ids), self.reads.numbers()), self.united)
         guards.given = tuple([(k, self.reads.tensors[id(leaves[k])]) for k in self.itself])
-        return Graph(self.graph, inputs, tuple(outputs), calling, guards=guards, effects=effects).verify()
+        return Graph(self.graph, inputs, tuple(outputs.entries), calling, guards=guards, effects=effects).verify()
 
     def _stand_ins(self, leaves: list[Any], names: Sequence[str], wrt: Collection[int]) -> list[Any]:
         """What the program gets for the leaves of its arguments."""
@@ -216,23 +207,20 @@ class _Capture:
             self.roots += [(name, x)] if notes is None else [(f"{name}.{k}", v) for k, v in notes.items()]
         return flat
 
-    def _returned(self, out_leaves: list[Any]) -> tuple[list[Output], list[fx.Node]]:
-        """Outputs for the tensors that the program returns."""
-        outputs, results = [], []
-        for tensor in [self.tracer.present(x) for x in out_leaves if isinstance(x, torch.Tensor)]:
-            results.append(self.tracer.node_of(tensor))
-            name = f"output_{len(outputs)}" if len(out_leaves) > 1 else "output"
-            outputs.append(Output("output", name, tensor.requires_grad))
-        return outputs, results
-
-    def _registered(self) -> list[tuple[str, Any, Any]]:
-        """The hooks that each run is to register: on which input, the hook, its handle here."""
-        there = [] if self.tracer.registered is None else self.tracer.registered.standing()
-        return [(self.inputs.names[id(stand_in)], hook, handle) for stand_in, hook, handle in there]
-
-    def _hooks_called(self) -> list[Hook]:
-        """The hooks that are called when the graph runs."""
-        return [n.target for n in self.graph.nodes if isinstance(n.target, Hook) and n.target.looks_on]
+    def _left_behind(self, out_leaves: list[Any]) -> tuple[Effects, list[torch.Tensor]]:
+        """What each run leaves outside of the graph, and the tensors that it is to find for that among its results."""
+        self.reads.counted_up(self.changes)
+        self.changes += self.inputs.frozen() + self.gradients.forgotten() + self.tracer.seeds.left()
+        refuse_ids(self.changes, self.tracer, self.inputs)
+        templates = Templates(self.reads, self.given, self.inputs.names, self._is_captured, self.tracer.memory_of)
+        standing = [] if self.tracer.registered is None else self.tracer.registered.standing()
+        registered = [(self.inputs.names[id(stand_in)], hook, handle) for stand_in, hook, handle in standing]
+        effects = effects_of(self.changes, templates, out_leaves, registered)
+        for node in self.graph.nodes:
+            if isinstance(node.target, Hook) and node.target.looks_on:  # it is called when the graph runs
+                templates.refuse_kept(node.target.hook, node.target.name)
+        self.gradients.refuse_retained((*out_leaves, *templates.left))
+        return effects, templates.left
 
     def held_too(self, args: Any, kwargs: Any) -> list[int]:
         """Which leaves of the arguments are tensors that the program has found elsewhere, too."""
@@ -263,7 +251,7 @@ class _Capture:
         yield TURN
         yield with_function_modes()  # the caller's
         yield self._isolated()
-        yield from watching(self.tracer, self.root, self._grad_asked, self.gradients.look)
+        yield from watching(self.tracer, self.root, partial(self.gradients.asked, self.reads), self.gradients.look)
         yield self.reads.recording()
 
     @contextmanager
@@ -305,39 +293,6 @@ class _Capture:
         place = f" at {source} ({line})" if line else ""
         return f"{f' in module {module!r}' if module else ''}{place}"
 
-    def _grad_asked(self, tensor: torch.Tensor) -> None:
-        """The program reads ``tensor.grad``: of its own tensors, what it has put there; of the user's, nothing."""
-        if self.tracer.is_own(tensor):
-            return
-        with unseen():
-            stand_in = self.tracer.stand_in(tensor)
-            there, own = tensor.grad, stand_in.grad
-        if self.gradients.forgets(stand_in):
-            return
-        if own is None and there is not None:
-            source, line = caller()
-            raise CaptureError(
-                f"the program reads the gradient of a tensor {tuple(tensor.shape)} that it was not given, at {source} "
-                f"({line}): pass it in as an argument, or set it to None before"
-            )
-        if own is None:
-            self.reads.place(tensor, "grad", None, "a gradient", attribute=True)
-
     def _is_captured(self, tensor: torch.Tensor) -> bool:
         """Whether the program has computed ``tensor``."""
         return self.tracer.knows(tensor) and id(tensor) not in self.inputs.users
-
-    def _mutations(self, outputs: list[Output], results: list[fx.Node]) -> None:
-        """Outputs for the inputs and buffers the program wrote to."""
-        of = {
-            node: entry
-            for node, entry in zip(self.graph.find_nodes(op="placeholder"), self.inputs.entries, strict=True)
-        }
-        for storage in self.tracer.storages():
-            origin = storage.origin
-            moved = self.tracer.moved.get(storage)
-            if (storage.version or moved) and origin in of:
-                value = self.tracer.node_of(moved.tensor) if moved else storage.node
-                tracked = self.inputs.stood_for[origin].grad_fn is not None and behind_writes(value) is not origin
-                outputs.append(Output("mutation", of[origin].name, tracked))
-                results.append(left_in(self.tracer, origin, value))

@@ -1,5 +1,5 @@
-"""Gradients that a program leaves in ``.grad`` of what it was given: a graph has no place for them. That it forgets
-those that were there (``p.grad = None``) happens at each run."""
+"""Gradients in ``.grad`` of what a program was given: a graph has no place for those that the program leaves or reads
+there. That it forgets those that were there (``p.grad = None``) happens at each run."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from memograd.errors import CaptureError
 from memograd.tracing.effects import Change
 from memograd.tracing.inputs import Inputs
 from memograd.tracing.provenance import caller
+from memograd.tracing.reads import Reads
 
 _GRAD: Any = torch.Tensor.grad
 _FORGET = (_GRAD.__set__, _GRAD.__delete__)
@@ -37,6 +38,25 @@ class GradientsLeft:
         for name in self._names():
             if name not in self._since:
                 self._since[name] = " at {} ({})".format(*caller())
+
+    def asked(self, reads: Reads, tensor: torch.Tensor) -> None:
+        """The program reads ``tensor.grad``: of its own tensors, what it has put there; of the user's, nothing."""
+        tracer = self.inputs.tracer
+        if tracer.is_own(tensor):
+            return
+        with unseen():
+            stand_in = tracer.stand_in(tensor)
+            there, own = tensor.grad, stand_in.grad
+        if self.forgets(stand_in):
+            return
+        if own is None and there is not None:
+            source, line = caller()
+            raise CaptureError(
+                f"the program reads the gradient of a tensor {tuple(tensor.shape)} that it was not given, at {source} "
+                f"({line}): pass it in as an argument, or set it to None before"
+            )
+        if own is None:
+            reads.place(tensor, "grad", None, "a gradient", attribute=True)
 
     def refuse(self) -> None:
         """The program has run. What it has set to None since, it does not leave."""
