@@ -1,17 +1,20 @@
-"""What a step says of itself: what was asked for, and what the program last run is."""
+"""What a step says of itself: what was asked for, what the program last run is, and the norm that it found."""
 
 from __future__ import annotations
 
+import torch
 from torch import optim
 
 from memograd.errors import GraphError
 from memograd.graph.graph import Graph
 from memograd.memory.plan import Plan
+from memograd.train.carried import Carried
 from memograd.train.check import Check
 from memograd.train.chooser import Chooser
 from memograd.train.finish import Finish
 from memograd.train.program import Program
 from memograd.train.program_cache import ProgramCache
+from memograd.train.refinements import Refinements
 from memograd.train.update import why_not
 
 
@@ -20,9 +23,11 @@ class Answers:
 
     optimizer: optim.Optimizer
     _cache: ProgramCache
+    _carried: Carried
     _chooser: Chooser
     _check: Check
     _last: Program | None
+    _refinements: Refinements
     _update: Finish
 
     @property
@@ -68,6 +73,24 @@ class Answers:
     def plan(self) -> Plan | None:
         """The memory plan of the step last run; None without a budget."""
         return self._required().choice.backend.plan
+
+    @property
+    def averages(self) -> bool:
+        """Whether the step averages weights (``ema_decay``)."""
+        return self._refinements.ema_decay is not None
+
+    @property
+    def grad_norm(self) -> torch.Tensor:
+        """The norm of all gradients at the last update, before they were clipped.
+
+        Raises:
+            GraphError: there was no update yet, or it needs no norm (``clip_grad_norm``).
+        """
+        if self._refinements.clip.norm is None:
+            raise GraphError("this step computes no norm: make it with clip_grad_norm=1.0, or inf to clip nothing")
+        if self._carried.norm is None:
+            raise GraphError("no update was made yet")
+        return self._carried.norm.clone()
 
     def _required(self) -> Program:
         if self._last is None:

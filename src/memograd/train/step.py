@@ -223,11 +223,6 @@ class TrainStep(Answers):
                 self._updates.look()
                 self._update(self._chooser.for_update)
 
-    @property
-    def averages(self) -> bool:
-        """Whether the step averages weights (``ema_decay``)."""
-        return self._refinements.ema_decay is not None
-
     def averaged(self) -> AbstractContextManager[None]:
         """``with step.averaged(): ...``: the model has its averaged weights inside, to be evaluated or saved.
 
@@ -278,19 +273,6 @@ class TrainStep(Answers):
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__init__(**state["made_of"])
         self.load_state_dict(state["state"])
-
-    @property
-    def grad_norm(self) -> torch.Tensor:
-        """The norm of all gradients at the last update, before they were clipped.
-
-        Raises:
-            GraphError: there was no update yet, or it needs no norm (``clip_grad_norm``).
-        """
-        if self._refinements.clip.norm is None:
-            raise GraphError("this step computes no norm: make it with clip_grad_norm=1.0, or inf to clip nothing")
-        if self._carried.norm is None:
-            raise GraphError("no update was made yet")
-        return self._carried.norm.clone()
 
     def keep_backend(self, name: str | None = None) -> None:
         """``auto`` has chosen: whatever is captured from now on runs on the backend of the step last run, or of the run
