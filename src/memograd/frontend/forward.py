@@ -17,10 +17,6 @@ from torch.nn.parameter import is_lazy
 
 from memograd._torch import (
     dynamo_listens,
-    has_data,
-    in_forward_mode,
-    inside_make_fx,
-    inside_torch_func,
     module_hooks,
     pytree,
     without_dispatch_modes,
@@ -34,6 +30,7 @@ from memograd.frontend.check import Witness
 from memograd.frontend.distributed import Elsewhere, parts_of
 from memograd.frontend.inputs import only_tensors
 from memograd.frontend.lane import Lane, lane_of
+from memograd.frontend.plain import is_plain
 from memograd.frontend.program import Program
 from memograd.frontend.settings import Settings
 from memograd.looks import DecisionChangedError, comparing
@@ -41,7 +38,6 @@ from memograd.memory.plan import Plan
 from memograd.tracing.captures import Captures
 from memograd.tracing.plainly import is_raised_by_pytorch
 from memograd.tracing.reuse import Recent, ambient, flat, places, signature
-from memograd.tracing.under_way import ACTIVE, capturing
 from memograd.transforms.surroundings import untraced
 
 _MOST = 64  # programs of one signature
@@ -179,6 +175,10 @@ class Wrapped:
             return self.original(*args, **kwargs)  # which makes them
         if not why and stale is not None:  # asked here alone: models that go to and fro find their program at each call
             why = f"{stale.changed()} is not what it was"
+        return self._by_a_new_one(programs, why, args, kwargs)
+
+    def _by_a_new_one(self, programs: list[Any], why: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """The same by a program that is captured now, and stands first among ``programs``; ``why`` that has to be."""
         raised = None
         try:
             program = self._captured(args, kwargs)
@@ -292,21 +292,8 @@ class Wrapped:
         return signature(args, kwargs), tracked, hooks
 
 
-def _plain(args: Any, kwargs: Any) -> bool:
-    """Whether PyTorch's own forward is to run: nobody asks for gradients, or somebody else is in charge of them."""
-    if not torch.is_grad_enabled() or torch.is_inference_mode_enabled():
-        return True
-    if ACTIVE.plain or (ACTIVE.tracers and capturing()) or inside_torch_func() or in_forward_mode():
-        return True
-    if torch.jit.is_tracing() or inside_make_fx():  # pyright: ignore[reportPrivateImportUsage]
-        return True
-    if not kwargs and only_tensors(args):
-        return any([x.is_meta for x in args])
-    return any(not has_data(x) for x in pytree.tree_leaves((args, kwargs)) if isinstance(x, torch.Tensor))
-
-
 @untraced
 def _call(wrapped: Wrapped, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    if wrapped.off or _plain(args, kwargs):
+    if wrapped.off or is_plain(args, kwargs):
         return wrapped.original(*args, **kwargs)
     return wrapped.run(args, kwargs)

@@ -38,30 +38,12 @@ def lane_of(
         hooks: the tables of the hooks of all modules, and of those for every module there is.
         unchecked: where calls are compared that were not yet: says whether there are some.
     """
-    simple = not (program.plain or program.decisions or program.mutations or program.wakes)
-    simple = simple and not program.guards.volatile
-    simple = simple and not (program.effects.writes_arguments or program.graph.reads_by_offset)
-    simple = simple and not (others_around() or any(hooks))
     flat = program.inputs.bound
-    if not simple or flat is None or not only_tensors(args):
+    if flat is None or others_around() or any(hooks) or not (_is_simple(program, flat) and _are_simple(args)):
         return None
-    if (
-        places(args)
-        or program.guards.given
-        or program.guards.ids
-        or any(t is not None and t.layout is not torch.strided for t in flat)
-    ):
-        return None
-    writer = _Writer({"Tensor": torch.Tensor, "others_around": others_around, "captures": ACTIVE})
-    writer.scope |= {"gradients": torch.is_grad_enabled, "inference": torch.is_inference_mode_enabled}
+    writer = _Writer()
     names = [f"x{k}" for k in range(len(args))]
-    tests = [f"len(args) != {len(args)}", "not gradients()", "inference()", "others_around()"]
-    tests += ["captures.plain", "captures.tracers"]
-    if unchecked is not None:
-        tests.append(f"{writer.name(unchecked)}.unchecked")
-    default = writer.name(torch.get_default_dtype)
-    tests += [f"{default}() is not {writer.name(torch.get_default_dtype())}", f"any({writer.name(list(hooks))})"]
-    writer.refuse(tests)
+    writer.surroundings(len(args), hooks, unchecked)
     if names:
         writer.lines.append(f"    [{', '.join(names)}] = args")
     if len(names) == 2:
@@ -85,6 +67,23 @@ def lane_of(
     return load("\n".join(["def lane(args):", *writer.lines]) + "\n", "lane", writer.scope)
 
 
+def _is_simple(program: Program, flat: Sequence[torch.Tensor | None]) -> bool:
+    """Whether nothing about the calls of ``program`` needs a look that is not written here."""
+    guards = program.guards
+    if program.plain or program.decisions or program.mutations or program.wakes:
+        return False
+    if guards.volatile or guards.given or guards.ids:
+        return False
+    if program.effects.writes_arguments or program.graph.reads_by_offset:
+        return False
+    return all(t is None or t.layout is torch.strided for t in flat)
+
+
+def _are_simple(args: Sequence[Any]) -> bool:
+    """Whether they are tensors, none of them twice."""
+    return only_tensors(args) and not places(args)
+
+
 def _geometry(writer: _Writer, name: str, x: torch.Tensor) -> list[str]:
     """What must not be so of an argument."""
     fixed = [f"{name}.{attribute} is not {writer.name(getattr(x, attribute))}" for attribute in _ATTRIBUTES]
@@ -104,8 +103,9 @@ def _geometry(writer: _Writer, name: str, x: torch.Tensor) -> list[str]:
 class _Writer:
     """The lines of the function, and what its names mean."""
 
-    def __init__(self, scope: dict[str, Any]) -> None:
-        self.scope = scope
+    def __init__(self) -> None:
+        self.scope: dict[str, Any] = {"Tensor": torch.Tensor, "others_around": others_around, "captures": ACTIVE}
+        self.scope |= {"gradients": torch.is_grad_enabled, "inference": torch.is_inference_mode_enabled}
         self.lines: list[str] = []
 
     def name(self, value: Any) -> str:
@@ -118,6 +118,16 @@ class _Writer:
         """Where one of ``tests`` is true the answer is None."""
         if tests:
             self.lines.append(f"    if {' or '.join(tests)}: return None")
+
+    def surroundings(self, count: int, hooks: Sequence[dict[int, Any]], unchecked: Expected | None) -> None:
+        """There are ``count`` arguments, and all that counts around the call is as it is now."""
+        tests = [f"len(args) != {count}", "not gradients()", "inference()", "others_around()"]
+        tests += ["captures.plain", "captures.tracers"]
+        if unchecked is not None:
+            tests.append(f"{self.name(unchecked)}.unchecked")
+        default = self.name(torch.get_default_dtype)
+        tests += [f"{default}() is not {self.name(torch.get_default_dtype())}", f"any({self.name(list(hooks))})"]
+        self.refuse(tests)
 
     def guards(self, guards: Any) -> None:
         """Everything that the capture read is the very same."""
