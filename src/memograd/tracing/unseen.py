@@ -40,26 +40,11 @@ class Unseen(TorchFunctionMode):
         kwargs = kwargs or {}
         if self.tracer.paused:
             return func(*args, **kwargs)
-        if func in _BITS and self.tracer.bits:
-            source, line = caller()
-            raise CaptureError(
-                f"{source} ({line}) asks whether a tensor is a conjugated or negated view, and the program was "
-                "given one of these: a graph gets it worked out. Pass in x.resolve_conj().resolve_neg()"
-            )
-        if func == VERSION and self.tracer.is_given(self.tracer.stand_in(args[0])):
-            source, line = caller()
-            raise CaptureError(
-                f"{source} ({line}) asks how often a tensor was written to that the program was given (_version): each "
-                "update writes to a parameter, so a graph would be right for one call. Count in an attribute of yours"
-            )
         if func in ADDRESSES:
             refuse_address(ADDRESSES[func])
-        if func in _SOBOL:
+        if why := self._why_not(func, args):
             source, line = caller()
-            raise CaptureError(
-                f"{source} ({line}) draws from a Sobol sequence, which PyTorch computes past its dispatcher; draw "
-                "outside and pass the numbers in"
-            )
+            raise CaptureError(f"{source} ({line}) {why}")
         if func in _SHOWS and is_fake(shown := self.tracer.stand_in(args[0])):
             if func != _REPR and not shown.dim():  # that of a number is the number's
                 return format(shown.item(), args[1])
@@ -82,6 +67,25 @@ class Unseen(TorchFunctionMode):
                 values.setflags(write=False)  # nobody would see what is written through it
             return values
         return func(*args, **kwargs)
+
+    def _why_not(self, func: Any, args: Any) -> str | None:
+        """Why a graph cannot have what is asked here or drawn."""
+        if func in _BITS and self.tracer.bits:
+            return (
+                "asks whether a tensor is a conjugated or negated view, and the program was given one of these: a "
+                "graph gets it worked out. Pass in x.resolve_conj().resolve_neg()"
+            )
+        if func == VERSION and self.tracer.is_given(self.tracer.stand_in(args[0])):
+            return (
+                "asks how often a tensor was written to that the program was given (_version): each update writes to a "
+                "parameter, so a graph would be right for one call. Count in an attribute of yours"
+            )
+        if func in _SOBOL:
+            return (
+                "draws from a Sobol sequence, which PyTorch computes past its dispatcher; draw outside and pass the "
+                "numbers in"
+            )
+        return None
 
     def _by_element(self, func: Any, args: Any, kwargs: Any) -> torch.Tensor:
         """The same as a write that is seen: the numbers that were looked at decide what is written."""

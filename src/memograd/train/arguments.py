@@ -111,6 +111,18 @@ def refuse_callables(metrics: Any, callback: Any) -> None:
             raise DataError(f"{name!r} must be a function, got {_kind(function)}")
 
 
+def refuse_settings(settings: Any) -> None:
+    """Raises DataError for what is no dict."""
+    if settings is not None and not isinstance(settings, Mapping):
+        raise DataError(f"settings must be a dict, got {type(settings).__name__}")
+
+
+def refuse_device(device: Any) -> None:
+    """Raises DataError where nothing can be trained."""
+    if device is not None and torch.device(device).type == "meta":
+        raise DataError("the meta device has no memory: nothing can be trained there")
+
+
 def number(value: Any, name: str) -> float:
     """What a metric returned, as a number."""
     try:

@@ -95,10 +95,8 @@ def train_model(
         arguments.refuse_loader(validation, "validation loader", epochs)
     arguments.refuse_callables(metrics, callback)
     arguments.refuse_model(model)
-    if settings is not None and not isinstance(settings, Mapping):
-        raise DataError(f"settings must be a dict, got {type(settings).__name__}")
-    if device is not None and torch.device(device).type == "meta":
-        raise DataError("the meta device has no memory: nothing can be trained there")
+    arguments.refuse_settings(settings)
+    arguments.refuse_device(device)
     step = TrainStep(model, criterion, optimizer, memory_budget, backend, check, **refinements)
     folder = checkpoints.folder(checkpoint) if checkpoint is not None else None
     if device is not None:  # nothing was changed up to here
