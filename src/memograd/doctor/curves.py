@@ -93,14 +93,20 @@ def _drawn(panel: Panel, steps: int) -> str:
         points = [(across(i), up(v)) for i, v in enumerate(line) if v is not None and math.isfinite(v)]
         if not points:
             continue
-        color, path = _color(k, len(panel.lines)), " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
-        shape = f'<polyline class="line" stroke="{color}" points="{path}">'
-        if len(points) == 1:
-            shape = f'<circle cx="{points[0][0]:.1f}" cy="{points[0][1]:.1f}" r="2.5" fill="{color}">'
-        tag = "circle" if len(points) == 1 else "polyline"
-        parts.append(f"{shape}<title>{html.escape(name)}</title></{tag}>")
+        color = _color(k, len(panel.lines))
+        parts.append(_line(points, color, name))
         named.append((points[-1][1], name, color))
     return "".join([*parts, *_names(named, right + 8)])
+
+
+def _line(points: list[tuple[float, float]], color: str, name: str) -> str:
+    """A line, or a dot where there is one point alone."""
+    title = f"<title>{html.escape(name)}</title>"
+    if len(points) == 1:
+        [(x, y)] = points
+        return f'<circle cx="{x:.1f}" cy="{y:.1f}" r="2.5" fill="{color}">{title}</circle>'
+    path = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
+    return f'<polyline class="line" stroke="{color}" points="{path}">{title}</polyline>'
 
 
 def _names(named: list[tuple[float, str, str]], x: int) -> list[str]:

@@ -115,21 +115,30 @@ def _sizes(optimizer: optim.Optimizer, moved: list[Update]) -> Iterator[Finding]
     if rates and not any(rates):
         what = "the learning rate is 0: no step changes anything"
         yield Finding("warning", "learning rate is zero", what, fix="Set lr; with a warm-up, step the scheduler first")
-        return
+    elif lost := _lost(moved, rate):
+        yield lost
+    else:
+        yield from _ratios(moved, rate)
+
+
+def _lost(moved: list[Update], rate: str) -> Finding | None:
+    """Most updates, rounded away."""
     lost = [u for u in moved if u.lost > LOST and u.dtype in (torch.float16, torch.bfloat16)]
-    if lost and len(lost) * 2 >= len(moved):
-        worst = max(lost, key=lambda u: u.lost)
-        kind = str(worst.dtype).removeprefix("torch.")
-        what = (
-            f"{worst.lost:.0%} of {worst.name!r} have a gradient and stay where they are: {kind} rounds the update away"
-        )
-        evidence = (f"{rate}; {kind} keeps {_digits(worst.dtype)} digits, and w - update is w again below that",)
-        fix = "Keep the weights in float32 and compute in lower precision: torch.autocast(dtype=torch.bfloat16);\n"
-        fix += "or a larger learning rate"
-        names = tuple(u.name for u in lost)
-        severity = "error" if worst.lost > 0.9 else "warning"
-        yield Finding(severity, "updates lost to rounding", what, Where(phase="update"), evidence, fix, "", names)
-        return
+    if not lost or len(lost) * 2 < len(moved):
+        return None
+    worst = max(lost, key=lambda u: u.lost)
+    kind = str(worst.dtype).removeprefix("torch.")
+    what = f"{worst.lost:.0%} of {worst.name!r} have a gradient and stay where they are: {kind} rounds the update away"
+    evidence = (f"{rate}; {kind} keeps {_digits(worst.dtype)} digits, and w - update is w again below that",)
+    fix = "Keep the weights in float32 and compute in lower precision: torch.autocast(dtype=torch.bfloat16);\n"
+    fix += "or a larger learning rate"
+    names = tuple(u.name for u in lost)
+    severity = "error" if worst.lost > 0.9 else "warning"
+    return Finding(severity, "updates lost to rounding", what, Where(phase="update"), evidence, fix, "", names)
+
+
+def _ratios(moved: list[Update], rate: str) -> Iterator[Finding]:
+    """Updates that are large or small beside the weights."""
     weights = [u for u in moved if u.matrix and u.ratio == u.ratio] or [u for u in moved if u.ratio == u.ratio]
     if not weights:
         return

@@ -51,17 +51,7 @@ def measure(storages: Storages) -> list[Measurement]:
     trials: dict[str, dict[Any, Prepare]] = {}  # by device
     keys: list[Any] = []
     for k, o in enumerate(storages.operators):
-        if o.node.target is as_written.call:
-            number: Any = o.node.args[1]
-            name = as_written.code_of(number).name
-            raise BackendError(f"no plan within a memory budget: {name}, and nobody can say what it allocates")
-        if o.saves:
-            what, prepare = ("state", device_of(o.node)), saved_state(o.node)
-        elif o.into is not None:
-            what, prepare = ("write", geometry(o.node.meta["val"])), written(o.node)
-        else:
-            whole = storages.sizes[storages.outputs[k][0]] if copies_storage(o.node) else 0
-            what, prepare = (form(o.node), whole), called(o.node, bound, whole)
+        what, prepare = _trial(storages, k, bound)
         key = (what, torch.get_num_threads())
         keys.append(key)
         if key not in _CACHE:
@@ -82,6 +72,25 @@ def measure(storages: Storages) -> list[Measurement]:
         workspace = max(measurements[k].workspace, storages.sizes[state])
         measurements[k] = replace(measurements[k], workspace=workspace)
     return measurements
+
+
+def _trial(storages: Storages, k: int, bound: dict[fx.Node, torch.Tensor]) -> tuple[Any, Prepare]:
+    """What decides the cost of the operator ``k``, and how runs of it are prepared.
+
+    Raises:
+        BackendError: it calls code of the user's.
+    """
+    o = storages.operators[k]
+    if o.node.target is as_written.call:
+        number: Any = o.node.args[1]
+        name = as_written.code_of(number).name
+        raise BackendError(f"no plan within a memory budget: {name}, and nobody can say what it allocates")
+    if o.saves:
+        return ("state", device_of(o.node)), saved_state(o.node)
+    if o.into is not None:
+        return ("write", geometry(o.node.meta["val"])), written(o.node)
+    whole = storages.sizes[storages.outputs[k][0]] if copies_storage(o.node) else 0
+    return (form(o.node), whole), called(o.node, bound, whole)
 
 
 def _device(node: fx.Node) -> str:
