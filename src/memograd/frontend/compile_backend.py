@@ -37,15 +37,15 @@ def memograd_backend(
     Raises:
         BackendError: an option that there is not; a ``mode``.
     """
-    given = dict(options or {})
-    unknown = [*(name for name in given if name not in _OPTIONS), *others]
+    own = dict(options or {})
+    unknown = [*(name for name in own if name not in _OPTIONS), *others]
     if unknown:
         raise BackendError(
             f"the memograd backend of torch.compile has no option {unknown[0]!r}; it has options={{...}} with "
             f"{', '.join(_OPTIONS)}"
         )
-    check = given.pop("check", "first")
-    settings = Settings(**given)
+    check = own.pop("check", "first")
+    settings = Settings(**own)
     check_options(settings.backend, check)
     wrapped = Wrapped(with_data_set(module), None, settings, check)
 

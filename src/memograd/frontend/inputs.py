@@ -44,8 +44,8 @@ class Inputs:
         flat = self.bound.copy()
         for position, tensor in zip(self._arguments, args, strict=True):
             flat[position] = tensor
-        if self._writes and may_share(self.graph.inputs, self.graph.outputs, flat):
-            refuse_shared(self.graph.inputs, self.graph.outputs, flat)
+        if self._writes and may_share(self.graph.inputs, self.graph.written, flat):
+            refuse_shared(self.graph.inputs, self.graph.written, flat)
         return flat
 
     def _bind(self, args: Any, kwargs: Any) -> list[Any]:

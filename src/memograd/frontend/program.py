@@ -60,8 +60,7 @@ class Program(Derivatives):
 
     @cached_property
     def overwritten(self) -> frozenset[int]:
-        names = {o.name for o in self.graph.outputs if o.kind == "mutation"}
-        return frozenset(k for k, i in enumerate(self.early) if i.name in names)
+        return frozenset(k for k, i in enumerate(self.early) if i.name in self.graph.written)
 
     def __call__(self, args: Any, kwargs: Any, witness: Any = None) -> Any:
         """What the model returns. Raises DecisionChangedError where looks are compared and see something else.

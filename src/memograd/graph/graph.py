@@ -90,6 +90,11 @@ class Graph:
             )
 
     @cached_property
+    def written(self) -> frozenset[str]:
+        """Names of the inputs that it has a new value for."""
+        return frozenset(o.name for o in self.outputs if o.kind == "mutation")
+
+    @cached_property
     def unused(self) -> tuple[str, ...]:
         """Those of ``wrt`` that the loss does not depend on."""
         reached = {o.name for o in self.outputs if o.kind == "gradient"}
@@ -142,13 +147,12 @@ class Graph:
         if self.effects:
             self.effects.refuse_one_in_two_places((args, kwargs))
         given = iter([*(leaves[i] for i in self.calling.tensor_in), *extra])
-        written = {o.name for o in self.outputs if o.kind == "mutation"}
         flat: list[Any] = []
         for entry, node in zip(self.inputs, self.placeholders, strict=True):
             # parameters too: the module may have been converted since
             tensor = entry.bound if entry.tensor is not None else next(given, None)
-            flat.append(fit(entry, node.meta["val"], tensor, entry.name in written))
-        refuse_shared(self.inputs, self.outputs, flat)
+            flat.append(fit(entry, node.meta["val"], tensor, entry.name in self.written))
+        refuse_shared(self.inputs, self.written, flat)
         return flat
 
     def unpack(self, results: Sequence[torch.Tensor], flat: Sequence[Any], arguments: Any = None) -> Any:

@@ -7,7 +7,7 @@ refused here, by the argument's name.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from types import MappingProxyType
 from typing import Any
 
@@ -84,14 +84,13 @@ def fit(entry: Input, traced: torch.Tensor, tensor: Any, written: bool) -> torch
     return _laid_out(entry, traced, worked_out(tensor), written)
 
 
-def refuse_shared(inputs: Sequence[Input], outputs: Sequence[Output], flat: Sequence[Any]) -> None:
-    """Refuse what lies in the memory of a tensor that the program writes to: a graph takes the two for two, and would
-    not see the write through the other one.
+def refuse_shared(inputs: Sequence[Input], written: Set[str], flat: Sequence[Any]) -> None:
+    """Refuse what lies in the memory of a tensor that the program writes to (``written``, by name): a graph takes the
+    two for two, and would not see the write through the other one.
 
     Raises:
         CaptureError: two do; it names them.
     """
-    written = {o.name for o in outputs if o.kind == "mutation"}
     if not written:
         return
     for k, j in overlapping(flat):
@@ -105,10 +104,9 @@ def refuse_shared(inputs: Sequence[Input], outputs: Sequence[Output], flat: Sequ
             )
 
 
-def may_share(inputs: Sequence[Input], outputs: Sequence[Output], flat: Sequence[Any]) -> bool:
+def may_share(inputs: Sequence[Input], written: Set[str], flat: Sequence[Any]) -> bool:
     """Whether an argument may lie in memory that is written to, or is written to itself; what the graph is bound to was
     looked at before."""
-    written = {o.name for o in outputs if o.kind == "mutation"}
     pairs = list(zip(inputs, flat, strict=True))
     if any(i.tensor is None and i.name in written for i, _ in pairs):
         return True

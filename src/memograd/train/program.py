@@ -157,7 +157,7 @@ class Program:
                 tensor = tensor.detach()
             flat[slot] = tensor
         if self.writes_batch or not self.memory.isdisjoint([memory_of(t) for t in batch]):
-            refuse_shared(self.graph.inputs, self.graph.outputs, flat)
+            refuse_shared(self.graph.inputs, self.graph.written, flat)
         return flat
 
     @cached_property
@@ -168,15 +168,13 @@ class Program:
     @cached_property
     def writes_batch(self) -> bool:
         """Whether the model writes to its arguments."""
-        written = {o.name for o in self.graph.outputs if o.kind == "mutation"}
-        return any(self.graph.inputs[k].name in written for k in self.slots)
+        return any(self.graph.inputs[k].name in self.graph.written for k in self.slots)
 
     @cached_property
     def memory(self) -> frozenset[int]:
         """Where what the step writes to lies: a batch must not lie there."""
-        written = {o.name for o in self.graph.outputs if o.kind == "mutation"}
         pairs = zip(self.graph.inputs, self.bound, strict=True)
-        return frozenset(memory_of(t) for i, t in pairs if t is not None and i.name in written)
+        return frozenset(memory_of(t) for i, t in pairs if t is not None and i.name in self.graph.written)
 
 
 def refuse_waiting(leaves: Iterable[Any]) -> None:
@@ -208,8 +206,8 @@ def elsewhere(
     owners: Sequence[tuple[torch.Tensor, int]],
 ) -> bool:
     """Whether another tensor has taken the place of one of these, or its memory lies elsewhere."""
-    held = optimizer.state
-    if any(p not in held or held[p].get(k) is not t for p, k, t in state):
+    now = optimizer.state
+    if any(p not in now or now[p].get(k) is not t for p, k, t in state):
         return True  # load_state_dict put new tensors in place
     # the model was moved, or a parameter's .data replaced
     return any(address(owner) != at for owner, at in owners)

@@ -197,8 +197,7 @@ class Program:
 
     def _kept_apart(self, flat: list[Any]) -> list[Any]:
         """``flat`` with copies of what will be written to: autograd remembers what it was."""
-        written = {o.name for o in self.joint.outputs if o.kind == "mutation"}
-        return [t.clone() if i.name in written else t for t, i in zip(flat, self.joint.inputs, strict=True)]
+        return [t.clone() if i.name in self.joint.written else t for t, i in zip(flat, self.joint.inputs, strict=True)]
 
     @property
     def _count(self) -> int:

@@ -164,10 +164,10 @@ def _as_before(program: Any, states: Any, here: _Operands) -> Iterator[Contents]
         now.put_back_others()
 
 
-def _mutated(joint: Graph) -> set[str]:
+def _mutated(joint: Graph) -> frozenset[str]:
     """The inputs that the graph writes to, without memory that the program asks for anew at each call."""
     scratch = {i.name for i in joint.inputs if i.kind == "constant" and i.place is None}
-    return {o.name for o in joint.outputs if o.kind == "mutation"} - scratch
+    return joint.written - scratch
 
 
 class _Passed(torch.autograd.Function):
