@@ -161,10 +161,10 @@ def _private_temporary() -> Path:
     caution(f"what is compiled is kept for this process only: others may write to {folders}, or this user may "
                   "not; set MEMOGRAD_CACHE to a folder of your own")  # fmt: skip
     if fcntl is not None:
-        for left in Path(tempfile.gettempdir()).glob(f"{_TEMPORARY}*"):
-            if _private(left) and (held := _hold(left)) is not None:
-                shutil.rmtree(left, ignore_errors=True)
-                os.close(held)
+        for abandoned in Path(tempfile.gettempdir()).glob(f"{_TEMPORARY}*"):
+            if _private(abandoned) and (lock := _hold(abandoned)) is not None:
+                shutil.rmtree(abandoned, ignore_errors=True)
+                os.close(lock)
     folder = Path(tempfile.mkdtemp(prefix=_TEMPORARY))
     while fcntl is not None and _hold(folder) is None:  # another process has just taken it for one that was left
         folder = Path(tempfile.mkdtemp(prefix=_TEMPORARY))
@@ -201,8 +201,8 @@ def tidy(folder: Path) -> None:
 
 def limit() -> int:
     """Bytes that a folder may hold: $MEMOGRAD_CACHE_BYTES, as budgets are written in bytes, or 512 MiB."""
-    given = os.environ.get("MEMOGRAD_CACHE_BYTES", "")
-    return int(given) if given.isdigit() else LIMIT
+    number = os.environ.get("MEMOGRAD_CACHE_BYTES", "")
+    return int(number) if number.isdigit() else LIMIT
 
 
 def _keep_within(folder: Path, most: int) -> None:
@@ -257,14 +257,14 @@ def _compile(cc: str, source: str, path: Path) -> None:
         error = ""
         for tuning in (["-march=native"], []):  # not every compiler knows it
             try:
-                done = subprocess.run(
+                compiler = subprocess.run(
                     [cc, *FLAGS, *tuning, str(text), "-o", str(library), "-lm"],
                     capture_output=True, text=True, timeout=TIMEOUT,
                 )  # fmt: skip
             except (OSError, subprocess.TimeoutExpired) as problem:
                 raise BackendError(f"the C compiler {cc} did not run: {problem}") from problem
-            if done.returncode == 0:
+            if compiler.returncode == 0:
                 os.replace(library, path)
                 return
-            error = done.stderr
+            error = compiler.stderr
     raise BackendError(f"the C compiler {cc} refused the generated code: {error[-2000:]}")

@@ -136,8 +136,8 @@ def shared_generator(device: str) -> torch.Generator:
     where = torch.device(device)
     if where.type == "cpu":
         return torch.default_generator
-    found: Any = torch.cuda.default_generators[torch.cuda.current_device() if where.index is None else where.index]
-    return found.below if type(found) is _Redirect else found
+    generator: Any = torch.cuda.default_generators[torch.cuda.current_device() if where.index is None else where.index]
+    return generator.below if type(generator) is _Redirect else generator
 
 
 def _told_of(generator: torch.Generator, func: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
@@ -146,8 +146,8 @@ def _told_of(generator: torch.Generator, func: Any, args: Sequence[Any], kwargs:
     operator, at = _taking(func)
     if operator is None:
         return None
-    given = args[at] if at < len(args) else kwargs.get("generator")
-    if given is not None and not is_default_generator(given):
+    own = args[at] if at < len(args) else kwargs.get("generator")
+    if own is not None and not is_default_generator(own):
         return func, args, kwargs
     if at < len(args):
         return operator, (*args[:at], generator, *args[at + 1 :]), kwargs
@@ -226,8 +226,8 @@ def _is_foreign(func: Any) -> bool:
 
 def _drops_nothing(func: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> bool:
     shares = [n for n in _SHARES if n in _names(func)]
-    given = dict(zip(_names(func), args, strict=False)) | kwargs
-    return bool(shares) and not any(given.get(n) for n in shares)
+    by_name = dict(zip(_names(func), args, strict=False)) | kwargs
+    return bool(shares) and not any(by_name.get(n) for n in shares)
 
 
 @cache

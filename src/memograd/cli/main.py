@@ -27,14 +27,14 @@ from memograd.errors import MemogradError, with_notes
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
     show_what_can_be_shown(sys.stdout, sys.stderr)
-    given = list(sys.argv[1:] if argv is None else argv)
-    arguments = parser().parse_args(given)
+    words = list(sys.argv[1:] if argv is None else argv)
+    arguments = parser().parse_args(words)
     try:
         code = arguments.run(arguments)
         sys.stdout.flush()
         return code
     except KeyboardInterrupt:
-        return _interrupted(arguments, given)
+        return _interrupted(arguments, words)
     except BrokenPipeError:  # the reader (head, less) has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
@@ -91,9 +91,9 @@ def _refinements(a: argparse.Namespace) -> dict[str, Any]:
 
     from memograd.recipes.settings import REFINEMENTS
 
-    asked = {name: getattr(a, name) for name in REFINEMENTS}
-    asked["autocast"] = torch.bfloat16 if a.autocast else None
-    return {name: value for name, value in asked.items() if value is not None}
+    options = {name: getattr(a, name) for name in REFINEMENTS}
+    options["autocast"] = torch.bfloat16 if a.autocast else None
+    return {name: value for name, value in options.items() if value is not None}
 
 
 def _train(a: argparse.Namespace) -> int:

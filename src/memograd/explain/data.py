@@ -79,8 +79,8 @@ def _names(f: Callable[..., Any], args: tuple[Any, ...], target: bool) -> tuple[
     except (TypeError, ValueError):
         return ()
     names = [p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
-    given = len(args) - target
-    return (*names[:given], *(["target"] if target else [])) if len(names) >= given else ()
+    count = len(args) - target
+    return (*names[:count], *(["target"] if target else [])) if len(names) >= count else ()
 
 
 def collect(what: Subject) -> tuple[dict[str, Any], Graph, Describer]:

@@ -142,13 +142,13 @@ class Describer:
         parameters = list(inspect.signature(rule.function).parameters.values())[2:]
         symbols: dict[str, Any] = {}
         for i, parameter in enumerate(parameters):
-            given = node.args[i] if i < len(node.args) else node.kwargs.get(parameter.name, parameter.default)
+            operand = node.args[i] if i < len(node.args) else node.kwargs.get(parameter.name, parameter.default)
             letter = _GREEK.get(parameter.name, parameter.name)
-            if isinstance(given, fx.Node):
-                symbols[letter] = {"node": self.number[given.name]}
-            elif isinstance(given, int | float) and not isinstance(given, bool):
-                symbols[letter] = {"number": given}
-            elif given is None and letter == "w":
+            if isinstance(operand, fx.Node):
+                symbols[letter] = {"node": self.number[operand.name]}
+            elif isinstance(operand, int | float) and not isinstance(operand, bool):
+                symbols[letter] = {"number": operand}
+            elif operand is None and letter == "w":
                 symbols[letter] = {"number": 1}
         return symbols
 

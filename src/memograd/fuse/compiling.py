@@ -56,9 +56,9 @@ def compile_all(jobs: Sequence[Job], tell: Callable[[Kernel, BackendError | None
         before = _compilers_time()
         if not compile(k):
             return
-        left = range(k + 1, len(jobs))
-        if _compilers_time() > before and (count := _helpers(jobs, left)):
-            _with_helpers(jobs, left, count, compile)
+        rest = range(k + 1, len(jobs))
+        if _compilers_time() > before and (count := _helpers(jobs, rest)):
+            _with_helpers(jobs, rest, count, compile)
             return
 
 

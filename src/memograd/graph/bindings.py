@@ -138,9 +138,9 @@ def _arguments(func: Any, args: Any, kwargs: Any) -> Any:
     """(overload, {argument: value}) without what is left at its default; tensors by identity."""
     arguments = schema_of(func).arguments
     names = [a.name for a in arguments]
-    given = dict(zip(names, args, strict=False)) | dict(kwargs)
+    by_name = dict(zip(names, args, strict=False)) | dict(kwargs)
     defaults = {a.name: a.default_value for a in arguments if a.has_default_value()}
-    comparable = {name: _comparable(value) for name, value in given.items()}
+    comparable = {name: _comparable(value) for name, value in by_name.items()}
     return func, {name: v for name, v in comparable.items() if name not in defaults or v != _comparable(defaults[name])}
 
 

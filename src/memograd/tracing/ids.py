@@ -22,11 +22,11 @@ _SMALL = 1 << 16  # no object lies there
 def told(value: Any) -> int:
     """``id(value)``; of what stands for an argument that of the argument."""
     tracer = current()
-    given = tracer.given_ids.get(_ID(value)) if tracer is not None else None
-    if tracer is None or given is None:
+    argument = tracer.given_ids.get(_ID(value)) if tracer is not None else None
+    if tracer is None or argument is None:
         return _ID(value)
-    tracer.asked_ids.add(given)
-    return given[1]
+    tracer.asked_ids.add(argument)
+    return argument[1]
 
 
 def hashed(value: Any) -> int:

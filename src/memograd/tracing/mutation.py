@@ -74,8 +74,8 @@ def arguments_for(functional: Any, func: Any, args: tuple[Any, ...]) -> tuple[An
     names, order = ([a.name for a in schema_of(f).arguments[: len(args)]] for f in (func, functional))
     if names == order or set(names) != set(order):
         return args
-    given = dict(zip(names, args, strict=True))
-    return tuple(given[name] for name in order)
+    by_name = dict(zip(names, args, strict=True))
+    return tuple(by_name[name] for name in order)
 
 
 def options_of(func: Any, twin: Any, out: Any) -> dict[str, Any]:

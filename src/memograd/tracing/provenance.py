@@ -131,9 +131,9 @@ class ModuleStack:
 
     def _leave(self, module: nn.Module, _args: object, out: object) -> None:
         if self._stack and threading.get_ident() == self._thread:
-            left = self._stack.pop()[-1][0]
+            name = self._stack.pop()[-1][0]
             if out is None and not self.failed:  # PyTorch calls this hook with None when forward raises
-                self.failed = left
+                self.failed = name
 
 
 def hooks_of_every_module() -> list[Any]:

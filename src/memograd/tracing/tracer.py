@@ -137,8 +137,8 @@ class Tracer(Recorder, TorchDispatchMode):
     def _number(self, func: Any, args: Any, kwargs: Any) -> torch.Tensor:
         """What an operator makes of numbers alone, as a constant."""
         with without_modes():
-            known = func(*args, **kwargs)
-            number, dtype = known.item(), known.dtype
+            result = func(*args, **kwargs)
+            number, dtype = result.item(), result.dtype
         with self:
             return torch.scalar_tensor(number, dtype=dtype)
 

@@ -90,6 +90,6 @@ class Unseen(TorchFunctionMode):
     def _by_element(self, func: Any, args: Any, kwargs: Any) -> torch.Tensor:
         """The same as a write that is seen: the numbers that were looked at decide what is written."""
         with self.tracer.pause():
-            known = [self.tracer.stand_in(x) if isinstance(x, torch.Tensor) else x for x in args]
-            written = func(known[0].clone(), *known[1:], **kwargs)
-        return args[0].copy_(written)
+            own = [self.tracer.stand_in(x) if isinstance(x, torch.Tensor) else x for x in args]
+            value = func(own[0].clone(), *own[1:], **kwargs)
+        return args[0].copy_(value)

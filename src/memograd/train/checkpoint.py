@@ -36,12 +36,12 @@ def folder(path: str | Path) -> Path:
     Raises:
         DataError: it cannot be.
     """
-    made = Path(path)
+    where = Path(path)
     try:
-        made.mkdir(parents=True, exist_ok=True)
+        where.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise DataError(f"cannot make the folder {made}: {error}") from error
-    return made
+        raise DataError(f"cannot make the folder {where}: {error}") from error
+    return where
 
 
 def save(folder: Path, state: dict[str, Any]) -> None:

@@ -188,10 +188,10 @@ def compared_update(graph: Graph, choice: Choice, flat: Sequence[Any], training:
         GradientMismatchError: it is not what PyTorch computes.
     """
     contents = {i.name: t for i, t in zip(graph.inputs, flat, strict=True)}
-    given = Results(torch.zeros(()), {name: contents[sum_name(name)] for name in graph.wrt}, contents)
+    gathered = Results(torch.zeros(()), {name: contents[sum_name(name)] for name in graph.wrt}, contents)
     results = choice.backend.compute(flat)
     mine = contents | {graph.outputs[i].name: results[i] for i in graph.positions("mutation")}
-    if wrong := unexpected(mine, updates(training, graph, contents, given, given, precision_of(graph), {}, {})):
+    if wrong := unexpected(mine, updates(training, graph, contents, gathered, gathered, precision_of(graph), {}, {})):
         blamed = _BLAMED.format("The update of several batches: it", choice.backend.name)
         raise mismatch(wrong, blamed, "No parameter was overwritten. Please report it")
     return results

@@ -154,10 +154,11 @@ def updated(
         lacks = isinstance(error, KeyError) and error.args[0] not in state and error.args[0] not in group
         if not lacks and all(t.numel() == 1 or t.shape == p.shape for t in state.values()):
             raise
-        held = ", ".join(f"{name!r} of shape {tuple(t.shape)}" for name, t in state.items())
+        entries = ", ".join(f"{name!r} of shape {tuple(t.shape)}" for name, t in state.items())
         raise GraphError(
-            f"the state of {type(optimizer).__name__} for a parameter of shape {tuple(p.shape)} holds {held}, which it "
-            "does not make: load the state of this optimizer with this model, or begin anew (optimizer.state.clear())"
+            f"the state of {type(optimizer).__name__} for a parameter of shape {tuple(p.shape)} holds {entries}, which "
+            "it does not make: load the state of this optimizer with this model, or begin anew "
+            "(optimizer.state.clear())"
         ) from error
     rule = f"the update rule of {type(optimizer).__name__}"
     if not (isinstance(result, tuple) and len(result) == 2 and isinstance(result[1], dict)):

@@ -62,10 +62,10 @@ def _in_one_batch(new: Rewriting, node: fx.Node) -> tuple[Any, ...]:
 def _before(new: Rewriting, node: fx.Node, target: Any, x: fx.Node, *args: Any, **kwargs: Any) -> fx.Node:
     """``target`` of ``x``, in front of ``node``, which reads it in its place."""
     with new.fx.inserting_before(node):
-        made = new.fx.call_function(target, (x, *args), kwargs)
+        call = new.fx.call_function(target, (x, *args), kwargs)
     values = [y.meta["val"] if isinstance(y, fx.Node) else y for y in args]
-    made.meta.update(node.meta, val=target(x.meta["val"], *values, **kwargs))
-    return made
+    call.meta.update(node.meta, val=target(x.meta["val"], *values, **kwargs))
+    return call
 
 
 def _within(x: fx.Node, part: fx.Node, dim: int = 0, start: int | None = None, end: int | None = None, step: int = 1):

@@ -31,13 +31,13 @@ def plans() -> dict[str, Any]:
     Every operator costs 1, so that all numbers are whole ones and the same on every machine.
     """
     joint = differentiate(capture(long_chain, torch.linspace(-1, 1, SIZE)))
-    asked = plan(joint, "100%")
-    problem = replace(asked.problem, cost=(1.0,) * len(asked.problem.cost))
+    whole = plan(joint, "100%")
+    problem = replace(whole.problem, cost=(1.0,) * len(whole.problem.cost))
     nodes = [operator.node for operator in storages(lower(joint)).operators]
     tensor = SIZE * 4
     described = []
-    for count in range(-(-asked.unplanned_bytes // tensor), 0, -1):
-        schedule = chain(problem, min(count * tensor + tensor // 2, asked.unplanned_bytes))
+    for count in range(-(-whole.unplanned_bytes // tensor), 0, -1):
+        schedule = chain(problem, min(count * tensor + tensor // 2, whole.unplanned_bytes))
         if schedule is None:
             break
         described.append(_described(problem, list(schedule), count))

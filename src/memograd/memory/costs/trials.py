@@ -157,11 +157,11 @@ def _check_memory(node: fx.Node, out: Any, inputs: Iterable[Any]) -> None:
 
 def _unlike(out: Any, expected: Any) -> str:
     """How results differ from what a graph says of them, in what a compiled kernel takes for granted."""
-    for result, said in zip(_results(out), _results(expected), strict=True):
-        if isinstance(result, torch.Tensor) and isinstance(said, torch.Tensor) and result.shape == said.shape:
-            steps = [(a, b) for n, a, b in zip(result.shape, result.stride(), said.stride(), strict=True) if n > 1]
-            if result.dtype != said.dtype or (result.numel() and any(a != b for a, b in steps)):
-                return f"{result.dtype} {result.stride()} for {said.dtype} {said.stride()}"
+    for result, like in zip(_results(out), _results(expected), strict=True):
+        if isinstance(result, torch.Tensor) and isinstance(like, torch.Tensor) and result.shape == like.shape:
+            steps = [(a, b) for n, a, b in zip(result.shape, result.stride(), like.stride(), strict=True) if n > 1]
+            if result.dtype != like.dtype or (result.numel() and any(a != b for a, b in steps)):
+                return f"{result.dtype} {result.stride()} for {like.dtype} {like.stride()}"
     return ""
 
 
