@@ -333,6 +333,21 @@ def test_a_number_that_changes_at_each_call_is_a_warning():
     assert only(report, "captured at each call", "warning").names == ("steps",) and net.steps == 0
 
 
+def test_a_number_that_is_only_counted_up_is_none():
+    class Counting(Scaled):
+        def forward(self, x):
+            self.steps += 1
+            return self.layer(x)
+
+    net = Counting()
+    report = mg.preflight(net, X)
+    assert not [f for f in report.findings if f.kind in ("captured at each call", "values baked in")]
+    wrapped = mg.wrap(net)
+    for _ in range(4):
+        wrapped(X)
+    assert net.steps == 4 and len(wrapped.forward.captures) <= 2
+
+
 def test_random_numbers_are_named():
     dropping, chancy = Function(nn.Dropout(0.5)), Function(lambda h: h * random.random())
     state = torch.get_rng_state(), random.getstate()

@@ -98,6 +98,9 @@ class _Preflight:
 
     def _captured(self) -> Inspected | None:
         graph = self._attempted(lambda: captured(self.program, self.args, self.kwargs, self.drawn))
+        if graph is not None and values.changing(graph):  # at a second capture a number that is but counted up is seen
+            self.drawn.put_back()
+            graph = self._attempted(lambda: captured(self.program, self.args, self.kwargs, self.drawn))
         if graph is None:
             return None
         self.forward = len(graph.nodes)

@@ -8,6 +8,7 @@ from typing import Any
 from torch import fx
 
 from memograd._torch import tables_of
+from memograd.graph.graph import Graph
 from memograd.inspection.parameters import modules_of
 from memograd.inspection.program import Inspected
 from memograd.inspection.report import Finding
@@ -58,16 +59,21 @@ def volatile(inspected: Inspected) -> list[Finding]:
         what = "the program draws random numbers of Python's or NumPy's, and goes by them"
         advice = "Draw from torch (torch.rand), or outside, and pass the numbers in"
         findings.append(Finding("warning", "captured at each call", f"{what}: each call is captured anew", advice))
-    read = {(id(p.holder), p.key): (p, value) for p, value in guards.values()}
-    effects: list[Effect] = list(inspected.graph.effects.effects) if inspected.graph.effects else []
-    for effect in effects:
-        place, before = read.get((id(effect.holder.holder), effect.key), (None, None))
-        if place is not None and isinstance(before, _NUMBERS):
-            name = inspected.named(place.name)
-            what = f"the program changes {name!r}, and reads it: each call is captured anew"
-            advice = "Keep it in a tensor (register_buffer), or count outside"
-            findings.append(Finding("warning", "captured at each call", what, advice, names=(name,)))
+    for name in map(inspected.named, changing(inspected.graph)):
+        what = f"the program changes {name!r}, and reads it: each call is captured anew"
+        advice = "Keep it in a tensor (register_buffer), or count outside"
+        findings.append(Finding("warning", "captured at each call", what, advice, names=(name,)))
     return findings
+
+
+def changing(graph: Graph) -> list[str]:
+    """The numbers of Python's that the program reads, and leaves others in their place."""
+    if graph.guards is None or not graph.effects:
+        return []
+    read = {(id(p.holder), p.key): p.name for p, value in graph.guards.values() if isinstance(value, _NUMBERS)}
+    effects: list[Effect] = list(graph.effects.effects)
+    places = [(id(effect.holder.holder), effect.key) for effect in effects]
+    return [read[place] for place in places if place in read]
 
 
 def baked(inspected: Inspected) -> list[Finding]:

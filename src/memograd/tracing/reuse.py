@@ -96,8 +96,8 @@ class Recent(dict[Any, Any]):
 class Guarded:
     """What was made for one signature, each with the guards it holds under; what was used last comes first.
 
-    Programs that change a number of their own at each call (``self.calls += 1``) are captured at each call; what is
-    made for them must not pile up.
+    Programs that go by a number which they change at each call are captured at each call; what is made for them must
+    not pile up.
     """
 
     LIMIT = 16
