@@ -69,13 +69,16 @@ def normalised(u: fx.Node) -> bool:
 
 @dataclass
 class Patient:
-    """Attributes:
-    inspected: the program and its graph, with operators as PyTorch calls them (no numbers).
-    graph: the same with what the table states by simpler operators taken apart: what the recursion runs on.
-    flat: the flat inputs of both.
-    values: of each node of ``graph``.
-    table: of each node that an adjoint reaches, its adjoint.
-    pulled: of each operator, what it contributes to the adjoints of its operands.
+    """A program with one run of it: every value, every adjoint, every contribution.
+
+    Attributes:
+        inspected: the program and its graph, with operators as PyTorch calls them (no numbers).
+        graph: the same with what the table states by simpler operators taken apart: what the recursion runs on.
+        flat: the flat inputs of both.
+        values: of each node of ``graph``.
+        table: of each node that an adjoint reaches, its adjoint.
+        pulled: of each operator, what it contributes to the adjoints of its operands.
+        batch: how many samples; 0 where that is not known.
     """
 
     inspected: Inspected

@@ -23,12 +23,14 @@ _PERIOD = 200  # longest pattern that is looked for among the entries of a folde
 
 @dataclass
 class Folder:
-    """Attributes:
-    kind: ``module`` (one call), ``group`` (of calls of like modules, or of one module), ``run`` (of operators).
-    path: the module's; ``label``: its part that differs from the parent's.
-    call: which call of the module, if there are several.
-    parent: the folder around it, None at the top.
-    blocks: how many blocks alike it holds, 0 where they differ.
+    """Some operators in a row, which a page shows as one until it is opened.
+
+    Attributes:
+        kind: ``module`` (one call), ``group`` (of calls of like modules, or of one module), ``run`` (of operators).
+        path: the module's; ``label``: its part that differs from the parent's.
+        call: which call of the module, if there are several.
+        parent: the folder around it, None at the top.
+        blocks: how many blocks alike it holds, 0 where they differ.
     """
 
     kind: Literal["module", "group", "run"]

@@ -32,7 +32,8 @@ def _is_leaf(tensor: Any) -> bool:
 
 
 class Expected:
-    """
+    """What a program was asked so far, and whether the answers were compared.
+
     Attributes:
         last: the question that was asked last.
         unchecked: those whose answers were never compared with anybody's, and for how many more calls to try.

@@ -26,7 +26,7 @@ class Problem:
         size: bytes of each value.
         workspace: bytes that live only while the operator runs.
         keep: values that stay to the end once computed (results of the step).
-        once: operators that must run exactly once (they draw random numbers or write in place).
+        once: operators that must run exactly once (they write in place, or draw what cannot be drawn again).
         before: pairs (u, v): every run of u must come before every run of v.
         resident: bytes that live throughout the step (parameters, inputs).
         replays: triples (operator, value, workspace): the operator reads ``value`` only to run again, and at its first

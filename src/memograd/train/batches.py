@@ -15,9 +15,11 @@ from memograd.errors import DataError, MemogradError, with_notes
 
 @dataclass(frozen=True)
 class Batches:
-    """Attributes:
-    labelled: each batch ends with a target, for a criterion.
-    device: where its tensors are moved; None leaves them.
+    """How batches of a loader become arguments of a step.
+
+    Attributes:
+        labelled: each batch ends with a target, for a criterion.
+        device: where its tensors are moved; None leaves them.
     """
 
     labelled: bool

@@ -17,9 +17,11 @@ _OWN = {"model": dict, "optimizer": dict, "optimizer_type": str, "settings": dic
 
 @dataclass(frozen=True)
 class Resumable:
-    """Attributes:
-    folder: where the checkpoint is.
-    settings: what must not change between a run and its resumption.
+    """A run and the folder from which it can be taken up again.
+
+    Attributes:
+        folder: where the checkpoint is.
+        settings: what must not change between a run and its resumption.
     """
 
     folder: Path

@@ -21,9 +21,11 @@ Metric = Callable[[torch.Tensor, torch.Tensor], Any]
 
 @dataclass(frozen=True)
 class Validation:
-    """Attributes:
-    metrics: by name, of ``(output, target)``; None: accuracy, where targets are class numbers.
-    precision: what the model runs in (``TrainStep.precision``).
+    """A model in eval mode over a loader, measured.
+
+    Attributes:
+        metrics: by name, of ``(output, target)``; None: accuracy, where targets are class numbers.
+        precision: what the model runs in (``TrainStep.precision``).
     """
 
     model: nn.Module

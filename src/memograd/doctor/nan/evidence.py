@@ -36,12 +36,14 @@ PRODUCTS = frozenset({"mm", "bmm", "addmm", "baddbmm", "mv", "dot", "convolution
 
 @dataclass(frozen=True)
 class Cause:
-    """Attributes:
-    kind: always in the same words, for people and programs.
-    name: of the operator (in the backward pass of the forward operator whose derivative it is).
-    forward: the forward operator concerned.
-    evidence: sentences.
-    numbers: for programs.
+    """What made a number that is not finite.
+
+    Attributes:
+        kind: always in the same words, for people and programs.
+        name: of the operator (in the backward pass of the forward operator whose derivative it is).
+        forward: the forward operator concerned.
+        evidence: sentences.
+        numbers: for programs.
     """
 
     kind: str
@@ -117,6 +119,7 @@ def in_float64(producer: Producer) -> Any:
 
 
 def element(wide: Any, producer: Producer) -> float:
+    """The number that ``wide``, the result in float64, has where the producer's is not finite; NaN if it has none."""
     tensors = tensors_in(wide)
     at = next(k for k, t in enumerate(tensors_in(producer.value)) if bad_positions(t).numel())
     if at >= len(tensors) or tensors[at].numel() <= producer.position:
