@@ -289,10 +289,6 @@ class Tape(Writer):
         self.document(node, value)
         return self.bind(value, node)
 
-    def emit(self, target: Any, args: Any, value: Any) -> fx.Node:
-        """A node for a call that the dispatcher does not see."""
-        return self._emit(target, self._nodes(args), {}, value)
-
     def _nodes(self, tree: Any) -> Any:
         return map_tensors(self.node_of, tree)
 
