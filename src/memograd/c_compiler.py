@@ -14,6 +14,7 @@ import struct
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -50,8 +51,8 @@ def compiler() -> str | None:
     return None
 
 
-def load(source: str) -> ctypes.CDLL:
-    """The library that ``source`` compiles to.
+def load(source: str, contracted: bool = False) -> ctypes.CDLL:
+    """The library that ``source`` compiles to; ``contracted``: with fused multiply-adds, for long sums of products.
 
     Raises:
         BackendError: no compiler, or it fails.
@@ -60,13 +61,14 @@ def load(source: str) -> ctypes.CDLL:
     if cc is None:
         raise BackendError("the native backend needs a C compiler: none of $CC, cc, gcc, clang was found; install one "
                            "or use another backend")  # fmt: skip
-    key = hashlib.sha256("\0".join((source, cc, *FLAGS, machine())).encode()).hexdigest()[:32]
+    flags = (*FLAGS, "-ffp-contract=fast") if contracted else FLAGS
+    key = hashlib.sha256("\0".join((source, cc, *flags, machine())).encode()).hexdigest()[:32]
     if key not in _loaded:
         path = cache_folder() / f"{key}.so"
         try:
             if not is_whole(path):
-                _compile(cc, source, path)
-            _loaded[key] = _library(cc, source, path)
+                _compile(cc, flags, source, path)
+            _loaded[key] = _library(cc, flags, source, path)
         except OSError as error:  # a disk that is full
             raise BackendError(f"what is compiled cannot be written to {path.parent}: {error}; set MEMOGRAD_CACHE to "
                                "another folder") from error  # fmt: skip
@@ -99,11 +101,11 @@ def used(path: Path) -> None:
         os.utime(path)
 
 
-def _library(cc: str, source: str, path: Path) -> ctypes.CDLL:
+def _library(cc: str, flags: Sequence[str], source: str, path: Path) -> ctypes.CDLL:
     try:
         return ctypes.CDLL(str(path))
     except OSError:  # what lies there was damaged, by a full disk or a crash
-        _compile(cc, source, path)
+        _compile(cc, flags, source, path)
     try:
         return ctypes.CDLL(str(path))
     except OSError as error:
@@ -248,7 +250,7 @@ def machine() -> str:
     return "\n".join((platform.system(), platform.machine(), *flags))
 
 
-def _compile(cc: str, source: str, path: Path) -> None:
+def _compile(cc: str, flags: Sequence[str], source: str, path: Path) -> None:
     """Compile into ``path``; another process that does the same at the same time does no harm."""
     tidy(path.parent)
     with tempfile.TemporaryDirectory(prefix=UNFINISHED, dir=path.parent) as folder:
@@ -258,7 +260,7 @@ def _compile(cc: str, source: str, path: Path) -> None:
         for tuning in (["-march=native"], []):  # not every compiler knows it
             try:
                 compiler = subprocess.run(
-                    [cc, *FLAGS, *tuning, str(text), "-o", str(library), "-lm"],
+                    [cc, *flags, *tuning, str(text), "-o", str(library), "-lm"],
                     capture_output=True, text=True, timeout=TIMEOUT,
                 )  # fmt: skip
             except (OSError, subprocess.TimeoutExpired) as problem:

@@ -20,6 +20,7 @@ from memograd.graph.graph import Graph
 from memograd.looks import look
 from memograd.memory.plan import Plan
 from memograd.run.backend import Backend
+from memograd.run.convolutions.backend import Convolutions
 from memograd.run.eager import Eager
 from memograd.run.inductor import Inductor
 from memograd.run.planned import Planned
@@ -41,8 +42,8 @@ class Choice:
 
 
 def choose(graph: Graph, flat: Sequence[Any], name: str = "auto", compile_seconds: float = 0.0) -> Choice:
-    """The backend called ``name`` for a lowered graph, or with ``auto`` the fastest: of eager and native, which build
-    at once, and of Inductor's fused kernels where compiling them takes at most ``compile_seconds``.
+    """The backend called ``name`` for a lowered graph, or with ``auto`` the fastest: of eager, convolutions and native,
+    which build at once, and of Inductor's fused kernels where compiling them takes at most ``compile_seconds``.
 
     How long that takes is known from the last time, at first it is estimated. Asked for by name Inductor takes the time
     that it takes.
@@ -81,6 +82,7 @@ class _Trials:
         self.notes: list[str] = []
         self.record: Record | None = None
         self.native()
+        self.convolutions()
         if compile_seconds > 0:
             self.inductor(compile_seconds)
 
@@ -99,6 +101,11 @@ class _Trials:
             self.ready["native"] = BACKENDS["native"](self.graph)
         except BackendError as error:
             self.notes.append(f"native cannot run this step: {error}")
+
+    def convolutions(self) -> None:
+        backend = Convolutions(self.graph)
+        if backend.differs:
+            self.ready["convolutions"] = backend
 
     def inductor(self, compile_seconds: float) -> None:
         """Compile, if that is worth what it costs: it may have been measured, and lost."""
@@ -188,7 +195,12 @@ def _native(graph: Graph) -> Backend:
     return Native(graph)
 
 
-BACKENDS: dict[str, Callable[[Graph], Backend]] = {"eager": Eager, "inductor": Inductor, "native": _native}
+BACKENDS: dict[str, Callable[[Graph], Backend]] = {
+    "eager": Eager,
+    "convolutions": Convolutions,
+    "inductor": Inductor,
+    "native": _native,
+}
 
 
 def _seconds(backends: dict[str, Backend], flat: Sequence[Any]) -> dict[str, float]:

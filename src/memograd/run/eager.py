@@ -39,11 +39,15 @@ class Eager(Backend):
         if modes_of_others():  # they would not see what compiled loops do, nor operators that have changed places
             self.function = graph.function
             return
-        pooled = compiled_nearest(compiled_pooling(pool_first(graph)))
-        self.updates, self.how = separate(pooled)
-        self.function = pooled.function if self.updates is None else self.updates.function
+        rewritten = self.rewritten(graph)
+        self.updates, self.how = separate(rewritten)
+        self.function = rewritten.function if self.updates is None else self.updates.function
         if self.updates is not None:
             self._route_beside(graph, self.updates)
+
+    def rewritten(self, graph: Graph) -> Graph:
+        """``graph`` with operators for which there is something faster of the same results."""
+        return compiled_nearest(compiled_pooling(pool_first(graph)))
 
     def _route_beside(self, graph: Graph, updates: Updates) -> None:
         """Where results stand among those of the function that updates run behind."""

@@ -1,4 +1,5 @@
-"""How long a step takes on each backend, measured once for each graph and machine, and kept on disk.
+"""How long a step takes on each backend, or an operator by each algorithm, measured once for each machine and kept on
+disk.
 
 A record is found again by everything that the times depend on: the operators, the geometry of inputs, this library's
 backends, PyTorch, the devices, the number of threads. It lies beside the libraries of the native backend.
@@ -47,8 +48,17 @@ class Record:
     @classmethod
     def of(cls, graph: Graph) -> Record:
         """What was written about ``graph``; nothing where nothing was, or where it cannot be read."""
+        return cls._named(fingerprint(graph))
+
+    @classmethod
+    def of_operator(cls, text: str) -> Record:
+        """The same of one operator on the CPU, which ``text`` describes with all its sizes."""
+        return cls._named(_hashed([text, *surroundings({torch.device("cpu")})]))
+
+    @classmethod
+    def _named(cls, name: str) -> Record:
         try:
-            path = c_compiler.cache_folder() / f"times-{fingerprint(graph)}.json"
+            path = c_compiler.cache_folder() / f"times-{name}.json"
         except BackendError:
             return cls(None)
         record = cls(path)
@@ -88,6 +98,10 @@ def fingerprint(graph: Graph) -> str:
     text = flat_function("graph", list(graph.placeholders), graph.nodes, list(graph.results))
     outputs = [(o.kind, o.name) for o in graph.outputs]
     parts = [text, str(inputs), str(outputs), *surroundings({v.device for v in values})]
+    return _hashed(parts)
+
+
+def _hashed(parts: list[str]) -> str:
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:32]
 
 

@@ -1,0 +1,99 @@
+"""One convolution or gradient of one, with its sizes, and the algorithms that can do it; the fastest is measured once
+for each machine and kept on disk."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from math import prod
+from typing import Any, Literal
+
+import torch
+
+from memograd import clock
+from memograd.draws import timed
+from memograd.errors import BackendError
+from memograd.run.convolutions import patches, winograd
+from memograd.run.pool.places import ANYWHERE
+from memograd.run.records import Record
+
+aten = torch.ops.aten
+DIRECT = "direct"  # PyTorch's own kernel
+_WORTH = 1e7  # operations: of less PyTorch's own takes no longer than a measurement is off
+_ROUNDS = 5
+_MARGIN = 0.9  # of the time of PyTorch's own that another must not need: alone, with all it reads in the cache
+
+
+@dataclass(frozen=True)
+class Case:
+    """One of ``convolution``, ``input_gradient`` and ``filter_gradient``, in float32, of contiguous images.
+
+    Attributes:
+        image: [n, c, h, w], and ``filters``: [o, c, kh, kw].
+        result: [n, o, rows, columns].
+    """
+
+    kind: Literal["convolution", "input_gradient", "filter_gradient"]
+    image: tuple[int, ...]
+    filters: tuple[int, ...]
+    result: tuple[int, ...]
+    stride: tuple[int, ...]
+    padding: tuple[int, ...]
+
+    def fastest(self) -> str:
+        """The name of the algorithm: ``direct``, ``winograd`` or ``patches``."""
+        if 2 * prod(self.result) * prod(self.filters[1:]) < _WORTH:
+            return DIRECT
+        algorithms = self._algorithms()
+        if len(algorithms) == 1:
+            return DIRECT
+        record = Record.of_operator(repr(self))
+        if any(name not in record.seconds for name in algorithms):
+            record.seconds = _seconds(algorithms)
+            record.keep()
+        best = min(algorithms, key=record.seconds.__getitem__)
+        return best if record.seconds[best] < _MARGIN * record.seconds[DIRECT] else DIRECT
+
+    def _algorithms(self) -> dict[str, Callable[[], Any]]:
+        """Each that can be had, on numbers of its own."""
+        x, w, y = (torch.ones(shape) for shape in (self.image, self.filters, self.result))
+        found = {DIRECT: self._direct(x, w, y)}
+        pad, s, p = self.padding[0], self.stride, self.padding
+        by_tiles: dict[str, Callable[[], Any]] = {
+            "convolution": lambda: winograd.convolution(x, w, pad),
+            "input_gradient": lambda: winograd.input_gradient(y, w, pad),
+            "filter_gradient": lambda: winograd.filter_gradient(y, x, pad),
+        }
+        by_patches: dict[str, Callable[[], Any]] = {
+            "convolution": lambda: patches.convolution(x, w, self.result[2:], s, p),
+            "input_gradient": lambda: patches.input_gradient(y, w, self.image, s, p),
+            "filter_gradient": lambda: patches.filter_gradient(y, x, self.filters, s, p),
+        }
+        with suppress(BackendError):  # no compiler
+            if winograd.fits(self.filters[2:], s, p):
+                by_tiles[self.kind]()
+                found["winograd"] = by_tiles[self.kind]
+            if patches.fits(self.filters, self.result[0] * prod(self.result[2:])):
+                by_patches[self.kind]()
+                found["patches"] = by_patches[self.kind]
+        return found
+
+    def _direct(self, x: torch.Tensor, w: torch.Tensor, y: torch.Tensor) -> Callable[[], Any]:
+        rest = (list(self.stride), list(self.padding), [1, 1], False, [0, 0], 1)
+        if self.kind == "convolution":
+            return lambda: aten.convolution.default(x, w, None, *rest)
+        mask = [self.kind == "input_gradient", self.kind == "filter_gradient", False]
+        return lambda: aten.convolution_backward.default(y, x, w, None, *rest, mask)
+
+
+def _seconds(algorithms: dict[str, Callable[[], Any]]) -> dict[str, float]:
+    """The best time of each, in turn."""
+    best: dict[str, float] = {}
+    with timed(draws=False), ANYWHERE:
+        for trial in range(_ROUNDS + 1):
+            for name, run in algorithms.items():
+                seconds = clock.seconds(run, 1)
+                if trial:  # the first fills caches
+                    best[name] = min(best.get(name, seconds), seconds)
+    return best
