@@ -1,7 +1,7 @@
 """What runs a graph: the interface that training sees, and what all backends do alike.
 
-To write one, derive from ``Backend`` beside ``Eager``, ``Inductor``, ``Native`` and ``Planned`` (``Convolutions``, which
-runs as ``Eager`` does, is the only one derived from another), and provide
+To write one, derive from ``Backend`` beside ``Eager``, ``Inductor``, ``Native`` and ``Planned`` (only ``Convolutions``
+is derived from another: it runs as ``Eager`` does), and provide
 
 - ``name``, by which users ask for it and reports speak of it;
 - ``__init__(graph)``, which calls ``super().__init__(graph)`` and makes of the graph whatever runs it. The graph is

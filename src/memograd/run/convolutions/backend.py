@@ -1,4 +1,5 @@
-"""The eager backend with convolutions by the fastest algorithm. Sums are rounded in another order than PyTorch's."""
+"""The eager backend with convolutions by the fastest algorithm, and with the compiled batch normalization between them.
+Sums are rounded in another order than PyTorch's."""
 
 from __future__ import annotations
 
@@ -10,6 +11,7 @@ from torch import fx
 
 from memograd.graph.graph import Graph
 from memograd.graph.rewriting import Rewriting
+from memograd.run.batch_norm import compiled_batch_norm
 from memograd.run.convolutions.case import DIRECT, Case
 from memograd.run.convolutions.operators import fit
 from memograd.run.eager import Eager
@@ -35,7 +37,7 @@ class Convolutions(Eager):
     def rewritten(self, graph: Graph) -> Graph:
         if any(node.target in (_FORWARD, _BACKWARD) for node in graph.nodes):
             graph = graph.rewritten(self._visit)
-        return super().rewritten(graph)
+        return compiled_batch_norm(super().rewritten(graph))
 
     @property
     def differs(self) -> bool:
