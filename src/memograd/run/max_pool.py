@@ -24,6 +24,7 @@ from memograd.run.images import C_TYPES, WORTH, by_planes
 
 aten = torch.ops.aten
 _WIDEST = 64  # elements of a window's row: each is a loop of its own, for compilers to take long over
+_VECTOR = 16  # results of a row, from which its elements are worth being put side by side first
 _LONGEST = 1 << 14  # elements of a row: those of its result lie on the stack
 
 _LIBRARY = Library("memograd", "FRAGMENT")
@@ -151,21 +152,41 @@ def _function(dtype: torch.dtype, rows: Window, columns: Window) -> Any:
 
 def _compared(c: str, columns: Window) -> str:
     """C: a row of results compared with one element of each window after the other, of the image's row ``r``."""
-    inner: list[str] = []
+    rows = _side_by_side(c, columns) if columns.stride > 1 and columns.out >= _VECTOR else []
+    inner = list(rows)
     for offset in range(columns.kernel):
         first, last = columns.covered(offset)
         start = offset * columns.dilation - columns.padding
+        at = f"j * {columns.stride} + {start}"
+        element = f"in[r * {columns.size} + {at}]"
+        if rows:
+            further, beside = divmod(start, columns.stride)
+            element = f"row{beside}[j + {further}]"
         inner += [
             "#pragma omp simd",
             f"for (int j = {first}; j < {last}; ++j) {{",
-            f"    const int at = r * {columns.size} + j * {columns.stride} + {start};",
-            f"    const {c} v = in[at];",
+            f"    const int at = r * {columns.size} + {at};",
+            f"    const {c} v = {element};",
             "    const int better = (v > best[j]) | (v != v);",
             "    best[j] = better ? v : best[j];",
             "    index[j] = better ? at : index[j];",
             "}",
         ]
     return "\n".join(inner)
+
+
+def _side_by_side(c: str, columns: Window) -> list[str]:
+    """C: what windows next to each other see at one place, in a row of its own, from which vectors are loaded."""
+    inner: list[str] = []
+    for beside in range(min(columns.stride, columns.size)):
+        count = (columns.size - beside + columns.stride - 1) // columns.stride
+        inner += [
+            f"{c} row{beside}[{count}];",
+            "#pragma omp simd",
+            f"for (int j = 0; j < {count}; ++j)",
+            f"    row{beside}[j] = in[r * {columns.size} + j * {columns.stride} + {beside}];",
+        ]
+    return inner
 
 
 def _source(c: str, rows: Window, columns: Window) -> str:

@@ -32,7 +32,7 @@ def convolution(x: torch.Tensor, w: torch.Tensor, size: Sequence[int], stride: A
 
 def input_gradient(g: torch.Tensor, w: torch.Tensor, shape: Sequence[int], stride: Any, padding: Any) -> torch.Tensor:
     """The gradient of images of this shape by that of results [n, o, h, w]."""
-    columns = w.flatten(1).t() @ _by_filter(g)
+    columns = (_by_filter(g).t() @ w.flatten(1)).t().contiguous()  # faster than to walk across the filters
     x = g.new_empty(tuple(shape))
     sizes = _sizes(shape, w.shape, g.shape[2:], stride, padding)
     _each_channel("memograd_from_patches", columns, x, sizes, shape[1], w[0, 0].numel() * g[:, 0].numel())

@@ -24,7 +24,10 @@ from memograd.run.threads import at_once
 
 _K = 16  # elements of a tile
 _WIDE = 16  # floats: more than a vector of any processor has, and a line of the cache
-_CACHED = 1_000_000  # bytes of a block of tiles, before and after its product: half of what caches of a core hold
+_CACHED = (
+    500_000  # bytes of a block of tiles, before and after its product, where the filters lie in the cache beside it
+)
+_LARGE = 1_200_000  # bytes of filters that do not: then a block may be twice as large, and they are read half as often
 _TILES = 1024  # of a block at most: their pixels lie on the stack
 _LANES = (4, 8, 16)
 _MOST_PADDING = 2  # the gradient's convolution is padded by as many pixels less
@@ -101,7 +104,9 @@ class _Cut:
         threads = max(1, min(torch.get_num_threads(), n * rows))
         bounds = [n * rows * k // threads for k in range(threads + 1)]
         self.parts = [(k, first, last) for k, (first, last) in enumerate(pairwise(bounds))]
-        most = _CACHED // (_K * (c + o) * x.element_size()) // columns
+        each = _K * x.element_size()
+        cached = _CACHED if each * c * o <= _LARGE else 2 * _CACHED
+        most = cached // (each * (c + o)) // columns
         self.block = max(1, min(most, _TILES // columns, -(-n * rows // threads)))
         self.tiles = _whole(self.block * columns)
         self.sizes = (ctypes.c_long * 9)(c, h, w, rows, columns, padding, o, height, width)
