@@ -35,7 +35,9 @@ def images(shape: tuple[int, ...], dtype: torch.dtype, kind: str) -> torch.Tenso
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_results_and_indices_are_pytorchs(case) -> None:
     for shape, dtype, kind in product(
-        [(2, 3, 9, 11), (3, 12, 8), (1, 1, 7, 7), (2, 2, 9, 67)], [torch.float32, torch.float64], ["finite", "not finite"]
+        [(2, 3, 9, 11), (3, 12, 8), (1, 1, 7, 7), (2, 2, 9, 67)],
+        [torch.float32, torch.float64],
+        ["finite", "not finite"],
     ):
         x = images(shape, dtype, kind)
         ours, theirs = torch.ops.memograd.max_pool2d(x, *case), aten.max_pool2d_with_indices(x, *case)

@@ -53,3 +53,42 @@ def test_every_thread_does_its_share(monkeypatch):
     monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
     value, used = run(lambda x: F.interpolate(x, scale_factor=2), x)
     assert used and torch.equal(value, F.interpolate(x, scale_factor=2))
+
+
+BACKWARD = torch.ops.memograd.nearest2d_backward.default
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("mode", ["nearest", "nearest-exact"])
+@pytest.mark.parametrize(
+    ("how", "compiled"),
+    [
+        ({"scale_factor": 2}, True),
+        ({"scale_factor": (3, 2)}, True),
+        ({"size": (13, 68)}, True),
+        ({"scale_factor": (1, 5)}, True),
+        ({"scale_factor": (2, 1.5)}, False),
+        ({"size": (7, 34)}, False),
+    ],
+)
+def test_gradients_are_pytorchs(how, compiled, mode, dtype):
+    """Gradients of pixels are added in its order, so to the last bit."""
+    x = torch.randn(6, 5, 13, 17, dtype=dtype, requires_grad=True)
+    weights = torch.randn_like(F.interpolate(x, mode=mode, **how))
+    weights[0, 0, 0, :3] = torch.tensor([float("nan"), float("inf"), -0.0])
+
+    def loss(x):
+        return (F.interpolate(x, mode=mode, **how) * weights).sum()
+
+    graph = lower(mg.differentiate(mg.capture(loss, x)))
+    assert any(n.target is BACKWARD for n in nearest.compiled_nearest(graph).nodes) is compiled
+    ours = Eager(graph).compute(graph.bind((x.detach(),), {}))[1]
+    (theirs,) = torch.autograd.grad(loss(x), x)
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=0, equal_nan=True)
+    assert torch.equal(ours.signbit(), theirs.signbit())
+
+
+def test_gradients_that_lie_otherwise_than_was_said():
+    g = torch.randn(2, 16, 60, 60).contiguous(memory_format=torch.channels_last)
+    theirs = torch.ops.aten.upsample_nearest2d_backward(g, [60, 60], [2, 16, 30, 30])
+    assert torch.equal(BACKWARD(g, [60, 60], [2, 16, 30, 30], None, None, False), theirs)
