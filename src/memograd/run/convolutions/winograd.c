@@ -115,11 +115,12 @@ TILES
     ((i).columns > 8 ? task##_16(tiles, i, __VA_ARGS__) \
                      : (i).columns > 4 ? task##_8(tiles, i, __VA_ARGS__) : task##_4(tiles, i, __VA_ARGS__))
 
-/* filters[k][o][c] of w[o][c][3][3]: count of them, step floats from one k to the next. Turned by half a turn they are
-   the filters of the gradient's convolution. What is written beyond the last is written over by the next k. */
-void memograd_filters(const float *w, float *filters, long count, long step, int turned) {
-    for (long first = 0; first < count; first += WIDE) {
-        const long some = count - first < WIDE ? count - first : WIDE;
+/* filters[k][o][c] of w[o][c][3][3], numbers begin .. end - 1 of them, step floats from one k to the next. Turned by half
+   a turn they are the filters of the gradient's convolution. What is written beyond the last is written over by the next k,
+   or lies between. */
+void memograd_filters(const float *w, float *filters, long step, int turned, long begin, long end) {
+    for (long first = begin; first < end; first += WIDE) {
+        const long some = end - first < WIDE ? end - first : WIDE;
         union { float one[9][WIDE]; vector all[9]; } g;
         if (some < WIDE) memset(&g, 0, sizeof g);
         for (long i = 0; i < some; ++i)
@@ -138,11 +139,11 @@ void memograd_filters(const float *w, float *filters, long count, long step, int
     }
 }
 
-/* dw[o][c][3][3] of the gradients of filters[k][o][c], whose rows of c are `row` apart and filled up with zeros. Returns
-   whether all are finite. */
-int memograd_filter_gradients(const float *filters, float *dw, long o, long c, long step, long row) {
+/* dw[o][c][3][3] of the gradients of filters[k][o][c], whose rows of c are `row` apart and filled up with zeros, for o
+   from first to last - 1. Returns whether all are finite. */
+int memograd_filter_gradients(const float *filters, float *dw, long c, long step, long row, long first, long last) {
     vector zero = {0};
-    for (long r = 0; r < o; ++r)
+    for (long r = first; r < last; ++r)
         for (long i = 0; i < c; i += WIDE) {
             const float *m = filters + r * row + i;
             vector t[3][4];

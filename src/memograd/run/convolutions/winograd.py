@@ -20,7 +20,7 @@ from typing import Any
 import torch
 
 from memograd import c_compiler
-from memograd.run.threads import at_once
+from memograd.run.threads import at_once, in_parts
 
 _K = 16  # elements of a tile
 _WIDE = 16  # floats: more than a vector of any processor has, and a line of the cache
@@ -29,6 +29,7 @@ _CACHED = (
 )
 _LARGE = 1_200_000  # bytes of filters that do not: then a block may be twice as large, and they are read half as often
 _TILES = 1024  # of a block at most: their pixels lie on the stack
+_SHARE = 1 << 13  # filters, from which another thread is worth waking
 _LANES = (4, 8, 16)
 _MOST_PADDING = 2  # the gradient's convolution is padded by as many pixels less
 
@@ -65,8 +66,13 @@ def filter_gradient(g: torch.Tensor, x: torch.Tensor, padding: int) -> torch.Ten
     at_once(part, cut.parts)
     dw = x.new_empty((o, c, 3, 3))
     whole = filters[0] if len(filters) == 1 else filters.sum(0)
-    finite = _library().memograd_filter_gradients(*_pointers(whole, dw), o, c, step, row)
-    return dw if finite else None
+    places, finite = _pointers(whole, dw), []
+
+    def rows(first: int, last: int) -> None:
+        finite.append(_library().memograd_filter_gradients(*places, c, step, row, first, last))
+
+    in_parts(rows, o, max(1, _SHARE // c))
+    return dw if all(finite) else None
 
 
 def _convolved(x: torch.Tensor, w: torch.Tensor, padding: int, turned: bool) -> torch.Tensor | None:
@@ -74,7 +80,12 @@ def _convolved(x: torch.Tensor, w: torch.Tensor, padding: int, turned: bool) -> 
     row, column = (1, c) if turned else (c, 1)
     step = count + _WIDE
     filters = x.new_empty(_K * step)
-    _library().memograd_filters(*_pointers(w, filters), count, step, turned)
+    places = _pointers(w, filters)
+
+    def lines(first: int, last: int) -> None:
+        _library().memograd_filters(*places, step, turned, first * _WIDE, min(last * _WIDE, count))
+
+    in_parts(lines, -(-count // _WIDE), _SHARE // _WIDE)
     height, width = (size + 2 * padding - 2 for size in x.shape[2:])
     y = x.new_empty((x.shape[0], w.shape[1] if turned else w.shape[0], height, width))
     cut = _Cut(x, y, padding)
@@ -134,8 +145,8 @@ def _library() -> Any:
     library = c_compiler.load(text, contracted=True)
     pointer, number = ctypes.c_void_p, ctypes.c_long
     arguments = {
-        "memograd_filters": [pointer] * 2 + [number] * 2 + [ctypes.c_int],
-        "memograd_filter_gradients": [pointer] * 2 + [number] * 4,
+        "memograd_filters": [pointer] * 2 + [number, ctypes.c_int] + [number] * 2,
+        "memograd_filter_gradients": [pointer] * 2 + [number] * 5,
         "memograd_convolve": [pointer] * 6 + [number] * 6,
         "memograd_filter_products": [pointer] * 7 + [number] * 4,
     }
