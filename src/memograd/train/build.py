@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn, optim
 
-from memograd._torch import address, has_hooks, memory_of, note_step, pytree
+from memograd._torch import has_hooks, memory_of, note_step, pytree
 from memograd.cautions import caution
 from memograd.errors import CaptureError, DataDependentError, GraphError
 from memograd.graph.graph import Graph
@@ -24,6 +24,7 @@ from memograd.tracing.undisturbed import Generators
 from memograd.train.appended import Update, watched
 from memograd.train.carried import Carried
 from memograd.train.gather import Gather
+from memograd.train.held import Held, tensors_in
 from memograd.train.objective import refuse_other_losses
 from memograd.train.outer_histories import refuse_held_histories
 from memograd.train.program import Decision, Origin, Program, detached, positions, put_back
@@ -119,9 +120,8 @@ def build(
         graph=graph,
         choice=choice,
         bound=bound,
-        owners=owners_of(graph),
+        held=Held(graph, tensors_in(optimizer) if isinstance(stage, Update) else ()),
         slots=[i for i, t in enumerate(bound) if t is None],
-        state=state_of(optimizer) if isinstance(stage, Update) else [],
         gradients=_gradients(graph) if outside else [],
         decisions=_decisions(graph),
         updated=tuple(parameters[name] for name in joint.wrt if name not in joint.unused),
@@ -200,20 +200,3 @@ def _gradients(graph: Graph) -> list[tuple[nn.Parameter, int]]:
     by_name: dict[str, Any] = {i.name: i.tensor for i in graph.inputs}
     names = [graph.outputs[i].name for i in graph.positions("gradient")]
     return [(by_name[name], at) for name, at in zip(names, positions(graph, "gradient"), strict=True)]
-
-
-def state_of(optimizer: optim.Optimizer) -> list[tuple[torch.Tensor, str, torch.Tensor]]:
-    """Every tensor of the optimizer's state, with its parameter and its name."""
-    return [
-        (p, key, tensor)
-        for group in optimizer.param_groups
-        for p in group["params"]
-        if p in optimizer.state
-        for key, tensor in optimizer.state[p].items()
-        if isinstance(tensor, torch.Tensor)
-    ]
-
-
-def owners_of(graph: Graph) -> list[tuple[torch.Tensor, int]]:
-    """What the graph is bound to, and where that lies."""
-    return [(i.tensor, address(i.tensor)) for i in graph.inputs if i.tensor is not None]

@@ -14,11 +14,12 @@ from memograd.pipeline import simplify
 from memograd.run.choose import Choice
 from memograd.train import outside
 from memograd.train.appended import Update
-from memograd.train.build import Choose, Training, owners_of, state_of
+from memograd.train.build import Choose, Training
 from memograd.train.check import Check
 from memograd.train.counters import Updates
 from memograd.train.gather import collected
-from memograd.train.program import Program, detached, elsewhere, settings
+from memograd.train.held import Held, tensors_in
+from memograd.train.program import Program, detached, settings
 from memograd.train.update import why_not
 
 
@@ -30,8 +31,7 @@ class Final:
     graph: Graph
     choice: Choice
     flat: list[Any]
-    owners: list[tuple[torch.Tensor, int]]
-    state: list[tuple[torch.Tensor, str, torch.Tensor]]
+    held: Held
     share: bool
     norm: torch.Tensor | None
     compared: bool = False
@@ -91,7 +91,7 @@ class Finish:
         alike = self.updates.note(carried.gathered)
         key = (settings(training.optimizer, training.rates), tuple(map(id, carried.gathered)), len(carried.averages))
         optimizer = training.optimizer
-        self._all = [f for f in self._all if f.share <= alike and not elsewhere(optimizer, f.state, f.owners)]
+        self._all = [f for f in self._all if f.share <= alike and not f.held.elsewhere(optimizer)]
         for final in self._all:
             if final.key == key:
                 return final
@@ -104,7 +104,7 @@ class Finish:
         }
         graph = training.beside(simplify(stage.append()), sum(buffers.values()) + self._batch_bytes)
         flat = detached([i.tensor for i in graph.inputs])
-        final = Final(key, graph, choose(graph, flat), flat, owners_of(graph), state_of(optimizer), alike, stage.norm)
+        final = Final(key, graph, choose(graph, flat), flat, Held(graph, tensors_in(optimizer)), alike, stage.norm)
         self._all = [final, *self._all[:15]]
         note_step(optimizer)
         return final

@@ -18,7 +18,7 @@ import torch
 from torch import nn, optim
 
 from memograd import finite
-from memograd._torch import address, has_hooks, has_step_hooks, memory_of, pytree
+from memograd._torch import has_hooks, has_step_hooks, memory_of, pytree
 from memograd.draws import states, undone_on_error
 from memograd.errors import GraphError
 from memograd.finite import TrippedError
@@ -29,6 +29,7 @@ from memograd.graph.signature import refuse_shared
 from memograd.run.choose import Choice
 from memograd.tracing.reuse import ambient, places, signature
 from memograd.tracing.undisturbed import Generators
+from memograd.train.held import Held
 from memograd.train.rates import Rates
 
 Compare = Callable[["Program", list[Any]], Sequence[torch.Tensor] | None]
@@ -71,9 +72,8 @@ class Program:
     graph: Graph
     choice: Choice
     bound: list[Any]  # the flat inputs, detached; None where the batch goes
-    owners: list[tuple[torch.Tensor, int]]  # whose memory they are, and its address
+    held: Held  # whose memory they are, and the optimizer's state it is bound to
     slots: list[int]  # positions of the batch in it
-    state: list[tuple[torch.Tensor, str, torch.Tensor]]  # optimizer state the graph is bound to
     gradients: list[tuple[nn.Parameter, int]]  # for an optimizer outside the graph: where each gradient is
     decisions: tuple[Decision, ...]  # what the model decided by values, in order
     devices: tuple[str, ...]  # whose generators it draws from
@@ -90,7 +90,7 @@ class Program:
 
     def stale(self, optimizer: optim.Optimizer) -> bool:
         """Whether something the graph is bound to is no longer where it was."""
-        return elsewhere(optimizer, self.state, self.owners)
+        return self.held.elsewhere(optimizer)
 
     @property
     def shaped(self) -> bool:
@@ -200,19 +200,6 @@ def settings(optimizer: optim.Optimizer, rates: Rates) -> Any:
     return (rates.baked(), itself, ambient())
 
 
-def elsewhere(
-    optimizer: optim.Optimizer,
-    state: Sequence[tuple[torch.Tensor, str, torch.Tensor]],
-    owners: Sequence[tuple[torch.Tensor, int]],
-) -> bool:
-    """Whether another tensor has taken the place of one of these, or its memory lies elsewhere."""
-    now = optimizer.state
-    if any(p not in now or now[p].get(k) is not t for p, k, t in state):
-        return True  # load_state_dict put new tensors in place
-    # the model was moved, or a parameter's .data replaced
-    return any(address(owner) != at for owner, at in owners)
-
-
 def put_back(optimizer: optim.Optimizer, state: dict[Any, dict[str, Any]]) -> None:
     """Forget what was prepared in the optimizer's state since."""
     for p in list(optimizer.state):
@@ -234,8 +221,8 @@ def detached(flat: list[Any]) -> list[Any]:
 
 
 def _only_tensors(batch: tuple[Any, ...]) -> bool:
-    return all(type(b) is torch.Tensor and _is_dense(b) and not vars(b) for b in batch)
+    return all([type(b) is torch.Tensor and _is_dense(b) and not b.__dict__ for b in batch])
 
 
 def _is_dense(b: torch.Tensor) -> bool:
-    return b.layout is torch.strided and not b.is_nested and not has_bits(b)
+    return b.layout is torch.strided and not (b.is_nested or b.is_conj() or b.is_neg())
