@@ -16,6 +16,7 @@ from torch.profiler import profile
 import memograd as mg
 from memograd import c_compiler
 from memograd.frontend import load
+from memograd.run.convolutions.case import Case
 from memograd.run.pool.library import POOL
 
 F64 = torch.float64
@@ -36,10 +37,10 @@ def batch(rows: int = 4, grad: bool = False) -> torch.Tensor:
     return torch.randn(rows, 3, dtype=F64, generator=torch.Generator().manual_seed(rows)).requires_grad_(grad)
 
 
-def operators(run: Any) -> set[str]:
+def operators(run: Any, of: str = "aten::") -> set[str]:
     with profile() as watched:
         run()
-    return {e.name for e in watched.events() or () if e.name.startswith("aten::")}  # pyright: ignore[reportOptionalIterable]
+    return {e.name for e in watched.events() or () if e.name.startswith(of)}  # pyright: ignore[reportOptionalIterable]
 
 
 def agree(ours: Any, theirs: Any) -> None:
@@ -289,3 +290,41 @@ def test_names_of_the_user_s_do_not_clash_with_those_of_the_text(name):
         for rows in (2, 2, 2):
             model(**{name: batch(rows)}).backward()
     torch.testing.assert_close(getattr(ours, name).grad, getattr(theirs, name).grad)
+
+
+@needs_c
+@pytest.mark.parametrize("by", ["winograd", "patches"])
+def test_convolutions_by_the_fastest_algorithm(by: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """First and second order, and a batch of cotangents, are PyTorch's up to rounding."""
+    monkeypatch.setattr(Case, "fastest", lambda case: by)
+    torch.manual_seed(0)
+    plain = nn.Sequential(
+        nn.Conv2d(2, 4, 3, padding=1),
+        nn.BatchNorm2d(4),
+        nn.Tanh(),
+        nn.Upsample(scale_factor=2),
+        nn.Conv2d(4, 3, 3, padding=1, bias=False),
+    )
+    ours, x = copy.deepcopy(plain), torch.randn(3, 2, 12, 12)
+    mg.wrap(ours, backend="convolutions")
+    ran = operators(lambda: ours(x).sum().backward(), "memograd::")
+    assert {"memograd::convolution", "memograd::convolution_filter_gradient"} <= ran
+    for loss in (first_order, second_order):
+        gradients = []
+        for model in (ours, plain):
+            model.zero_grad()
+            loss(model, x.clone().requires_grad_()).backward()
+            gradients.append([p.grad.clone() for p in model.parameters() if p.grad is not None])
+        for a, b in zip(*gradients, strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-5)
+    rows = []
+    for model in (ours, plain):
+        y = model(given := x.clone().requires_grad_())
+        seeds = torch.stack([torch.ones_like(y), torch.arange(1.0, 1 + y.numel()).view_as(y) / y.numel()])
+        rows.append(torch.autograd.grad(y, given, seeds, is_grads_batched=True)[0])
+    torch.testing.assert_close(*rows, rtol=1e-3, atol=1e-4)
+
+
+def test_convolutions_promise_no_budget() -> None:
+    with pytest.warns(UserWarning, match="convolutions decides itself what it allocates"):
+        mg.wrap(nn.Conv2d(1, 1, 3), memory_budget="1MB", backend="convolutions")

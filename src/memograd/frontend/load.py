@@ -1,7 +1,8 @@
 """What runs a graph of a wrapped model, on each backend: a function of the list of its inputs, which it may empty.
 
-``native`` is one compiled C function, for what is small. ``auto`` begins with the graph's own text, as ``eager`` does;
-where that is small it is compiled once it has run so often that this may pay, and from then on the faster one runs.
+``native`` is one compiled C function, for what is small, and ``convolutions`` the graph's own text, as ``eager``, with
+convolutions by the fastest algorithm. ``auto`` begins as ``eager`` does; where the graph is small it is compiled once
+it has run so often that this may pay, and from then on the faster one runs.
 """
 
 from __future__ import annotations
@@ -23,8 +24,10 @@ from memograd.graph.printing import boxed_function, load
 from memograd.graph.views import owner, tensors_of
 from memograd.looks import look
 from memograd.ops import has_effect, is_random
+from memograd.run.convolutions.fastest import Fastest
 from memograd.run.inductor import compiled
 from memograd.run.max_pool import compiled_pooling
+from memograd.run.nearest import compiled_nearest
 from memograd.run.pool.places import Reused
 
 Tensor = torch.Tensor
@@ -52,8 +55,12 @@ def loaded(graph: Graph, backend: str) -> Function:
     function = _text(graph)
     if backend == "inductor":
         function = _or_operators(_or_in_batches(_spread(compiled(graph)), function), function)
-    elif (pooling := compiled_pooling(graph)) is not graph:
-        function = _or_operators(_text(pooling), function)
+    else:
+        rewritten = (
+            Fastest().rewritten(graph) if backend == "convolutions" else compiled_nearest(compiled_pooling(graph))
+        )
+        if rewritten is not graph:
+            function = _or_operators(_or_in_batches(_text(rewritten), function), function)
     return _in_reused_memory(function) if _bytes(graph) >= _LARGE else function
 
 

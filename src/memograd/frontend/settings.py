@@ -36,11 +36,10 @@ class Settings:
     said: set[bool] = field(default_factory=set)
 
     def __post_init__(self) -> None:
-        if self.backend == "native" and self.memory_budget is not None:
+        if self.backend in ("native", "convolutions") and self.memory_budget is not None:
+            budget = f"a memory budget of {self.memory_budget!r}"
+            reason = f"{self.backend} decides itself what it allocates and cannot promise {budget}"
             self.backend = "eager"
-            reason = (
-                f"native decides itself what it allocates and cannot promise a memory budget of {self.memory_budget!r}"
-            )
             caution(f"running on the eager backend: {reason}")
 
     def plan(self, graph: Graph) -> Plan:

@@ -21,7 +21,7 @@ from memograd.memory.budget import parse_budget
 from memograd.memory.plan import Plan
 
 Model = TypeVar("Model", bound=nn.Module)
-_BACKENDS = ("auto", "eager", "inductor", "native")
+_BACKENDS = ("auto", "eager", "convolutions", "inductor", "native")
 _WHENS = ("first", "never", "always")
 
 
@@ -45,7 +45,9 @@ def wrap(
             parameters, buffers, inputs, activations, cotangents, gradients and operators' workspace. Bytes, "8GiB",
             "600MB" or "50%" of what they need without a budget. What does not fit is computed again, with the same
             random numbers. The loss, ``.grad`` from earlier passes and the optimizer are the loop's own, and outside.
-        backend: ``eager``: operator by operator, as PyTorch; ``inductor``: fused kernels, compiled at the first call;
+        backend: ``eager``: operator by operator, as PyTorch; ``convolutions``: so, but each convolution on a CPU by
+            the algorithm that is fastest, with sums in another order; ``inductor``: fused kernels, compiled at the
+            first call;
             ``native``: one compiled C function for each pass of a small model, whose sums may add up in another order;
             ``auto``: ``eager``, and for small models after 1,000 calls whichever of it and ``native`` is faster.
         check: ``first``: the first time that gradients come through a program they are compared with those of

@@ -104,7 +104,7 @@ class _Trials:
 
     def convolutions(self) -> None:
         backend = Convolutions(self.graph)
-        if backend.differs:
+        if backend.fastest.differs:
             self.ready["convolutions"] = backend
 
     def inductor(self, compile_seconds: float) -> None:
@@ -177,7 +177,7 @@ def choose_planned(graph: Graph, plan: Plan, name: str = "auto") -> Choice:
         return Choice(Planned(graph, plan, name), "asked for; each kernel is compiled and measured on its own")
     if name == "inductor":
         reason = f"no kernel is worth compiling, or can be; {reason}"
-    if name == "native":
+    if name in ("native", "convolutions"):
         reason = f"{name} decides itself what it allocates and cannot promise {reason}"
         caution(f"running on the eager backend: {reason}")
     return Choice(Planned(graph, plan), reason)

@@ -50,10 +50,10 @@ class TrainStep(Answers):
             this step. What does not fit is computed again; results are bit-identical to those of the eager backend
             (``inductor``: to those of the same kernels with more memory). An optimizer outside the graph (see above)
             allocates on its own, beyond the budget.
-        backend: ``auto`` (the fastest of eager, native and, given ``compile_seconds``, inductor; see
-            ``backend_reason``), ``eager``, ``native`` or ``inductor``. Within a memory budget ``inductor`` compiles
-            fused kernels one by one, which the plan keeps or computes again; the others run operator by operator
-            (``eager``).
+        backend: ``auto`` (the fastest of eager, convolutions, native and, given ``compile_seconds``, inductor; see
+            ``backend_reason``), ``eager``, ``convolutions``, ``native`` or ``inductor``. Within a memory budget
+            ``inductor`` compiles fused kernels one by one, which the plan keeps or computes again; the others run
+            operator by operator (``eager``).
         check: ``first``: before a program writes anything for the first time, its loss, gradients and new values are
             compared with those of ``torch.autograd`` and of PyTorch's optimizer on the same batch, which costs two to
             three plain steps; ``always``: at every step; ``never``. ``check_reason`` says how it came out.

@@ -71,7 +71,7 @@ def test_training_is_pytorchs(name, least, monkeypatch):
     step = mg.TrainStep(model, nn.CrossEntropyLoss(), optim.SGD(model.parameters(), lr=0.1), backend="convolutions")
     losses = torch.stack([step(x, y).detach() for _ in range(5)])
     backend = step._required().choice.backend
-    assert isinstance(backend, Convolutions) and backend.algorithms[name] == least
+    assert isinstance(backend, Convolutions) and backend.fastest.algorithms[name] == least
     torch.testing.assert_close(losses, losses_of_pytorch(theirs, x, y, 5), rtol=1e-4, atol=1e-5)
     for (at, ours), other in zip(model.state_dict().items(), theirs.state_dict().values(), strict=True):
         torch.testing.assert_close(ours, other, rtol=1e-3, atol=1e-4, msg=at)
@@ -88,7 +88,7 @@ def test_one_gradient_of_two(monkeypatch):
 
     graph = lower(mg.differentiate(mg.capture(loss, *(t.requires_grad_() for t in (x, w, b)))))
     backend = Convolutions(graph)
-    assert backend.algorithms == {DIRECT: 2, "winograd": 1}
+    assert backend.fastest.algorithms == {DIRECT: 2, "winograd": 1}
     inputs = [t.detach() for t in (x, w, b)]
     value, *gradients = backend.compute(graph.bind(inputs, {}))
     reference = loss(x, w, b)
