@@ -605,6 +605,31 @@ def test_inductor_compiles_a_small_graph_for_operands_without_data() -> None:
         assert ours.stride() == theirs.stride(), WHY + "Inductor keeps the strides of results"
 
 
+def test_what_inductor_compiled_is_called_itself_where_nothing_is_around_it() -> None:
+    def of_its_own(x, y):
+        return (torch.add(x, y),)
+
+    def an_operand(x, y):
+        return torch.add(x, y), x
+
+    def a_view_of_one(x, y):
+        return torch.add(x, y), torch.ops.aten.view.default(x, [-1])
+
+    for function, nothing in ((of_its_own, True), (an_operand, False), (a_view_of_one, False)):
+        compiled = adapter.inductor_graph(torch.fx.symbolic_trace(function), [torch.ones(2, 3), torch.ones(2, 3)])
+        for _ in range(3):
+            x, y = torch.randn(2, 3), torch.randn(2, 3, requires_grad=True)
+            with torch.no_grad():
+                results = compiled(x, y)
+            for ours, theirs in zip(results, function(x, y), strict=True):
+                torch.testing.assert_close(ours, theirs.detach())
+                shared = theirs.untyped_storage().data_ptr() == x.untyped_storage().data_ptr()
+                assert (ours.untyped_storage().data_ptr() == x.untyped_storage().data_ptr()) == shared
+            assert not any(r.requires_grad for r in compiled(x, y))
+        if nothing:
+            assert compiled._short is not None, WHY + "compile_fx calls inner_compile, whose result current_callable"
+
+
 def test_inductor_takes_a_pass_of_ours_and_knows_it_by_its_file() -> None:
     """Through CustomGraphPass, with get_hash_for_files."""
     seen: list[list[Any]] = []

@@ -1,8 +1,9 @@
 """Inductor and Dynamo.
 
 - ``inductor_graph``, ``inductor_function``: a graph through Inductor. The public ``torch.compile`` guards every call
-  (50 µs, more than a small kernel takes). ``last_passes``: how its settings take passes of somebody else's.
-  ``keeps_roundings``: what its kernels round, by PyTorch's version.
+  (50 µs, more than a small kernel takes), and what ``torch._inductor.compile`` returns asks for modes, profilers and
+  aliases (20 to 30 µs): ``inner_compile`` shows what stands inside. ``last_passes``: how its settings take passes of
+  somebody else's. ``keeps_roundings``: what its kernels round, by PyTorch's version.
 - ``load_inductor``: which module of Inductor imports the others.
 - ``compiler_failed``: whether Inductor's C++ compiler or Triton was missing or failed is in the class of the exception,
   which is private.
@@ -20,6 +21,8 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache
+from operator import is_
+from threading import Lock
 from types import MappingProxyType
 from typing import Any
 
@@ -28,11 +31,66 @@ from torch._C._dynamo import eval_frame as _eval_frame
 
 
 def inductor_graph(module: torch.fx.GraphModule, operands: Sequence[Any], options: Any = None) -> Any:
-    """A graph of ATen operators compiled by Inductor, as a function of operands of this geometry, without gradients."""
-    import torch._inductor as inductor  # slow to import, like the compiler itself
+    """A graph of ATen operators compiled by Inductor, as a function of operands of this geometry, without gradients; to
+    be called where no autocast is on."""
+    from torch._inductor import compile_fx  # slow to import, like the compiler itself
+
+    inside: list[Any] = []
+
+    def compile_inner(*args: Any, **kwargs: Any) -> Any:
+        inside.append(compile_fx.compile_fx_inner(*args, **kwargs))
+        return inside[-1]
 
     with torch.no_grad():
-        return inductor.compile(module, list(operands), options=options)
+        function: Any = compile_fx.compile_fx(module, [*operands], inner_compile=compile_inner, config_patches=options)
+    return _Compiled(function, inside[0]) if len(inside) == 1 and hasattr(inside[0], "current_callable") else function
+
+
+class _Compiled:
+    """A compiled function; from its second call on what stands inside of it, if the first call showed that nothing else
+    happens: it was called once, got the very operands, and its results were handed on as they were."""
+
+    def __init__(self, function: Callable[..., Any], inside: Any) -> None:
+        self._function = function
+        self._inside: Any = inside
+        self._turn = Lock()
+        self._short: Callable[[list[Any]], Any] | None = None
+
+    def __call__(self, *operands: Any) -> Any:
+        if self._short is not None and not torch.is_grad_enabled():
+            return self._short([*operands])
+        if self._inside is None or not self._turn.acquire(blocking=False):
+            return self._function(*operands)
+        try:
+            return self._look(operands)
+        finally:
+            self._turn.release()
+
+    def _look(self, operands: tuple[Any, ...]) -> Any:
+        inside, self._inside = self._inside, None
+        if inside is None:  # another thread has looked meanwhile
+            return self._function(*operands)
+        function = inside.current_callable
+        seen: list[Any] = []
+
+        def watched(given: list[Any]) -> Any:
+            handed = [*given]
+            results = function(given)
+            seen.append((handed, [*results]))
+            return results
+
+        inside.current_callable = watched
+        try:
+            results = self._function(*operands)
+        finally:
+            inside.current_callable = function
+        if len(seen) == 1 and _the_same(seen[0][0], operands) and _the_same(seen[0][1], results):
+            self._short = function
+        return results
+
+
+def _the_same(some: Sequence[Any], others: Sequence[Any]) -> bool:
+    return len(some) == len(others) and all(map(is_, some, others))
 
 
 @cache
