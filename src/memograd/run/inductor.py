@@ -19,6 +19,7 @@ from memograd.graph.signature import run
 from memograd.graph.tanh_by_exp import tanh_by_exp
 from memograd.graph.views import tensors_of
 from memograd.run.backend import Backend
+from memograd.run.long_products import in_parts, parts_of
 from memograd.run.pool.places import ANYWHERE, Places
 from memograd.run.sums_apart import sums_apart
 
@@ -83,10 +84,12 @@ def _is_operator(node: fx.Node) -> bool:
 
 
 def _as_it_runs(new: Rewriting, node: fx.Node) -> fx.Node:
-    """``node`` as it is where no gradients are recorded (PyTorch's LSTM layer has no workspace there), and so that the
-    compiler gets it right: it takes ``add(x, mm(a, b), alpha=α)`` for ``addmm(x, a, b)`` and forgets α."""
+    """``node`` as it is where no gradients are recorded (PyTorch's LSTM layer has no workspace there), on all threads,
+    and so that the compiler gets it right: it takes ``add(x, mm(a, b), alpha=α)`` for ``addmm(x, a, b)``, without α."""
     if node.target is aten.add.Tensor and node.kwargs.get("alpha", 1) != 1:
         return _times_alpha_first(new, node)
+    if node.target is aten.mm.default and (parts := parts_of(node)) > 1:
+        return in_parts(new, node, parts)
     copy = new.copy(node)
     if node.target is aten.mkldnn_rnn_layer.default:
         copy.target = torch.ops.memograd.lstm_layer.default
