@@ -286,3 +286,35 @@ def test_an_answer_that_was_ready_comes_in_segments_once_somebody_waits_for_them
     handle.remove()
     torch.testing.assert_close([p.grad for p in model.parameters()], wanted)
     assert len(seen) == 1
+
+
+class RealAndComplex(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.real = nn.Parameter(torch.randn(3, dtype=F64))
+        self.complex = nn.Parameter(torch.randn(3, dtype=torch.complex128))
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return x * self.real * self.complex.abs(), (x * self.complex) ** 2 * self.real
+
+
+@pytest.mark.parametrize("further", [False, True])
+@pytest.mark.parametrize("results", [(0,), (1,), (0, 1)])
+def test_cotangents_that_are_to_be_conjugated_or_negated(results: tuple[int, ...], further: bool) -> None:
+    plain = RealAndComplex()
+    model = mg.wrap(copy.deepcopy(plain))
+    z = torch.randn(3, dtype=torch.complex128)
+    cotangents = [z.conj().imag, z.conj()]
+    assert cotangents[0].is_neg() and cotangents[1].is_conj()
+    for step in range(4):
+        seen = []
+        for each in (plain, model):
+            x = torch.full((3,), 0.5 + step, dtype=F64, requires_grad=True)
+            out, inputs = each(x), (x, *each.parameters())
+            some, given = [out[k] for k in results], [cotangents[k] for k in results]
+            gradients = torch.autograd.grad(some, inputs, given, create_graph=further, allow_unused=True)
+            if further:
+                total = sum(g.abs().square().sum() for g in gradients if g is not None)
+                gradients += torch.autograd.grad(total, inputs, allow_unused=True)
+            seen.append(gradients)
+        torch.testing.assert_close(*seen)

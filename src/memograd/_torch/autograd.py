@@ -44,13 +44,19 @@ def needed_inputs(node: Any, surely: Collection[int] = ()) -> tuple[int, ...]:
     for a leaf that is asked for is an exception, half a millisecond of PyTorch's time: ``surely`` are arguments which
     are taken to be asked for.
     """
-    edges = enumerate(node.next_functions)
-    return tuple([k for k, (to, _) in edges if to is not None and (k in surely or _will_run(to))])
+    edges = [(k, to) for k, (to, _) in enumerate(node.next_functions) if to is not None]
+    try:
+        return tuple([k for k, to in edges if k in surely or _asked(to)])
+    except RuntimeError:  # a leaf that the gradient is asked of
+        return tuple([k for k, to in edges if k in surely or _will_run(to)])
+
+
+_asked = torch._C._will_engine_execute_node
 
 
 def _will_run(node: Any) -> bool:
     try:
-        return torch._C._will_engine_execute_node(node)
+        return _asked(node)
     except RuntimeError:  # a leaf that the gradient is asked of
         return True
 

@@ -19,10 +19,10 @@ from memograd._torch import apply_alone, free_saved, inside_torch_func, is_batch
 from memograd.draws import drawing, states
 from memograd.errors import GraphError
 from memograd.frontend.chain import UnderWay, wanted_of
-from memograd.graph.bits import worked_out
 
 Tensor = torch.Tensor
 _VERSION = attrgetter("_version")
+_CONTIGUOUS, _NEGATED = Tensor.contiguous, Tensor.resolve_neg
 _NONES = repeat(None)
 
 
@@ -135,7 +135,7 @@ class Boundary(torch.autograd.Function):
         pattern = (tuple(map(is_, cotangents, _NONES)), ctx.needs_input_grad, torch.is_grad_enabled())
         usual = running.usual(pattern)
         if usual is not None and not (own and not call.program.as_foreseen(call, running, usual.question)):
-            arriving = [c.resolve_conj().resolve_neg().contiguous() for c in cotangents if c is not None]
+            arriving = _laid([c for c in cotangents if c is not None], running.complex)
             if not inside_torch_func() and not any(map(is_batched, arriving)):
                 free_saved(ctx)
                 del cotangents
@@ -144,7 +144,7 @@ class Boundary(torch.autograd.Function):
         surely = running.surely(used)
         wanted = wanted_of(ctx, call.groups if own else None, surely)
         free_saved(ctx)
-        question, arriving = (used, wanted), [worked_out(cotangents[k]).contiguous() for k in used]
+        question, arriving = (used, wanted), _laid([cotangents[k] for k in used], running.complex)
         del cotangents
         ready = running.ready.get((question, torch.is_grad_enabled()))
         if ready is not None and (own and not call.program.as_foreseen(call, running, question)):
@@ -165,6 +165,13 @@ class Boundary(torch.autograd.Function):
         group, *others = call.groups
         gradients = under_way.take(group, last=not others)
         return (None, None, *gradients, *([under_way.token(ctx.device)] if others else []))
+
+
+def _laid(cotangents: list[Tensor], complex: bool) -> list[Tensor]:
+    """Their numbers in memory as they are, in loops of C; ``complex``: some may have to be conjugated first."""
+    if complex:
+        cotangents = [c.resolve_conj() for c in cotangents]
+    return [*map(_CONTIGUOUS, map(_NEGATED, cotangents))]
 
 
 def _answered(ready: Any, call: Call, saved: list[Any], arriving: list[Tensor], own: bool) -> tuple[Any, ...]:

@@ -107,7 +107,12 @@ class HeldOpen:
     Args:
         graph: ``count`` results first, then what is written back.
         plan: makes a plan of a graph.
+
+    Attributes:
+        complex: whether results may be so.
     """
+
+    complex = True
 
     def __init__(self, graph: Graph, count: int, question: Question, plan: Callable[[Graph], Plan]) -> None:
         self.question = question

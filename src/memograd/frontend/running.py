@@ -51,6 +51,9 @@ class Running:
     """A pass as it was ready for some questions: nothing about it changes.
 
     What it hands out are its results and, where somebody goes on from the answers, what is remembered for these.
+
+    Attributes:
+        complex: whether any of that is.
     """
 
     def __init__(self, of: Pass) -> None:
@@ -69,6 +72,7 @@ class Running:
         tracked = {k for k in range(of.count) if self.graph.outputs[k].tracked}
         self.constant = [at for at, k in enumerate(self.handed) if k not in (tracked if k < of.count else smooth)]
         self.constants = [i.tensor for i in self.graph.inputs[of.inputs :]]
+        self.complex = any(self.graph.results[k].meta["val"].is_complex() for k in self.handed)
         self._looks = any(n.target is look for n in self.graph.nodes)
         self.ready: dict[tuple[Question, bool], Ready] = {}
         self._usual: dict[Any, tuple[Ready, frozenset[int]]] = {}

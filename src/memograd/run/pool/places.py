@@ -56,12 +56,12 @@ class Anywhere:
     """The same for what has no places."""
 
     def __enter__(self) -> None:
-        if (library := POOL.look()) is not None:
+        if (library := POOL.library or POOL.look()) is not None:
             library.pool_enter(None, 0)
 
     def __exit__(self, *_: Any) -> None:
-        if POOL.library is not None:
-            POOL.library.pool_leave(0)
+        if (library := POOL.library) is not None:
+            library.pool_leave(0)
 
 
 class Reused(Anywhere):
@@ -75,10 +75,12 @@ class Reused(Anywhere):
         return Reused, ()
 
     def __enter__(self) -> None:
-        if self._finalizer is None and (library := POOL.look()) is not None:
+        if (library := POOL.library or POOL.look()) is None:
+            return
+        if self._finalizer is None:
             self._finalizer = weakref.finalize(self, library.pool_trim)
             self._finalizer.atexit = False
-        super().__enter__()
+        library.pool_enter(None, 0)
 
 
 ANYWHERE = Anywhere()
