@@ -314,7 +314,7 @@ def test_cotangents_that_are_to_be_conjugated_or_negated(results: tuple[int, ...
             some, given = [out[k] for k in results], [cotangents[k] for k in results]
             gradients = torch.autograd.grad(some, inputs, given, create_graph=further, allow_unused=True)
             if further:
-                total = sum(g.abs().square().sum() for g in gradients if g is not None)
+                total = torch.stack([g.abs().square().sum() for g in gradients if g is not None]).sum()
                 gradients += torch.autograd.grad(total, inputs, allow_unused=True)
             seen.append(gradients)
         torch.testing.assert_close(*seen)

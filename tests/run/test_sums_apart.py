@@ -14,6 +14,7 @@ from memograd.graph.tanh_by_exp import tanh_by_exp
 from memograd.pipeline import capture
 from memograd.run import inductor
 from memograd.run.sums_apart import sums_apart
+from memograd.run.whole_rows import whole_rows
 
 aten = torch.ops.aten
 X, A, B = torch.randn(4), torch.randn(3, 5), torch.randn(5, 4)
@@ -66,4 +67,4 @@ def test_the_compiler_is_given_the_pass(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(inductor, "inductor_graph", compile)
     graph = capture(lambda x, a, b: torch.tanh(torch.addmm(x, a, b)), X, A, B)
     torch.testing.assert_close(inductor.compiled(graph)(X, A, B)[0], torch.tanh(X + A @ B))
-    assert last_passes(sums_apart, tanh_by_exp).items() <= seen[0].items()
+    assert last_passes(sums_apart, tanh_by_exp, whole_rows).items() <= seen[0].items()

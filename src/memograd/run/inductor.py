@@ -22,6 +22,7 @@ from memograd.run.backend import Backend
 from memograd.run.long_products import in_parts, parts_of
 from memograd.run.pool.places import ANYWHERE, Places
 from memograd.run.sums_apart import sums_apart
+from memograd.run.whole_rows import whole_rows
 
 aten = torch.ops.aten
 _stride = torch.Tensor.stride
@@ -58,7 +59,7 @@ def compiled(graph: Graph) -> Callable[..., Any]:
     Raises:
         BackendError: at a call: Inductor cannot compile it.
     """
-    options = last_passes(sums_apart, tanh_by_exp) | {"cpp_wrapper": _is_light(graph)}
+    options = last_passes(sums_apart, tanh_by_exp, whole_rows) | {"cpp_wrapper": _is_light(graph)}
     graph = graph.rewritten(_as_it_runs)
     if not all(_is_operator(node) for node in graph.nodes):
         return _through_dynamo(graph.function)
