@@ -813,6 +813,34 @@ def test_the_engine_says_which_gradients_are_asked_for():
         torch.autograd.grad(y.sum(), b)
 
 
+def test_a_backward_pass_says_which_it_is_and_what_it_was_asked_for() -> None:
+    seen: list[Any] = []
+    passes: list[int] = []
+
+    class Double(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, a: torch.Tensor) -> torch.Tensor:
+            return 2 * a
+
+        @staticmethod
+        def backward(ctx: Any, *adjoints: Any) -> Any:
+            seen.append(adapter.asked_for([inner], inner.grad_fn))
+            passes.append(adapter.current_pass())
+            adapter.at_the_end(lambda: seen.append("over"))
+            return 2 * adjoints[0]
+
+    a = torch.ones(2, requires_grad=True)
+    inner = a.exp()
+    y: Any = Double.apply(inner)
+    y.sum().backward(retain_graph=True)
+    torch.autograd.grad(y.sum(), a, retain_graph=True)
+    torch.autograd.grad(y.sum(), [a, inner], retain_graph=True)
+    y.sum().backward(inputs=inner, retain_graph=True)
+    asked = [[False], "over", [False], "over", [True], "over", [True], "over"]
+    assert seen == asked, WHY + "frames of torch.autograd.grad and backward, the engine's queue_callback"
+    assert len({*passes}) == 4 and adapter.current_pass() == -1, WHY + "torch._C._current_graph_task_id"
+
+
 def test_generators_are_known_and_stand_where_they_are_put() -> None:
     generator = torch.Generator().manual_seed(1)
     state = adapter.state_of(generator)

@@ -35,7 +35,10 @@ try:
     from memograd._torch.autograd import (
         SingleLevelFunction,
         apply_alone,
+        asked_for,
+        at_the_end,
         backward_class,
+        current_pass,
         free_saved,
         needed_inputs,
         run_backward,

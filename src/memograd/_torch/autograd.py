@@ -8,12 +8,15 @@
   made while a program runs needs one of its own.
 - ``run_backward``: what ``torch.autograd.grad`` and ``backward`` call, which has a say in what becomes of the graph.
 - ``needed_inputs``: which gradients this backward pass was asked for; only the engine knows.
+- ``asked_for``: which tensors that are no leaves this backward pass was asked for the gradient of.
+- ``current_pass``, ``at_the_end``: which backward pass this is, and what is called behind it.
 - ``free_saved``: saved tensors let go before the engine would.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+import sys
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import torch
@@ -59,6 +62,57 @@ def _will_run(node: Any) -> bool:
         return _asked(node)
     except RuntimeError:  # a leaf that the gradient is asked of
         return True
+
+
+def current_pass() -> int:
+    """Inside a backward: the number of this backward pass; -1 outside of one."""
+    return torch._C._current_graph_task_id()
+
+
+def at_the_end(callback: Callable[[], Any]) -> None:
+    """Inside a backward: call this when the backward pass is over."""
+    torch.autograd.Variable._execution_engine.queue_callback(callback)
+
+
+def asked_for(tensors: Sequence[torch.Tensor], node: Any) -> list[bool]:
+    """Inside a backward: which of ``tensors``, which are no leaves, this backward pass was asked for the gradient of
+    (``inputs=``).
+
+    The engine does not tell them from those on the way to others. On a CPU it runs in the thread of who has called it,
+    so that what it was asked for stands in a frame above. In a thread of a device's there is none: then a pass that
+    does not reach ``node``, which made the tensors, or is asked for leaves in front of it, is taken to be asked for
+    all of them.
+    """
+    frame = sys._getframe(1)
+    while frame is not None:
+        code = frame.f_code
+        if code is _BACKWARD or code is _GRAD:
+            inputs = frame.f_locals.get("inputs_tuple", frame.f_locals.get("inputs"))
+            if inputs is None or inputs == ():
+                break
+            edge_of = torch.autograd.graph.get_gradient_edge
+            edges = [edge_of(t) if isinstance(t, torch.Tensor) else t for t in _listed(inputs)]
+            asked = {(edge.node, edge.output_nr) for edge in edges}
+            return [(t.grad_fn, t.output_nr) in asked for t in tensors]
+        frame = frame.f_back
+    return [frame is None and not _whole(node)] * len(tensors)
+
+
+_GRAD, _BACKWARD = torch.autograd.grad.__code__, torch.autograd.backward.__code__
+
+
+def _listed(inputs: Any) -> Sequence[Any]:
+    if isinstance(inputs, dict):
+        return tuple(inputs.values())
+    return (inputs,) if isinstance(inputs, (torch.Tensor, torch.autograd.graph.GradientEdge)) else tuple(inputs)
+
+
+def _whole(node: Any) -> bool:
+    """Whether ``node`` runs in this backward pass and the gradients of leaves in front of it are accumulated there."""
+    try:
+        return all(torch._C._will_engine_execute_node(n) for n in (node, *(to for to, _ in node.next_functions if to)))
+    except RuntimeError:  # a leaf that the gradient is asked of
+        return False
 
 
 def free_saved(ctx: Any) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Container, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -39,6 +39,16 @@ def active_nodes(sources: Iterable[fx.Node], results: Iterable[fx.Node]) -> list
     return [n for n in graph_nodes if n in needed]
 
 
+def sources_of(sources: Sequence[fx.Node]) -> dict[fx.Node, int]:
+    """From which of ``sources``, nodes of one graph, each node that depends on one is computed: bits by position."""
+    bits = {source: 1 << k for k, source in enumerate(sources)}
+    for node in sources[0].graph.nodes if sources else ():
+        if node.op == "call_function" and _passes(node, bits):
+            for operand in operands(node):
+                bits[node] = bits.get(node, 0) | bits.get(operand, 0)
+    return bits
+
+
 def operands(node: fx.Node) -> tuple[fx.Node, ...]:
     """The arguments an adjoint of ``node`` can flow to, one entry for each slot (``x * x`` has two)."""
     if node.target in (ops.overwrite, ops.written):
@@ -50,7 +60,7 @@ def operands(node: fx.Node) -> tuple[fx.Node, ...]:
     return tuple(flat)
 
 
-def _passes(node: fx.Node, depends: set[fx.Node]) -> bool:
+def _passes(node: fx.Node, depends: Container[fx.Node]) -> bool:
     """Whether an adjoint can flow through ``node`` to something it depends on."""
     if node.target is ops.stop or not is_smooth(node):
         return False

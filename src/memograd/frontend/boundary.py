@@ -7,10 +7,11 @@ itself: it lives as long as PyTorch's own would, ``retain_graph`` and hooks on s
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from itertools import repeat
 from operator import attrgetter, is_
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -36,6 +37,8 @@ class Call:
         groups: the flat inputs that autograd knows of, those first that the first node of the chain has.
         running: the plan that waits for cotangents.
         handed: the results that it waits with, while it holds them, and at which version.
+        inner: the results that others were computed of, by position, while somebody holds them.
+        twice: what came back to these from the others, by backward pass, and arrives once more (see ``between``).
         drawn, behind: where the generators stood before and behind the forward pass, if others may draw meanwhile.
     """
 
@@ -46,10 +49,12 @@ class Call:
     handed: Sequence[tuple[Callable[[], Tensor | None], int]] = ()
     drawn: Sequence[tuple[Tensor, str]] = ()
     behind: Sequence[tuple[Tensor, str]] = ()
+    inner: Mapping[int, Callable[[], Tensor | None]] = MappingProxyType({})
 
     def __init__(self, program: Any, flat: Sequence[Any]) -> None:
         self.program = program
         self.flat = list(flat)
+        self.twice: dict[int, dict[int, list[Tensor]]] = {}
         for k in program.overwritten:
             self.flat[k] = flat[k].clone()
         self.versions = _versions(self.flat)
@@ -130,6 +135,17 @@ class Boundary(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *cotangents: Any) -> Any:
+        if not (ctx.call.inner and ctx.given is ctx.call.flat):
+            return Boundary.pulled(ctx, cotangents)
+        between = ctx.call.program.between
+        gradients = Boundary.pulled(ctx, between.arriving(ctx.call, cotangents))
+        if torch.is_grad_enabled():
+            between.refuse_further(ctx.call, ctx, gradients)
+        return gradients
+
+    @staticmethod
+    def pulled(ctx: Any, cotangents: Sequence[Any]) -> Any:
+        """What autograd is handed for these cotangents."""
         saved = list(ctx.saved_tensors)  # raises where autograd has freed them already
         call, running, own = ctx.call, ctx.running, ctx.given is ctx.call.flat
         pattern = (tuple(map(is_, cotangents, _NONES)), ctx.needs_input_grad, torch.is_grad_enabled())

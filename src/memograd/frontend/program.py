@@ -10,6 +10,7 @@ import torch
 
 from memograd._torch import pytree
 from memograd.draws import drawing, go_on, states
+from memograd.frontend.between import Between
 from memograd.frontend.boundary import Call, through
 from memograd.frontend.chain import linked
 from memograd.frontend.derivatives import Derivatives
@@ -125,8 +126,10 @@ class Program(Derivatives):
     def _run(self, call: Call, running: Any, flat: list[Any]) -> Any:
         first, *others = call.groups
         if not others:
-            return through(call, running, *self._ends.alone(flat))
-        return through(call, running, *[flat[k] for k in first], *linked(others, flat, self._device))
+            handed = through(call, running, *self._ends.alone(flat))
+        else:
+            handed = through(call, running, *[flat[k] for k in first], *linked(others, flat, self._device))
+        return self.between.tied(call, handed) if self.between.sources else handed
 
     def _drawn(self, call: Call, running: Any, flat: list[Any]) -> Any:
         """The same where random numbers are drawn. Until it is known what is to be remembered of a call, they may have
@@ -146,6 +149,11 @@ class Program(Derivatives):
     def _device(self) -> torch.device:
         """Where the first result lies."""
         return self.nodes[0].meta["val"].device
+
+    @cached_property
+    def between(self) -> Between:
+        """The ways from one result to another."""
+        return Between(self.graph, self.nodes, [k for k, o in enumerate(self.results) if o.tracked], self._backend)
 
     @cached_property
     def _only(self) -> bool:
