@@ -318,3 +318,34 @@ def test_cotangents_that_are_to_be_conjugated_or_negated(results: tuple[int, ...
                 gradients += torch.autograd.grad(total, inputs, allow_unused=True)
             seen.append(gradients)
         torch.testing.assert_close(*seen)
+
+
+@pytest.mark.parametrize("check", ["first", "never"])
+def test_gradients_of_gradients_where_values_decide_shapes(check: str) -> None:
+    """Backward operators are taken apart for them, in graphs that mask, look for what is unique and branch too."""
+
+    class Groups(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Linear(3, 4), nn.Linear(4, 1)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            h = nn.functional.silu(self.a(x))
+            h = 2 * h if h.mean() > 0.1 else h
+            kinds, of, count = x[:, 0].round().unique(return_inverse=True, return_counts=True)
+            means = torch.zeros(len(kinds), 4, dtype=x.dtype).index_add(0, of, h) / count[:, None]
+            return nn.functional.silu(self.b(means[means.sum(1) > -0.2])).sum()
+
+    def forces(model: nn.Module, x: torch.Tensor) -> list[torch.Tensor | None]:
+        energy = model(x)
+        (force,) = torch.autograd.grad(energy, x, create_graph=True)
+        (energy + force.square().sum()).backward()
+        return [force, x.grad, *(p.grad for p in model.parameters())]
+
+    torch.manual_seed(0)
+    plain = Groups().double()
+    ours = mg.wrap(copy.deepcopy(plain), check=check)
+    for _ in range(3):
+        x = torch.randn(5, 3, dtype=torch.float64)
+        expected = forces(plain, x.clone().requires_grad_())
+        torch.testing.assert_close(forces(ours, x.clone().requires_grad_()), expected, rtol=1e-10, atol=1e-12)

@@ -12,6 +12,8 @@ from torch import fx
 
 from memograd.graph.graph import Graph
 from memograd.graph.views import is_view
+from memograd.looks import look
+from memograd.tracing.operator_kinds import DECIDES_SHAPES
 from memograd.tracing.tracer import Tracer
 
 aten = torch.ops.aten
@@ -62,12 +64,29 @@ def retrace(graph: Graph, replaced: Mapping[Any, Replacement]) -> Graph:
             if node.target is operator.getitem:
                 source, index = node.args
                 values[node] = values[source][index]  # pyright: ignore[reportArgumentType]
+            elif _hangs_on_values(node.target):
+                values[node] = _copied(tracer, node, values)
             else:
                 with tracer.labelled(node.meta):
                     values[node] = _recorded(node, values, replaced)
         results = [_returned(tracer, n, values[n]) for n in graph.results]
     new.output(tuple(results))
     return graph.with_fx(new).verify()
+
+
+def _hangs_on_values(target: Any) -> bool:
+    """Whether values decide what the operator returns, so that nobody can say it without them."""
+    return target is look or getattr(target, "overloadpacket", None) in DECIDES_SHAPES
+
+
+def _copied(tracer: Tracer, node: fx.Node, values: Mapping[fx.Node, Any]) -> Any:
+    """``node`` as it is, for the values at which it was captured."""
+    args, kwargs = _operands(node, lambda n: tracer.node_of(values[n]))
+    copy = tracer.graph.create_node(node.op, node.target, args, kwargs)
+    copy.meta.update(node.meta)
+    if isinstance(node.meta["val"], torch.Tensor):
+        return tracer.input(copy)
+    return [tracer.item(copy, k) for k in range(len(node.meta["val"]))]
 
 
 def _returned(tracer: Tracer, node: fx.Node, value: Any) -> fx.Node:
