@@ -30,6 +30,10 @@ class DataDependentError(CaptureError):
     guards: Any = None
 
 
+class ResizedError(CaptureError):
+    """The program gives a tensor that it was given or holds another size (``resize_``)."""
+
+
 class GraphError(MemogradError):
     """A graph was asked for something it does not hold, or is not well formed."""
 

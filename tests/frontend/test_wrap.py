@@ -893,3 +893,68 @@ def test_two_models_in_two_threads():
         for j in range(20):
             theirs[k].eval()(inputs(3 + j % 3, 3, seed=j)).sum().backward()
         agree(ours[k], theirs[k])
+
+
+class TestSizesOfBuffers:
+    """What a forward resizes: PyTorch's own runs then; where only the first call does so, ours from the next on."""
+
+    class Observed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.linear = nn.Linear(3, 2)
+            self.register_buffer("largest", torch.zeros(0))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            now, before = x.detach().abs().amax(0), self.get_buffer("largest")
+            if not before.numel():
+                before.resize_(now.shape)
+                before.copy_(now)
+            before.lerp_(now, 0.5)
+            return self.linear(x / before)
+
+    def test_that_of_the_first_call(self) -> None:
+        ours, theirs = pair(self.Observed)
+        for seed in range(4):
+            x = inputs(4, 3, seed=seed)
+            for model in (ours, theirs):
+                model.zero_grad()
+                model(x).square().sum().backward()
+            agree(ours, theirs)
+            assert torch.equal(ours.largest, theirs.largest)
+        assert ours.forward.captures == ["the first call"]
+
+    def test_fake_quantization(self) -> None:
+        from torch.ao.quantization import FakeQuantize, MovingAveragePerChannelMinMaxObserver
+
+        class Quantized(nn.Module):
+            def __init__(self) -> None:
+                super().__init__()
+                self.linear = nn.Linear(3, 2)
+                per_channel = {"dtype": torch.qint8, "qscheme": torch.per_channel_symmetric, "ch_axis": 0}
+                self.quantize = FakeQuantize(
+                    MovingAveragePerChannelMinMaxObserver, quant_min=-128, quant_max=127, **per_channel
+                )
+
+            def forward(self, x: torch.Tensor) -> torch.Tensor:
+                return nn.functional.linear(x, self.quantize(self.linear.weight), self.linear.bias)
+
+        ours, theirs = (m.float() for m in pair(Quantized))
+        for seed in range(4):
+            x = inputs(4, 3, seed=seed).float()
+            for model in (ours, theirs):
+                model.zero_grad()
+                model(x).square().sum().backward()
+                if seed == 2:
+                    model.quantize.disable_observer()
+            agree(ours, theirs)
+            assert torch.equal(ours.quantize.scale, theirs.quantize.scale)
+
+    def test_a_step_says_what_to_do(self) -> None:
+        model = self.Observed()
+        step = mg.TrainStep(model, nn.MSELoss(), torch.optim.SGD(model.parameters(), 0.1))
+        batch = torch.ones(4, 3), torch.ones(4, 2)
+        with pytest.raises(mg.CaptureError, match="call the model once before"):
+            step(*batch)
+        model(batch[0])
+        step(*batch)
+        assert step.check_reason.startswith("agrees")

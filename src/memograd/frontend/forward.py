@@ -24,7 +24,7 @@ from memograd._torch import (
     without_saved_tensor_hooks,
 )
 from memograd.draws import undone_on_error
-from memograd.errors import CaptureError, DataDependentError, MemogradError, add_note
+from memograd.errors import CaptureError, DataDependentError, MemogradError, ResizedError, add_note
 from memograd.frontend.binding import function_of
 from memograd.frontend.check import Witness
 from memograd.frontend.distributed import Elsewhere, parts_of
@@ -182,6 +182,8 @@ class Wrapped:
         raised = None
         try:
             program = self._captured(args, kwargs)
+        except ResizedError:  # as the first call of an observer does: afterwards it may be captured
+            return self.original(*args, **kwargs)
         except Exception as error:
             if not is_raised_by_pytorch(error):
                 raise

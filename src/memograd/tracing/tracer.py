@@ -35,7 +35,7 @@ from memograd._torch import (
     without_function_modes,
     without_modes,
 )
-from memograd.errors import CaptureError, DataDependentError
+from memograd.errors import CaptureError, DataDependentError, ResizedError
 from memograd.looks import look, what_is_seen
 from memograd.tracing import cudnn, generators, shapes, zeros  # noqa: F401  (shapes enters what it knows)
 from memograd.tracing.constants import constant
@@ -117,6 +117,12 @@ class Tracer(Recorder, TorchDispatchMode):
             return torch.empty(0, dtype=torch.uint8)
         if func is aten.resize_.default and list(args[1]) == list(args[0].shape):
             return args[0]  # ``torch.randn(n, out=x)`` asks for the shape that ``x`` has
+        if func is aten.resize_.default and self.is_given(args[0]):
+            raise ResizedError(
+                f"a tensor that the program holds has the size {list(args[0].shape)} and is given another one, "
+                f"{list(args[1])}, at {' ('.join(caller())}). Where only the first call does so (observers of "
+                "torch.ao.quantization), call the model once before it is captured"
+            )
         return self._recorded(func, types, args, kwargs)
 
     def _refuse(self, func: Any, args: Any, kwargs: Any) -> None:
