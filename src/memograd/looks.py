@@ -20,6 +20,9 @@ _LIBRARY = Library("memograd", "FRAGMENT")
 # The result is empty. Raises DecisionChangedError where looks are compared and this one sees something else.
 _LIBRARY.define("look(Tensor x, int index, str what, str seen) -> Tensor")
 
+# ``x``, whose value is about to be read by what does not show it. In no graph: a tracer makes a look of it.
+_LIBRARY.define("read(Tensor(a) x) -> Tensor(a)")
+
 _THREAD = threading.local()
 
 
@@ -49,7 +52,13 @@ def _look_without_data(x: torch.Tensor, index: int, what: str, seen: str) -> tor
     return torch.empty(0, dtype=torch.uint8)
 
 
+@torch.library.impl(_LIBRARY, "read", "CompositeExplicitAutograd")
+def _read(x: torch.Tensor) -> torch.Tensor:
+    return torch.ops.aten.alias.default(x)
+
+
 look = torch.ops.memograd.look.default
+read = torch.ops.memograd.read.default
 
 
 @contextmanager

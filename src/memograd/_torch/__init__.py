@@ -135,6 +135,7 @@ try:
         inside_make_fx,
         modes_of_others,
         others_around,
+        passed_on,
         past_the_dispatcher,
         surrounded,
         unseen,
@@ -148,8 +149,10 @@ try:
         forget_plans,
         optimized_execution,
         parametrized_values,
+        positional,
         scripted_state,
         tables_of,
+        with_reads_seen,
     )
     from memograd._torch.operators import (
         generated_function,

@@ -2,6 +2,7 @@
 
 - ``TorchDispatchMode``: sees every ATen call below autograd. Documented, but lives in a private module. PyTorch notes
   for the whole process whether one is on, and each notes what to go back to; ours share their notes.
+- ``passed_on``: that a mode gets Python's numbers for some tensors is said nowhere.
 - ``dispatch_modes``: nothing public says which modes this thread is in.
 - ``without_modes``: what runs inside is neither recorded nor faked (``_disable_current_modes``).
 - ``unseen``: function modes are switched off by ``DisableTorchFunction`` only.
@@ -67,6 +68,17 @@ class TorchDispatchMode(DispatchMode):
     def __init__(self) -> None:
         super().__init__()
         vars(self).update(MODES_BEFORE)
+
+
+_ONE_NUMBER = torch.ops.aten._local_scalar_dense.default
+
+
+def passed_on(func: Any, args: Any, kwargs: Any) -> Any:
+    """What an operator returns that a mode has been handed: a number of Python's which C++ has made a tensor of comes
+    as that number, and what asks for the number in it does not take it back."""
+    if func is _ONE_NUMBER and not isinstance(args[0], torch.Tensor):
+        return args[0]
+    return func(*args, **kwargs)
 
 
 @contextmanager

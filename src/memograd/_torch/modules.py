@@ -5,11 +5,14 @@
   attributes.
 - ``ScriptMethod``, ``optimized_execution``, ``forget_plans``: TorchScript differentiates some operators by itself. What
   would keep it from that (not documented) comes too late once it has decided how to run a function, and keeps that.
+- ``with_reads_seen``: which operators such a function calls is in its graph alone, and a function
+  with another graph is made by no public name.
 - ``parametrized_values``: what ``parametrize.cached()`` keeps stands in a private global.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -47,3 +50,33 @@ ScriptMethod: Any = torch._C.ScriptMethod
 def forget_plans(function: Any) -> None:
     """Let TorchScript decide anew how to run a function or method."""
     function._debug_flush_compilation_cache()
+
+
+def with_reads_seen(function: Any, reads: Callable[[Any], list[Any]], see: str) -> Any:
+    """A function of TorchScript's like ``function`` which hands the values that ``reads`` names of a node of its graph
+    to the operator ``see`` first, and goes on with what that returns; None where it names none."""
+    graph = function.inlined_graph
+    read = [(node, value) for node in _nodes(graph) for value in reads(node)]
+    if not read:
+        return None
+    for node, value in read:
+        seen = graph.create(see, [value], 1)
+        seen.insertBefore(node)
+        seen.output().setType(value.type())
+        node.replaceInputWith(value, seen.output())
+    return torch._C._create_function_from_graph(function.name, graph)
+
+
+def positional(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Any]:
+    """The arguments of a function or method of TorchScript's for its graph, which knows neither names nor defaults."""
+    own = [function.owner] if isinstance(function, ScriptMethod) else []
+    rest = function.schema.arguments[len(own) + len(args) :]
+    return [*own, *args, *(kwargs.get(a.name, a.default_value) for a in rest)]
+
+
+def _nodes(block: Any) -> Iterator[Any]:
+    """All nodes of a graph, those inside of its loops and branches, too."""
+    for node in list(block.nodes()):
+        yield node
+        for inner in node.blocks():
+            yield from _nodes(inner)

@@ -20,7 +20,7 @@ from typing import Any
 import torch
 
 from memograd._torch.generators import in_front, is_default_generator
-from memograd._torch.modes import TorchDispatchMode, any_modes, dispatch_modes
+from memograd._torch.modes import TorchDispatchMode, any_modes, dispatch_modes, passed_on
 from memograd._torch.operators import schema_of
 
 _CODE = "memograd::call"  # runs code of the user's: as_written.py
@@ -53,7 +53,7 @@ class Own(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         if self.covered or not _may_draw(func):
-            return func(*args, **kwargs)
+            return passed_on(func, args, kwargs)
         if func.name() == _CODE:
             with self._outside_of_modes():
                 return func(*args, **kwargs)

@@ -30,13 +30,14 @@ from memograd._torch import (
     FAKE,
     TorchDispatchMode,
     is_default_generator,
+    is_fake,
     quiet,
     taken_apart,
     without_function_modes,
     without_modes,
 )
 from memograd.errors import CaptureError, DataDependentError, ResizedError
-from memograd.looks import look, what_is_seen
+from memograd.looks import look, read, what_is_seen
 from memograd.tracing import cudnn, generators, shapes, zeros  # noqa: F401  (shapes enters what it knows)
 from memograd.tracing.constants import constant
 from memograd.tracing.mutation import functional_twin
@@ -115,6 +116,8 @@ class Tracer(Recorder, TorchDispatchMode):
         if func is look:  # of a graph that runs inside this program
             self.look(args[0], args[2])
             return torch.empty(0, dtype=torch.uint8)
+        if func is read:
+            return self._read(args[0])
         if func is aten.resize_.default and list(args[1]) == list(args[0].shape):
             return args[0]  # ``torch.randn(n, out=x)`` asks for the shape that ``x`` has
         if func is aten.resize_.default and self.is_given(args[0]):
@@ -183,6 +186,12 @@ class Tracer(Recorder, TorchDispatchMode):
                     nothing = torch.empty(0, dtype=torch.uint8)
             self._emit(look, (node, self.looks, what, value), {}, nothing)
             self.looks += 1
+
+    def _read(self, tensor: torch.Tensor) -> torch.Tensor:
+        known = self.stand_in(tensor)
+        if self.concrete or is_fake(known):
+            self.look(tensor, "value")
+        return known
 
     @property
     def looking(self) -> Callable[[torch.Tensor, str], None] | None:

@@ -20,7 +20,7 @@ import torch
 from torch import fx
 
 from memograd import ops
-from memograd._torch import TorchDispatchMode, pytree
+from memograd._torch import TorchDispatchMode, passed_on, pytree
 from memograd.errors import MemogradError
 from memograd.graph.graph import Graph
 from memograd.graph.interpreter import called, evaluate
@@ -77,7 +77,7 @@ class Watched(TorchDispatchMode):
         self.calls: list[tuple[str, str, list[Tensor]]] = []
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        out = func(*args, **(kwargs or {}))
+        out = passed_on(func, args, kwargs or {})
         results = [x.detach().clone() for x in pytree.tree_leaves(out) if isinstance(x, Tensor)]
         self.calls.append((_name(func), caller()[0], results))
         return out

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from memograd._torch import TorchDispatchMode, pytree
+from memograd._torch import TorchDispatchMode, passed_on, pytree
 
 _WIDER = {
     torch.float32: torch.float64,
@@ -48,7 +48,7 @@ class Widened(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         args, kwargs = pytree.tree_map(self._wide, (whole(func, args), kwargs or {}))
-        return pytree.tree_map(self._result, func(*args, **kwargs))
+        return pytree.tree_map(self._result, passed_on(func, args, kwargs))
 
     def _wide(self, value: Any) -> Any:
         if not isinstance(value, torch.Tensor) or value.dtype not in _WIDER:
