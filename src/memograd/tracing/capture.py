@@ -39,6 +39,7 @@ from memograd.tracing.failures import failure
 from memograd.tracing.given import Given
 from memograd.tracing.gradients import GradientsLeft
 from memograd.tracing.guards import Guards, taken_twice
+from memograd.tracing.handles import refuse_held
 from memograd.tracing.histories import Hook, refuse_past_hooks
 from memograd.tracing.ids import AskedIds
 from memograd.tracing.inputs import Inputs
@@ -213,14 +214,20 @@ class _Capture:
         self.changes += self.inputs.frozen() + self.gradients.forgotten() + self.tracer.seeds.left()
         refuse_ids(self.changes, self.tracer, self.inputs)
         templates = Templates(self.reads, self.given, self.inputs.names, self._is_captured, self.tracer.memory_of)
-        standing = [] if self.tracer.registered is None else self.tracer.registered.standing()
-        registered = [(self.inputs.names[id(stand_in)], hook, handle) for stand_in, hook, handle in standing]
-        effects = effects_of(self.changes, templates, out_leaves, registered)
+        templates.hooked = self.tracer.handles
+        effects = effects_of(self.changes, templates, out_leaves, self._registered())
         for node in self.graph.nodes:
-            if isinstance(node.target, Hook) and node.target.looks_on:  # it is called when the graph runs
-                templates.refuse_kept(node.target.hook, node.target.name)
+            if isinstance(hook := node.target, Hook):
+                refuse_held(hook.hook, hook.name, self.tracer.handles)
+                if hook.looks_on:  # it is called when the graph runs
+                    templates.refuse_kept(hook.hook, hook.name)
         self.gradients.refuse_retained((*out_leaves, *templates.left))
         return effects, templates.left
+
+    def _registered(self) -> list[tuple[str, Any, Any]]:
+        """The hooks that each run is to register: on which input, the hook, its handle here."""
+        there = [] if self.tracer.registered is None else self.tracer.registered.standing()
+        return [(self.inputs.names[id(stand_in)], hook, handle) for stand_in, hook, handle in there]
 
     def held_too(self, args: Any, kwargs: Any) -> list[int]:
         """Which leaves of the arguments are tensors that the program has found elsewhere, too."""

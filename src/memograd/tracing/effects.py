@@ -23,6 +23,7 @@ import torch
 
 from memograd.errors import CaptureError
 from memograd.tracing.given import Way, containers
+from memograd.tracing.handles import refuse_removed
 from memograd.tracing.holders import MISSING, Holder, Keyed, OfATensor
 from memograd.tracing.reachable import reachable
 from memograd.tracing.reads import Reads
@@ -192,7 +193,10 @@ class Effects:
                 effect.happen(holder, key, value)
         for position in self.noted.keys() & results.keys():
             vars(results[position]).update({k: build(run) for k, build in self.noted[position].items()})
-        return {position: build(run) for position, build in self.returned.items()}
+        returned = {position: build(run) for position, build in self.returned.items()}
+        if run.hooks:
+            refuse_removed(run.hooks, [*results.values(), *run.left])
+        return returned
 
 
 def effects_of(

@@ -117,6 +117,7 @@ class Histories(TorchFunctionMode):
             raise CaptureError(
                 f"{_here()} registers one more hook on a parameter each time the program runs; do that once, outside"
             )
+        tracer.handles[id(handle)] = handle, name_of(hook)
         table = hooks_of(tensor)
         source: Any = node.args[0] if node.target is operator.getitem else None
         if source is not None and isinstance(source.target, Hook) and source.target.table is table:
@@ -194,7 +195,10 @@ def _register(table: Any, hook: Any) -> Any:
             f"{_here()} puts a hook on a node of autograd's graph (grad_fn), which a graph of ours does not have; put "
             "it on the tensor (y.register_hook), or on a module with register_full_backward_hook"
         )
-    return register_hook(table, hook)
+    table, handle = register_hook(table, hook)
+    if tracer is not None:
+        tracer.handles[id(handle)] = handle, name_of(hook)
+    return table, handle
 
 
 REGISTER = Interposed(torch.autograd.Function, register_hook.__name__, staticmethod(_register))

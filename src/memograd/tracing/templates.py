@@ -20,6 +20,7 @@ from memograd.errors import CaptureError
 from memograd.tracing.callables import build_of
 from memograd.tracing.counters import Counted, Counter, look
 from memograd.tracing.given import Given, Path, containers
+from memograd.tracing.handles import Standing, another, standing
 from memograd.tracing.hidden import hidden_tensor
 from memograd.tracing.holders import MISSING, Attributes, dict_of, slots_of
 from memograd.tracing.mutation import Step
@@ -36,6 +37,7 @@ class Run:
     inputs: Mapping[str, Any]
     arguments: Any = None  # None where nobody shall see it write to them
     made: dict[int, Any] = field(default_factory=dict)  # by id of the template: two places may hold one object
+    hooks: list[Standing] = field(default_factory=list)  # whose handles it leaves
 
     @cached_property
     def given(self) -> dict[Path, Any]:
@@ -80,6 +82,7 @@ class Templates:
         self.returning = False  # whoever called the program will see what is asked for
         self.hooks = False  # what is asked for is called after the run: variables of functions are each run's own
         self.handles: set[int] = set()  # ids of the handles of hooks that each run registers
+        self.hooked: Mapping[int, tuple[Any, str]] = {}  # by id: handles of hooks that are in the graph
         self._builds: dict[int, Build | None] = {}
         self._alive: list[Any] = []
 
@@ -203,6 +206,8 @@ class Templates:
             return self._weakly(value)
         if id(value) in self.handles:
             return lambda run: run.made[id(value)]
+        if id(value) in self.hooked:
+            return _handle(*self.hooked[id(value)])
         if isinstance(value, type | types.ModuleType):
             return None
         if callable(value) and not isinstance(value, nn.Module):
@@ -283,6 +288,18 @@ def _seen_through(tensor: torch.Tensor, way: Sequence[Step], apart: bool) -> tor
             seen = view(tensor, *args, **kwargs)
             tensor = seen if index is None else seen[index]
     return tensor
+
+
+def _handle(handle: Any, name: str) -> Build | None:
+    if not standing(handle):
+        return None
+
+    def build(run: Run) -> Any:
+        own, hook = another(handle, name)
+        run.hooks.append(hook)
+        return own
+
+    return build
 
 
 def _count(value: Counted, seen: bool) -> Build:

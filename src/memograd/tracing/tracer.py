@@ -71,6 +71,7 @@ class Tracer(Recorder, TorchDispatchMode):
         self.seeds: Any = None  # what the program makes of the random generator, see ``chance.py``
         self.past_hooks: list[tuple[set[fx.Node], str]] = []  # who reads a tensor without its hook, and where that is
         self.registered: Any = None  # takes hooks on inputs, where these are none of the graph's, see ``registered.py``
+        self.handles: dict[int, tuple[Any, str]] = {}  # by id: those of hooks on its own tensors, and what these are
         self.given_ids: dict[int, tuple[int, int]] = {}  # what stands for an argument: its position and its id
         self.asked_ids: set[tuple[int, int]] = set()  # those the program has asked for
         self.not_asked: set[int] = set()  # stand-ins of arguments that require a gradient which nobody will compute
