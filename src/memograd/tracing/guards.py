@@ -28,8 +28,8 @@ from memograd.tracing.reads import Key, Place, Reads, getter_of, tensors_in
 def taken_twice(name: str) -> str:
     """What to say where a program would have to be run twice, and cannot be."""
     return (
-        f"the program takes from {name!r}, an iterator or a file, and would have to be run once more for the same "
-        "call, which would take another item; take it outside, and pass it in as an argument"
+        f"the program takes from {name!r}, an iterator, a lock or a file, and would have to be run once more for the "
+        "same call, which would take another item; take it outside, and pass it in as an argument"
     )
 
 
@@ -81,13 +81,13 @@ class Guards:
         keyed = [(c, reads.before[id(c)][1]) for c in reads.containers if isinstance(c, (dict, set))]
         self._keyed = [(c, _kinds(before)) for c, before in keyed if any(type(k) is not str for k in before)]
         self._hooks = hooks_of_every_module()
-        self._states = [(value, kind.state, before) for value, kind, before, _ in reads.states.met if kind.guarded]
+        self._states = [(value, kind.state, before) for value, kind, before in reads.states.guarded]
         seldom = (self._counters, self._states, self._sets, self._keyed, self._by_tensors, self._unset)
         self._seldom = any(seldom)  # whether there is any of these at all
         self.volatile = next(iter(reads.states.moved()), reads.again)
         self.states = reads.states if self.volatile else None
-        self.unknown = next(iter(reads.states.unknown), "")
         self.taken = next(iter(reads.states.taken), "")
+        self.unknown = next(iter(reads.states.unknown), self.taken)
         self.given: tuple[tuple[int, Place | Key], ...] = ()
         self.keys = [place.tensor for place in reads.tensors.values() if isinstance(place, Key)]
         self.ids: AskedIds | None = None

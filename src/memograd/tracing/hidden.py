@@ -14,9 +14,9 @@ import torch
 from torch import nn
 
 from memograd.cautions import caution
+from memograd.tracing.kinds.holders import inside
 from memograd.tracing.names import is_machinery
 from memograd.tracing.reachable import enclosing
-from memograd.tracing.state_kinds import inside
 
 _MOST = 1_000_000  # objects looked at: a second or two
 _CLOSED = (types.ModuleType, str, bytes, int, float, complex, types.CodeType, type(None))

@@ -21,7 +21,10 @@ import torch
 from memograd.tracing import asked
 from memograd.tracing.holders import MISSING, Attributes, Variables, dict_of
 from memograd.tracing.ids import TOLD
+from memograd.tracing.kinds.kind import UNKNOWN, Kind
+from memograd.tracing.kinds.libraries import BIG, OF_A_LIBRARY
 from memograd.tracing.names import (
+    attributes_in,
     globals_of,
     imported_by,
     is_library,
@@ -31,7 +34,6 @@ from memograd.tracing.names import (
 )
 from memograd.tracing.objects import CARRIERS, Objects
 from memograd.tracing.standard import CALLED, Question, named, question
-from memograd.tracing.state_kinds import BIG, OF_A_LIBRARY, UNKNOWN, Kind
 
 _DEPTH = 2  # of calls from function to function inside libraries: what decides there does not change
 _LARGEST = 100_000  # entries of a container that are met one by one
@@ -144,6 +146,7 @@ class Meetings(Objects):
                 self.meet(part, name)
         if users and self._depth + library <= _DEPTH:
             self._depth += library
+            self.states.named |= attributes_in(code)
             read, written = globals_of(code)
             if written:
                 self.keep(code, Variables(function.__globals__, written))

@@ -50,6 +50,13 @@ def _accesses(code: types.CodeType) -> Iterator[tuple[str, Chain, bool]]:
 
 
 @functools.cache
+def attributes_in(code: types.CodeType) -> frozenset[str]:
+    """The names that a function's code has, of attributes and globals; also those of the functions defined inside."""
+    inside = [attributes_in(constant) for constant in code.co_consts if isinstance(constant, types.CodeType)]
+    return frozenset(code.co_names).union(*inside)
+
+
+@functools.cache
 def imported_by(code: types.CodeType, package: str) -> tuple[str, ...]:
     """Full names of the modules that a function's code imports, and of the packages around them."""
     names: dict[str, None] = {}

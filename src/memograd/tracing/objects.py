@@ -14,8 +14,10 @@ import torch
 
 from memograd.tracing import asked
 from memograd.tracing.holders import ClassAttributes, Holder, dict_of, slots_of
+from memograd.tracing.kinds.holders import inside
+from memograd.tracing.kinds.libraries import REGISTERED
 from memograd.tracing.names import is_library_module, is_machinery, is_standard
-from memograd.tracing.state_kinds import REGISTERED, inside, kind_of
+from memograd.tracing.state_kinds import kind_of
 from memograd.tracing.states import States
 
 _WITHOUT_VALUES = frozenset(  # modules of the standard library whose objects decide nothing

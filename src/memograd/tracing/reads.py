@@ -34,10 +34,11 @@ from memograd.tracing.audited import audited
 from memograd.tracing.counters import Counters, remember
 from memograd.tracing.holders import MISSING, Attributes, Holder, Parametrized, dict_of, holder_of, slots_of
 from memograd.tracing.ids import TOLD, numbers_in
+from memograd.tracing.kinds.kind import ANSWER, UNKNOWN
+from memograd.tracing.kinds.libraries import PARAMETRIZED
 from memograd.tracing.meetings import Meetings
 from memograd.tracing.names import is_machinery
 from memograd.tracing.provenance import hooks_of_every_module
-from memograd.tracing.state_kinds import ANSWER, PARAMETRIZED, UNKNOWN
 from memograd.tracing.states import States
 
 _HOOKS = frozenset(name for name, value in vars(nn.Module()).items() if isinstance(value, dict))

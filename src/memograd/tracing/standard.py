@@ -26,7 +26,8 @@ import torch
 
 from memograd import errors
 from memograd.tracing.holders import MISSING
-from memograd.tracing.state_kinds import ANSWER, DECIMALS, LOCALE, NUMPYS, NUMPYS_TEXTS, UNKNOWN, Kind
+from memograd.tracing.kinds.kind import ANSWER, UNKNOWN, Kind
+from memograd.tracing.kinds.libraries import DECIMALS, LOCALE, NUMPYS, NUMPYS_TEXTS
 
 CALLED = (types.FunctionType, types.BuiltinFunctionType, types.MethodType, types.MethodWrapperType, type)
 _FLAGS = (bool, int, float, str)

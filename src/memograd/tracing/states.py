@@ -12,7 +12,9 @@ from typing import Any
 
 import torch
 
-from memograd.tracing.state_kinds import GENERATOR, Kind, scripted
+from memograd.tracing.kinds.generators import SHARED_GENERATOR
+from memograd.tracing.kinds.holders import scripted
+from memograd.tracing.kinds.kind import Kind
 
 
 class States:
@@ -21,22 +23,23 @@ class States:
 
     Attributes:
         unknown: names of those whose state cannot be known: each run may find another one.
-        taken: names of those of them which a run takes from.
+        named: attributes that the code of the program names.
     """
 
     def __init__(self) -> None:
         self._before: list[tuple[Any, Kind, Any, str]] = []
         self.unknown: list[str] = []
-        self.taken: list[str] = []
-        self.meet(random, GENERATOR, "Python's random generator")
+        self._taken: list[str] = []
+        self.named: set[str] = set()
+        self.meet(random, SHARED_GENERATOR, "Python's random generator")
         if (numpy := sys.modules.get("numpy")) is not None:
-            self.meet(numpy.random, GENERATOR, "NumPy's random generator")
+            self.meet(numpy.random, SHARED_GENERATOR, "NumPy's random generator")
 
     def meet(self, value: Any, kind: Kind, name: str) -> None:
         before = kind.state(value)
         if before is None:
             self.unknown.append(name)
-            self.taken += [name] * kind.taken
+            self._taken += [name] * kind.taken
         else:
             self._before.append((value, kind, before, name))
 
@@ -45,13 +48,25 @@ class States:
         return any(known is kind for _, known, _, _ in self._before)
 
     @property
+    def taken(self) -> list[str]:
+        """Names of those that a run takes from, or leaves otherwise than they were, for good."""
+        idle = [entry for entry in self._before if entry[1].idle and entry[1].counts(self.named)]
+        return [*self._taken, *(name for value, kind, before, name in idle if kind.state(value) != before)]
+
+    @property
+    def guarded(self) -> list[tuple[Any, Kind, Any]]:
+        """Those that a graph holds for in this state alone."""
+        return [(v, kind, before) for v, kind, before, _ in self._before if kind.is_guarded(self.named)]
+
+    @property
     def met(self) -> list[tuple[Any, Kind, Any, str]]:
         """Those whose state is known, and what it was."""
         return list(self._before)
 
     def moved(self) -> list[str]:
         """Names of those that are in another state now, and of those whose state is not known."""
-        return [*self.unknown, *(name for value, kind, before, name in self._before if kind.state(value) != before)]
+        counting = [entry for entry in self._before if entry[1].counts(self.named)]
+        return [*self.unknown, *(name for value, kind, before, name in counting if kind.state(value) != before)]
 
     def left_in_scripts(self) -> str:
         """The name of a module of TorchScript's in which the program has put another tensor, which nobody but

@@ -19,8 +19,8 @@ from memograd._torch import address, copy_of
 from memograd.draws import devices, drawing, set_rng_state
 from memograd.draws import states as states_of
 from memograd.tracing.effects import Change, take_back
+from memograd.tracing.kinds.generators import GENERATOR, is_generator
 from memograd.tracing.reads import Reads
-from memograd.tracing.state_kinds import GENERATOR, is_generator
 from memograd.tracing.states import States
 
 F = TypeVar("F", bound=Callable[..., Any])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import multiprocessing
 import threading
@@ -52,9 +53,32 @@ def disabled() -> Case:
     return lambda: 2.0 if held.isEnabledFor(logging.INFO) else 3.0, changes
 
 
+def lock(kind: Any, ask: Callable[[Any], bool], take: Callable[[Any], Any]) -> Callable[[], Case]:
+    def case() -> Case:
+        held = kind()
+        return lambda: 2.0 if ask(held) else 3.0, [lambda: None, lambda: take(held), lambda: None]
+
+    return case
+
+
+def to_be_had(held: Any) -> bool:
+    had = held.acquire(False)
+    if had:
+        held.release()
+    return had
+
+
 CASES: dict[str, Callable[[], Case]] = {
     "event": event(threading.Event),
     "event of processes": event(multiprocessing.Event),
+    "event of tasks": event(asyncio.Event),
+    "lock": lock(threading.Lock, lambda held: held.locked(), lambda held: held.acquire()),
+    "lock that is tried": lock(threading.Lock, to_be_had, lambda held: held.acquire()),
+    "lock that its owner may take again": lock(threading.RLock, lambda held: held._is_owned(), lambda h: h.acquire()),
+    "semaphore": lock(threading.Semaphore, lambda held: held._value > 0, lambda held: held.acquire()),
+    "barrier": lock(lambda: threading.Barrier(2), lambda held: held.broken, lambda held: held.abort()),
+    "timer": lock(lambda: threading.Timer(9, print), lambda held: held.finished.is_set(), lambda held: held.cancel()),
+    "lock of processes": lock(multiprocessing.Lock, to_be_had, lambda held: held.acquire()),
     **{case.__name__: case for case in (worker, future, level, disabled)},
 }
 
@@ -119,3 +143,14 @@ def test_a_lock_that_others_hold_now_and_then_makes_no_other_program() -> None:
     with lock:
         model(torch.ones((), dtype=torch.float64))
     assert len(model.forward.captures) == 1
+
+
+@pytest.mark.parametrize("way", ["wrap", "step"])
+def test_what_a_program_takes_of_a_semaphore_it_takes_once(way: str) -> None:
+    held = threading.Semaphore(2)
+    model = Asking(lambda: 2.0 if held.acquire(blocking=False) else 3.0)
+    step = mg.TrainStep(model, None, torch.optim.SGD(model.parameters(), 0.0)) if way == "step" else mg.wrap(model)
+    x = torch.tensor(0.3, dtype=torch.float64)
+    plain = (model.weight * x).sin().detach()
+    for factor in (2, 2, 3, 3):
+        torch.testing.assert_close(step(x).detach(), plain * factor)

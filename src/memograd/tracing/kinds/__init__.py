@@ -1,0 +1,1 @@
+"""Objects with a state of their own that is no attribute and in no container, by kind."""
