@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from importlib.util import find_spec
 from pkgutil import walk_packages
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -42,6 +43,13 @@ def test_no_operator_is_entered_by_two_of_our_files(monkeypatch: pytest.MonkeyPa
     enter_all()
     assert not table.twice, "\n".join(table.twice)
     assert {t for t in before if getattr(t, "namespace", "") == "aten"} <= set(table)
+
+
+def test_what_older_releases_lack_has_no_entry(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(registry, "_TABLE", table := {})
+    monkeypatch.setattr(torch.ops, "torch_nn", SimpleNamespace(), raising=False)  # as in PyTorch 2.11
+    enter_all()
+    assert sine in table and not [t for t in table if getattr(t, "namespace", "") == "torch_nn"]
 
 
 def test_a_second_entry_would_be_noticed(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,13 +10,6 @@ with suppress(ImportError):  # PyTorch 2.11 does not have it
     import torch.nn.modules.linear_cross_entropy  # enters the two operators into torch.ops.torch_nn
 
 
-def _operator(name):
-    """The operator, or nothing where PyTorch does not have it."""
-    packet = getattr(torch.ops.torch_nn, name, None)
-    return [] if packet is None else [packet.default]
-
-
-@rule(*_operator("_linear_cross_entropy_batch_chunked"), formula="each ȳ · the gradient computed with the loss")
 def linear_cross_entropy(
     adjoint,
     y,
@@ -49,8 +42,15 @@ def linear_cross_entropy(
     return x_bar, w_bar, None, b_bar
 
 
-@expand(*_operator("_linear_cross_entropy_batch_chunked_no_reduction"), formula="cross_entropy(x Wᵀ + b), all of it")
 def linear_cross_entropy_of_each(x, linear_weight, target, linear_bias, weight, ignore_index, chunk, policy, acc_dtype):
     """Without a reduction the gradients wait for ȳ; the logits are held meanwhile."""
     logits = torch.nn.functional.linear(x, linear_weight, linear_bias)
     return torch.nn.functional.cross_entropy(logits, target, weight, ignore_index=ignore_index, reduction="none")
+
+
+_chunked = getattr(torch.ops.torch_nn, "_linear_cross_entropy_batch_chunked", None)
+_of_each = getattr(torch.ops.torch_nn, "_linear_cross_entropy_batch_chunked_no_reduction", None)
+if _chunked is not None:
+    rule(_chunked.default, formula="each ȳ · the gradient computed with the loss")(linear_cross_entropy)
+if _of_each is not None:
+    expand(_of_each.default, formula="cross_entropy(x Wᵀ + b), all of it")(linear_cross_entropy_of_each)
