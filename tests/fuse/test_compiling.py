@@ -101,14 +101,23 @@ def _running(group: int) -> bool:
     return False
 
 
-def test_helpers_share_the_work_and_are_gone_when_it_is_done(asked) -> None:
+def test_helpers_share_the_work_and_are_gone_when_it_is_done(asked, monkeypatch: pytest.MonkeyPatch) -> None:
     told: Counter[str] = Counter()
+    here, answer = os.getpid(), kernels.inductor_function
+
+    def all_have_begun() -> bool:
+        """Nobody does the work of a helper that a busy machine has not let begin."""
+        return any(len({pid for pid, _ in asked()}) == 3 or time.sleep(0.02) for _ in range(500))
+
+    def compiler(function: Any, operands: Any, options: Any) -> Any:
+        compiled = answer(function, operands, options)
+        return compiled if os.getpid() == here or all_have_begun() else None
 
     def tell(kernel: Kernel, error: BackendError | None) -> bool:
         told[kernel.name] += error is None
-        time.sleep(0.05)  # the helpers are faster
-        return True
+        return told.total() == 1 or all_have_begun()  # the first is compiled here alone
 
+    monkeypatch.setattr(kernels, "inductor_function", compiler)
     work = jobs(12)
     compiling.compile_all(work, tell)
     assert told == Counter({kernel.name: 1 for kernel, _ in work})
