@@ -59,7 +59,7 @@ def test_what_was_measured_is_kept(monkeypatch):
 
 def test_without_a_compiler_there_is_pytorchs(monkeypatch):
     measured = measure(monkeypatch)
-    for library in (cases.winograd._library, cases.patches._library):
+    for library in (cases.winograd.library, cases.patches.library):
         library.cache_clear()
     monkeypatch.setattr(c_compiler, "compiler", lambda: None)
     assert LARGE.fastest() == DIRECT and measured == []

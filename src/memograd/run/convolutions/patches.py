@@ -63,13 +63,13 @@ def _sizes(shape: Sequence[int], filters: Sequence[int], size: Any, stride: Any,
 
 
 def _each_channel(name: str, x: torch.Tensor, y: torch.Tensor, sizes: Any, channels: int, each: int) -> None:
-    function = getattr(_library(), name)
+    function = getattr(library(), name)
     places = [ctypes.c_void_p(t.data_ptr()) for t in (x, y)]
     in_parts(lambda first, last: function(*places, sizes, first, last), channels, _SHARE // max(1, each))
 
 
 @cache
-def _library() -> Any:
+def library() -> Any:
     """Raises BackendError where there is no C compiler."""
     library = c_compiler.load(Path(__file__).with_name("patches.c").read_text())
     for name in ("memograd_patches", "memograd_from_patches"):

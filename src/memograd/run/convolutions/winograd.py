@@ -61,7 +61,7 @@ def filter_gradient(g: torch.Tensor, x: torch.Tensor, padding: int) -> torch.Ten
 
     def part(k: int, first: int, last: int) -> None:
         places = _pointers(x, g, filters[k], cut.before[k], cut.after[k], turned[k])
-        _library().memograd_filter_products(*places, cut.sizes, step, cut.block, first, last)
+        library().memograd_filter_products(*places, cut.sizes, step, cut.block, first, last)
 
     at_once(part, cut.parts)
     dw = x.new_empty((o, c, 3, 3))
@@ -69,7 +69,7 @@ def filter_gradient(g: torch.Tensor, x: torch.Tensor, padding: int) -> torch.Ten
     places, finite = _pointers(whole, dw), []
 
     def rows(first: int, last: int) -> None:
-        finite.append(_library().memograd_filter_gradients(*places, c, step, row, first, last))
+        finite.append(library().memograd_filter_gradients(*places, c, step, row, first, last))
 
     in_parts(rows, o, max(1, _SHARE // c))
     return dw if all(finite) else None
@@ -83,7 +83,7 @@ def _convolved(x: torch.Tensor, w: torch.Tensor, padding: int, turned: bool) -> 
     places = _pointers(w, filters)
 
     def lines(first: int, last: int) -> None:
-        _library().memograd_filters(*places, step, turned, first * _WIDE, min(last * _WIDE, count))
+        library().memograd_filters(*places, step, turned, first * _WIDE, min(last * _WIDE, count))
 
     in_parts(lines, -(-count // _WIDE), _SHARE // _WIDE)
     height, width = (size + 2 * padding - 2 for size in x.shape[2:])
@@ -93,7 +93,7 @@ def _convolved(x: torch.Tensor, w: torch.Tensor, padding: int, turned: bool) -> 
 
     def part(k: int, first: int, last: int) -> None:
         places = _pointers(x, filters, y, cut.before[k], cut.after[k])
-        finite[k] = _library().memograd_convolve(*places, cut.sizes, step, row, column, cut.block, first, last)
+        finite[k] = library().memograd_convolve(*places, cut.sizes, step, row, column, cut.block, first, last)
 
     at_once(part, cut.parts)
     return y if all(finite) else None
@@ -138,7 +138,7 @@ def _pointers(*tensors: torch.Tensor) -> list[Any]:
 
 
 @cache
-def _library() -> Any:
+def library() -> Any:
     """Raises BackendError where there is no C compiler, or none that knows vectors."""
     text, tiles = (Path(__file__).with_name(name).read_text() for name in ("winograd.c", "tiles.c"))
     text = text.replace("\nTILES\n", "\n".join(tiles.replace("LANES", str(lanes)) for lanes in _LANES))
