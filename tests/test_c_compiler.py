@@ -25,7 +25,7 @@ def folder(tmp_path, monkeypatch):
 
 
 def test_a_damaged_library_is_compiled_again(folder, monkeypatch) -> None:
-    monkeypatch.setattr(c_compiler, "_compile", lambda cc, source, path: path.write_bytes(b""))
+    monkeypatch.setattr(c_compiler, "_compile", lambda cc, flags, source, path: path.write_bytes(b""))
     with pytest.raises(BackendError, match="cannot be loaded"):
         c_compiler.load(SOURCE)
     monkeypatch.undo()

@@ -135,8 +135,6 @@ with warnings.catch_warnings():
 
 
 class Parts(nn.Module):
-    at: torch.Tensor
-
     def __init__(self) -> None:
         super().__init__()
         self.register_buffer("at", torch.tensor([1, 2]))
