@@ -22,7 +22,7 @@ from memograd.run.records import Record
 aten = torch.ops.aten
 DIRECT = "direct"  # PyTorch's own kernel
 _WORTH = 1e7  # operations: of less PyTorch's own takes no longer than a measurement is off
-_ROUNDS, _ENOUGH = 5, 0.25  # of measuring one; seconds, after which there is no other round
+_ROUNDS, _ENOUGH = 4, 0.1  # of measuring one; seconds, after which there is no other round
 _FAR = 3.0  # times the fastest: the first run of an algorithm may take twice as long as the next
 _MARGIN = 0.9  # of the time of PyTorch's own that another must not need: alone, with all it reads in the cache
 
