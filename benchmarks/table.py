@@ -33,7 +33,7 @@ from typing import Any
 
 import torch
 from floors import Machine, machine, operations, traffic
-from steps import CHECKED_STEPS, TOLERANCE, Ours, Runner, jax_runner
+from steps import CHECKED_STEPS, Ours, Runner, jax_runner
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from workloads import Workload, every_workload
@@ -44,6 +44,9 @@ KEEP = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**40), "MALLOC_T
 EAGER, OURS = "PyTorch eager", "memograd, eager"
 ALONE = {f"{EAGER}, alone": {}, f"{EAGER}, alone, malloc keeps": KEEP}
 SHOWN = 5  # operators of a profile
+# Of the first loss, how far another may be from it after CHECKED_STEPS steps in float32. A U-Net of PyTorch's own is
+# 0.0012 off with channels last, and its gradients differ from those in float64 by half a percent of their norm.
+TOLERANCE = 3e-3
 
 
 IN_JAX = ("XOR", "CNN", "LSTM", "MLP")
