@@ -114,7 +114,7 @@ def surroundings(devices: set[Any]) -> list[str]:
         float32_precisions(),
         torch.are_deterministic_algorithms_enabled(),
         c_compiler.compiler(),
-        POOL.library is not None,
+        POOL.look() is not None,
     ]
     return [_own_text(), c_compiler.machine(), *names, *map(str, settings)]
 
