@@ -101,7 +101,7 @@ class Comparison:
         self, trial: Trial, flat: list[Any], theirs: Results, noise: Mapping[str, float] | None = None
     ) -> list[Difference]:
         """What compiled kernels make of these inputs, with learning rates at which gradients show; ``noise``: how much
-        of a gradient may be rounding."""
+        of a gradient or a new value may be rounding."""
         ours = trial.ours()
         rates = self._rates(ours, theirs)
         steep = list(flat)
@@ -126,7 +126,8 @@ class Comparison:
         contents = {i.name: t for i, t in zip(graph.inputs, flat, strict=True)}
         mine = contents | {graph.outputs[i].name: results[i] for i in graph.positions("mutation")}
         buffers = {n: t for n, t in ours.written.items() if n not in theirs.gradients}
-        wrong = list(differences(Results(results[0], {}, mine), Results(ours.loss, {}, buffers), precision.loose))
+        apart = differences(Results(results[0], {}, mine), Results(ours.loss, {}, buffers), precision.loose)
+        wrong = [d for d in apart if d.error > noise.get(d.what, 0.0)]
         if self.program.gathers:
             wrong += _others_have_gradients(ours, theirs)
             return wrong + unexpected(mine, sums(self.training, contents, ours, theirs, precision, noise))

@@ -143,15 +143,19 @@ class Trial:
         return [*wrong, *doubts]
 
     def noise(self, theirs: Results) -> dict[str, float]:
-        """For each parameter how much of its gradient may be rounding; infinite where all of it is."""
+        """For each parameter how much of its gradient may be rounding, infinite where all of it is; for each other
+        result, as ``Difference.what`` says it, how much of that."""
         eps, moves = self.precision.eps, dict.fromkeys(theirs.gradients, 0.0)
+        others: dict[str, float] = {}  # the mean behind a normalization is nothing else
         for nudge in _NUDGES:  # one alone may leave a rounding where it was
             for d in differences(self.theirs(nudge=nudge * eps), theirs, 0.0):
                 if d.name in moves and d.what == f"{theirs.derivative} of {d.name!r}":
                     moves[d.name] = max(moves[d.name], _factor(eps) * d.error)
+                else:
+                    others[d.what] = max(others.get(d.what, 0.0), _factor(eps) * d.error)
         top = max(moves.values(), default=0.0)
         sizes = {name: 0.0 if g is None else largest(g) for name, g in theirs.gradients.items()}
-        return {name: inf if sizes[name] <= top else move for name, move in moves.items()}
+        return others | {name: inf if sizes[name] <= top else move for name, move in moves.items()}
 
     # -- blame -----------------------------------------------------------------------------------------------------
 

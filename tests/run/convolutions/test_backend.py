@@ -1,6 +1,7 @@
 """Training with convolutions by other algorithms is PyTorch's training, up to rounding."""
 
 import copy
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -8,8 +9,10 @@ from torch import nn, optim
 
 import memograd as mg
 from memograd import c_compiler
+from memograd.errors import GradientMismatchError
 from memograd.lower.lower import lower
 from memograd.run import choose as choosing
+from memograd.run.convolutions import patches
 from memograd.run.convolutions.backend import Convolutions
 from memograd.run.convolutions.case import DIRECT, Case
 
@@ -113,3 +116,28 @@ def test_auto_tries_it_where_an_algorithm_differs(monkeypatch):
         step(x, y)
         assert step.backend_name == ("convolutions" if name == "patches" else "eager")
     assert offered == [["convolutions", "eager"]]
+
+
+def bottleneck():
+    """A normalization and a convolution without a bias, as in MobileNetV2: all means behind them are zero."""
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(3, 16, 3, padding=1, bias=False),
+        nn.BatchNorm2d(16),
+        nn.Conv2d(16, 32, 1, bias=False),
+        nn.BatchNorm2d(32),
+    )
+
+
+@pytest.mark.parametrize("off", [1.0, 1.01])
+def test_means_that_are_nothing_but_rounding_are_no_fault(off, monkeypatch):
+    """They are other ones than PyTorch's. Where a convolution is wrong that is still found."""
+    monkeypatch.setattr(Case, "fastest", preferring("patches"))
+    theirs = patches.convolution
+    monkeypatch.setattr(patches, "convolution", lambda *given: theirs(*given) * off)
+    torch.manual_seed(1)
+    model, x, y = bottleneck(), torch.randn(4, 3, 24, 24), torch.randn(4, 32, 24, 24)
+    step = mg.TrainStep(model, nn.MSELoss(), optim.SGD(model.parameters(), lr=0.01), backend="convolutions")
+    with pytest.raises(GradientMismatchError) if off != 1 else nullcontext():
+        step(x, y)
+    assert 0 < model[3].running_mean.abs().max() < 1e-6 or off != 1
