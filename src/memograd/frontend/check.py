@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
+from functools import partial
 from math import inf
 from typing import Any
 
@@ -16,20 +17,20 @@ import torch
 from torch import nn
 
 from memograd import autocast
-from memograd._torch import copy_of, pytree, redirected, without_dispatch_modes, without_hooks
+from memograd._torch import redirected, without_dispatch_modes, without_hooks
 from memograd.errors import GradientMismatchError
 from memograd.frontend.answers import Question
+from memograd.frontend.beside import bound_sources, ran_beside
 from memograd.frontend.boundary import Call
-from memograd.frontend.carried import as_leaves
 from memograd.frontend.program import Program
-from memograd.tracing.holders import noted
 from memograd.tracing.reads import Reads
-from memograd.tracing.registered import unregistered
-from memograd.tracing.under_way import TURN, plainly
+from memograd.tracing.under_way import TURN
 from memograd.tracing.undisturbed import Contents, Generators, undone
 from memograd.witness.agreement import NOISE, Difference, difference, largest, precision_of
+from memograd.witness.trial import NUDGES
 
 Tensor = torch.Tensor
+_FAR = 20.0  # times as far as some roundings move PyTorch's gradients: other kernels make many
 
 
 class Witness:
@@ -58,22 +59,36 @@ class Witness:
         self.drawn = drawn
         self.users: list[Tensor] = []
         self.met: list[tuple[str, Any]] = []
+        self.again: Callable[..., Witness | None] = lambda nudge: None  # the same call, with parameters nudged
         self.buffers: list[Tensor] = []  # a checkpoint computes a part of the forward pass again, and writes again
 
     @classmethod
     def of(
-        cls, program: Program, model: nn.Module, function: Callable[..., Any], args: Any, kwargs: Any, say: Any
+        cls,
+        program: Program,
+        model: nn.Module,
+        function: Callable[..., Any],
+        args: Any,
+        kwargs: Any,
+        say: Any,
+        drawn: Generators | None = None,
+        nudge: float = 0.0,
     ) -> Witness | None:
-        """Run one call of ``function``, a forward pass of ``model``; None where that cannot be done."""
-        drawn = Generators(model)
+        """Run one call of ``function``, a forward pass of ``model``; None where that cannot be done.
+
+        Args:
+            drawn: where the generators start; where they stand, by default.
+            nudge: change the parameters by so much of themselves beforehand, to see what rounding can do.
+        """
+        drawn = drawn or Generators(model)
         try:
             # a detached tensor has no part in a cycle, and nobody asks for its version: buffers are put back;
             # what arguments were is remembered where the call writes to them
             keep = torch.clone if program.rewritten else torch.detach
             with torch.autograd.graph.saved_tensors_hooks(lambda t: keep(t.detach()), lambda t: t):
-                ran = _ran(program, model, function, args, kwargs, drawn)
+                ran = ran_beside(program, model, function, args, kwargs, drawn, nudge)
         except RuntimeError:  # the transforms of ``torch.func`` forbid such hooks; whatever else it is is raised again
-            ran = _ran(program, model, function, args, kwargs, drawn)
+            ran = ran_beside(program, model, function, args, kwargs, drawn, nudge)
         if ran is None:
             say("not compared: the call goes on from what an earlier one left behind, with its history")
             return None
@@ -85,8 +100,9 @@ class Witness:
                 results[program.places[k]] = out[position]
         results |= {place: new[program.graph.outputs[k].name] for k, place in program.rewritten.items()}
         witness = cls(program, names, sources, results, say, drawn)
-        witness.users, witness.met = _bound(program, sources), met
+        witness.users, witness.met = bound_sources(program, sources), met
         witness.buffers = list(model.buffers())
+        witness.again = partial(cls.of, program, model, function, args, kwargs, lambda why: None, drawn)
         return witness
 
     def drawn_on(self, devices: Sequence[str]) -> list[tuple[Tensor, str]]:
@@ -139,7 +155,9 @@ class Witness:
             theirs = self._derived(ends, wanted, seeds, further)
         if theirs is None:
             return
-        self._refuse("the gradient of", gradients, theirs)
+        wrong = self._wrong("the gradient of", gradients, theirs)
+        if wrong and (wrong := self._beyond_rounding(wrong, question, seeds)):
+            raise _mismatch(wrong)
         what = f"{_counted(len(used), 'result')} and {_counted(len(theirs), 'gradient')}"
         if further:
             what += self._further(call, question, seeds, theirs)
@@ -161,7 +179,8 @@ class Witness:
         zeros = {k: torch.zeros_like(call.flat[k]) for k in wanted}
         mine = {k: zeros[k] if g is None else g for k, g in zip(wanted, ours, strict=True)}
         others = {k: zeros[k] if g is None else g for k, g in second.items()}
-        self._refuse("the second derivative by", mine, others)
+        if wrong := self._wrong("the second derivative by", mine, others):
+            raise _mismatch(wrong)
         return ", and a derivative of these"
 
     def _derived(
@@ -181,7 +200,7 @@ class Witness:
             contents.put_back()
         return dict(zip(wanted, theirs, strict=True))
 
-    def _refuse(self, what: str, ours: dict[int, Any], theirs: dict[int, Any]) -> None:
+    def _wrong(self, what: str, ours: dict[int, Any], theirs: dict[int, Any]) -> list[Difference]:
         share = precision_of(self.program.graph).loose
         noise = NOISE * share * max((largest(g) for g in theirs.values() if g is not None), default=0.0)
         wrong: list[Difference | None] = []
@@ -193,52 +212,30 @@ class Witness:
                 )
             if mine is not None and gradient is not None:
                 wrong.append(difference(f"{what} {name!r}", name, mine.detach(), gradient.detach(), share, noise))
-        if any(wrong):
-            raise _mismatch([w for w in wrong if w is not None])
+        return [w for w in wrong if w is not None]
 
-
-def _ran(
-    program: Program, model: nn.Module, function: Callable[..., Any], args: Any, kwargs: Any, drawn: Generators
-) -> tuple[dict[int, Any], dict[str, Any], list[Any], list[tuple[str, Any]]] | None:
-    """What can be differentiated by, by position; copies of the arguments that are written to, by name, as they are
-    afterwards; what the call returns on copies of the arguments; and what it has met. None where it cannot be run apart
-    from the calls before it."""
-    leaves, spec = pytree.tree_flatten((args, kwargs))
-    copies = {id(x): _copy(x) for x in leaves if isinstance(x, Tensor)}  # of one in two places there is one
-    copies |= {id(leaves[k]): leaves[k] for k, _ in program.guards.given}
-    leaves = [copies[id(x)] if isinstance(x, Tensor) else x for x in leaves]
-    passed, at = leaves.copy(), program.graph.calling.tensor_in
-    written = {program.graph.outputs[k].name for k in program.rewritten}
-    arguments = {i.name: k for i, k in zip((i for i in program.early if i.tensor is None), at, strict=True)}
-    for name in written:  # what it was is a leaf, which nothing may be written to
-        passed[arguments[name]] = leaves[arguments[name]].clone()
-    new = {name: passed[arguments[name]] for name in written}
-    given = iter([leaves[k] for k in at])
-    inputs = {i.name: i.bound if i.tensor is not None else next(given) for i in program.early}
-    places = {name: place for place, name in enumerate(inputs)}
-    bound = [i.bound for i in program.early if i.bound is not None]
-    contents = Contents([*bound, *model.parameters(), *model.buffers()])
-    roots = [model, *[x for x in leaves if not isinstance(x, Tensor)]]
-    try:
-        with TURN, as_leaves(bound, program.guards) as ends:
-            if ends is None:
-                return None
-            sources: dict[int, Any] = {places[n]: ends.get(id(inputs[n]), inputs[n]) for n in program.wrt}
-            own_args, own_kwargs = pytree.tree_unflatten([ends.get(id(x), x) for x in passed], spec)
-            apart = without_dispatch_modes(of_users=False), drawn.again(), redirected()
-            reads, users = Reads(("", root) for root in roots), _bound(program, sources)
-            given = [*leaves, *passed, *bound, *ends.values()]
-            hooks = unregistered(given) if program.effects.hooks else nullcontext()
-            with plainly(), undone(reads), hooks, without_hooks(users), apart[0], apart[1], apart[2]:
-                out = pytree.tree_leaves(function(*own_args, **own_kwargs))
-            return sources, new, out, reads.met()
-    finally:
-        contents.put_back()
-
-
-def _bound(program: Program, sources: dict[int, Tensor]) -> list[Tensor]:
-    """Those of the sources that the program is bound to, and no copies: their hooks are the user's own."""
-    return [t for place, t in sources.items() if program.early[place].bound is t]
+    def _beyond_rounding(
+        self, wrong: list[Difference], question: Question, seeds: Sequence[Tensor]
+    ) -> list[Difference]:
+        """Those that are larger than what roundings do to PyTorch's own gradients: of a bias in front of a
+        normalization all is rounding, and at a kink (``relu``, a maximum) either side is right."""
+        used, wanted = question
+        eps, moves = precision_of(self.program.graph).eps, dict.fromkeys([d.name for d in wrong], 0.0)
+        gradients: list[dict[int, Any]] = []
+        for roundings in (0, *NUDGES):
+            with torch.enable_grad():  # there is none in a backward pass
+                witness = self.again(nudge=roundings * eps)
+            ends = None if witness is None else [witness.results[k] for k in used]
+            derived = None if ends is None or witness is None else witness._derived(ends, wanted, seeds, False)
+            if derived is None:
+                return wrong
+            gradients.append(derived)
+        for moved in gradients[1:]:
+            for place, before in gradients[0].items():
+                after, name = moved[place], self.names[place]
+                if name in moves and before is not None and after is not None:
+                    moves[name] = max(moves[name], _FAR * largest(after - before))
+        return [d for d in wrong if d.error > moves[d.name]]
 
 
 def _directions(like: Sequence[Tensor]) -> list[Tensor]:
@@ -260,9 +257,3 @@ def _mismatch(wrong: list[Difference]) -> GradientMismatchError:
 
 def _counted(count: int, what: str) -> str:
     return f"{count} {what}{'s' * (count != 1)}"
-
-
-def _copy(tensor: Tensor) -> Tensor:
-    if tensor.layout is not torch.strided:
-        return tensor
-    return noted(copy_of(tensor.detach()).requires_grad_(tensor.requires_grad), tensor)

@@ -138,7 +138,7 @@ class _Operands:
     def change(self, nudge: float, wide: bool, moved: Mapping[str, Tensor]) -> None:
         """As ``by_autograd`` is asked to, before the program runs."""
         if nudge:
-            _nudge(self.sources, nudge)
+            nudged(self.sources, nudge)
         if wide:
             widen([*self.own, *self.tensors.values()])
         for name, step in moved.items():
@@ -195,7 +195,7 @@ def _handed(leaves: Sequence[Any], sources: Sequence[Tensor], bound: set[int]) -
     return [noted(passed(x.requires_grad_()), x) if id(x) in differentiated else x for x in leaves]
 
 
-def _nudge(tensors: Sequence[Tensor], share: float) -> None:
+def nudged(tensors: Sequence[Tensor], share: float) -> None:
     """Multiply every element by 1 ± ``share`` at most."""
     generator = torch.Generator().manual_seed(0)
     for tensor in tensors:

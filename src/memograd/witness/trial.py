@@ -39,7 +39,7 @@ from memograd.witness.blame import Watched, first_other_value, first_wrong_rule,
 from memograd.witness.widened import Widened
 
 _SINGLE = 2**-23
-_NUDGES = 4, 12, 36  # by how many roundings parameters are changed
+NUDGES = 4, 12, 36  # by how many roundings parameters are changed
 
 
 @dataclass
@@ -133,7 +133,7 @@ class Trial:
         move; a larger one does. In half precision that would be as large as a fault.
         """
         wrong: list[Difference] = []
-        for nudge in _NUDGES if eps <= _SINGLE else _NUDGES[:1]:
+        for nudge in NUDGES if eps <= _SINGLE else NUDGES[:1]:
             if not doubts:
                 break
             moved = self.theirs(nudge=nudge * eps, wide=wide)
@@ -147,7 +147,7 @@ class Trial:
         result, as ``Difference.what`` says it, how much of that."""
         eps, moves = self.precision.eps, dict.fromkeys(theirs.gradients, 0.0)
         others: dict[str, float] = {}  # the mean behind a normalization is nothing else
-        for nudge in _NUDGES:  # one alone may leave a rounding where it was
+        for nudge in NUDGES:  # one alone may leave a rounding where it was
             for d in differences(self.theirs(nudge=nudge * eps), theirs, 0.0):
                 if d.name in moves and d.what == f"{theirs.derivative} of {d.name!r}":
                     moves[d.name] = max(moves[d.name], _factor(eps) * d.error)
