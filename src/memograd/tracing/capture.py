@@ -41,7 +41,7 @@ from memograd.tracing.gradients import GradientsLeft
 from memograd.tracing.guards import Guards, taken_twice
 from memograd.tracing.handles import refuse_held
 from memograd.tracing.histories import Hook, refuse_past_hooks
-from memograd.tracing.ids import AskedIds
+from memograd.tracing.ids import AskedIds, returned
 from memograd.tracing.inputs import Inputs
 from memograd.tracing.leaves import differentiable, leaf_names
 from memograd.tracing.outputs import Outputs
@@ -163,7 +163,7 @@ class _Capture:
         self.given = Given((own_args, own_kwargs))
         out_leaves, out_spec = self._trace(own_args, own_kwargs)
         self.gradients.refuse()
-        out_leaves = list(map(number, out_leaves))
+        out_leaves = [returned(number(x), self.tracer) for x in out_leaves]
         outputs = Outputs(self.tracer, self.inputs)
         outputs.returned(out_leaves)
         written_again(self.tracer)
@@ -187,7 +187,8 @@ class _Capture:
         inputs = tuple(replace(i, place=self.reads.tensors.get(id(i.tensor))) for i in self.inputs.entries)
         guards = Guards(self.reads)
         if self.tracer.asked_ids:
-            guards.ask(AskedIds(tuple(self.tracer.asked_ids), self.reads.numbers()), self.united)
+            computed = frozenset(self.tracer.computed_ids)
+            guards.ask(AskedIds(tuple(self.tracer.asked_ids), *self.reads.held(), computed), self.united)
         guards.given = tuple([(k, self.reads.tensors[id(leaves[k])]) for k in self.itself])
         return Graph(self.graph, inputs, tuple(outputs.entries), calling, guards=guards, effects=effects).verify()
 

@@ -109,7 +109,7 @@ class Guards:
         self.ids = ids
         if ids.found:
             self.unknown = self.unknown or "the id of an argument"
-        if ids.held and not compared:
+        if ids.any_held and not compared:
             self.volatile = self.volatile or "the id of an argument"
 
     def run_again(self) -> None:

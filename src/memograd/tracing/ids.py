@@ -7,16 +7,56 @@ the numbers that the program got hold of.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
+from memograd._torch import pytree
 from memograd.tracing.interposed import current
+from memograd.tracing.tracer import Tracer
 
 _ID = id
-_SMALL = 1 << 16  # no object lies there
+_BITS = 16  # no object lies that low
+_WRITTEN = re.compile(r"[0-9a-fA-F]{6,}", re.ASCII)
+
+
+class Told(int):
+    """The id of an argument. Whether it is among other numbers, or in a text, is known (``AskedIds``); what is computed
+    from it is so for this argument alone."""
+
+
+def _computing(name: str) -> None:
+    function = getattr(int, name)
+
+    def call(self: Told, *others: Any) -> Any:
+        counts(self)
+        return function(self, *others)
+
+    setattr(Told, name, call)
+
+
+_OF_TWO = "add", "sub", "mul", "floordiv", "truediv", "mod", "divmod", "pow", "lshift", "rshift", "and", "or", "xor"
+_OTHERS = "lt", "le", "gt", "ge", "neg", "invert", "abs", "float", "index", "int", "round", "trunc"
+for _name in (*_OF_TWO, *(f"r{name}" for name in _OF_TWO), *_OTHERS):
+    _computing(f"__{_name}__")
+
+
+def counts(*values: Any) -> None:
+    """Those of ``values`` that are ids of arguments count as numbers."""
+    tracer = current()
+    if tracer is not None and tracer.asked_ids:
+        tracer.computed_ids |= {int.__pos__(x) for x in pytree.tree_leaves(values) if type(x) is Told}
+
+
+def returned(value: Any, tracer: Tracer) -> Any:
+    """``value``, a leaf of what the program returns; an id is so for this argument alone, as a text is that has it."""
+    if tracer.asked_ids and type(value) in (Told, str):
+        asked = {of for _, of in tracer.asked_ids}
+        tracer.computed_ids |= asked.intersection(written_in(str(value)))
+    return int.__pos__(value) if type(value) is Told else value
 
 
 def told(value: Any) -> int:
@@ -26,7 +66,7 @@ def told(value: Any) -> int:
     if tracer is None or argument is None:
         return _ID(value)
     tracer.asked_ids.add(argument)
-    return argument[1]
+    return Told(argument[1])
 
 
 def hashed(value: Any) -> int:
@@ -43,28 +83,53 @@ class AskedIds:
 
     Attributes:
         held: the numbers that it has got hold of and that may be ids.
+        texts: those in which ids may be written, in small letters.
+        computed: the ids from which it has computed something.
     """
 
     asked: tuple[tuple[int, int], ...]
     held: frozenset[int]
+    texts: str = ""
+    computed: frozenset[int] = frozenset()
 
     def hold(self, leaves: Sequence[Any]) -> bool:
         """Whether the program finds by the ids of these arguments what it found at capture."""
-        return all(_ID(leaves[k]) == one or self.held.isdisjoint((one, _ID(leaves[k]))) for k, one in self.asked)
+        return all(_ID(leaves[k]) == one or not self._finds(one, _ID(leaves[k])) for k, one in self.asked)
 
     @property
     def found(self) -> bool:
         """Whether there is something to be found by one of them: copies of the arguments would not find it."""
-        return not self.held.isdisjoint(one for _, one in self.asked)
+        return any(self._finds(one) for _, one in self.asked)
+
+    @property
+    def any_held(self) -> bool:
+        """Whether there is something that may be found by ids."""
+        return bool(self.held or self.texts or self.computed)
+
+    def _finds(self, *ids: int) -> bool:
+        """Whether one of these is among what it holds, or has been computed with."""
+        if not (self.held.isdisjoint(ids) and self.computed.isdisjoint(ids)):
+            return True
+        return bool(self.texts) and any(str(i) in self.texts or f"{i:x}" in self.texts for i in ids)
 
 
-def numbers_in(values: Iterable[Any]) -> Iterator[int]:
-    """The whole numbers among ``values`` that may be ids, written out too, and those in tuples, lists, sets and dicts
-    there."""
+def values_in(values: Iterable[Any]) -> Iterator[Any]:
+    """The whole numbers among ``values`` that may be ids, and the texts that may have one, those in tuples, lists, sets
+    and dicts there, too."""
     for value in values:
-        if type(value) is int or (type(value) is str and value.isdecimal()):
-            yield from [int(value)] if int(value) > _SMALL else []
+        if isinstance(value, int) and type(value) is not bool:
+            yield from [int.__pos__(value)] if value.bit_length() > _BITS else []
+        elif isinstance(value, str):
+            yield from [value] if _WRITTEN.search(value) else []
         elif isinstance(value, (tuple, list, set, frozenset)):
-            yield from numbers_in(value)
+            yield from values_in(value)
         elif type(value) is dict:
-            yield from numbers_in([*value, *value.values()])
+            yield from values_in([*value, *value.values()])
+
+
+def written_in(text: str) -> Iterator[int]:
+    """The ids that may be written there."""
+    for digits in _WRITTEN.findall(text):
+        yield int(digits, 16)
+        if digits.isdecimal():
+            yield int(digits)

@@ -33,7 +33,7 @@ from memograd.tracing import asked
 from memograd.tracing.audited import audited
 from memograd.tracing.counters import Counters, remember
 from memograd.tracing.holders import MISSING, Attributes, Holder, Parametrized, dict_of, holder_of, slots_of
-from memograd.tracing.ids import TOLD, numbers_in
+from memograd.tracing.ids import TOLD, values_in
 from memograd.tracing.kinds.kind import ANSWER, UNKNOWN
 from memograd.tracing.kinds.libraries import PARAMETRIZED
 from memograd.tracing.meetings import Meetings
@@ -248,10 +248,12 @@ class Reads(Meetings):
             scope.pop(name, None)
         self.asking.clear()
 
-    def numbers(self) -> frozenset[int]:
-        """The whole numbers that the program has got hold of."""
-        held = [before for _, before in self.before.values()]
-        return frozenset(numbers_in([value for _, value in self.places.values()])) | frozenset(numbers_in(held))
+    def held(self) -> tuple[frozenset[int], str]:
+        """The whole numbers that the program has got hold of and that may be ids, and the texts that may have one."""
+        values = [value for _, value in self.places.values()] + [before for _, before in self.before.values()]
+        held = set(values_in(values))
+        texts = "\n".join(sorted(x for x in held if isinstance(x, str))).lower()
+        return frozenset(x for x in held if isinstance(x, int)), texts
 
     def keep_slots(self, owner: Any) -> dict[str, Any]:
         return self.keep(owner, Attributes(owner, slots_of(type(owner))))

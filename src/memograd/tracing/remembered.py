@@ -16,6 +16,7 @@ from torch import fx
 from memograd.errors import CaptureError
 from memograd.ops import is_random
 from memograd.tracing.effects import Change
+from memograd.tracing.ids import written_in
 from memograd.tracing.inputs import Inputs
 from memograd.tracing.reachable import reachable
 from memograd.tracing.tracer import Tracer
@@ -61,10 +62,12 @@ def _changing(nodes: Collection[fx.Node], tracer: Tracer, inputs: Inputs) -> str
 
 def refuse_ids(changes: Iterable[Change], tracer: Tracer, inputs: Inputs) -> None:
     """Raises CaptureError where ids of tensors of the capture are among what the program leaves."""
+    asked = {of for _, of in tracer.asked_ids}
     for _, key, value, name in changes:
         held = value if isinstance(value, (list, tuple, set, frozenset, collections.deque)) else [value]
-        asked = {of for _, of in tracer.asked_ids}
-        if any(type(x) is int and (tracer.knows_id(x) or x in asked) and x not in inputs.users for x in (key, *held)):
+        texts = [x for x in (key, *held) if type(x) is str]
+        numbers = [x for x in (key, *held) if isinstance(x, int)] + [x for text in texts for x in written_in(text)]
+        if any((tracer.knows_id(x) or x in asked) and x not in inputs.users for x in numbers):
             raise CaptureError(
                 f"the program leaves the id of a tensor in {name!r}: at each run of a graph it would be another one, "
                 "and nothing would be found by it. Use a key of your own"

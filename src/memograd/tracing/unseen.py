@@ -18,6 +18,7 @@ from torch.overrides import TorchFunctionMode
 from memograd._torch import VERSION, is_fake
 from memograd.errors import CaptureError
 from memograd.tracing.addresses import ADDRESSES, refuse_address
+from memograd.tracing.ids import counts
 from memograd.tracing.provenance import caller
 from memograd.tracing.silent_reads import BY_ELEMENT, TO_PYTHON, read_by
 from memograd.tracing.tracer import Tracer
@@ -53,6 +54,8 @@ class Unseen(TorchFunctionMode):
             tensor, new = args
             self.tracer.assign(tensor, new)
             return func(self.tracer.stand_in(tensor), self.tracer.stand_in(new))
+        if self.tracer.asked_ids:
+            counts(args, kwargs)
         for tensor in read_by(func, args, kwargs):
             if self.tracer.concrete or is_fake(self.tracer.stand_in(tensor)):
                 self.tracer.look(tensor, "value")
