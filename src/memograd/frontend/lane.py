@@ -51,7 +51,7 @@ def lane_of(
     elif len(names) > 2:
         writer.refuse([f"len({{*map(id, args)}}) != {len(names)}"])
     shapes = {x.shape for x in args}
-    if any(t.shape in shapes for t in (*program.guards.tensors(), *program.guards.keys)):
+    if any(t.shape in shapes for t in (*program.guards.tensors(), *program.guards.key_tensors())):
         writer.refuse([f"not {writer.name(program.guards.held)}.isdisjoint(map(id, args))"])
     for name, x in zip(names, args, strict=True):
         writer.refuse(_geometry(writer, name, x))

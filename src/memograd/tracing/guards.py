@@ -54,7 +54,8 @@ class Guards:
         given: which leaves of the arguments are tensors that the program finds elsewhere, too, and where: it may ask
             whether they are the same, so they are no tensors of their own to it.
         ids: of which arguments the program has asked the ids.
-        keys: tensors that are keys of dicts which the program got hold of, or members of sets.
+        keys: tensors that are keys of dicts which the program got hold of, members of sets, or held weakly; by id, and
+            how they are got.
         moved: since this was last set to False, some place has got another tensor, which will do.
     """
 
@@ -89,14 +90,14 @@ class Guards:
         self.taken = next(iter(reads.states.taken), "")
         self.unknown = next(iter(reads.states.unknown), self.taken)
         self.given: tuple[tuple[int, Place | Key], ...] = ()
-        self.keys = [place.tensor for place in reads.tensors.values() if isinstance(place, Key)]
+        self.keys = {of: place for of, place in reads.tensors.items() if isinstance(place, Key)}
         self.ids: AskedIds | None = None
         self.moved = False
         self._remember_tensors()
 
     def _remember_tensors(self) -> None:
         self._tensors = [t for way in self._ways for v in way.last for _, t in tensors_in(v)]
-        self.held = frozenset(map(id, (*self._tensors, *self.keys)))
+        self.held = frozenset((*map(id, self._tensors), *self.keys))
         self._trained = list(map(_TRAINED, self._tensors))
         self._solid = _solid(self._tensors)
         self._shapes = list(map(_SHAPE, self._solid))
@@ -186,6 +187,10 @@ class Guards:
     def tensors(self) -> list[torch.Tensor]:
         """Those among what the program read, but for lazy ones."""
         return self._solid
+
+    def key_tensors(self) -> list[torch.Tensor]:
+        """Those among ``keys`` that there still are."""
+        return [tensor for key in self.keys.values() if (tensor := key.get()) is not None]
 
     def changed(self) -> str:
         """The name of something that is not as it was."""

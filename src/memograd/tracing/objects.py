@@ -27,7 +27,9 @@ _WITHOUT_VALUES = frozenset(  # modules of the standard library whose objects de
         *("_frozen_importlib", "_frozen_importlib_external", "zipimport", "builtins"),
     }
 )
-_WITH_VALUES = ("torch.quasirandom", "torch.utils.data", "torch.optim", "numpy")  # others, whose objects count
+_WITH_VALUES = (  # others, whose objects count
+    *("torch.quasirandom", "torch.utils.data", "torch.utils.weak", "torch.optim", "numpy"),
+)
 CARRIERS = (
     types.SimpleNamespace,
     argparse.Namespace,
@@ -60,6 +62,9 @@ class Objects:
         raise NotImplementedError
 
     def key(self, value: Any, name: str) -> None:
+        raise NotImplementedError
+
+    def weakly(self, reference: weakref.ref[Any], name: str) -> None:
         raise NotImplementedError
 
     def watch_ids(self, scope: dict[str, Any], name: str) -> None:
@@ -131,6 +136,8 @@ class Objects:
 
     def _inside(self, value: Any, name: str) -> None:
         outer, self._weakly = self._weakly, issubclass(type(value), weakref.ref)  # what nobody else holds shall go
+        if self._weakly:
+            self.weakly(value, name)
         for part in inside(value):
             self.meet(part, name)
         self._weakly = outer

@@ -20,9 +20,11 @@ from __future__ import annotations
 import collections
 import operator
 import types
+import weakref
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -73,14 +75,11 @@ def getter_of(container: Any) -> Callable[[Any, Any], Any]:
 
 @dataclass(frozen=True)
 class Key:
-    """Where a tensor stands that is a key of a dict, or a member of a set: they are the same ones as long as the graph
-    is used."""
+    """Where a tensor stands that is a key of a dict, a member of a set, or held weakly: the same one as long as the
+    graph is used. ``get`` tells it; None where it was held weakly, and is gone."""
 
-    tensor: torch.Tensor
+    get: Callable[[], Any]
     name: str
-
-    def get(self) -> torch.Tensor:
-        return self.tensor
 
 
 def tensors_in(value: Any, within: tuple[int, ...] = ()) -> Iterator[tuple[tuple[int, ...], torch.Tensor]]:
@@ -90,6 +89,17 @@ def tensors_in(value: Any, within: tuple[int, ...] = ()) -> Iterator[tuple[tuple
     elif isinstance(value, tuple):
         for i, item in enumerate(value):
             yield from tensors_in(item, (*within, i))
+
+
+def weak_in(value: Any) -> list[weakref.ref[Any]]:
+    """The weak references that ``value`` is or holds, if it is a tuple."""
+    if isinstance(value, weakref.ref):
+        return [value]
+    return [reference for item in value for reference in weak_in(item)] if isinstance(value, tuple) else []
+
+
+def _itself(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor
 
 
 class Reads(Meetings):
@@ -234,7 +244,14 @@ class Reads(Meetings):
     def key(self, value: Any, name: str) -> None:
         """``value`` is a key of a dict, or a member of a set."""
         for _, tensor in tensors_in(value):
-            self.tensors.setdefault(id(tensor), Key(tensor, f"a key of {name}"))
+            self.tensors.setdefault(id(tensor), Key(partial(_itself, tensor), f"a key of {name}"))
+        for reference in weak_in(value):
+            self.weakly(reference, name)
+
+    def weakly(self, reference: weakref.ref[Any], name: str) -> None:
+        """The program gets hold of what ``reference`` is of, and does not keep it alive."""
+        if isinstance(tensor := reference(), torch.Tensor):
+            self.tensors.setdefault(id(tensor), Key(weakref.ref(tensor), name))
 
     def watch_ids(self, scope: dict[str, Any], name: str) -> None:
         """The program asks for ids, by the builtin of this ``name``: by ours in this module, while it is captured."""
