@@ -43,8 +43,8 @@ def take_back(reads: Reads) -> list[Change]:
         changes += altered
         if altered:
             holder.put_back(before)
-    for function, misses in reads.remembering:
-        _forget(function, misses)
+    for function, asked in reads.remembering:
+        _forget(function, asked.misses)
     return changes
 
 

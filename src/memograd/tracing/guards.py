@@ -8,6 +8,7 @@ tensor of the same geometry, where the graph looks its tensors up.
 from __future__ import annotations
 
 import collections
+import gc
 import types
 from collections.abc import Callable, Iterable, Sequence
 from operator import attrgetter, contains, getitem, is_
@@ -36,6 +37,7 @@ def taken_twice(name: str) -> str:
 SIMPLE = (int, float, complex, bool, str, bytes, type(None))
 _EQUAL = frozenset({*SIMPLE, torch.dtype, torch.device, torch.Size, torch.layout, torch.memory_format, slice, range})
 _PLAIN = (dict, list, collections.OrderedDict, collections.deque, types.MappingProxyType)
+_COUNTS = "the counts of a functools.cache"
 _TRAINED = attrgetter("requires_grad")
 _SHAPE, _DTYPE = attrgetter("shape"), attrgetter("dtype")
 _STRIDE = torch.Tensor.stride
@@ -83,12 +85,16 @@ class Guards:
         self._keyed = [(c, _kinds(before)) for c, before in keyed if any(type(k) is not str for k in before)]
         self._hooks = hooks_of_every_module()
         self._states = [(value, kind.state, before) for value, kind, before in reads.states.guarded]
-        seldom = (self._counters, self._states, self._sets, self._keyed, self._by_tensors, self._unset)
+        self._caches = [(table, dict(table)) for table in _tables(reads)]
+        seldom = (self._caches, self._counters, self._states, self._sets, self._keyed, self._by_tensors, self._unset)
         self._seldom = any(seldom)  # whether there is any of these at all
         self.volatile = next(iter(reads.states.moved()), reads.again)
         self.states = reads.states if self.volatile else None
         self.taken = next(iter(reads.states.taken), "")
         self.unknown = next(iter(reads.states.unknown), self.taken)
+        if self._caches and "cache_info" in reads.states.named:
+            self.volatile = self.volatile or _COUNTS
+            self.unknown = self.unknown or _COUNTS
         self.given: tuple[tuple[int, Place | Key], ...] = ()
         self.keys = {of: place for of, place in reads.tensors.items() if isinstance(place, Key)}
         self.ids: AskedIds | None = None
@@ -174,6 +180,7 @@ class Guards:
             and all([_kinds(held) == before for held, before in self._keyed])
             and all([list(map(id, held)) == list(map(id, before)) for held, before in self._by_tensors])
             and all([place.get() is MISSING for place in self._unset])
+            and all([_remembers(table, *pair) for table, before in self._caches for pair in before.items()])
         )
 
     def identities(self) -> list[tuple[Callable[[Any, Any], Any], Any, Any, Any]]:
@@ -226,6 +233,18 @@ class Guards:
             way.last = values
         self._remember_tensors()
         return True
+
+
+def _tables(reads: Reads) -> list[dict[Any, Any]]:
+    """Where the ``functools.cache``d functions that the program has called keep their results."""
+    called = [f for f, before in reads.remembering if f.cache_info()[:2] != before[:2]]
+    return [held for f in called for held in gc.get_referents(f) if type(held) is dict and held is not vars(f)]
+
+
+def _remembers(table: dict[Any, Any], key: Any, before: Any) -> bool:
+    """Whether the same is remembered for ``key``; of a cache of limited size the links, which hold it, are compared."""
+    value = table.get(key, MISSING)
+    return value is before or (type(value) in _EQUAL and _will_do(value, before))
 
 
 class _Way:

@@ -126,7 +126,7 @@ class Meetings(Objects):
 
     def _remembering(self, value: Any, name: str) -> None:
         """``@functools.cache``: what it returned once it returns again, to whoever asks."""
-        self.remembering.append((value, value.cache_info().misses))
+        self.remembering.append((value, value.cache_info()))
         self.meet(value.__wrapped__, name)
 
     def _function(self, function: types.FunctionType, name: str) -> None:

@@ -48,7 +48,7 @@ class Objects:
     again: str  # what could not be seen in this run, and will be in the next: the graph serves one call
     _alive: list[Any]
     _depth: int
-    remembering: list[tuple[Any, int]]  # ``functools.cache``d functions, and how often they had to be run before
+    remembering: list[tuple[Any, Any]]  # ``functools.cache``d functions, and how often they were asked and run before
     _weakly = False
 
     def keep(self, container: Any, holder: Holder | None = None) -> Any:

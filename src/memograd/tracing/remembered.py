@@ -22,11 +22,11 @@ from memograd.tracing.reachable import reachable
 from memograd.tracing.tracer import Tracer
 
 
-def refuse_remembered(functions: Iterable[tuple[Any, int]], tracer: Tracer, inputs: Inputs) -> None:
-    """Raises CaptureError where one of these ``functools.cache``d functions, each with the number of misses before the
+def refuse_remembered(functions: Iterable[tuple[Any, Any]], tracer: Tracer, inputs: Inputs) -> None:
+    """Raises CaptureError where one of these ``functools.cache``d functions, each with its ``cache_info`` before the
     program ran, has got a tensor that another run would compute otherwise."""
-    for function, misses in functions:
-        if function.cache_info().misses == misses:
+    for function, asked in functions:
+        if function.cache_info().misses == asked.misses:
             continue
         held = gc.get_referents(function)
         keys = [key for table in held if isinstance(table, dict) for key in table]  # what it was called with
