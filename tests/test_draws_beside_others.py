@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 import memograd as mg
-from memograd.draws import same_draws
+from memograd.draws import same_draws, timed
 
 X = torch.randn(4, 3, generator=torch.Generator().manual_seed(0))
 
@@ -129,3 +129,52 @@ def test_seeds_of_several_threads_are_their_own():
     thread.join()
     assert torch.random.default_generator is before and torch.equal(torch.get_rng_state(), state)
     assert torch.equal(number, torch.rand(1, generator=torch.Generator().manual_seed(7)))
+
+
+@pytest.mark.parametrize("backend", ["eager", "auto"])
+def test_steps_that_are_compared_go_on_from_where_others_have_come_to(backend):
+    torch.manual_seed(1)
+    model = Interrupted(False)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+    step = mg.TrainStep(model, lambda loss, _: loss, optimizer, backend=backend)
+    torch.manual_seed(2)
+    losses = step.run(X, X, steps=2)
+    after, drawn = torch.get_rng_state(), model.elsewhere.drawn.copy()
+    torch.manual_seed(2)
+    assert drawn and drawn == [int(torch.randint(2**62, (1,))) for _ in drawn]
+    model.elsewhere.draw = lambda: None
+    torch.testing.assert_close(losses, torch.stack([model(X).detach() for _ in range(2)]))
+    assert torch.equal(torch.get_rng_state(), after)
+
+
+def test_what_is_measured_beside_other_threads_leaves_their_draws():
+    begin, end = threading.Event(), threading.Event()
+    drawn = []
+
+    def other():
+        assert begin.wait(10)
+        drawn.append(torch.rand(3))
+        end.set()
+
+    thread = threading.Thread(target=other)
+    thread.start()
+    torch.manual_seed(2)
+    with timed(draws=True):
+        own = torch.rand(5)
+        begin.set()
+        assert end.wait(10)
+        own = torch.cat([own, torch.rand(2)])
+    thread.join()
+    after = torch.get_rng_state()
+    torch.manual_seed(2)
+    assert torch.equal(drawn[0], torch.rand(3)) and torch.equal(torch.get_rng_state(), after)
+    torch.manual_seed(2)
+    torch.testing.assert_close(own, torch.cat([torch.rand(5), torch.rand(2)]))
+
+
+def test_what_is_measured_alone_leaves_the_generators():
+    torch.manual_seed(2)
+    before = torch.get_rng_state()
+    with timed(draws=True):
+        torch.rand(5)
+    assert torch.equal(torch.get_rng_state(), before)

@@ -3,6 +3,7 @@ generator of this thread's own, in the state that was."""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 
@@ -112,15 +113,20 @@ def same_draws() -> Iterator[None]:
 
 @contextmanager
 def timed(draws: bool) -> Iterator[None]:
-    """What runs inside is measured, and no mode of ours in its way. If it ``draws``, the shared generators are put back
-    afterwards: another thread that draws meanwhile draws some numbers twice."""
+    """What runs inside is measured, and no mode of ours in its way. If it ``draws``, it leaves the shared generators
+    where they were: they are put back where this thread is the only one; beside others, which may draw meanwhile, it
+    draws from its own, by a mode of ours all the same."""
     with without_modes() if own_generators_here() is not None else nullcontext():
-        before = [(shared_generator(d), shared_generator(d).get_state()) for d in devices() if draws]
+        if draws and len(sys._current_frames()) > 1:
+            with drawing(states(devices())):
+                yield
+            return
+        before = states(devices()) if draws else []
         try:
             yield
         finally:
-            for generator, state in before:
-                generator.set_state(state)
+            for state, device in before:
+                set_rng_state(state, device)
 
 
 @contextmanager

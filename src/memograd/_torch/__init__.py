@@ -165,6 +165,7 @@ try:
     )
     from memograd._torch.own_draws import (
         Own,
+        may_draw,
         own_generator_here,
         own_generators_here,
         redirected,

@@ -52,7 +52,7 @@ class Own(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        if self.covered or not _may_draw(func):
+        if self.covered or not may_draw(func):
             return passed_on(func, args, kwargs)
         if func.name() == _CODE:
             with self._outside_of_modes():
@@ -213,7 +213,8 @@ def _taking(func: Any) -> tuple[Any, int]:
 
 
 @cache
-def _may_draw(func: Any) -> bool:
+def may_draw(func: Any) -> bool:
+    """Whether an operator draws, as far as it says; one of another library, which does not say, may."""
     seeded = torch.Tag.nondeterministic_seeded in getattr(func, "tags", ())
     return seeded or "generator" in _names(func) or _is_foreign(func)
 

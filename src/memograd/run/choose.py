@@ -11,12 +11,13 @@ from math import inf
 from typing import Any
 
 from memograd import clock, progress
-from memograd._torch import compiler_failed, modes_of_others
+from memograd._torch import compiler_failed, may_draw, modes_of_others
 from memograd.as_written import call
 from memograd.cautions import caution
 from memograd.draws import same_draws, timed
 from memograd.errors import BackendError
 from memograd.graph.graph import Graph
+from memograd.graph.kernels import Kernel
 from memograd.looks import look
 from memograd.memory.plan import Plan
 from memograd.run.backend import Backend
@@ -25,6 +26,7 @@ from memograd.run.eager import Eager
 from memograd.run.inductor import Inductor
 from memograd.run.planned import Planned
 from memograd.run.records import Record
+from memograd.targets import Target
 
 _TRIALS = 7
 _BLOCK, _STEPS = 2e-3, 40  # seconds, and steps at most, of a trial: one short step may take twice as long as the next
@@ -143,7 +145,8 @@ class _Trials:
         """Seconds a step, by backend."""
         record = self.record = self.record or Record.of(self.graph)
         if any(name not in record.seconds for name in self.ready):
-            record.seconds |= _seconds(self.ready, self.flat)
+            with timed(_may_draw(self.graph)):
+                record.seconds |= _seconds(self.ready, self.flat)
             record.keep()
             record.earlier = False
         return {name: record.seconds[name] for name in self.ready}
@@ -153,6 +156,12 @@ class _Trials:
         known = "measured before" if self.record.earlier else "measured"
         rows = sorted((s, name) for name, s in seconds.items())
         return f"{known}: " + ", ".join(f"{name} {s * 1e6:.1f} µs" for s, name in rows) + " a step"
+
+
+def _may_draw(graph: Graph) -> bool:
+    """Whether a step draws random numbers, or code of the user's, which it calls, may."""
+    targets = {n.target for n in graph.nodes if not isinstance(n.target, Kernel)}
+    return any(target is call or isinstance(target, Target) or may_draw(target) for target in targets)
 
 
 def _of_the_machine(error: BaseException | None) -> bool:
@@ -205,18 +214,17 @@ BACKENDS: dict[str, Callable[[Graph], Backend]] = {
 
 def _seconds(backends: dict[str, Backend], flat: Sequence[Any]) -> dict[str, float]:
     """The best time of a step on each, in turn, so that what else the machine does is the same for all. The parameters
-    are copies, and the generators' states are put back."""
+    are copies."""
     progress.say("measuring " + " and ".join(backends))
     runs = {name: _run(backend, flat) for name, backend in backends.items()}
     best: dict[str, float] = {}
     start = time.perf_counter()
-    with timed(draws=True):
-        steps = {name: _steps_of_a_block(run) for name, run in runs.items()}
-        for trial in range(_TRIALS):
-            if trial > 1 and time.perf_counter() - start > _ENOUGH:
-                break
-            for name, run in runs.items():
-                best[name] = min(best.get(name, inf), clock.seconds(partial(_often, run, steps[name]), 1) / steps[name])
+    steps = {name: _steps_of_a_block(run) for name, run in runs.items()}
+    for trial in range(_TRIALS):
+        if trial > 1 and time.perf_counter() - start > _ENOUGH:
+            break
+        for name, run in runs.items():
+            best[name] = min(best.get(name, inf), clock.seconds(partial(_often, run, steps[name]), 1) / steps[name])
     return best
 
 

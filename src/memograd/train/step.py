@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Literal
 
 import torch
 from torch import nn, optim
 
-from memograd.draws import set_rng_state, states
+from memograd.draws import same_draws
 from memograd.errors import GraphError
 from memograd.finite import TrippedError
 from memograd.memory.plan import Plan
@@ -178,10 +178,9 @@ class TrainStep(Answers):
             if not by_itself or program.graph.guards.volatile or self._check.when == "always" or self._carried.averages:
                 first = self._step(programs, fresh, batch, options)
                 return torch.stack([first, *(self(*batch, **options) for _ in range(steps - 1))])
-            flat, drawn = program.flat(batch, options), states(program.devices)
-            if self._cache.compare(program, flat, batch, options) is not None:
-                for state, device in drawn:
-                    set_rng_state(state, device)
+            flat = program.flat(batch, options)
+            with same_draws() if program.devices else nullcontext():  # the steps that follow draw that, too
+                self._cache.compare(program, flat, batch, options)
             self._carried.norm = program.norm
             try:
                 if self._watch is None:
