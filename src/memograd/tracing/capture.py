@@ -54,6 +54,7 @@ from memograd.tracing.templates import Templates
 from memograd.tracing.tracer import Tracer
 from memograd.tracing.under_way import ACTIVE, TURN, looking_away
 from memograd.tracing.undisturbed import ordinary_tensors
+from memograd.tracing.unseen import Shown, read
 from memograd.tracing.watching import watching
 
 _SHAPES = 20_000  # operators on shapes that PyTorch may remember: some kilobytes each
@@ -243,7 +244,8 @@ class _Capture:
             with ExitStack() as contexts:
                 for context in self._contexts():
                     contexts.enter_context(context)
-                return pytree.tree_flatten(self.root(*args, **kwargs))
+                out_leaves, out_spec = pytree.tree_flatten(self.root(*args, **kwargs))
+                return [read(leaf) if isinstance(leaf, Shown) else leaf for leaf in out_leaves], out_spec
         except Exception as error:
             ours = failure(error, self._where(error))
             if isinstance(ours, DataDependentError):

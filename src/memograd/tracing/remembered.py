@@ -20,6 +20,7 @@ from memograd.tracing.ids import written_in
 from memograd.tracing.inputs import Inputs
 from memograd.tracing.reachable import reachable
 from memograd.tracing.tracer import Tracer
+from memograd.tracing.unseen import Shown
 
 
 def refuse_remembered(functions: Iterable[tuple[Any, Any]], tracer: Tracer, inputs: Inputs) -> None:
@@ -61,10 +62,15 @@ def _changing(nodes: Collection[fx.Node], tracer: Tracer, inputs: Inputs) -> str
 
 
 def refuse_ids(changes: Iterable[Change], tracer: Tracer, inputs: Inputs) -> None:
-    """Raises CaptureError where ids of tensors of the capture are among what the program leaves."""
+    """Raises CaptureError where ids of tensors of the capture, or their texts, are among what the program leaves."""
     asked = {of for _, of in tracer.asked_ids}
     for _, key, value, name in changes:
         held = value if isinstance(value, (list, tuple, set, frozenset, collections.deque)) else [value]
+        if any(isinstance(x, Shown) for x in held):
+            raise CaptureError(
+                f"the program leaves the text of a tensor in {name!r}: at each run of a graph it would be that of the "
+                "capture. Leave the tensor (x.detach()) there, and write it out where it is read"
+            )
         texts = [x for x in (key, *held) if type(x) is str]
         numbers = [x for x in (key, *held) if isinstance(x, int)] + [x for text in texts for x in written_in(text)]
         if any((tracer.knows_id(x) or x in asked) and x not in inputs.users for x in numbers):

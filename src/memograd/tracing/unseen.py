@@ -10,6 +10,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -19,6 +20,7 @@ from memograd._torch import VERSION, is_fake
 from memograd.errors import CaptureError
 from memograd.tracing.addresses import ADDRESSES, refuse_address
 from memograd.tracing.ids import counts
+from memograd.tracing.interposed import current
 from memograd.tracing.provenance import caller
 from memograd.tracing.silent_reads import BY_ELEMENT, TO_PYTHON, read_by
 from memograd.tracing.tracer import Tracer
@@ -28,6 +30,33 @@ _REPR = torch.Tensor.__repr__
 _SHOWS = frozenset({_REPR, torch.Tensor.__format__})
 _BITS = frozenset({torch.Tensor.is_conj, torch.is_conj, torch.Tensor.is_neg, torch.is_neg})
 _SOBOL = frozenset(getattr(torch, name) for name in dir(torch) if name.startswith("_sobol_engine"))
+
+
+class Shown(str):
+    """The text of a tensor. Who compares it with others, or looks for it in a dict, looks at the tensor's values."""
+
+    of: Any = None  # looks at them
+
+    def _look(self) -> None:
+        if self.of is not None and current() is not None:
+            self.of()
+
+    def __hash__(self) -> int:
+        self._look()
+        return str.__hash__(self)
+
+    def __eq__(self, other: object) -> bool:
+        self._look()
+        return str.__eq__(self, other)
+
+    def __ne__(self, other: object) -> bool:
+        return not self == other
+
+
+def read(text: Shown) -> str:
+    """The text, which somebody outside will read."""
+    hash(text)
+    return str.__str__(text)[:]
 
 
 class Unseen(TorchFunctionMode):
@@ -49,7 +78,15 @@ class Unseen(TorchFunctionMode):
         if func in _SHOWS and is_fake(shown := self.tracer.stand_in(args[0])):
             if func != _REPR and not shown.dim():  # that of a number is the number's
                 return format(shown.item(), args[1])
-            return f"tensor(no values yet: a graph is being made of the program; {tuple(shown.shape)}, {shown.dtype})"
+            text = Shown(
+                f"tensor(no values yet: a graph is being made of the program; {tuple(shown.shape)}, {shown.dtype})"
+            )
+            text.of = partial(self.tracer.look, args[0], "value")
+            return text
+        if func == _REPR and self.tracer.concrete:
+            text = Shown(func(*args, **kwargs))
+            text.of = partial(self.tracer.look, args[0], "value")
+            return text
         if func == _SET_DATA:
             tensor, new = args
             self.tracer.assign(tensor, new)
