@@ -117,7 +117,7 @@ def values_in(values: Iterable[Any]) -> Iterator[Any]:
     """The whole numbers among ``values`` that may be ids, and the texts that may have one, those in tuples, lists, sets
     and dicts there, too."""
     for value in values:
-        if isinstance(value, int) and type(value) is not bool:
+        if issubclass(type(value), int) and type(value) is not bool:
             yield from [int.__pos__(value)] if value.bit_length() > _BITS else []
         elif isinstance(value, str):
             yield from [value] if _WRITTEN.search(value) else []
