@@ -72,7 +72,8 @@ def refuse_ids(changes: Iterable[Change], tracer: Tracer, inputs: Inputs) -> Non
                 "capture. Leave the tensor (x.detach()) there, and write it out where it is read"
             )
         texts = [x for x in (key, *held) if type(x) is str]
-        numbers = [x for x in (key, *held) if issubclass(type(x), int)] + [x for text in texts for x in written_in(text)]
+        numbers = [x for x in (key, *held) if issubclass(type(x), int)]
+        numbers += [x for text in texts for x in written_in(text)]
         if any((tracer.knows_id(x) or x in asked) and x not in inputs.users for x in numbers):
             raise CaptureError(
                 f"the program leaves the id of a tensor in {name!r}: at each run of a graph it would be another one, "
