@@ -159,7 +159,7 @@ def test_what_is_measured_beside_other_threads_leaves_their_draws():
     thread = threading.Thread(target=other)
     thread.start()
     torch.manual_seed(2)
-    with timed(draws=True):
+    with timed(draws=True, by_mode=True):
         own = torch.rand(5)
         begin.set()
         assert end.wait(10)
@@ -175,6 +175,6 @@ def test_what_is_measured_beside_other_threads_leaves_their_draws():
 def test_what_is_measured_alone_leaves_the_generators():
     torch.manual_seed(2)
     before = torch.get_rng_state()
-    with timed(draws=True):
+    with timed(draws=True, by_mode=True):
         torch.rand(5)
     assert torch.equal(torch.get_rng_state(), before)

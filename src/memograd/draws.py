@@ -112,12 +112,12 @@ def same_draws() -> Iterator[None]:
 
 
 @contextmanager
-def timed(draws: bool) -> Iterator[None]:
-    """What runs inside is measured, and no mode of ours in its way. If it ``draws``, it leaves the shared generators
-    where they were: they are put back where this thread is the only one; beside others, which may draw meanwhile, it
-    draws from its own, by a mode of ours all the same."""
+def timed(draws: bool, by_mode: bool = False) -> Iterator[None]:
+    """What runs inside is measured, and no mode of ours in its way. If it ``draws``, the shared generators are put back
+    afterwards: another thread that draws meanwhile draws some numbers twice. ``by_mode``: beside other threads draw
+    from this thread's own generators instead; for whole steps, as no operator is measured by itself under a mode."""
     with without_modes() if own_generators_here() is not None else nullcontext():
-        if draws and len(sys._current_frames()) > 1:
+        if by_mode and draws and len(sys._current_frames()) > 1:
             with drawing(states(devices())):
                 yield
             return

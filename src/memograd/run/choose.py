@@ -145,7 +145,7 @@ class _Trials:
         """Seconds a step, by backend."""
         record = self.record = self.record or Record.of(self.graph)
         if any(name not in record.seconds for name in self.ready):
-            with timed(_may_draw(self.graph)):
+            with timed(_may_draw(self.graph), by_mode=True):
                 record.seconds |= _seconds(self.ready, self.flat)
             record.keep()
             record.earlier = False
