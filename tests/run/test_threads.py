@@ -75,7 +75,7 @@ print("both")
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
-@pytest.mark.parametrize("limit", ["1", "8"])
+@pytest.mark.parametrize("limit", ["8", pytest.param("1", marks=pytest.mark.slow)])
 def test_in_a_fork_and_with_fewer_threads_than_asked_for(limit):
     environment = {**os.environ, "OMP_THREAD_LIMIT": limit}
     run = subprocess.run([sys.executable, "-c", PROGRAM], env=environment, capture_output=True, text=True, timeout=120)

@@ -95,6 +95,7 @@ def test_what_stays_as_it_is(f: Any, args: list[torch.Tensor]) -> None:
     assert not laid and torch.equal(module(*args), f(*args))
 
 
+@pytest.mark.slow
 def test_compiled() -> None:
     def f(x, w, b):
         y = aten.sigmoid.default(aten.addmm.default(b, x, w))
