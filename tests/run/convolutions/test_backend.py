@@ -75,6 +75,7 @@ def test_training_is_pytorchs(name, least, monkeypatch):
     losses = torch.stack([step(x, y).detach() for _ in range(5)])
     backend = step._required().choice.backend
     assert isinstance(backend, Convolutions) and backend.fastest.algorithms[name] == least
+    assert f"{least} by {'patches' if name == 'patches' else 'Winograd'}" in step.backend_reason
     torch.testing.assert_close(losses, losses_of_pytorch(theirs, x, y, 5), rtol=1e-4, atol=1e-5)
     for (at, ours), other in zip(model.state_dict().items(), theirs.state_dict().values(), strict=True):
         torch.testing.assert_close(ours, other, rtol=1e-3, atol=1e-4, msg=at)

@@ -19,6 +19,7 @@ class Convolutions(Eager):
     def __init__(self, graph: Graph) -> None:
         self.fastest = Fastest()
         super().__init__(graph)
+        self.how = "; ".join(filter(None, [self.fastest.said, self.how]))
 
     def rewritten(self, graph: Graph) -> Graph:
         return self.fastest.rewritten(graph)

@@ -20,6 +20,7 @@ from memograd.run.pool_first import pool_first
 aten = torch.ops.aten
 _FORWARD, _BACKWARD = aten.convolution.default, aten.convolution_backward.default
 _KINDS = ("input_gradient", "filter_gradient")
+_NAMES = {DIRECT: "PyTorch's kernel", "winograd": "Winograd's tiles", "patches": "patches"}
 
 
 class Fastest:
@@ -42,6 +43,12 @@ class Fastest:
     def differs(self) -> bool:
         """Whether any of them is not PyTorch's own."""
         return bool(set(self.algorithms) - {DIRECT})
+
+    @property
+    def said(self) -> str:
+        """Which algorithms do how many convolutions, in words."""
+        counts = [f"{count} by {_NAMES[by]}" for by, count in sorted(self.algorithms.items())]
+        return f"of convolutions and their gradients {', '.join(counts)}" if counts else ""
 
     def _visit(self, new: Rewriting, node: fx.Node) -> Any:
         if node.target is _FORWARD and _can(node.args, node.meta["val"]):
