@@ -1,5 +1,7 @@
 """Convolutions by Winograd's tiles are PyTorch's in float64, up to the rounding of float32."""
 
+from functools import cache
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -12,6 +14,15 @@ pytestmark = pytest.mark.skipif(c_compiler.compiler() is None, reason="no C comp
 aten = torch.ops.aten
 REST = ([1, 1], False, [0, 0], 1)
 ROUNDING = 1e-5  # of the norm; PyTorch's own float32 kernels stay below 4e-6
+
+
+@pytest.fixture(params=["vectors of this processor", "vectors of eight"], autouse=True)
+def vectors(request, monkeypatch):
+    """Most processors have those of eight numbers, and another code."""
+    if request.param == "vectors of eight":
+        text = winograd._text()
+        monkeypatch.setattr(winograd, "_text", lambda: f"#undef __AVX512F__\n{text}")
+        monkeypatch.setattr(winograd, "library", cache(winograd.library.__wrapped__))
 
 
 def numbers(n, c, height, width, o, padding, seed=0):

@@ -20,7 +20,8 @@ enum { WIDE = 8, ROWS = 4 };
 #define LOW_WIDE LOW_8
 #define HIGH_WIDE HIGH_8
 #endif
-enum { PAIRS = 3 }; /* vectors side by side in a product */
+enum { PAIRS = 3 };     /* vectors side by side in a product */
+enum { LONGEST = 16 };  /* tiles that are written at once: so much lies between one k and the next */
 
 typedef float vector __attribute__((vector_size(4 * WIDE), aligned(4)));
 
@@ -107,7 +108,7 @@ static void copy_rows(const float *plane, image i, long first, long last, float 
         else for (long j = 0; j < i.width; ++j) to[i.padding + j] = row[j];
     }
 }
-static long pitch_of(image i) { return 2 * i.columns + 2 + 3 * 16; } /* of rows copied: what is read beyond is zero */
+static long pitch_of(image i) { return 2 * i.columns + 2 + 3 * LONGEST; } /* of rows copied: what is read beyond is zero */
 
 TILES
 
@@ -116,8 +117,8 @@ TILES
                      : (i).columns > 4 ? task##_8(tiles, i, __VA_ARGS__) : task##_4(tiles, i, __VA_ARGS__))
 
 /* filters[k][o][c] of w[o][c][3][3], numbers begin .. end - 1 of them, step floats from one k to the next. Turned by half
-   a turn they are the filters of the gradient's convolution. What is written beyond the last is written over by the next k,
-   or lies between. */
+   a turn they are the filters of the gradient's convolution. What is written beyond the last of all lies between one k
+   and the next. */
 void memograd_filters(const float *w, float *filters, long step, int turned, long begin, long end) {
     for (long first = begin; first < end; first += WIDE) {
         const long some = end - first < WIDE ? end - first : WIDE;
@@ -180,7 +181,7 @@ int memograd_convolve(const float *x, const float *filters, float *y, float *u, 
     float written[2 * pitch_of(out)], zero = 0;
     for (long r0 = first; r0 < last; r0 += block) {
         const long r1 = r0 + block < last ? r0 + block : last, tiles = whole((r1 - r0) * in.columns);
-        const long from_u = in.channels * tiles + WIDE, from_m = out.channels * tiles + WIDE;
+        const long from_u = in.channels * tiles + LONGEST, from_m = out.channels * tiles + LONGEST;
         for (long c = 0; c < in.channels; ++c) EACH(pixels, x, in, c, u + c * tiles, from_u, buffer, r0, r1);
         for (int k = 0; k < 16; ++k)
             product(filters + k * step, row, column, u + k * from_u, tiles, m + k * from_m, tiles, out.channels,
@@ -191,23 +192,25 @@ int memograd_convolve(const float *x, const float *filters, float *y, float *u, 
     return zero == 0;
 }
 
-/* The gradients of filters[k][o][c] by pixels x and the gradients of results, added to what is there. */
-void memograd_filter_products(const float *x, const float *gradients, float *filters, float *u, float *m, float *turned,
-                              const long *sizes, long step, long block, long first, long last) {
+/* The gradients of filters[k][o * row + c] by pixels x and the gradients of results. Rows are filled up to whole
+   vectors, and may be longer. */
+void memograd_filter_products(const float *x, const float *gradients, float *filters, float *u, float *m,
+                              float *transposed, const long *sizes, long step, long row, long block, long first,
+                              long last) {
     const image in = {sizes[0], sizes[1], sizes[2], sizes[3], sizes[4], sizes[5]};
     const image out = {sizes[6], sizes[7], sizes[8], sizes[3], sizes[4], 0};
-    const long row = whole(in.channels);
     float buffer[(2 * block + 2) * pitch_of(in)];
     for (long r0 = first; r0 < last; r0 += block) {
         const long r1 = r0 + block < last ? r0 + block : last, count = (r1 - r0) * in.columns, tiles = whole(count);
-        const long from_u = in.channels * tiles + WIDE, from_m = out.channels * tiles + WIDE;
+        const long from_u = in.channels * tiles + LONGEST, from_m = out.channels * tiles + LONGEST;
         memset(buffer, 0, sizeof buffer);
         for (long c = 0; c < in.channels; ++c) EACH(pixels, x, in, c, u + c * tiles, from_u, buffer, r0, r1);
         memset(buffer, 0, sizeof buffer);
         for (long o = 0; o < out.channels; ++o) EACH(gradients, gradients, out, o, m + o * tiles, from_m, buffer, r0, r1);
         for (int k = 0; k < 16; ++k) {
-            transpose(u + k * from_u, tiles, turned, row, in.channels, tiles);
-            product(m + k * from_m, tiles, 1, turned, row, filters + k * step, row, out.channels, count, row, r0 > first);
+            transpose(u + k * from_u, tiles, transposed, row, in.channels, tiles);
+            product(m + k * from_m, tiles, 1, transposed, row, filters + k * step, row, out.channels, count,
+                    whole(in.channels), r0 > first);
         }
     }
 }

@@ -57,11 +57,11 @@ def filter_gradient(g: torch.Tensor, x: torch.Tensor, padding: int) -> torch.Ten
     row = _whole(c)
     step = o * row + _WIDE
     filters = x.new_empty((len(cut.parts), _K * step))
-    turned = x.new_empty((len(cut.parts), cut.tiles * row))
+    transposed = x.new_empty((len(cut.parts), cut.tiles * row))
 
     def part(k: int, first: int, last: int) -> None:
-        places = _pointers(x, g, filters[k], cut.before[k], cut.after[k], turned[k])
-        library().memograd_filter_products(*places, cut.sizes, step, cut.block, first, last)
+        places = _pointers(x, g, filters[k], cut.before[k], cut.after[k], transposed[k])
+        library().memograd_filter_products(*places, cut.sizes, step, row, cut.block, first, last)
 
     at_once(part, cut.parts)
     dw = x.new_empty((o, c, 3, 3))
@@ -137,18 +137,21 @@ def _pointers(*tensors: torch.Tensor) -> list[Any]:
     return [ctypes.c_void_p(t.data_ptr()) for t in tensors]
 
 
+def _text() -> str:
+    text, tiles = (Path(__file__).with_name(name).read_text() for name in ("winograd.c", "tiles.c"))
+    return text.replace("\nTILES\n", "\n".join(tiles.replace("LANES", str(lanes)) for lanes in _LANES))
+
+
 @cache
 def library() -> Any:
     """Raises BackendError where there is no C compiler, or none that knows vectors."""
-    text, tiles = (Path(__file__).with_name(name).read_text() for name in ("winograd.c", "tiles.c"))
-    text = text.replace("\nTILES\n", "\n".join(tiles.replace("LANES", str(lanes)) for lanes in _LANES))
-    library = c_compiler.load(text, contracted=True)
+    library = c_compiler.load(_text(), contracted=True)
     pointer, number = ctypes.c_void_p, ctypes.c_long
     arguments = {
         "memograd_filters": [pointer] * 2 + [number, ctypes.c_int] + [number] * 2,
         "memograd_filter_gradients": [pointer] * 2 + [number] * 5,
         "memograd_convolve": [pointer] * 6 + [number] * 6,
-        "memograd_filter_products": [pointer] * 7 + [number] * 4,
+        "memograd_filter_products": [pointer] * 7 + [number] * 5,
     }
     for name, types in arguments.items():
         getattr(library, name).argtypes = types
