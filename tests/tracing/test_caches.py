@@ -29,12 +29,12 @@ def a_method():
     return lambda x: x * of(scale, 2), between
 
 
-def _filled_outside(cache):
+def _filled_outside(cache, made=float):
     held = {"by": 1.0}
 
     @cache
     def scaled(n):
-        return n * held["by"]
+        return made(n * held["by"])
 
     def between(k):
         scaled.cache_clear()
@@ -54,19 +54,7 @@ def filled_outside_of_limited_size():
 
 
 def a_tensor_from_outside():
-    held = {"by": 1.0}
-
-    @functools.cache
-    def scaled(n):
-        return torch.full((2,), n * held["by"], dtype=F64)
-
-    def between(k):
-        scaled.cache_clear()
-        held["by"] = 1.0 + k
-        scaled(2)
-        held["by"] = 1.0
-
-    return lambda x: x * scaled(2), between
+    return _filled_outside(functools.cache, lambda number: torch.full((2,), number, dtype=F64))
 
 
 def counted():

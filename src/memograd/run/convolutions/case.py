@@ -47,14 +47,14 @@ class Case:
         """The name of the algorithm: ``direct``, ``winograd`` or ``patches``."""
         if 2 * prod(self.result) * prod(self.filters[1:]) < _WORTH:
             return DIRECT
-        algorithms = self._algorithms()
-        if len(algorithms) == 1:
-            return DIRECT
         record = Record.of_operator(repr(self))
-        if any(name not in record.seconds for name in algorithms):
+        if DIRECT not in record.seconds:
+            algorithms = self._algorithms()
+            if len(algorithms) == 1:
+                return DIRECT
             record.seconds = _seconds(algorithms)
             record.keep()
-        best = min(algorithms, key=record.seconds.__getitem__)
+        best = min(record.seconds, key=record.seconds.__getitem__)
         return best if record.seconds[best] < _MARGIN * record.seconds[DIRECT] else DIRECT
 
     def _algorithms(self) -> dict[str, Callable[[], Any]]:

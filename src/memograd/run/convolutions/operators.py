@@ -55,11 +55,7 @@ def _input_gradient(
         x = winograd.input_gradient(g, w, padding[0])
     elif fit(g, w):
         x = _finite(patches.input_gradient(g, w, shape, stride, padding))
-    if x is None:
-        like = g.new_empty(1).expand(shape)
-        mask = [True, False, False]
-        x = aten.convolution_backward.default(g, like, w, None, stride, padding, _ONE, False, _NONE, 1, mask)[0]
-    return x
+    return _pytorchs(0, g, g.new_empty(1).expand(shape), w, stride, padding) if x is None else x
 
 
 @torch.library.impl(_LIBRARY, "convolution_filter_gradient", "CPU")
@@ -71,11 +67,15 @@ def _filter_gradient(
         w = winograd.filter_gradient(g, x, padding[0])
     elif fit(g, x):
         w = _finite(patches.filter_gradient(g, x, shape, stride, padding))
-    if w is None:
-        like = g.new_empty(1).expand(shape)
-        mask = [False, True, False]
-        w = aten.convolution_backward.default(g, x, like, None, stride, padding, _ONE, False, _NONE, 1, mask)[1]
-    return w
+    return _pytorchs(1, g, x, g.new_empty(1).expand(shape), stride, padding) if w is None else w
+
+
+def _pytorchs(
+    k: int, g: torch.Tensor, x: torch.Tensor, w: torch.Tensor, stride: list[int], padding: list[int]
+) -> torch.Tensor:
+    """PyTorch's gradient by images (0) or filters (1), of which only the shape counts then."""
+    mask = [k == 0, k == 1, False]
+    return aten.convolution_backward.default(g, x, w, None, stride, padding, _ONE, False, _NONE, 1, mask)[k]
 
 
 def _finite(x: torch.Tensor) -> torch.Tensor | None:

@@ -20,8 +20,8 @@ enum { WIDE = 8, ROWS = 4 };
 #define LOW_WIDE LOW_8
 #define HIGH_WIDE HIGH_8
 #endif
-enum { PAIRS = 3 };     /* vectors side by side in a product */
-enum { LONGEST = 16 };  /* tiles that are written at once: so much lies between one k and the next */
+enum { PAIRS = 3 };    /* vectors side by side in a product */
+enum { LONGEST = 16 }; /* tiles written at once, whatever vectors are: so much lies between one k and the next */
 
 typedef float vector __attribute__((vector_size(4 * WIDE), aligned(4)));
 

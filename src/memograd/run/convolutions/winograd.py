@@ -5,8 +5,8 @@ A tile mixes its pixels: one that is infinite reaches results that do not see it
 is not finite, and another algorithm has to say which.
 
 Transforms of tiles of 4x4 only add and halve, so results err as those of the sum written out do, or up to three times
-as much (measured against float64: 2e-7 to 7e-7 of the norm where PyTorch's have 2e-7; gradients of filters as PyTorch's
-or less). Larger tiles save more, and err ten times as much; they are not used.
+as much (measured against float64: 2e-7 to 7e-7 of the norm where PyTorch's have 2e-7; gradients of filters half
+to one and a half times PyTorch's). Larger tiles save more, and err ten times as much; they are not used.
 """
 
 from __future__ import annotations
