@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
 from contextlib import nullcontext
+from functools import partial
 from math import inf
 from typing import Any
 
@@ -21,7 +22,7 @@ from memograd.lower.channels_last import channels_last, layouts
 from memograd.lower.decompose import parts
 from memograd.lower.lower import lower
 from memograd.memory.plan import Plan
-from memograd.simplify import PASSES, dead
+from memograd.simplify import PASSES, algebra, dead
 from memograd.tracing.capture import trace
 from memograd.tracing.under_way import looking_away
 
@@ -76,6 +77,7 @@ def differentiate(
     cotangents: OutputKind | None = None,
     among: Collection[str] | None = None,
     limit: int = 100_000,
+    keep_views: bool = False,
 ) -> Graph:
     """The graph that computes ``graph``'s results and the gradients of its loss.
 
@@ -89,6 +91,8 @@ def differentiate(
             arguments.
         among: those of them with these names only.
         limit: most products the naive recursion may form.
+        keep_views: leave views that cancel each other where they are. At each of them a derivative of this graph
+            adds up what comes back, as autograd does.
 
     Returns:
         A graph with outputs of kind ``gradient``; ``graph.unused`` names the inputs the loss does not depend on.
@@ -107,13 +111,14 @@ def differentiate(
             lambda: derive(expanded, names, memoize, of, cotangents, among, limit),
             expanded,
         )
-        return simplify(joint) if memoize else joint
+        return simplify(joint, keep_views) if memoize else joint
 
 
-def simplify(graph: Graph) -> Graph:
+def simplify(graph: Graph, keep_views: bool = False) -> Graph:
     """Every simplification once."""
     for one in PASSES:
-        graph = _staged(one.__name__, lambda one=one, g=graph: one(g), graph)
+        stage = partial(one, graph, keep_views=keep_views) if one is algebra else partial(one, graph)
+        graph = _staged(one.__name__, stage, graph)
     return graph
 
 

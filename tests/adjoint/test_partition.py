@@ -76,6 +76,20 @@ def test_with_fused_kernels_arithmetic_is_computed_again_of_what_is_remembered_a
     assert remembered[1] == {"aten.tanh.default", "aten.exp.default"}
 
 
+def test_as_rules_read_it_nothing_is_computed_ahead_and_views_are_remembered():
+    def f(x):
+        return torch.atan2(x.exp().t(), x.tanh().t())
+
+    seed = torch.arange(12, dtype=torch.float64).reshape(4, 3)
+    ahead, _ = cut(joint(f))
+    early, late = cut(joint(f), as_read=True)
+    assert names(early) == names(capture(f, X)) and len(names(ahead)) > len(names(early))
+    assert [n.target for n in early.results[1:]].count(torch.ops.aten.t.default) == 2
+    _, *saved = early.function(X.detach())
+    (gradient,) = late.function(*saved, seed)
+    torch.testing.assert_close(gradient, torch.autograd.grad(f(X), X, seed)[0])
+
+
 def test_what_is_returned_anyway_is_remembered_as_it_is():
     def f(x):
         y = x.tanh() * -2

@@ -51,6 +51,14 @@ def taking_turns(model: Any, x: torch.Tensor) -> torch.Tensor:
     return penalty(model, x) + model(x * 2).square().mean()
 
 
+def hessian(model: Any, x: torch.Tensor) -> torch.Tensor:
+    """Third derivatives by all inputs: several second passes behind one first."""
+    u = model(x)
+    first = derivative(u, x)
+    rows = [derivative(first[:, k], x) for k in range(x.shape[1])]
+    return torch.stack(rows).square().mean() + u.square().mean()
+
+
 USES: list[Callable[[Any, torch.Tensor], torch.Tensor]] = [penalty, forces, burgers, taking_turns]
 
 
@@ -119,6 +127,72 @@ def test_gradients_of_gradients_are_pytorchs_to_the_last_bit(use, activation):
             use(model, x).backward()
             gradients.append([p.grad for p in (x, *model.parameters()) if p.grad is not None])
         assert all(map(torch.equal, *gradients))
+
+
+SMOOTH: list[Any] = [nn.Tanh, Sine, nn.Sigmoid, nn.Softplus, nn.ELU]
+
+
+class Residual(nn.Module):
+    def __init__(self, activation: Any) -> None:
+        super().__init__()
+        self.linear, self.activation = nn.Linear(9, 9), activation()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x + self.activation(self.linear(x))
+
+
+@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize("activation", SMOOTH, ids=lambda a: a.__name__)
+@pytest.mark.parametrize("use", [burgers, hessian], ids=lambda u: u.__name__)
+def test_gradients_of_third_order_are_pytorchs_to_the_last_bit(use, activation, seed):
+    """From the first step on, when nothing is foreseen."""
+    torch.manual_seed(seed)
+    blocks = [activation(), nn.Linear(9, 9), activation(), nn.Linear(9, 9), activation(), Residual(activation)]
+    theirs: Any = nn.Sequential(nn.Linear(2, 9), *blocks, nn.Linear(9, 1))
+    ours = mg.wrap(copy.deepcopy(theirs), backend="eager", check="never")
+    for _ in range(3):
+        x = torch.randn(17, 2).requires_grad_()
+        gradients: list[list[torch.Tensor]] = []
+        for model in (ours, theirs):
+            model.zero_grad()
+            x.grad = None
+            use(model, x).backward()
+            gradients.append([p.grad for p in (x, *model.parameters()) if p.grad is not None])
+        assert all(map(torch.equal, *gradients))
+
+
+def test_what_was_remembered_in_case_somebody_goes_on_is_forgotten_once_nobody_did():
+    model: Any = mg.wrap(mlp().eval(), check="never")
+    x = torch.randn(7, 3, requires_grad=True)
+    handed: list[int] = []
+    for _ in range(3):
+        gradient = derivative(model(x), x)
+        handed.append(len(gradient.grad_fn._input_metadata))
+        gradient.square().sum().backward()
+    assert handed[0] > handed[1] == handed[2] == 1
+
+
+class LossAndScores(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = mlp().eval()
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        scores = self.layers(x)
+        return scores.square().mean(), scores
+
+
+def test_the_first_backward_pass_computes_nothing_again_where_all_that_it_reads_is_remembered():
+    """All results were expected to be used, and one is."""
+    theirs: Any = LossAndScores()
+    ours = mg.wrap(copy.deepcopy(theirs), check="never")
+    counts, gradients = [], []
+    for model in (ours, theirs):
+        loss, _ = model(torch.linspace(-1, 1, 21).view(7, 3))
+        counts.append(operators(loss.backward))  # (of products also those of the derivation's symbols)
+        gradients.append([p.grad for p in model.parameters()])
+    assert counts[0]["aten::addmm"] == counts[0]["aten::tanh"] == 0
+    torch.testing.assert_close(*gradients)
 
 
 def test_what_nobody_asked_for_is_not_computed():

@@ -89,6 +89,13 @@ def test_algebra_leaves_what_it_must(f):
     torch.testing.assert_close(algebra(trace(f, (x,), {}))(x), f(x), rtol=0, atol=0)
 
 
+def test_algebra_keeps_views_where_sums_are_formed_at_them():
+    graph = trace(lambda x: (x.t().t() * 1).exp(), (torch.randn(2, 3),), {})
+    assert count(dead(algebra(graph)), aten.t.default) == 0
+    kept = dead(algebra(graph, keep_views=True))
+    assert count(kept, aten.t.default) == 2 and count(kept, aten.mul.Tensor) == 0
+
+
 def test_promotion_is_not_simplified_away():
     x = torch.ones(3, dtype=torch.int64)
     assert algebra(trace(lambda x: x * 1.0, (x,), {}))(x).dtype == torch.float32

@@ -15,7 +15,7 @@ from torch import fx
 
 from memograd.graph.entries import Input, Output
 from memograd.graph.graph import Graph
-from memograd.graph.reach import behind_cotangents
+from memograd.graph.reach import ancestors, behind_cotangents
 from memograd.graph.views import is_view, owner, viewed
 from memograd.ops import has_effect, is_random
 
@@ -42,26 +42,31 @@ def partition(joint: Graph) -> Halves:
     return Halves(forward.function, backward.function, len(joint.outputs) - len(joint.positions("gradient")))
 
 
-def cut(joint: Graph, fused: bool = False) -> tuple[Graph, Graph]:
+def cut(joint: Graph, fused: bool = False, as_read: bool = False) -> tuple[Graph, Graph]:
     """Two graphs: the results, then what is to be saved; and, of this and the cotangents, the gradients.
 
     Args:
         fused: kernels will be fused, so that some arithmetic takes no time beside the reading of its operands: where
             these have to be saved anyway, what is computed of them is not.
+        as_read: save what the rules read, views too, as autograd does: what they compute of it they compute behind.
     """
     pairs = list(zip(joint.placeholders, joint.inputs, strict=True))
     gradients = joint.positions("gradient")
     others = [k for k in range(len(joint.outputs)) if k not in gradients]
-    late = _put_off(joint, behind_cotangents(joint), {joint.results[k] for k in others})
+    late = behind_cotangents(joint)
+    if as_read:
+        late |= set(joint.nodes) - _own(joint, others)
+    else:
+        late = _put_off(joint, late, {joint.results[k] for k in others})
     read: dict[fx.Node, None] = {}
     for node in joint.nodes:
         if node in late:
             read.update(dict.fromkeys(n for n in node.all_input_nodes if n not in late))
     read.update(dict.fromkeys(joint.results[k] for k in gradients if joint.results[k] not in late))
-    views = _views(read)
+    again = set() if as_read else _views(read)
     if fused:
-        views |= _recomputed(joint, read, views)
-    saved = [n for n in read if n not in views and isinstance(n.meta["val"], torch.Tensor)]
+        again |= _recomputed(joint, read, again)
+    saved = [n for n in read if n not in again and isinstance(n.meta["val"], torch.Tensor)]
     early = [*(n for n, i in pairs if i.kind != "cotangent"), *(n for n in joint.nodes if n not in late)]
     forward = joint.with_fx(
         part([], early, [*(joint.results[k] for k in others), *saved]),
@@ -72,7 +77,7 @@ def cut(joint: Graph, fused: bool = False) -> tuple[Graph, Graph]:
     backward = joint.with_fx(
         part(
             [*saved, *(n for n, _ in cotangents)],
-            [n for n in joint.nodes if n in late or n in views],
+            [n for n in joint.nodes if n in late or n in again],
             [joint.results[k] for k in gradients],
         ),
         inputs=(*(Input("input", f"saved {k}") for k in range(len(saved))), *(i for _, i in cotangents)),
@@ -91,6 +96,12 @@ def part(given: list[fx.Node], nodes: list[fx.Node], results: list[fx.Node]) -> 
         where[node] = new.node_copy(node, where.__getitem__)
     new.output(tuple(where[n] for n in results))
     return new
+
+
+def _own(joint: Graph, others: list[int]) -> set[fx.Node]:
+    """What these results of ``joint`` are computed of, and what happens whether it is read or not."""
+    happening = [n for n in joint.nodes if is_random(n) or has_effect(n)]
+    return ancestors([*happening, *(joint.results[k] for k in others)])
 
 
 def _put_off(joint: Graph, late: set[fx.Node], results: set[fx.Node]) -> set[fx.Node]:

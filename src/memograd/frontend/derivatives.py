@@ -185,7 +185,7 @@ class Derivatives:
         if own and self.expected.see(question, further):
             self._begin()  # nothing of what was remembered for the guess
         if isinstance(running, Running):
-            (self.first if own else running.of).see(question, further)
+            (self.first if own else running.of).see(running, question, further)
 
     def _unforeseen(
         self,

@@ -18,9 +18,10 @@ from memograd.frontend.results import apart
 from memograd.frontend.segments import Segments
 from memograd.graph.graph import Graph
 from memograd.graph.signature import run
+from memograd.graph.views import is_view
 from memograd.looks import look, trusting
 from memograd.lower.lower import lower
-from memograd.pipeline import differentiate
+from memograd.pipeline import differentiate, simplify
 from memograd.transforms.batches import for_batches
 from memograd.transforms.boundary import Step, only
 
@@ -39,12 +40,18 @@ def _ready(graph: Graph, backend: str) -> Callable[[list[Any]], tuple[Tensor, ..
         return loaded(lower(graph), backend)
 
 
-def derived(graph: Graph, of: Pass, question: Question) -> Graph:
-    """``graph``, one of a pass, and the gradients that a question asks for."""
+def derived(graph: Graph, of: Pass, question: Question, further: bool = False) -> Graph:
+    """``graph``, one of a pass, and the gradients that a question asks for; ``further``: to be differentiated on."""
     used, wanted = question
     outputs = [k if k < of.count else of.own + k - of.count for k in used]
     among = [graph.outputs[k].name for k in outputs]
-    return differentiate(graph, [graph.inputs[k].name for k in wanted], cotangents="output", among=among)
+    return differentiate(
+        graph,
+        [graph.inputs[k].name for k in wanted],
+        cotangents="output",
+        among=among,
+        keep_views=further and of.in_order,
+    )
 
 
 class Running:
@@ -58,13 +65,14 @@ class Running:
 
     def __init__(self, of: Pass) -> None:
         self.of = of
-        self.graph = of.graph
+        self.graph, self.beginning = of.graph, of.beginning
         self.followed = of.followed
         self.answers = dict(of.answers)
-        self.slots = tuple(of.slots)
+        self.slots, self.smooth = tuple(of.slots), tuple(of.smooth)
         outputs = range(of.own, len(self.graph.outputs)) if self.followed else ()
         self.handed = (*range(of.count), *outputs)
         self._hand_out = picked(self.handed)
+        self._views = [at for at, k in enumerate(self.handed) if k >= of.own and is_view(self.graph.results[k])]
         count = len(self.graph.outputs)
         self._save = picked([count + k if is_input else k for is_input, k in of.slots])
         self.surely = of.surely
@@ -76,6 +84,7 @@ class Running:
         self._looks = any(n.target is look for n in self.graph.nodes)
         self.ready: dict[tuple[Question, bool], Ready] = {}
         self._usual: dict[Any, tuple[Ready, frozenset[int]]] = {}
+        self._unready: dict[tuple[Question, bool], Answer | None] = {}
         self._afresh: dict[Question, tuple[Step, Graph, list[int]]] = {}
 
     @cached_property
@@ -85,21 +94,37 @@ class Running:
     @cached_property
     def _alone(self) -> Callable[[list[Any]], tuple[Tensor, ...]]:
         """The same without what would be remembered."""
-        if not self.slots:
-            return self._function
-        return _ready(only(self.graph, range(self.of.own)), self.of.backend)
+        return self._function if self._without is self.graph else _ready(self._without, self.of.backend)
+
+    @cached_property
+    def _without(self) -> Graph:
+        """Its graph by the kernels that it was written with: those that have a formula may have been replaced by that
+        for the sake of what is remembered."""
+        if self.graph is self.of.bare:
+            return self.graph
+        with without_dispatch_modes():
+            return simplify(self.of.bare)
 
     def start(self, call: Call, inputs: Sequence[Any]) -> tuple[Sequence[Tensor], Sequence[Tensor], Sequence[Tensor]]:
         """(what is handed out, what else is returned, what is remembered)"""
         given = [*inputs, *self.constants]
         out = run(self._function, [given.copy()])
         results = self._hand_out(out)
-        handed = apart(results, given)
+        handed = apart(self._without_views(results), given)
         if handed is not results:
             out = list(out)
             for k, result in zip(self.handed, handed, strict=True):
                 out[k] = result
         return handed, out[self.of.count : self.of.own], self._save([*out, *given])
+
+    def _without_views(self, results: Sequence[Tensor]) -> Sequence[Tensor]:
+        """``results``; of what is remembered the views, which only the pass behind reads, detached."""
+        if not self._views:
+            return results
+        own = list(results)
+        for at in self._views:
+            own[at] = own[at].detach()
+        return own
 
     def compile(self) -> None:
         """Make ready what runs, and what answers. Raises BackendError where the backend cannot."""
@@ -145,7 +170,6 @@ class Running:
 
     def alone(self, given: list[Any]) -> tuple[Tensor, ...]:
         """What this pass returns, without what would be remembered. Empties ``given``."""
-        given += self.constants
         if not self._looks:
             return run(self._alone, [given])
         with trusting():
@@ -154,8 +178,7 @@ class Running:
     @cached_property
     def segments(self) -> Segments:
         """The same in segments, as gradients are done."""
-        alone = only(self.graph, range(self.of.own)) if self.slots else self.graph
-        return Segments(lower(alone), lambda graph: loaded(graph, self.of.backend))
+        return Segments(lower(self._without), lambda graph: loaded(graph, self.of.backend))
 
     def together(self, question: Question) -> list[list[int]]:
         """The inputs whose gradients come together, those that come first first."""
@@ -172,7 +195,7 @@ class Running:
         if answer is None:
             return None
         behind = answer.gradients.running()
-        given = [*(saved[k] for k in answer.reads), *arriving, *behind.constants]
+        given = [*(saved[k] for k in answer.reads), *arriving]
         saved.clear()
         return placed(behind.segments.run(given), answer.places)
 
@@ -180,8 +203,15 @@ class Running:
         """The answer to a question, or to a wider one where nobody goes on from it."""
         if question in self.answers:
             return self.answers[question] if self.followed or not further else None
+        if further and not self.followed:
+            return None
         wider = (a for q, a in self.answers.items() if q[0] == question[0] and {*q[1]} > {*question[1]})
-        return None if further else next(wider, None)
+        if not further and (answer := next(wider, None)) is not None:
+            return answer
+        if (question, further) not in self._unready:
+            with without_dispatch_modes():
+                self._unready[question, further] = self.of.answer_of(self, question, further)
+        return self._unready[question, further]
 
     def afresh(self, call: Call, question: Question, inputs: Sequence[Any], arriving: Sequence[Any]) -> dict[int, Any]:
         """The same, computed from the inputs once more."""

@@ -3,7 +3,7 @@
     x * 1 = x           x / 1 = x           (the ones of the recursion's seed; not x + 0, which is no identity for -0.0)
     tᵀᵀ = t             a view of a view that restores the shape, an expand to the own shape = x
 
-Each line of ``REWRITES`` is one identity with its own test.
+Each line of ``REWRITES`` and of ``OF_VIEWS`` is one identity with its own test.
 """
 
 from __future__ import annotations
@@ -91,19 +91,22 @@ def double_view(node: fx.Node) -> Any:
     return None
 
 
-REWRITES: tuple[Callable[[fx.Node], Any], ...] = (times_one, over_one, double_transpose, same_shape, double_view)
+Rewrite = Callable[[fx.Node], Any]
+REWRITES: tuple[Rewrite, ...] = (times_one, over_one)
+OF_VIEWS: tuple[Rewrite, ...] = (double_transpose, same_shape, double_view)
 
 
-def algebra(graph: Graph) -> Graph:
-    """Apply every rewrite once, operands first."""
-    return graph.rewritten(_simplest)
+def algebra(graph: Graph, keep_views: bool = False) -> Graph:
+    """Apply every rewrite once, operands first; ``keep_views``: but those of views."""
+    rewrites = REWRITES if keep_views else (*REWRITES, *OF_VIEWS)
 
+    def simplest(new: Rewriting, node: fx.Node) -> fx.Node:
+        copied = new.copy(node)
+        if copied.op == "call_function":
+            for rewrite in rewrites:
+                if (simpler := rewrite(copied)) is not None:
+                    new.fx.erase_node(copied)
+                    return simpler
+        return copied
 
-def _simplest(new: Rewriting, node: fx.Node) -> fx.Node:
-    copied = new.copy(node)
-    if copied.op == "call_function":
-        for rewrite in REWRITES:
-            if (simpler := rewrite(copied)) is not None:
-                new.fx.erase_node(copied)
-                return simpler
-    return copied
+    return graph.rewritten(simplest)

@@ -2,6 +2,7 @@
 
 A kernel is g = ḡ · f'(x), linear in ``g``: its adjoint with respect to ``g`` is the kernel again, and with respect to
 ``x`` it is ȳ · g · f''(x). Piecewise linear functions have f'' = 0; autograd returns zeros there, and so do we.
+The operators come in the order of PyTorch's own: in which sums of their derivatives are formed depends on it.
 """
 
 import math
@@ -45,15 +46,16 @@ def tanh_backward(adjoint, y, g, t):
 
 @rule(aten.log_sigmoid_backward.default, formula="ḡ = ȳ · σ(-x), x̄ = -ȳ · g σ(x) (1 - σ(x))")
 def log_sigmoid_backward(adjoint, y, g, x, buffer):
+    first = aten.log_sigmoid_backward(adjoint, x, buffer)
     s = x.sigmoid()
-    return aten.log_sigmoid_backward(adjoint, x, buffer), adjoint * g * (s - 1) * s
+    return first, adjoint * g * (s - 1) * s
 
 
 @rule(aten.softplus_backward.default, formula="ḡ = ȳ · σ(βx), x̄ = ȳ · g β σ(βx) (1 - σ(βx)) · [βx < threshold]")
 def softplus_backward(adjoint, y, g, x, beta, threshold):
+    first = aten.softplus_backward(adjoint, x, beta, threshold)
     s = (x * beta).sigmoid()
-    second = aten.sigmoid_backward(adjoint * g, s) * (x * beta < threshold) * beta
-    return aten.softplus_backward(adjoint, x, beta, threshold), second
+    return first, aten.sigmoid_backward(adjoint * g, s) * (x * beta < threshold) * beta
 
 
 @rule(aten.gelu_backward.default, formula="ḡ = ȳ · f'(x), x̄ = ȳ · g f''(x); f'' = (2 - x²) φ(x) without 'tanh'")
