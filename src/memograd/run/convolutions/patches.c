@@ -1,6 +1,5 @@
 /* Patches of images as columns, and back. A column is what a filter sees at one place: patches[c][a][b] of result (i, j)
    of image n is pixel (i * stride + a - padding, j * stride + b - padding) of channel c, zero outside. */
-#include <stdlib.h>
 
 /* x[n][c][H][W], patches[c][KH][KW][n][rows][columns] */
 typedef struct { long images, channels, height, width, kh, kw, sh, sw, ph, pw, rows, columns; } shape;
@@ -21,13 +20,24 @@ static void spread(const float *plane, shape s, float *to, long rows, long pitch
 enum { WIDE = 16 };
 typedef float vector __attribute__((vector_size(4 * WIDE), aligned(4)));
 
-/* x[n][c][H][W] to patches[c][KH][KW][n][rows][columns], channels first .. last - 1. A row is written a vector at a
-   time: what is too much of it the next rows write over, unless it would lie behind the last. */
-void memograd_patches(const float *x, float *patches, const long *sizes, long first, long last) {
+static long rows_of(shape s) {
+    const long seen = (s.rows - 1) * s.sh + s.kh;
+    return seen > s.height + s.ph ? seen : s.height + s.ph;
+}
+static long pitch_of(shape s) { return s.columns + s.kw + WIDE; }
+
+/* Floats that memograd_patches needs for pixels with zeros around them. */
+long memograd_patches_need(const long *sizes) {
     const shape s = *(const shape *)sizes;
-    const long rows = (s.rows - 1) * s.sh + s.kh > s.height + s.ph ? (s.rows - 1) * s.sh + s.kh : s.height + s.ph;
-    const long pitch = s.columns + s.kw + WIDE, plane = s.sw * rows * pitch;
-    float *pixels = calloc(s.images * plane, sizeof(float));
+    return s.images * s.sw * rows_of(s) * pitch_of(s);
+}
+
+/* x[n][c][H][W] to patches[c][KH][KW][n][rows][columns], channels first .. last - 1. A row is written a vector at a
+   time: what is too much of it the next rows write over, unless it would lie behind the last. pixels: zeros, as many as
+   memograd_patches_need. */
+void memograd_patches(const float *x, float *patches, float *pixels, const long *sizes, long first, long last) {
+    const shape s = *(const shape *)sizes;
+    const long rows = rows_of(s), pitch = pitch_of(s), plane = s.sw * rows * pitch;
     for (long c = first; c < last; ++c) {
         for (long n = 0; n < s.images; ++n)
             spread(x + (n * s.channels + c) * s.height * s.width, s, pixels + n * plane, rows, pitch);
@@ -42,7 +52,6 @@ void memograd_patches(const float *x, float *patches, const long *sizes, long fi
                         else for (long j = 0; j < s.columns; j += WIDE) *(vector *)(to + j) = *(const vector *)(from + j);
                 }
     }
-    free(pixels);
 }
 
 /* The results whose pixel number b of the patch lies in the image: from, up to. */

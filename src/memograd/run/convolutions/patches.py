@@ -35,7 +35,9 @@ def input_gradient(g: torch.Tensor, w: torch.Tensor, shape: Sequence[int], strid
     columns = (_by_filter(g).t() @ w.flatten(1)).t().contiguous()  # faster than to walk across the filters
     x = g.new_empty(tuple(shape))
     sizes = _sizes(shape, w.shape, g.shape[2:], stride, padding)
-    _each_channel("memograd_from_patches", columns, x, sizes, shape[1], w[0, 0].numel() * g[:, 0].numel())
+    places, function = _pointers(columns, x), library().memograd_from_patches
+    each = w[0, 0].numel() * g[:, 0].numel()
+    in_parts(lambda *part: function(*places, sizes, *part), shape[1], _SHARE // max(1, each))
     return x
 
 
@@ -54,7 +56,13 @@ def _columns(x: torch.Tensor, filters: Sequence[int], size: Any, stride: Any, pa
     places = len(x) * size[0] * size[1]
     columns = x.new_empty((c * kh * kw, places))
     sizes = _sizes(x.shape, filters, size, stride, padding)
-    _each_channel("memograd_patches", x, columns, sizes, c, kh * kw * places)
+    zeros = iter(x.new_zeros((torch.get_num_threads(), library().memograd_patches_need(sizes))))
+    operands, function = _pointers(x, columns), library().memograd_patches
+
+    def channels(first: int, last: int) -> None:
+        function(*operands, *_pointers(next(zeros)), sizes, first, last)
+
+    in_parts(channels, c, _SHARE // max(1, kh * kw * places))
     return columns
 
 
@@ -62,17 +70,16 @@ def _sizes(shape: Sequence[int], filters: Sequence[int], size: Any, stride: Any,
     return (ctypes.c_long * 12)(*shape, *filters[2:], *stride, *padding, *size)
 
 
-def _each_channel(name: str, x: torch.Tensor, y: torch.Tensor, sizes: Any, channels: int, each: int) -> None:
-    function = getattr(library(), name)
-    places = [ctypes.c_void_p(t.data_ptr()) for t in (x, y)]
-    in_parts(lambda first, last: function(*places, sizes, first, last), channels, _SHARE // max(1, each))
+def _pointers(*tensors: torch.Tensor) -> list[Any]:
+    return [ctypes.c_void_p(t.data_ptr()) for t in tensors]
 
 
 @cache
 def library() -> Any:
     """Raises BackendError where there is no C compiler."""
     library = c_compiler.load(Path(__file__).with_name("patches.c").read_text())
-    for name in ("memograd_patches", "memograd_from_patches"):
-        function = getattr(library, name)
-        function.restype, function.argtypes = None, [ctypes.c_void_p] * 3 + [ctypes.c_long] * 2
+    pointer, number = ctypes.c_void_p, ctypes.c_long
+    library.memograd_patches.argtypes = [pointer] * 4 + [number] * 2
+    library.memograd_from_patches.argtypes = [pointer] * 3 + [number] * 2
+    library.memograd_patches_need.argtypes, library.memograd_patches_need.restype = [pointer], number
     return library
