@@ -31,18 +31,18 @@ def measure(monkeypatch, **seconds):
 
 
 def test_the_fastest(monkeypatch):
-    measured = measure(monkeypatch, direct=3.0, winograd=2.0, patches=1.0)
-    assert LARGE.fastest() == "patches" and measured == [["direct", "patches", "winograd"]]
+    measured = measure(monkeypatch, direct=3.0, winograd=2.0, patches=1.0, positions=1.5)
+    assert LARGE.fastest() == "patches" and measured == [["direct", "patches", "positions", "winograd"]]
 
 
 def test_hardly_faster_is_not_faster(monkeypatch):
-    measure(monkeypatch, direct=1.0, winograd=0.95, patches=2.0)
+    measure(monkeypatch, direct=1.0, winograd=0.95, patches=2.0, positions=2.0)
     assert LARGE.fastest() == DIRECT
 
 
 def test_only_algorithms_that_can_do_it(monkeypatch):
-    measured = measure(monkeypatch, direct=2.0, patches=1.0)
-    assert STRIDED.fastest() == "patches" and measured == [["direct", "patches"]]
+    measured = measure(monkeypatch, direct=2.0, patches=1.0, positions=3.0)
+    assert STRIDED.fastest() == "patches" and measured == [["direct", "patches", "positions"]]
 
 
 def test_what_is_small_is_not_measured(monkeypatch):
@@ -51,7 +51,7 @@ def test_what_is_small_is_not_measured(monkeypatch):
 
 
 def test_what_was_measured_is_kept(monkeypatch):
-    measured = measure(monkeypatch, direct=2.0, winograd=1.0, patches=3.0)
+    measured = measure(monkeypatch, direct=2.0, winograd=1.0, patches=3.0, positions=3.0)
     assert [LARGE.fastest(), LARGE.fastest()] == ["winograd"] * 2 and len(measured) == 1
     monkeypatch.setattr(torch, "get_num_threads", lambda: 7)  # another machine, as far as times go
     assert LARGE.fastest() == "winograd" and len(measured) == 2
@@ -59,7 +59,7 @@ def test_what_was_measured_is_kept(monkeypatch):
 
 def test_without_a_compiler_there_is_pytorchs(monkeypatch):
     measured = measure(monkeypatch)
-    for library in (cases.winograd.library, cases.patches.library):
+    for library in (cases.winograd.library, cases.patches.library, cases.positions.library):
         library.cache_clear()
     monkeypatch.setattr(c_compiler, "compiler", lambda: None)
     assert LARGE.fastest() == DIRECT and measured == []
@@ -68,5 +68,5 @@ def test_without_a_compiler_there_is_pytorchs(monkeypatch):
 def test_a_real_measurement_says_one_of_them():
     torch.manual_seed(3)
     before = torch.get_rng_state()
-    assert LARGE.fastest() in (DIRECT, "winograd", "patches")
+    assert LARGE.fastest() in (DIRECT, "winograd", "patches", "positions")
     assert torch.equal(torch.get_rng_state(), before)

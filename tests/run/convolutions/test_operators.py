@@ -9,7 +9,7 @@ from memograd.run.convolutions import operators  # noqa: F401  enters them
 pytestmark = pytest.mark.skipif(c_compiler.compiler() is None, reason="no C compiler")
 aten, memograd = torch.ops.aten, torch.ops.memograd
 REST = ([1, 1], False, [0, 0], 1)
-BY = pytest.mark.parametrize("by", ["winograd", "patches"])
+BY = pytest.mark.parametrize("by", ["winograd", "patches", "positions"])
 
 
 def all_three(x, w, g, bias, by):

@@ -15,7 +15,7 @@ import torch
 from memograd import clock, progress
 from memograd.draws import timed
 from memograd.errors import BackendError
-from memograd.run.convolutions import patches, winograd
+from memograd.run.convolutions import patches, positions, winograd
 from memograd.run.pool.places import ANYWHERE
 from memograd.run.records import Record
 
@@ -44,7 +44,7 @@ class Case:
     padding: tuple[int, ...]
 
     def fastest(self) -> str:
-        """The name of the algorithm: ``direct``, ``winograd`` or ``patches``."""
+        """The name of the algorithm: ``direct``, ``winograd``, ``patches`` or ``positions``."""
         if 2 * prod(self.result) * prod(self.filters[1:]) < _WORTH:
             return DIRECT
         record = Record.of_operator(repr(self))
@@ -72,11 +72,18 @@ class Case:
             "input_gradient": lambda: patches.input_gradient(y, w, self.image, s, p),
             "filter_gradient": lambda: patches.filter_gradient(y, x, self.filters, s, p),
         }
+        by_positions: dict[str, Callable[[], Any]] = {
+            "convolution": lambda: positions.convolution(x, w, self.result[2:], s, p),
+            "input_gradient": lambda: positions.input_gradient(y, w, self.image, s, p),
+            "filter_gradient": lambda: positions.filter_gradient(y, x, self.filters, s, p),
+        }
         with suppress(BackendError):  # no compiler
             if winograd.fits(self.filters[2:], s, p) and winograd.library():
                 algorithms["winograd"] = by_tiles[self.kind]
             if patches.fits(self.filters, self.result[0] * prod(self.result[2:])) and patches.library():
                 algorithms["patches"] = by_patches[self.kind]
+            if positions.fits(self.image, self.filters, self.result) and positions.library():
+                algorithms["positions"] = by_positions[self.kind]
         return algorithms
 
     def _direct(self, x: torch.Tensor, w: torch.Tensor, y: torch.Tensor) -> Callable[[], Any]:

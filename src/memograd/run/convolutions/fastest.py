@@ -20,7 +20,7 @@ from memograd.run.pool_first import pool_first
 aten = torch.ops.aten
 _FORWARD, _BACKWARD = aten.convolution.default, aten.convolution_backward.default
 _KINDS = ("input_gradient", "filter_gradient")
-_NAMES = {DIRECT: "PyTorch's kernel", "winograd": "Winograd's tiles", "patches": "patches"}
+_NAMES = {DIRECT: "PyTorch's kernel", "winograd": "Winograd's tiles", "patches": "patches", "positions": "positions"}
 
 
 class Fastest:

@@ -1,4 +1,5 @@
-"""Convolutions and their two gradients as operators that say by which algorithm: ``winograd`` or ``patches``. Operands
+"""Convolutions and their two gradients as operators that say by which algorithm: ``winograd``, ``patches`` or
+``positions``. Operands
 that lie otherwise than the graph said, and results that are not finite, are left to PyTorch."""
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from typing import Any
 import torch
 from torch.library import Library
 
-from memograd.run.convolutions import patches, winograd
+from memograd.run.convolutions import patches, positions, winograd
 
 aten = torch.ops.aten
 _LIBRARY = Library("memograd", "FRAGMENT")
@@ -39,6 +40,8 @@ def _convolution(
     y = None
     if fit(x, w) and by == "winograd":
         y = winograd.convolution(x, w, padding[0])
+    elif fit(x, w) and by == "positions":
+        y = positions.convolution(x, w, _size(x.shape, w.shape, stride, padding), stride, padding)
     elif fit(x, w):
         y = _finite(patches.convolution(x, w, _size(x.shape, w.shape, stride, padding), stride, padding))
     if y is None:
@@ -53,6 +56,8 @@ def _input_gradient(
     x = None
     if fit(g, w) and by == "winograd":
         x = winograd.input_gradient(g, w, padding[0])
+    elif fit(g, w) and by == "positions":
+        x = positions.input_gradient(g, w, shape, stride, padding)
     elif fit(g, w):
         x = _finite(patches.input_gradient(g, w, shape, stride, padding))
     return _pytorchs(0, g, g.new_empty(1).expand(shape), w, stride, padding) if x is None else x
@@ -65,6 +70,8 @@ def _filter_gradient(
     w = None
     if fit(g, x) and by == "winograd":
         w = winograd.filter_gradient(g, x, padding[0])
+    elif fit(g, x) and by == "positions":
+        w = positions.filter_gradient(g, x, shape, stride, padding)
     elif fit(g, x):
         w = _finite(patches.filter_gradient(g, x, shape, stride, padding))
     return _pytorchs(1, g, x, g.new_empty(1).expand(shape), stride, padding) if w is None else w

@@ -6,96 +6,22 @@
    products of matrices. Backward is read off the same line: the gradient of g is G'[(A dy A') * (B'd B)]G.
 
    Images are cut into rows of tiles, numbered over all images of a batch. A block of such rows is transformed, multiplied
-   and transformed back while it lies in the processor's cache. WIDE and ROWS are what its registers hold. */
-#include <string.h>
+   and transformed back while it lies in the processor's cache. */
+VECTORS
 
-#ifdef __AVX512F__
-enum { WIDE = 16, ROWS = 8 };
-#define EVEN_WIDE EVEN_16
-#define LOW_WIDE LOW_16
-#define HIGH_WIDE HIGH_16
-#else
-enum { WIDE = 8, ROWS = 4 };
-#define EVEN_WIDE EVEN_8
-#define LOW_WIDE LOW_8
-#define HIGH_WIDE HIGH_8
-#endif
-enum { PAIRS = 3 };    /* vectors side by side in a product */
 enum { LONGEST = 16 }; /* tiles written at once, whatever vectors are: so much lies between one k and the next */
-
-typedef float vector __attribute__((vector_size(4 * WIDE), aligned(4)));
-
-/* Of two vectors side by side: every other element, or the elements of both in turn, lower and upper half. */
-#define EVEN_4(a, b) __builtin_shufflevector(a, b, 0, 2, 4, 6)
-#define ODD_4(a, b) __builtin_shufflevector(a, b, 1, 3, 5, 7)
-#define LOW_4(a, b) __builtin_shufflevector(a, b, 0, 4, 1, 5)
-#define HIGH_4(a, b) __builtin_shufflevector(a, b, 2, 6, 3, 7)
-#define EVEN_8(a, b) __builtin_shufflevector(a, b, 0, 2, 4, 6, 8, 10, 12, 14)
-#define ODD_8(a, b) __builtin_shufflevector(a, b, 1, 3, 5, 7, 9, 11, 13, 15)
-#define LOW_8(a, b) __builtin_shufflevector(a, b, 0, 8, 1, 9, 2, 10, 3, 11)
-#define HIGH_8(a, b) __builtin_shufflevector(a, b, 4, 12, 5, 13, 6, 14, 7, 15)
-#define EVEN_16(a, b) __builtin_shufflevector(a, b, 0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30)
-#define ODD_16(a, b) __builtin_shufflevector(a, b, 1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31)
-#define LOW_16(a, b) __builtin_shufflevector(a, b, 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23)
-#define HIGH_16(a, b) __builtin_shufflevector(a, b, 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31)
 
 /* An image: planes of H x W pixels, cut into TH x TW tiles that begin `padding` pixels outside. */
 typedef struct { long channels, height, width, rows, columns, padding; } image;
 
-/* y[r][...] = sum over c of f[r * row + c * column] * x[c * next ...], or that added to it: so many rows of so many
-   vectors, which all stay in registers. */
-#define PRODUCT(M, N) \
-static void product_##M##_##N(const float *f, long row, long column, const float *x, long next, float *y, long to, \
-                              long n, int more) { \
-    vector sum[M][N]; \
-    _Pragma("GCC unroll 8") for (int r = 0; r < M; ++r) \
-        _Pragma("GCC unroll 8") for (int q = 0; q < N; ++q) \
-            sum[r][q] = more ? *(const vector *)(y + r * to + q * WIDE) : (vector){0}; \
-    for (long c = 0; c < n; ++c, f += column, x += next) { \
-        vector own[N]; \
-        _Pragma("GCC unroll 8") for (int q = 0; q < N; ++q) own[q] = *(const vector *)(x + q * WIDE); \
-        _Pragma("GCC unroll 8") for (int r = 0; r < M; ++r) { \
-            const float by = f[r * row]; \
-            _Pragma("GCC unroll 8") for (int q = 0; q < N; ++q) sum[r][q] += own[q] * by; \
-        } \
-    } \
-    _Pragma("GCC unroll 8") for (int r = 0; r < M; ++r) \
-        _Pragma("GCC unroll 8") for (int q = 0; q < N; ++q) *(vector *)(y + r * to + q * WIDE) = sum[r][q]; \
-}
-PRODUCT(8, 3) PRODUCT(8, 2) PRODUCT(8, 1)
-PRODUCT(4, 3) PRODUCT(4, 2) PRODUCT(4, 1)
-PRODUCT(1, 3) PRODUCT(1, 2) PRODUCT(1, 1)
-#define CASES(M) case M * 4 + 3: BY(M, 3); case M * 4 + 2: BY(M, 2); case M * 4 + 1: BY(M, 1)
-#define BY(M, N) product_##M##_##N(f + r * row, row, column, x + t, next, y + r * to + t, to, n, more); break
-
-/* y[m][t] = f[m][n] x[n][t], or that added to it; t is a number of whole vectors. */
-static void product(const float *f, long row, long column, const float *x, long next, float *y, long to, long m,
-                    long n, long columns, int more) {
-    for (long t = 0, many; t < columns; t += many * WIDE) {
-        many = (columns - t) / WIDE < PAIRS ? (columns - t) / WIDE : PAIRS;
-        for (long r = 0, rows; r < m; r += rows) {
-            rows = m - r >= ROWS ? ROWS : m - r >= 4 ? 4 : 1;
-            switch (rows * 4 + many) { CASES(8); CASES(4); CASES(1); }
-        }
-    }
-}
-
-static long whole(long count) { return (count + WIDE - 1) / WIDE * WIDE; }
-
-/* to[t][c] = from[c][t]. In each of its rounds element 2i of the halves taken in turn comes from the first half. */
+/* to[t][c] = from[c][t]. */
 static void transpose(const float *from, long row, float *to, long column, long channels, long columns) {
     for (long c = 0; c < channels; c += WIDE)
         for (long t = 0; t < columns; t += WIDE) {
-            vector x[WIDE], y[WIDE];
+            vector x[WIDE];
             _Pragma("GCC unroll 16") for (int i = 0; i < WIDE; ++i)
                 x[i] = c + i < channels ? *(const vector *)(from + (c + i) * row + t) : (vector){0};
-            _Pragma("GCC unroll 4") for (int round = 1; round < WIDE; round *= 2) {
-                _Pragma("GCC unroll 8") for (int i = 0; i < WIDE / 2; ++i) {
-                    y[2 * i] = LOW_WIDE(x[i], x[i + WIDE / 2]);
-                    y[2 * i + 1] = HIGH_WIDE(x[i], x[i + WIDE / 2]);
-                }
-                _Pragma("GCC unroll 16") for (int i = 0; i < WIDE; ++i) x[i] = y[i];
-            }
+            turn(x);
             _Pragma("GCC unroll 16") for (int i = 0; i < WIDE; ++i) *(vector *)(to + (t + i) * column + c) = x[i];
         }
 }
@@ -184,7 +110,7 @@ int memograd_convolve(const float *x, const float *filters, float *y, float *u, 
         const long from_u = in.channels * tiles + LONGEST, from_m = out.channels * tiles + LONGEST;
         for (long c = 0; c < in.channels; ++c) EACH(pixels, x, in, c, u + c * tiles, from_u, buffer, r0, r1);
         for (int k = 0; k < 16; ++k)
-            product(filters + k * step, row, column, u + k * from_u, tiles, m + k * from_m, tiles, out.channels,
+            product(ONE, filters + k * step, row, column, u + k * from_u, tiles, m + k * from_m, tiles, out.channels,
                     in.channels, tiles, 0);
         for (long o = 0; o < out.channels; ++o)
             zero += EACH(results, y, out, o, m + o * tiles, from_m, written, r0, r1);
@@ -209,7 +135,7 @@ void memograd_filter_products(const float *x, const float *gradients, float *fil
         for (long o = 0; o < out.channels; ++o) EACH(gradients, gradients, out, o, m + o * tiles, from_m, buffer, r0, r1);
         for (int k = 0; k < 16; ++k) {
             transpose(u + k * from_u, tiles, transposed, row, in.channels, tiles);
-            product(m + k * from_m, tiles, 1, transposed, row, filters + k * step, row, out.channels, count,
+            product(ONE, m + k * from_m, tiles, 1, transposed, row, filters + k * step, row, out.channels, count,
                     whole(in.channels), r0 > first);
         }
     }

@@ -20,6 +20,7 @@ from typing import Any
 import torch
 
 from memograd import c_compiler
+from memograd.run.convolutions.vectors import with_vectors
 from memograd.run.threads import at_once, in_parts
 
 _K = 16  # elements of a tile
@@ -139,7 +140,7 @@ def _pointers(*tensors: torch.Tensor) -> list[Any]:
 
 def _text() -> str:
     text, tiles = (Path(__file__).with_name(name).read_text() for name in ("winograd.c", "tiles.c"))
-    return text.replace("\nTILES\n", "\n".join(tiles.replace("LANES", str(lanes)) for lanes in _LANES))
+    return with_vectors(text.replace("\nTILES\n", "\n".join(tiles.replace("LANES", str(lanes)) for lanes in _LANES)))
 
 
 @cache
