@@ -23,12 +23,6 @@ void memograd_by_position(const float *x, float *to, long images, long channels,
     }
 }
 
-/* Up to WIDE floats; a call of memcpy, which GCC makes of a loop, takes longer than all else here. */
-static void copy(const float *from, float *to, long count) {
-#define PIECE(size) if (count & size) memcpy(to, from, 4 * size), from += size, to += size
-    PIECE(16); PIECE(8); PIECE(4); PIECE(2); PIECE(1);
-}
-
 /* Part number `part` of so many of a block of filters, rows of `floats` each, comes to the cache while others are used. */
 #define FETCH(w, rows, row, floats, part, parts, write) \
     for (long r = (part) * (rows) / (parts); r < ((part) + 1) * (rows) / (parts); ++r) \

@@ -1,5 +1,7 @@
 /* Tiles, LANES of a row at a time. What is written beyond a row is written over by the next. */
 typedef float tiles_LANES __attribute__((vector_size(4 * LANES), aligned(4)));
+typedef int numbers_LANES __attribute__((vector_size(4 * LANES)));
+static const numbers_LANES NUMBERS_LANES = {FIRST_LANES};
 #define AT(p) (*(tiles_LANES *)(p))
 
 /* B'd B of the tiles of channel c: u[k], `step` floats from one k to the next. */
@@ -60,7 +62,7 @@ static void gradients_LANES(const float *dy, image i, long c, float *u, long ste
 /* A'm A: the results of channel c. Returns 0 if they are all finite, NaN if not. */
 static float results_LANES(float *y, image i, long c, const float *m, long step, float *buffer, long first, long last) {
     const long pitch = pitch_of(i);
-    float zero = 0;
+    tiles_LANES zero = {0};
     for (long g = first; g < last; ++g) {
         const long n = g / i.rows, r = 2 * (g % i.rows);
         for (long j = 0; j < i.columns; j += LANES) {
@@ -71,19 +73,19 @@ static float results_LANES(float *y, image i, long c, const float *m, long step,
                                   m2 = AT(from + (8 + b) * step), m3 = AT(from + (12 + b) * step);
                 t[0][b] = m0 + m1 + m2, t[1][b] = m1 - m2 - m3;
             }
+            const numbers_LANES live = NUMBERS_LANES < (int)(i.columns - j); /* those beyond are no tiles of this row */
             _Pragma("GCC unroll 2") for (int a = 0; a < 2; ++a) {
                 const tiles_LANES y0 = t[a][0] + t[a][1] + t[a][2], y1 = t[a][1] - t[a][2] - t[a][3];
+                zero += (tiles_LANES)((numbers_LANES)(y0 * 0 + y1 * 0) & live);
                 AT(buffer + a * pitch + 2 * j) = LOW_LANES(y0, y1);
                 AT(buffer + a * pitch + 2 * j + LANES) = HIGH_LANES(y0, y1);
             }
         }
         float *to = y + ((n * i.channels + c) * i.height + r) * i.width;
-        for (int a = 0; a < 2 && r + a < i.height; ++a, to += i.width) {
-            const float *row = buffer + a * pitch;
-#pragma omp simd reduction(+ : zero)
-            for (long j = 0; j < i.width; ++j) to[j] = row[j], zero += row[j] * 0;
-        }
+        for (int a = 0; a < 2 && r + a < i.height; ++a, to += i.width) copy(buffer + a * pitch, to, i.width);
     }
-    return zero;
+    float sum = 0;
+    for (int k = 0; k < LANES; ++k) sum += zero[k];
+    return sum;
 }
 #undef AT

@@ -30,32 +30,58 @@ static void transpose(const float *from, long row, float *to, long column, long 
 static void copy_rows(const float *plane, image i, long first, long last, float *to, long pitch) {
     for (long r = first; r < last; ++r, to += pitch) {
         const float *row = plane + r * i.width;
-        if (r < 0 || r >= i.height) for (long j = 0; j < i.width; ++j) to[i.padding + j] = 0;
-        else for (long j = 0; j < i.width; ++j) to[i.padding + j] = row[j];
+        if (r >= 0 && r < i.height) copy(row, to + i.padding, i.width);
+        else for (long j = 0; j < i.width; j += WIDE) *(vector *)(to + i.padding + j) = (vector){0};
     }
 }
 static long pitch_of(image i) { return 2 * i.columns + 2 + 3 * LONGEST; } /* of rows copied: what is read beyond is zero */
 
+#define FIRST_4 0, 1, 2, 3
+#define FIRST_8 FIRST_4, 4, 5, 6, 7
+#define FIRST_16 FIRST_8, 8, 9, 10, 11, 12, 13, 14, 15
 TILES
 
 #define EACH(task, tiles, i, ...) \
     ((i).columns > 8 ? task##_16(tiles, i, __VA_ARGS__) \
                      : (i).columns > 4 ? task##_8(tiles, i, __VA_ARGS__) : task##_4(tiles, i, __VA_ARGS__))
 
+enum { HELD = WIDE < 9 ? WIDE : 9 }; /* of the nine numbers of a filter: as many as a vector has, and the rest */
+
+/* WIDE filters that stand one behind another, a vector for each of the nine; behind the last number seven more are read. */
+static void take_filters(const float *w, vector *g) {
+    vector x[WIDE];
+    _Pragma("GCC unroll 16") for (int i = 0; i < WIDE; ++i) x[i] = *(const vector *)(w + 9 * i);
+    turn(x);
+    _Pragma("GCC unroll 9") for (int q = 0; q < HELD; ++q) g[q] = x[q];
+    for (int q = HELD; q < 9; ++q) for (int i = 0; i < WIDE; ++i) g[q][i] = w[9 * i + q];
+}
+/* And back, `some` of them. */
+static void put_filters(const vector *g, float *w, long some) {
+    vector x[WIDE] = {0};
+    _Pragma("GCC unroll 9") for (int q = 0; q < HELD; ++q) x[q] = g[q];
+    turn(x);
+    for (long i = 0; i + 1 < some; ++i) *(vector *)(w + 9 * i) = x[i]; /* what is too much the next write over */
+    copy((const float *)(x + some - 1), w + 9 * (some - 1), HELD);
+    for (int q = HELD; q < 9; ++q) for (long i = 0; i < some; ++i) w[9 * i + q] = g[q][i];
+}
+
 /* filters[k][o][c] of w[o][c][3][3], numbers begin .. end - 1 of them, step floats from one k to the next. Turned by half
    a turn they are the filters of the gradient's convolution. What is written beyond the last of all lies between one k
    and the next. */
 void memograd_filters(const float *w, float *filters, long step, int turned, long begin, long end) {
     for (long first = begin; first < end; first += WIDE) {
-        const long some = end - first < WIDE ? end - first : WIDE;
-        union { float one[9][WIDE]; vector all[9]; } g;
-        if (some < WIDE) memset(&g, 0, sizeof g);
-        for (long i = 0; i < some; ++i)
-            for (int q = 0; q < 9; ++q) g.one[turned ? 8 - q : q][i] = w[(first + i) * 9 + q];
+        vector g[9];
+        if (first + WIDE < end) take_filters(w + 9 * first, g);
+        else {
+            float last[9 * WIDE + 7] = {0};
+            memcpy(last, w + 9 * first, 4 * 9 * (end - first));
+            take_filters(last, g);
+        }
         vector t[4][3];
         _Pragma("GCC unroll 3") for (int b = 0; b < 3; ++b) {
-            const vector sum = .5f * (g.all[b] + g.all[6 + b]), middle = .5f * g.all[3 + b];
-            t[0][b] = g.all[b], t[1][b] = sum + middle, t[2][b] = sum - middle, t[3][b] = g.all[6 + b];
+            const vector g0 = g[turned ? 8 - b : b], g1 = g[turned ? 5 - b : 3 + b], g2 = g[turned ? 2 - b : 6 + b];
+            const vector sum = .5f * (g0 + g2), middle = .5f * g1;
+            t[0][b] = g0, t[1][b] = sum + middle, t[2][b] = sum - middle, t[3][b] = g2;
         }
         _Pragma("GCC unroll 4") for (int k = 0; k < 4; ++k) {
             float *to = filters + 4 * k * step + first;
@@ -80,16 +106,13 @@ int memograd_filter_gradients(const float *filters, float *dw, long c, long step
                 const vector m2 = .5f * *(const vector *)(m + (8 + b) * step);
                 t[0][b] = m0 + m1 + m2, t[1][b] = m1 - m2, t[2][b] = m1 + m2 + m3;
             }
-            union { float one[9][WIDE]; vector all[9]; } g;
+            vector g[9];
             _Pragma("GCC unroll 3") for (int a = 0; a < 3; ++a) {
                 const vector m1 = .5f * t[a][1], m2 = .5f * t[a][2];
-                g.all[3 * a] = t[a][0] + m1 + m2, g.all[3 * a + 1] = m1 - m2, g.all[3 * a + 2] = m1 + m2 + t[a][3];
-                zero += (g.all[3 * a] + g.all[3 * a + 1] + g.all[3 * a + 2]) * 0;
+                g[3 * a] = t[a][0] + m1 + m2, g[3 * a + 1] = m1 - m2, g[3 * a + 2] = m1 + m2 + t[a][3];
+                zero += (g[3 * a] + g[3 * a + 1] + g[3 * a + 2]) * 0;
             }
-            const long some = c - i < WIDE ? c - i : WIDE;
-            float *to = dw + (r * c + i) * 9;
-            for (long k = 0; k < some; ++k)
-                for (int q = 0; q < 9; ++q) to[k * 9 + q] = g.one[q][k];
+            put_filters(g, dw + (r * c + i) * 9, c - i < WIDE ? c - i : WIDE);
         }
     float sum = 0;
     for (int i = 0; i < WIDE; ++i) sum += zero[i];
