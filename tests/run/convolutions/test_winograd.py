@@ -73,7 +73,7 @@ def test_of_any_size(n, c, height, width, o, padding):
 
 @pytest.mark.parametrize("cached", [1, 40_000, 10**9])
 def test_in_blocks_of_any_size(cached, monkeypatch):
-    monkeypatch.setattr(winograd, "_CACHED", cached)
+    monkeypatch.setattr(winograd, "_cached", lambda: cached)
     x, w, g = numbers(3, 20, 18, 30, 11, 1)
     assert_close(ours(x, w, g, 1), expected(x, w, g, 1))
 

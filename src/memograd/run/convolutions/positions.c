@@ -148,6 +148,3 @@ void memograd_position_filters(const float *g, const float *x, float *w, float *
         }
     }
 }
-
-/* Channels of a block. */
-int memograd_position_block(void) { return BLOCK; }

@@ -131,7 +131,7 @@ def _pointers(*tensors: torch.Tensor) -> list[Any]:
 
 
 def _block() -> int:
-    return library().memograd_position_block()
+    return library().memograd_columns()
 
 
 def _text() -> str:
@@ -147,7 +147,7 @@ def library() -> Any:
         "memograd_by_position": [pointer] * 2 + [number] * 5,
         "memograd_position_sums": [pointer] * 6 + [number] * 6 + [ctypes.c_int] + [number] * 2,
         "memograd_position_filters": [pointer] * 6 + [number] * 8,
-        "memograd_position_block": [],
+        "memograd_columns": [],
     }
     for name, types in arguments.items():
         getattr(library, name).argtypes = types

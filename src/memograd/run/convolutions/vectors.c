@@ -100,3 +100,6 @@ static inline void copy(const float *from, float *to, long count) {
 #define PIECE(size) if (count & size) memcpy(to, from, 4 * size), from += size, to += size
     PIECE(8); PIECE(4); PIECE(2); PIECE(1);
 }
+
+/* Columns that a product has at least where registers are full. */
+int memograd_columns(void) { return PAIRS * WIDE; }

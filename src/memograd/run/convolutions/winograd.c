@@ -7,6 +7,10 @@
 
    Images are cut into rows of tiles, numbered over all images of a batch. A block of such rows is transformed, multiplied
    and transformed back while it lies in the processor's cache. */
+#if __has_include(<unistd.h>)
+#include <unistd.h>
+#endif
+
 VECTORS
 
 enum { LONGEST = 16 }; /* tiles written at once, whatever vectors are: so much lies between one k and the next */
@@ -162,4 +166,13 @@ void memograd_filter_products(const float *x, const float *gradients, float *fil
                     whole(in.channels), r0 > first);
         }
     }
+}
+
+/* Bytes of the second cache of a processor; 0: it does not say. */
+long memograd_second_cache(void) {
+#ifdef _SC_LEVEL2_CACHE_SIZE
+    return sysconf(_SC_LEVEL2_CACHE_SIZE);
+#else
+    return 0;
+#endif
 }

@@ -25,10 +25,8 @@ from memograd.run.threads import at_once, in_parts
 
 _K = 16  # elements of a tile
 _WIDE = 16  # floats: more than a vector of any processor has, and a line of the cache
-_CACHED = (
-    500_000  # bytes of a block of tiles, before and after its product, where the filters lie in the cache beside it
-)
-_LARGE = 1_200_000  # bytes of filters that do not: then a block may be twice as large, and they are read half as often
+_SMALL = 1 << 20  # bytes of a second cache, where a processor does not say, or has less: then the third is near
+_ONE, _TWO, _THREE = 1.4, 2.2, 3.0  # time of a product with so many vectors side by side
 _TILES = 1024  # of a block at most: their pixels lie on the stack
 _SHARE = 1 << 13  # filters, from which another thread is worth waking
 _LANES = (4, 8, 16)
@@ -116,14 +114,30 @@ class _Cut:
         threads = max(1, min(torch.get_num_threads(), n * rows))
         bounds = [n * rows * k // threads for k in range(threads + 1)]
         self.parts = [(k, first, last) for k, (first, last) in enumerate(pairwise(bounds))]
-        each = _K * x.element_size()
-        cached = _CACHED if each * c * o <= _LARGE else 2 * _CACHED
-        most = cached // (each * (c + o)) // columns
-        self.block = max(1, min(most, _TILES // columns, -(-n * rows // threads)))
+        most = _cached() // (_K * x.element_size() * (c + o)) // columns
+        most = max(1, min(most, _TILES // columns, -(-n * rows // threads)))
+        self.block = min(range(most, most // 2, -1), key=lambda block: _cost(n * rows // threads, block, columns))
         self.tiles = _whole(self.block * columns)
         self.sizes = (ctypes.c_long * 9)(c, h, w, rows, columns, padding, o, height, width)
         self.before = x.new_empty((threads, _size(c, self.tiles)))
         self.after = x.new_empty((threads, _size(o, self.tiles)))
+
+
+@cache
+def _cached() -> int:
+    """Bytes of a block of tiles, before and after its product: filters lie in the cache beside it."""
+    return max(library().memograd_second_cache(), _SMALL) // 2
+
+
+def _cost(rows: int, block: int, columns: int) -> float:
+    """Of the products of so many rows of tiles, ``block`` at a time."""
+    wide = library().memograd_columns() // 3
+
+    def one(rows: int) -> float:
+        threes, rest = divmod(-(-rows * columns // wide), 3)
+        return _THREE * threes + (0, _ONE, _TWO)[rest]
+
+    return rows // block * one(block) + one(rows % block)
 
 
 def _size(channels: int, tiles: int) -> int:
@@ -153,7 +167,9 @@ def library() -> Any:
         "memograd_filter_gradients": [pointer] * 2 + [number] * 5,
         "memograd_convolve": [pointer] * 6 + [number] * 6,
         "memograd_filter_products": [pointer] * 7 + [number] * 5,
+        "memograd_second_cache": [],
     }
     for name, types in arguments.items():
         getattr(library, name).argtypes = types
+    library.memograd_second_cache.restype = number
     return library
