@@ -70,3 +70,15 @@ def test_a_real_measurement_says_one_of_them():
     before = torch.get_rng_state()
     assert LARGE.fastest() in (DIRECT, "winograd", "patches", "positions")
     assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_on_one_thread_the_time_of_other_programs_is_not_counted(monkeypatch):
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
+    monkeypatch.setattr(cases.time, "thread_time", iter([1.0, 3.0]).__next__)
+    assert cases._took(lambda: None) == 2.0
+
+
+def test_what_is_slow_at_first_only_is_measured_again(monkeypatch):
+    times = {"direct": iter([0.002] * 9), "positions": iter([0.009, *[0.001] * 9]), "patches": iter([0.05])}
+    monkeypatch.setattr(cases, "_took", lambda name: next(times[name]))
+    assert cases._seconds({name: name for name in times}) == {"direct": 0.002, "positions": 0.001, "patches": 0.05}
