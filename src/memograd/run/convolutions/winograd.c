@@ -13,6 +13,7 @@
 
 VECTORS
 
+enum { AHEAD = 4 };    /* planes */
 enum { LONGEST = 16 }; /* tiles written at once, whatever vectors are: so much lies between one k and the next */
 
 /* An image: planes of H x W pixels, cut into TH x TW tiles that begin `padding` pixels outside. */
@@ -30,12 +31,16 @@ static void transpose(const float *from, long row, float *to, long column, long 
         }
 }
 
-/* Pixels of rows first .. last - 1 of a plane, zeros where there are none. */
+/* Pixels of rows first .. last - 1 of a plane, zeros where there are none. The same rows of a plane that comes soon are
+   fetched meanwhile: they lie too far from here for a processor to guess. */
 static void copy_rows(const float *plane, image i, long first, long last, float *to, long pitch) {
     for (long r = first; r < last; ++r, to += pitch) {
         const float *row = plane + r * i.width;
-        if (r >= 0 && r < i.height) copy(row, to + i.padding, i.width);
-        else for (long j = 0; j < i.width; j += WIDE) *(vector *)(to + i.padding + j) = (vector){0};
+        if (r >= 0 && r < i.height) {
+            copy(row, to + i.padding, i.width);
+            const float *soon = row + AHEAD * i.height * i.width;
+            for (long j = 0; j < i.width; j += 16) __builtin_prefetch(soon + j);
+        } else for (long j = 0; j < i.width; j += WIDE) *(vector *)(to + i.padding + j) = (vector){0};
     }
 }
 static long pitch_of(image i) { return 2 * i.columns + 2 + 3 * LONGEST; } /* of rows copied: what is read beyond is zero */
