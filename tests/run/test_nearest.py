@@ -92,3 +92,27 @@ def test_gradients_that_lie_otherwise_than_was_said():
     g = torch.randn(2, 16, 60, 60).contiguous(memory_format=torch.channels_last)
     theirs = torch.ops.aten.upsample_nearest2d_backward(g, [60, 60], [2, 16, 30, 30])
     assert torch.equal(BACKWARD(g, [60, 60], [2, 16, 30, 30], None, None, False), theirs)
+
+
+def test_the_gradient_of_what_was_joined_to_others_is_a_part_of_a_longer_one():
+    x, y = torch.randn(3, 4, 9, 11, requires_grad=True), torch.randn(3, 2, 18, 22)
+    weights = torch.randn(3, 6, 18, 22)
+
+    def loss(x):
+        return (torch.cat([y, F.interpolate(x, scale_factor=2)], 1) * weights).sum()
+
+    graph = lower(mg.differentiate(mg.capture(loss, x)))
+    assert any(n.target is BACKWARD for n in nearest.compiled_nearest(graph).nodes)
+    ours = Eager(graph).compute(graph.bind((x.detach(),), {}))[1]
+    assert torch.equal(ours, torch.autograd.grad(loss(x), x)[0]) and ours.is_contiguous()
+
+
+@pytest.mark.parametrize(
+    "part", [lambda g: g[:, 1:], lambda g: g[1:, :3], lambda g: g[:, ::2], lambda g: g[..., 2:-2, :]]
+)
+def test_gradients_in_parts_of_a_longer_tensor(part):
+    g = part(torch.randn(3, 6, 40, 36))
+    how = (list(g.shape[2:]), [*g.shape[:2], g.shape[2] // 2, g.shape[3] // 2])
+    theirs = torch.ops.aten.upsample_nearest2d_backward(g, *how)
+    ours = BACKWARD(g, *how, None, None, False)
+    assert torch.equal(ours, theirs) and ours.stride() == theirs.stride()

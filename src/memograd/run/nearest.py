@@ -48,13 +48,15 @@ void memograd_nearest(const KIND *x, KIND *y, const long *size, const int *row, 
     }
 }
 
-void memograd_nearest_backward(const KIND *g, KIND *x, const long *size, const long *times, long first, long last) {
-    const long h = size[0], w = size[1], columns = size[3], down = times[0], across = times[1];
+void memograd_nearest_backward(const KIND *g, KIND *x, const long *size, const long *times, const long *planes,
+                               long first, long last) {
+    const long h = size[0], w = size[1], columns = size[3], down = times[0], across = times[1], channels = planes[0];
     for (long p = first; p < last; ++p) for (long i = 0; i < h; ++i) {
         KIND *to = x + (p * h + i) * w;
         for (long j = 0; j < w; ++j) to[j] = 0;
         for (long a = 0; a < down; ++a) {
-            const KIND *from = g + ((p * h + i) * down + a) * columns;
+            const KIND *plane = g + p / channels * planes[1] + p % channels * planes[2];
+            const KIND *from = plane + (i * down + a) * columns;
             if (across == 2) for (long j = 0; j < w; ++j) to[j] = to[j] + from[2 * j] + from[2 * j + 1];
             else for (long j = 0; j < w; ++j) for (long b = 0; b < across; ++b) to[j] += from[j * across + b];
         }
@@ -88,7 +90,8 @@ def compiled_nearest(graph: Graph) -> Graph:
 def _worth(node: fx.Node) -> bool:
     arguments: Any = node.args
     x, *sizes = arguments
-    if node.kwargs or not _fits(x.meta["val"]) or max(x.meta["val"].numel(), node.meta["val"].numel()) < WORTH:
+    fits = _planes_fit if node.target in _BACKWARD else _fits
+    if node.kwargs or not fits(x.meta["val"]) or max(x.meta["val"].numel(), node.meta["val"].numel()) < WORTH:
         return False
     if node.target in _BACKWARD and _repeated(node.target is _BACKWARD[1], *sizes) is None:
         return False
@@ -100,7 +103,15 @@ def _worth(node: fx.Node) -> bool:
 
 
 def _fits(x: torch.Tensor) -> bool:
-    return x.device.type == "cpu" and x.dtype in C_TYPES and x.dim() == 4 and x.is_contiguous() and x.shape[1] > 1
+    return _planes_fit(x) and x.is_contiguous()
+
+
+def _planes_fit(x: torch.Tensor) -> bool:
+    """Whether each plane lies together, as those of some channels of a longer tensor do."""
+    if x.device.type != "cpu" or x.dtype not in C_TYPES or x.dim() != 4 or x.shape[1] < 2:
+        return False
+    plane = x.shape[2] * x.shape[3]
+    return x.stride()[2:] == (x.shape[3], 1) and 1 < plane <= x.stride(1)
 
 
 @torch.library.impl(_LIBRARY, "nearest2d", "CPU")
@@ -127,13 +138,14 @@ def _nearest2d_backward(
     g: torch.Tensor, size: list[int], shape: list[int], rows: float | None, columns: float | None, exact: bool
 ) -> Any:
     times = _repeated(exact, size, shape, rows, columns)
-    if not _fits(g) or times is None:
+    if not _planes_fit(g) or times is None:
         return _BACKWARD[exact](g, size, shape, rows, columns)
     x, function = g.new_empty(shape), _library(g.dtype).memograd_nearest_backward
     numbers, repeats = (ctypes.c_long * 4)(*shape[-2:], *size), (ctypes.c_long * 2)(*times)
+    strides = (ctypes.c_long * 3)(shape[1], *g.stride()[:2])
     pointers = [ctypes.c_void_p(t.data_ptr()) for t in (g, x)]
     planes, each = shape[0] * shape[1], size[0] * size[1]
-    by_planes(lambda first, last: function(*pointers, numbers, repeats, first, last), planes, each)
+    by_planes(lambda first, last: function(*pointers, numbers, repeats, strides, first, last), planes, each)
     return x
 
 
@@ -168,6 +180,6 @@ def _sources(length: int, out: int, scale: float | None, exact: bool) -> Any:
 @cache
 def _library(dtype: torch.dtype) -> Any:
     library = c_compiler.load(_LOOP.replace("KIND", C_TYPES[dtype]))
-    for function, pointers in ((library.memograd_nearest, 5), (library.memograd_nearest_backward, 4)):
+    for function, pointers in ((library.memograd_nearest, 5), (library.memograd_nearest_backward, 5)):
         function.restype, function.argtypes = None, [ctypes.c_void_p] * pointers + [ctypes.c_long] * 2
     return library
