@@ -101,3 +101,15 @@ def test_which_convolutions_it_can_do():
     assert winograd.fits((3, 3), (1, 1), (2, 2)) and winograd.fits((3, 3), (1, 1), (0, 0))
     assert not winograd.fits((3, 3), (2, 2), (1, 1)) and not winograd.fits((5, 5), (1, 1), (2, 2))
     assert not winograd.fits((3, 3), (1, 1), (3, 3)) and not winograd.fits((3, 3), (1, 1), (0, 1))
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize("channels", [(20, 35), (32, 48), (17, 64)])
+def test_filters_that_are_larger_than_the_cache(channels, threads, monkeypatch):
+    """They are made in parts, for sixteen channels each."""
+    monkeypatch.setattr(winograd, "_cached", lambda: 1000)
+    monkeypatch.setattr(winograd.torch, "get_num_threads", lambda: threads)
+    c, o = channels
+    assert winograd._share(c, o) == winograd._share(o, c) == 16
+    x, w, g = numbers(2, c, 9, 12, o, 1)
+    assert_close(ours(x, w, g, 1), expected(x, w, g, 1))

@@ -74,13 +74,13 @@ static void put_filters(const vector *g, float *w, long some) {
     for (int q = HELD; q < 9; ++q) for (long i = 0; i < some; ++i) w[9 * i + q] = g[q][i];
 }
 
-/* filters[k][o][c] of w[o][c][3][3], numbers begin .. end - 1 of them, step floats from one k to the next. Turned by half
-   a turn they are the filters of the gradient's convolution. What is written beyond the last of all lies between one k
-   and the next. */
-void memograd_filters(const float *w, float *filters, long step, int turned, long begin, long end) {
+/* filters[k][i] of w[i][3][3], step floats from one k to the next, for i from begin to end - 1; nothing is read at `stop`
+   or behind it. Turned by half a turn they are the filters of the gradient's convolution. What is written beyond the last
+   of all lies between one k and the next. */
+static void filters_of(const float *w, float *filters, long step, int turned, long begin, long end, const float *stop) {
     for (long first = begin; first < end; first += WIDE) {
         vector g[9];
-        if (first + WIDE < end) take_filters(w + 9 * first, g);
+        if (first + WIDE <= end && w + 9 * (first + WIDE) + 7 <= stop) take_filters(w + 9 * first, g);
         else {
             float last[9 * WIDE + 7] = {0};
             memcpy(last, w + 9 * first, 4 * 9 * (end - first));
@@ -99,6 +99,19 @@ void memograd_filters(const float *w, float *filters, long step, int turned, lon
             *(vector *)(to + 2 * step) = sum - middle, *(vector *)(to + 3 * step) = t[k][2];
         }
     }
+}
+
+void memograd_filters(const float *w, float *filters, long step, int turned, long begin, long end) {
+    filters_of(w, filters, step, turned, begin, end, w + 9 * end);
+}
+
+/* Those that make `some` channels, from o0 on, of `out` channels of c: [k][o][c], or turned, where w is [c][o], [k][c][o] in
+   rows of `share`. */
+static void filters_for(const float *w, float *filters, long step, int turned, long c, long out, long o0, long some,
+                        long share) {
+    const float *stop = w + 9 * c * out;
+    if (!turned) filters_of(w + 9 * o0 * c, filters, step, 0, 0, some * c, stop);
+    else for (long i = 0; i < c; ++i) filters_of(w + 9 * (i * out + o0), filters + i * share, step, 1, 0, some, stop);
 }
 
 /* dw[o][c][3][3] of the gradients of filters[k][o][c], whose rows of c are `row` apart and filled up with zeros, for o
@@ -128,24 +141,29 @@ int memograd_filter_gradients(const float *filters, float *dw, long c, long step
     return sum == 0;
 }
 
-/* y = x convolved with filters [k][o * row + c * column], for rows of tiles first .. last - 1, `block` at a time. Returns
-   whether all is finite. */
-int memograd_convolve(const float *x, const float *filters, float *y, float *u, float *m, const long *sizes, long step,
-                       long row, long column, long block, long first, long last) {
+/* y = x convolved with filters, for rows of tiles first .. last - 1, `block` at a time. Filters are ready, for all channels
+   (share), or are made of w for so many channels at a time, where they are multiplied. Returns whether all is finite. */
+int memograd_convolve(const float *x, const float *w, float *filters, float *y, float *u, float *m, const long *sizes,
+                      int turned, long share, long step, long block, long first, long last) {
     const image in = {sizes[0], sizes[1], sizes[2], sizes[3], sizes[4], sizes[5]};
     const image out = {sizes[6], sizes[7], sizes[8], sizes[3], sizes[4], 0};
+    const long row = turned ? 1 : in.channels, column = turned ? share : 1;
     float buffer[(2 * block + 2) * pitch_of(in)];
     memset(buffer, 0, sizeof buffer);
     float written[2 * pitch_of(out)], zero = 0;
     for (long r0 = first; r0 < last; r0 += block) {
         const long r1 = r0 + block < last ? r0 + block : last, tiles = whole((r1 - r0) * in.columns);
-        const long from_u = in.channels * tiles + LONGEST, from_m = out.channels * tiles + LONGEST;
+        const long from_u = in.channels * tiles + LONGEST, from_m = share * tiles + LONGEST;
         for (long c = 0; c < in.channels; ++c) EACH(pixels, x, in, c, u + c * tiles, from_u, buffer, r0, r1);
-        for (int k = 0; k < 16; ++k)
-            product(ONE, filters + k * step, row, column, u + k * from_u, tiles, m + k * from_m, tiles, out.channels,
-                    in.channels, tiles, 0);
-        for (long o = 0; o < out.channels; ++o)
-            zero += EACH(results, y, out, o, m + o * tiles, from_m, written, r0, r1);
+        for (long o0 = 0; o0 < out.channels; o0 += share) {
+            const long some = out.channels - o0 < share ? out.channels - o0 : share;
+            if (w) filters_for(w, filters, step, turned, in.channels, out.channels, o0, some, share);
+            for (int k = 0; k < 16; ++k)
+                product(ONE, filters + k * step, row, column, u + k * from_u, tiles, m + k * from_m, tiles, some,
+                        in.channels, tiles, 0);
+            for (long o = 0; o < some; ++o)
+                zero += EACH(results, y, out, o0 + o, m + o * tiles, from_m, written, r0, r1);
+        }
     }
     return zero == 0;
 }

@@ -52,7 +52,7 @@ def input_gradient(g: torch.Tensor, w: torch.Tensor, padding: int) -> torch.Tens
 def filter_gradient(g: torch.Tensor, x: torch.Tensor, padding: int) -> torch.Tensor | None:
     """The gradient of filters [o, c, 3, 3]."""
     o, c = g.shape[1], x.shape[1]
-    cut = _Cut(x, g, padding)
+    cut = _Cut(x, g, padding, o)
     row = _whole(c)
     step = o * row + _WIDE
     filters = x.new_empty((len(cut.parts), _K * step))
@@ -75,27 +75,37 @@ def filter_gradient(g: torch.Tensor, x: torch.Tensor, padding: int) -> torch.Ten
 
 
 def _convolved(x: torch.Tensor, w: torch.Tensor, padding: int, turned: bool) -> torch.Tensor | None:
-    count, c = w.shape[0] * w.shape[1], w.shape[1]
-    row, column = (1, c) if turned else (c, 1)
-    step = count + _WIDE
-    filters = x.new_empty(_K * step)
-    places = _pointers(w, filters)
+    c, o = x.shape[1], w.shape[1] if turned else w.shape[0]
+    height, width = (size + 2 * padding - 2 for size in x.shape[2:])
+    y = x.new_empty((x.shape[0], o, height, width))
+    share = _share(c, o)
+    cut = _Cut(x, y, padding, share)
+    step = c * share + _WIDE
+    ready = share == o
+    filters = x.new_empty((1 if ready else len(cut.parts), _K * step))
+    of_w, of_filters = _pointers(w, filters)
 
     def lines(first: int, last: int) -> None:
-        library().memograd_filters(*places, step, turned, first * _WIDE, min(last * _WIDE, count))
+        library().memograd_filters(of_w, of_filters, step, turned, first * _WIDE, min(last * _WIDE, c * o))
 
-    in_parts(lines, -(-count // _WIDE), _SHARE // _WIDE)
-    height, width = (size + 2 * padding - 2 for size in x.shape[2:])
-    y = x.new_empty((x.shape[0], w.shape[1] if turned else w.shape[0], height, width))
-    cut = _Cut(x, y, padding)
+    if ready:
+        in_parts(lines, -(-c * o // _WIDE), _SHARE // _WIDE)
     finite = [0] * len(cut.parts)
 
     def part(k: int, first: int, last: int) -> None:
-        places = _pointers(x, filters, y, cut.before[k], cut.after[k])
-        finite[k] = library().memograd_convolve(*places, cut.sizes, step, row, column, cut.block, first, last)
+        own = filters[0 if ready else k]
+        places = [*_pointers(x), None if ready else of_w, *_pointers(own, y, cut.before[k], cut.after[k])]
+        finite[k] = library().memograd_convolve(*places, cut.sizes, turned, share, step, cut.block, first, last)
 
     at_once(part, cut.parts)
     return y if all(finite) else None
+
+
+def _share(c: int, o: int) -> int:
+    """Channels whose filters are made at a time. Filters that do not lie in the cache would be written once, and read
+    once for each block of tiles; so they are made anew for each, in parts, and blocks are large."""
+    each = _K * 4 * c
+    return o if each * o <= 2 * _cached() else min(o, max(_WIDE, _cached() // 2 // each // _WIDE * _WIDE))
 
 
 class _Cut:
@@ -105,22 +115,23 @@ class _Cut:
         sizes: of images before and after, as the compiled functions take them.
         block: rows of tiles that lie in the cache together; ``tiles`` in them, filled up to whole vectors.
         parts: number, first and last row of tiles of each thread.
-        before, after: memory of each thread for the tiles of a block, of either image.
+        before, after: memory of each thread for the tiles of a block, of either image; of `share` channels after.
     """
 
-    def __init__(self, x: torch.Tensor, y: torch.Tensor, padding: int) -> None:
+    def __init__(self, x: torch.Tensor, y: torch.Tensor, padding: int, share: int) -> None:
         (n, c, h, w), (_, o, height, width) = x.shape, y.shape
         rows, columns = -(-height // 2), -(-width // 2)
         threads = max(1, min(torch.get_num_threads(), n * rows))
         bounds = [n * rows * k // threads for k in range(threads + 1)]
         self.parts = [(k, first, last) for k, (first, last) in enumerate(pairwise(bounds))]
-        most = _cached() // (_K * x.element_size() * (c + o)) // columns
+        cached = _cached() if share == o else _cached() * 3 // 2
+        most = cached // (_K * x.element_size() * (c + share)) // columns
         most = max(1, min(most, _TILES // columns, -(-n * rows // threads)))
         self.block = min(range(most, most // 2, -1), key=lambda block: _cost(n * rows // threads, block, columns))
         self.tiles = _whole(self.block * columns)
         self.sizes = (ctypes.c_long * 9)(c, h, w, rows, columns, padding, o, height, width)
         self.before = x.new_empty((threads, _size(c, self.tiles)))
-        self.after = x.new_empty((threads, _size(o, self.tiles)))
+        self.after = x.new_empty((threads, _size(share, self.tiles)))
 
 
 @cache
@@ -165,7 +176,7 @@ def library() -> Any:
     arguments = {
         "memograd_filters": [pointer] * 2 + [number, ctypes.c_int] + [number] * 2,
         "memograd_filter_gradients": [pointer] * 2 + [number] * 5,
-        "memograd_convolve": [pointer] * 6 + [number] * 6,
+        "memograd_convolve": [pointer] * 7 + [ctypes.c_int] + [number] * 5,
         "memograd_filter_products": [pointer] * 7 + [number] * 5,
         "memograd_second_cache": [],
     }
