@@ -100,8 +100,8 @@ def _telling(ask: Any) -> Any:
         listeners = _HERE.listeners
         if not listeners or (name.startswith("__") and name != "__dict__"):
             return ask(self, name)
-        if name == "__dict__" and sys._getframe(1).f_code.co_filename == _MODULE_FILE:
-            name = MACHINERY
+        if name == "__dict__" and (asking := sys._getframe(1).f_code).co_filename == _MODULE_FILE:
+            name = name if asking.co_name == "__dir__" else MACHINERY  # ``dir(self)`` is the program's question
         for listener in listeners:
             listener(self, name)
         value = ask(self, name or "__dict__")

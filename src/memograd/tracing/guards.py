@@ -84,6 +84,7 @@ class Guards:
         keyed = [(c, reads.before[id(c)][1]) for c in reads.containers if isinstance(c, (dict, set))]
         self._keyed = [(c, _kinds(before)) for c, before in keyed if any(type(k) is not str for k in before)]
         self._hooks = hooks_of_every_module()
+        self._classes = reads.classes
         self._states = [(value, kind.state, before) for value, kind, before in reads.states.guarded]
         self._caches = [(table, dict(table)) for table in _tables(reads)]
         seldom = (self._caches, self._counters, self._states, self._sets, self._keyed, self._by_tensors, self._unset)
@@ -168,6 +169,7 @@ class Guards:
             and list(map(len, self._filled)) == self._sizes
             and list(map(list, self._dicts)) == self._orders
             and not any(map(contains, self._nowhere, self._never))
+            and self._classes.hold()
             and (not self._seldom or self._seldom_holds())
         )
 

@@ -181,11 +181,19 @@ class Meetings(Objects):
             if isinstance(value, types.FunctionType | type) and is_library(scope.get("__file__") or ""):
                 if isinstance(value, types.FunctionType):
                     self.meet(value, name)  # nobody puts another one in its place
-            elif value is not MISSING:  # not a builtin
+            elif value is MISSING:
+                if not library:  # a builtin, which a name of the module may stand in front of
+                    self.place(scope, name, MISSING, ".".join(chain[: i + 1]))
+                    self.made_up(scope)
+            else:
                 self.place(scope, name, value, ".".join(chain[: i + 1]))
                 if isinstance(value, type) and is_machinery(value.__module__) and not library:
                     self._standard(value, chain[i + 1 :], ".".join(chain))
             return
+
+    def made_up(self, scope: dict[str, Any]) -> None:
+        """A module has no such name, but may have a ``__getattr__`` for it."""
+        self.place(scope, "__getattr__", scope.get("__getattr__", MISSING), "__getattr__")
 
     def _everything(self, scope: dict[str, Any]) -> None:
         """``globals()["scale"]``, ``eval("scale")``: any of the names of a module."""

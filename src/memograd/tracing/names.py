@@ -97,7 +97,8 @@ def is_library(file: str) -> bool:
 
 def is_library_module(name: str) -> bool:
     """The same for modules by name."""
-    return is_library(getattr(sys.modules.get(name), "__file__", None) or "")
+    file = getattr(sys.modules.get(name), "__dict__", {}).get("__file__")  # no ``__getattr__`` asked
+    return isinstance(file, str) and is_library(file)
 
 
 @functools.cache

@@ -10,9 +10,8 @@ import types
 import weakref
 from typing import Any
 
-import torch
-
 from memograd.tracing import asked
+from memograd.tracing.grown import Classes
 from memograd.tracing.holders import ClassAttributes, Holder, dict_of, slots_of
 from memograd.tracing.kinds.holders import inside
 from memograd.tracing.kinds.libraries import REGISTERED
@@ -45,6 +44,7 @@ class Objects:
     names: dict[int, str]
     containers: list[Any]
     states: States
+    classes: Classes
     again: str  # what could not be seen in this run, and will be in the next: the graph serves one call
     _alive: list[Any]
     _depth: int
@@ -78,9 +78,8 @@ class Objects:
 
     def _class(self, value: type, name: str) -> None:
         """A class the program can name: what it asks of a class, nobody tells us."""
-        if issubclass(value, torch.autograd.Function):
-            return  # Functions are ours while they are captured, see functions.py
         self._metaclass(value)
+        self.classes.meet(value)
         for cls in value.__mro__:
             module = cls.__module__
             if is_machinery(module):
@@ -128,6 +127,7 @@ class Objects:
         cls = type(value)
         self._special_methods(cls)
         self._metaclass(cls)
+        self.classes.meet(cls)
         users = [c for c in cls.__mro__ if not (is_machinery(c.__module__) or is_library_module(c.__module__))]
         for base in users:  # ``type(self).scale``
             self._data_of(base)
@@ -154,7 +154,10 @@ class Objects:
             if not (is_machinery(base.__module__) or is_library_module(base.__module__)):
                 for key, entry in list(vars(base).items()):
                     if key.startswith("__") and isinstance(entry, types.FunctionType):
-                        self.meet(entry, f"{cls.__qualname__}.{key}")
+                        if key == "__getattribute__":  # who listens stands in its place by now
+                            self.meet(entry, f"{cls.__qualname__}.{key}")
+                        else:
+                            self.place(self.attributes_of(base), key, entry, f"{cls.__qualname__}.{key}")
 
 
 def _has_values(cls: type) -> bool:

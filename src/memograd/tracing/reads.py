@@ -34,6 +34,7 @@ from memograd._torch import parametrized_values
 from memograd.tracing import asked
 from memograd.tracing.audited import audited
 from memograd.tracing.counters import Counters, remember
+from memograd.tracing.grown import Classes
 from memograd.tracing.holders import MISSING, Attributes, Holder, Parametrized, dict_of, holder_of, slots_of
 from memograd.tracing.ids import TOLD, values_in
 from memograd.tracing.kinds.kind import ANSWER, UNKNOWN
@@ -112,6 +113,7 @@ class Reads(Meetings):
             ``__dict__``.
         tensors: where each tensor met stands, by its id.
         states: what else the program has met, by its state.
+        classes: the classes whose attributes it may ask for.
     """
 
     def __init__(self, roots: Iterable[tuple[str, Any]], counts: bool = False) -> None:
@@ -122,6 +124,7 @@ class Reads(Meetings):
         self.asking: list[tuple[dict[str, Any], str]] = []  # modules of code that asks for ids, and how
         self.names: dict[int, str] = {}  # a path for messages, by id of what was met
         self._classes: dict[type, Any] = {}
+        self.classes = Classes()
         self._alive: list[Any] = []  # so that ids stay unique
         self._seen: set[tuple[int, str]] = set()
         self.states = States()
@@ -193,6 +196,8 @@ class Reads(Meetings):
                 return
         for table in tables:  # hasattr(owner, name), or a name that __getattr__ makes up
             self.place(table, name, MISSING, f"{path}.{name}")
+            if isinstance(owner, types.ModuleType):
+                self.made_up(table)
 
     def _of_class(self, owner: Any, own: dict[str, Any] | None, cls: type, name: str, path: str) -> None:
         entry = vars(cls)[name]
