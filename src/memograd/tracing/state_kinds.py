@@ -13,6 +13,7 @@ import array
 import contextvars
 import ctypes
 import decimal
+import functools
 import io
 import logging
 import mmap
@@ -20,6 +21,7 @@ import pickle
 import queue
 import sys
 import threading
+import types
 import weakref
 from typing import Any
 
@@ -33,6 +35,7 @@ from memograd.tracing.kinds.signals import signal_of
 from memograd.tracing.names import is_machinery
 
 _MOST_PICKLED = 1 << 16
+_OF_C = (types.MethodDescriptorType, types.GetSetDescriptorType)  # what a class has that is written in C
 
 
 def _level(logger: logging.Logger) -> int:
@@ -89,9 +92,18 @@ def kind_of(value: Any) -> Kind | None:
     return None if is_machinery(cls.__module__) or callable(value) or _in_python(cls) else _PICKLED
 
 
+@functools.lru_cache(maxsize=256)
 def _in_python(cls: type) -> bool:
-    """Whether a class is written in Python, so that its objects have attributes, which are seen."""
+    """Whether a class is written in Python, so that its objects have attributes, which are seen; and not on top of one
+    that a library has written in C (a table of pandas)."""
+    if any(not is_machinery(c.__module__) and any(map(_in_c, vars(c).items())) for c in cls.__mro__):
+        return False
     return any("__dict__" in vars(c) or "__slots__" in vars(c) for c in cls.__mro__)
+
+
+def _in_c(attribute: tuple[str, Any]) -> bool:
+    name, value = attribute
+    return type(value) in _OF_C and name not in ("__dict__", "__weakref__")
 
 
 def _pickled(value: Any) -> bytes | None:
