@@ -31,6 +31,7 @@ class Recorder(Tape):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.used: Callable[[torch.Tensor], fx.Node] | None = None  # the node of an operand, if it is not its tensor's
+        self.default_dtype = torch.get_default_dtype()  # the one in force when the graph runs
 
     def _record(self, func: Any, args: Any, kwargs: Any, out: Any) -> None:
         single = isinstance(out, torch.Tensor)
@@ -46,6 +47,8 @@ class Recorder(Tape):
         if func in (aten.detach.default, ops.stop):
             self._detach(func, args[0], out)
             return
+        if torch.get_default_dtype() is not self.default_dtype:
+            kwargs = _said(func, args, kwargs, outs)
         operands = self._nodes(args)
         if self.stops and (own := own_results_of(func)):
             operands = tuple(ops.behind_stops(a) if i in own else a for i, a in enumerate(operands))
@@ -183,3 +186,21 @@ class Recorder(Tape):
     def _stand_ins(self, tree: Any) -> Any:
         """The user's tensors (constants of the program) replaced, so that nothing real is mutated."""
         return map_tensors(self.stand_in, tree)
+
+
+def _said(func: Any, args: Any, kwargs: Any, outs: list[Any]) -> Any:
+    """``kwargs`` of a call under another default dtype than the graph will run under, which says what came of that."""
+    given = [x for x in pytree.tree_leaves((args, kwargs)) if isinstance(x, torch.Tensor)]
+    made = [x for x in outs if isinstance(x, torch.Tensor) and (x.is_floating_point() or x.is_complex())]
+    if not made or any(x.is_floating_point() or x.is_complex() for x in given):
+        return kwargs
+    if any(a.name == "dtype" for a in schema_of(func).arguments) and not given:
+        return {"dtype": made[0].dtype, **{k: v for k, v in kwargs.items() if v is not None}}
+    if kwargs.get("dtype") is None:
+        source, line = caller()
+        raise CaptureError(
+            f"{source} ({line}) makes floating-point numbers of whole ones where the program has set another default "
+            "dtype (torch.set_default_dtype), which a graph does not set when it runs; convert them there "
+            "(x.to(dtype))"
+        )
+    return kwargs
