@@ -56,6 +56,27 @@ def test_where_a_tensor_lies_may_be_asked_beside_a_capture():
     assert X.untyped_storage().data_ptr() == X.data_ptr()
 
 
+@pytest.mark.parametrize("way", ["wrap", "step"])
+def test_where_a_view_begins_is_refused_and_the_start_is_not(way):
+    """What stands for a tensor in a capture begins at 0; a graph made for a batch that does serves no other."""
+    model = Asks(lambda h, x: x.storage_offset() + h.storage_offset())
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    step = mg.TrainStep(model, nn.MSELoss(), optimizer, check="never") if way == "step" else mg.wrap(model)
+    rows = X.repeat(3, 1)
+    expected = nn.functional.mse_loss(model.linear(rows[:1]), rows[:1, :1])
+    loss = step(rows[:1], rows[:1, :1]) if way == "step" else nn.functional.mse_loss(step(rows[:1]), rows[:1, :1])
+    torch.testing.assert_close(loss, expected.detach() if way == "step" else expected)
+    with pytest.raises(mg.CaptureError, match="storage_offset"):
+        step(rows[1:2], rows[:1, :1]) if way == "step" else step(rows[1:2])
+
+
+def test_a_parameter_that_is_a_view_is_not_read_by_offset():
+    model = nn.Linear(3, 2)
+    model.weight.data = torch.arange(10.0)[2:8].view(2, 3)
+    with pytest.raises(mg.CaptureError, match="as_strided"):
+        mg.capture(lambda x: (x @ model.weight.T).sum() * model.weight.as_strided((2,), (1,), 4).sum(), X.float())
+
+
 Y = X.clone()
 
 

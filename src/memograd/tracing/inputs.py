@@ -69,6 +69,7 @@ class Inputs:
                 refuse_unusual(tensor, f"the {kind} {name!r}", True)
                 refuse_spread(tensor, f"the {kind} {name!r}")
                 self.tracer.bits |= has_bits(tensor)
+                self.tracer.offset_inputs |= kind == "parameter" and tensor.storage_offset() != 0
                 position[id(tensor)] = len(self.entries)
                 stand_in = self._stand_in(tensor.detach())
                 if kind == "parameter":

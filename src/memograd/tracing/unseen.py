@@ -2,7 +2,7 @@
 
 * ``x.data = y`` gives a tensor other memory.
 * ``x._version`` counts writes, also those of an optimizer: refused for tensors that the program was given.
-* ``x.data_ptr()`` asks where a tensor lies: refused (``addresses``).
+* ``x.data_ptr()`` asks where a tensor lies: refused (``addresses``); ``x.storage_offset()`` where it begins there.
 * ``SobolEngine.draw`` writes numbers to memory: refused.
 * ``print(x)`` shows what a tensor without data is to PyTorch's own tracing; here it says what it is to the user.
 * ``x.tolist()`` and others read values (``silent_reads``), and ``x.apply_(f)`` writes what it makes of them.
@@ -26,6 +26,7 @@ from memograd.tracing.silent_reads import BY_ELEMENT, TO_PYTHON, read_by
 from memograd.tracing.tracer import Tracer
 
 _SET_DATA = torch.Tensor.data.__set__  # pyright: ignore[reportAttributeAccessIssue]
+_OFFSET = torch.Tensor.storage_offset
 _REPR = torch.Tensor.__repr__
 _SHOWS = frozenset({_REPR, torch.Tensor.__format__})
 _BITS = frozenset({torch.Tensor.is_conj, torch.is_conj, torch.Tensor.is_neg, torch.is_neg})
@@ -120,12 +121,21 @@ class Unseen(TorchFunctionMode):
                 "asks how often a tensor was written to that the program was given (_version): each update writes to a "
                 "parameter, so a graph would be right for one call. Count in an attribute of yours"
             )
+        if func is _OFFSET and self._is_view_of_larger(args[0]):
+            return (
+                "asks where in its memory a tensor begins (storage_offset), and was given a view into a larger one, "
+                "which a graph gets for itself: pass a copy (x.clone()), or the number as an argument"
+            )
         if func in _SOBOL:
             return (
                 "draws from a Sobol sequence, which PyTorch computes past its dispatcher; draw outside and pass the "
                 "numbers in"
             )
         return None
+
+    def _is_view_of_larger(self, tensor: torch.Tensor) -> bool:
+        given = self.tracer.is_given(self.tracer.stand_in(tensor))
+        return given and bool(self.tracer.offset_inputs or tensor.storage_offset())
 
     def _by_element(self, func: Any, args: Any, kwargs: Any) -> torch.Tensor:
         """The same as a write that is seen: the numbers that were looked at decide what is written."""

@@ -189,7 +189,8 @@ def refuse_waiting(leaves: Iterable[Any]) -> None:
 def geometry(batch: tuple[Any, ...], options: dict[str, Any]) -> Any:
     """What the batch decides of a program."""
     if not options and _only_tensors(batch):
-        return tuple([(b.shape, b.stride(), b.dtype, b.device, b.requires_grad) for b in batch]), places(batch)
+        each = [(b.shape, b.stride(), b.storage_offset() != 0, b.dtype, b.device, b.requires_grad) for b in batch]
+        return tuple(each), places(batch)
     return signature(batch, options)
 
 
