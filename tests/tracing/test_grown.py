@@ -146,6 +146,22 @@ def test_what_is_looked_up_past_the_objects(
     torch.testing.assert_close(after, expected)
 
 
+@pytest.mark.parametrize("way", ["wrap", "step"])
+def test_a_forward_that_fx_compiles_anew(way: str) -> None:
+    twin = torch.fx.symbolic_trace(nn.Sequential(nn.Linear(3, 3), nn.Tanh()))
+    model: Any = copy.deepcopy(twin)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+    step: Any = mg.TrainStep(model, nn.MSELoss(), optimizer, check="never") if way == "step" else mg.wrap(model)
+    for _ in range(2):
+        loss = step(X, X) if way == "step" else nn.functional.mse_loss(step(X), X)
+        torch.testing.assert_close(loss.detach(), nn.functional.mse_loss(twin(X), X).detach())
+        for module in (model, twin):
+            (output,) = module.graph.find_nodes(op="output")
+            with module.graph.inserting_before(output):
+                output.replace_input_with(output.args[0], module.graph.call_function(torch.sin, output.args[:1]))
+            module.recompile()
+
+
 def test_what_python_notes_on_a_class_means_no_other_program(settings: types.ModuleType) -> None:
     _, third, twin = family()
     model = mg.wrap(copy.deepcopy(twin), check="never")

@@ -107,6 +107,15 @@ class Meetings(Objects):
     def _method(self, value: types.MethodType, name: str) -> None:
         self.meet(value.__self__, name.rpartition(".")[0] or "self")
         self.meet(value.__func__, name)
+        if value.__name__ == "forward" and isinstance(value.__self__, torch.nn.Module):
+            self._forward_of(type(value.__self__))
+
+    def _forward_of(self, cls: type) -> None:
+        """That of a class of PyTorch's may be replaced, too: ``GraphModule.recompile``."""
+        owner = next((c for c in cls.__mro__ if "forward" in vars(c)), cls)
+        self.place(
+            self.attributes_of(owner), "forward", vars(owner).get("forward", MISSING), f"{cls.__qualname__}.forward"
+        )
 
     def _builtin(self, value: Any, name: str) -> None:
         """``random.random``, ``values.pop``, ``time.time``."""
