@@ -219,10 +219,10 @@ class Wrapped:
             return None, f"look {changed.index} at a {kind} saw {value}, and now {changed.seen}"
         except MemogradError:
             raise
-        except RuntimeError as error:  # an operator that runs into a shape which values decide
-            if not program.shaped:
+        except (RuntimeError, IndexError) as error:  # which the model may catch and go on from, in another program
+            if not program.decisions:
                 raise
-            return None, f"a shape that values decide: {error}"
+            return None, f"{'a shape that values decide' if program.shaped else 'a kernel'}: {error}"
 
     def _ran(self, program: Program, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         self._last = program

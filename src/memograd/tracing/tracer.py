@@ -36,7 +36,7 @@ from memograd._torch import (
     without_function_modes,
     without_modes,
 )
-from memograd.errors import CaptureError, DataDependentError, ResizedError
+from memograd.errors import CaptureError, DataDependentError, MemogradError, ResizedError
 from memograd.looks import look, read, what_is_seen
 from memograd.tracing import cudnn, generators, shapes, zeros  # noqa: F401  (shapes enters what it knows)
 from memograd.tracing.constants import constant
@@ -54,7 +54,9 @@ from memograd.tracing.operator_kinds import (
 from memograd.tracing.processes import COLLECTIVE, refuse_collective
 from memograd.tracing.provenance import caller
 from memograd.tracing.recorder import Recorder
+from memograd.tracing.shapes_seen import result_of
 from memograd.tracing.turned import made_again
+from memograd.tracing.writer import map_tensors
 
 aten = torch.ops.aten
 
@@ -166,6 +168,10 @@ class Tracer(Recorder, TorchDispatchMode):
                 with without_modes():
                     return bool(known) if func is aten.is_nonzero.default else known.item()
             raise DataDependentError(self._data_dependent(func)) from error
+        except Exception as error:
+            if self.concrete and not isinstance(error, MemogradError):
+                self._refused_by_a_kernel(func, args, kwargs)
+            raise
         if zeros.is_product(func) and zeros.vanishes(func, self._nodes(args)):
             return self.__torch_dispatch__(zeros.ZEROS, types, *zeros.like(out))
         self._record(func, args, kwargs, out)
@@ -173,6 +179,14 @@ class Tracer(Recorder, TorchDispatchMode):
             for tensor, what in looked_at(func, args, kwargs, out):
                 self.look(tensor, what)
         return out
+
+    def _refused_by_a_kernel(self, func: Any, args: Any, kwargs: Any) -> None:
+        """A program that goes on from here (``except torch.linalg.LinAlgError``) does so for these operands."""
+        try:
+            result_of(func, *map_tensors(lambda t: self.like(self.stand_in(t)), (args, kwargs)))
+        except Exception:
+            return  # as for any of these shapes
+        map_tensors(lambda t: self.look(t, "value"), (args, kwargs))
 
     def look(self, tensor: torch.Tensor, what: str) -> None:
         """The program is told the value of ``tensor`` (or its shape, which depends on values): the graph is right for

@@ -92,10 +92,9 @@ class Programs:
                 other = self._which(program.decisions[: changed.index], changed.seen, tried)
             except MemogradError:
                 raise
-            except RuntimeError as error:  # a planned step may get to operators before it gets to the look at a shape
-                if not program.shaped:
-                    raise
-                why, other = f"a shape that values decide: {error}", None
+            except (RuntimeError, IndexError) as error:  # the model may go on from what a kernel refuses; and a planned
+                what = "a shape that values decide" if program.shaped else "a kernel"  # step may get to operators
+                why, other = f"{what}: {error}", None  # before it gets to the look at a shape
             if other is None:
                 self.add(build(why))
                 return self.step(batch, options, True, build, compare)
