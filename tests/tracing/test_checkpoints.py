@@ -186,10 +186,17 @@ def test_a_sequence_of_checkpoints():
     torch.testing.assert_close(mg.grad(f)(x), torch.func.grad(lambda x: model(x).sum())(x), rtol=1e-12, atol=0)
 
 
-def test_other_draws_in_the_backward_pass_are_refused():
-    f = lambda x: checkpoint(dropout, x, use_reentrant=True, preserve_rng_state=False).sum()  # noqa: E731
+@pytest.mark.parametrize("reentrant", [True, False])
+def test_other_draws_in_the_backward_pass_are_refused(reentrant):
+    f = lambda x: checkpoint(dropout, x, use_reentrant=reentrant, preserve_rng_state=False).sum()  # noqa: E731
     with pytest.raises(mg.CaptureError, match=r"random numbers inside a checkpoint.*preserve_rng_state=False"):
         mg.grad(f)(torch.randn(3))
+
+
+def test_nothing_drawn_needs_no_state_of_the_generator():
+    f = lambda x: checkpoint(torch.sin, x, use_reentrant=False, preserve_rng_state=False).sum()  # noqa: E731
+    x = torch.randn(3)
+    torch.testing.assert_close(mg.grad(f)(x), x.cos())
 
 
 def half(tensor):

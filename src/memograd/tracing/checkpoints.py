@@ -10,7 +10,8 @@ CPU, nowhere) make no difference to a graph; one that gives back other numbers t
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
 from itertools import takewhile
 from typing import Any
 
@@ -45,26 +46,18 @@ def run_through(tracer: Tracer, function: Callable[..., Any], preserve_rng_state
     if not any(isinstance(a, torch.Tensor) and a.requires_grad for a in args):
         with torch.no_grad():
             return function(*args)
-    last = next(iter(reversed(tracer.graph.nodes)), None)
-    region = Region(tracer)
+    region = Region(tracer, preserve_rng_state)
     out = function(*args)
     region.over()
-    node = next(iter(reversed(tracer.graph.nodes)), None)
-    while not preserve_rng_state and node is not None and node is not last:
-        if ops.is_random(node):
-            raise CaptureError(
-                f"{node.target} at {node.meta.get('source')} draws random numbers inside a checkpoint with "
-                "preserve_rng_state=False, whose backward pass would draw others; leave that argument out"
-            )
-        node = node.prev
     return out
 
 
 class Region:
     """A part of the forward pass that autograd will compute again."""
 
-    def __init__(self, tracer: Tracer) -> None:
+    def __init__(self, tracer: Tracer, draws_the_same: bool = True) -> None:
         self.tracer = tracer
+        self.draws_the_same = draws_the_same
         self.last = next(iter(reversed(tracer.graph.nodes)), None)
         self.before = {s: s.node for s in tracer.storages() if s.origin.op == "placeholder"}
         self.after: dict[Any, fx.Node] = {}
@@ -73,11 +66,13 @@ class Region:
 
     def over(self, may_stop: bool = False) -> None:
         """``may_stop``: autograd computes it again only as far as it has saved something (``use_reentrant=False``)."""
+        if not self.draws_the_same and torch.is_grad_enabled():
+            self._refuse_draws()
         self.after = {s: s.node for s, node in self.before.items() if s.node is not node}
         around = self.tracer.open_regions
         del around[around.index(self) :]
         if around:
-            nodes = list(takewhile(lambda n: n is not self.last, reversed(self.tracer.graph.nodes)))
+            nodes = list(self._inside())
             around[-1].inner |= {node: node is nodes[-1] for node in nodes}
         if self.after and torch.is_grad_enabled():
             if may_stop and any(self._is_last(node) for node in self.after.values()):
@@ -87,6 +82,17 @@ class Region:
                     "write first, leave the checkpoint out, or set use_reentrant=True"
                 )
             self.tracer.regions.append(self)
+
+    def _inside(self) -> Iterator[fx.Node]:
+        return takewhile(lambda n: n is not self.last, reversed(self.tracer.graph.nodes))
+
+    def _refuse_draws(self) -> None:
+        for node in self._inside():
+            if ops.is_random(node):
+                raise CaptureError(
+                    f"{node.target} at {node.meta.get('source')} draws random numbers inside a checkpoint with "
+                    "preserve_rng_state=False, whose backward pass would draw others; leave that argument out"
+                )
 
     def _is_last(self, written: fx.Node) -> bool:
         """Whether nothing behind ``written`` saves anything for its backward, as far as that can be told. A region
@@ -120,11 +126,7 @@ class Region:
 
     def _needed(self) -> set[fx.Node]:
         """What was computed in the region for what it wrote."""
-        inside: set[fx.Node] = set()
-        for node in reversed(self.tracer.graph.nodes):
-            if node is self.last:
-                break
-            inside.add(node)
+        inside = set(self._inside())
         needed, waiting = set(), [node for node in self.after.values() if node in inside]
         while waiting:
             node = waiting.pop()
@@ -165,7 +167,7 @@ def _enter(hooks: saved_tensors_hooks) -> None:
     if tracer is None or not tracer.stops:
         _PUSH(hooks)
     elif type(hooks).__module__ == checkpoint.__module__:
-        setattr(hooks, _ABSENT, Region(tracer))
+        setattr(hooks, _ABSENT, Region(tracer, sys._getframe(1).f_locals.get("preserve_rng_state", True)))
     elif type(hooks) in _HARMLESS:
         _PUSH(hooks)  # which may be forbidden here
         _EXIT(hooks)
