@@ -896,6 +896,20 @@ def test_a_schema_says_what_an_operator_takes_returns_and_writes() -> None:
     assert adapter.schema_of(getattr) is None
 
 
+def test_operators_that_are_given_functions_reach_a_mode_that_says_it_takes_them():
+    class Mode(adapter.TorchDispatchMode):
+        supports_higher_order_operators = True
+
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            seen.append(adapter.is_given_functions(func))
+            return func(*args, **(kwargs or {}))
+
+    seen = []
+    with Mode():
+        torch.cond(torch.tensor(True), torch.sin, torch.cos, (torch.ones(2),))
+    assert True in seen, WHY + "a dispatch mode with supports_higher_order_operators is handed torch.cond"
+
+
 def test_hooks_of_an_optimizer_are_seen() -> None:
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.ones(1))], 0.1)
     for register in (optimizer.register_step_pre_hook, optimizer.register_step_post_hook):

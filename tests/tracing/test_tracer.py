@@ -122,3 +122,10 @@ def test_fresh_memory_is_the_programs_where_it_is_captured_on_values():
     gradient = mg.grad(f)
     for _ in range(2):
         torch.testing.assert_close(gradient(X), torch.where(X > 0, 2 * X, 0.0))
+
+
+def test_an_operator_that_is_given_functions_is_refused_by_name():
+    """Where a capture failed the program was run again in plain PyTorch, which was said to fail, too."""
+    f = lambda x: torch.cond(x.sum() > 0, torch.sin, torch.cos, (x,)).sum()  # noqa: E731
+    with pytest.raises(mg.CaptureError, match="calls cond"):
+        mg.capture(f, torch.randn(3))

@@ -158,6 +158,7 @@ try:
         generated_function,
         has_own_kernel,
         is_composite,
+        is_given_functions,
         quick,
         registered_backward,
         schema_of,

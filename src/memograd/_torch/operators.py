@@ -5,6 +5,8 @@
 - ``is_composite``, ``has_own_kernel``: no public function tells operators that autograd takes apart from those it runs;
   ``taken_apart``: nor runs what they are made of where autograd is not there to do it (``decompose`` prefers what
   Python knows of them, which is not always the same).
+- ``is_given_functions``: operators that are given functions have a class of their own, without a public name; a mode
+  is handed them where its ``supports_higher_order_operators`` is true.
 - ``registered_backward``: nothing public says whether ``register_autograd`` was called for a custom operator;
   ``generated_function``: nor what the ``autograd.Function`` is called that it gets.
 """
@@ -37,6 +39,11 @@ def is_composite(operator: Any) -> bool:
 def has_own_kernel(operator: Any) -> bool:
     """Whether a composite ``operator`` has a kernel too, which runs where nobody differentiates (``silu_backward``)."""
     return torch._C._dispatch_has_kernel_for_dispatch_key(operator.name(), "CPU")
+
+
+def is_given_functions(operator: Any) -> bool:
+    """Whether it is one of those that branch and loop: ``torch.cond``."""
+    return isinstance(operator, torch._ops.HigherOrderOperator)
 
 
 def taken_apart(operator: Any, args: Any, kwargs: Any) -> Any:

@@ -33,6 +33,8 @@ _FORWARDED = frozenset({"manual_seed", "seed", "set_state", "get_state", "initia
 class Own(TorchDispatchMode):
     """What runs inside, in this thread, draws from ``generators``, by device."""
 
+    supports_higher_order_operators = True  # which are passed on
+
     def __init__(self, generators: dict[str, torch.Generator]) -> None:
         super().__init__()
         self.generators = {_named(torch.device(device)): g for device, g in generators.items()}

@@ -31,6 +31,7 @@ from memograd._torch import (
     TorchDispatchMode,
     is_default_generator,
     is_fake,
+    is_given_functions,
     quiet,
     taken_apart,
     without_function_modes,
@@ -66,6 +67,7 @@ class Tracer(Recorder, TorchDispatchMode):
 
     offset_inputs = False  # some input starts inside its memory, which its stand-in does not
     bits = False  # some input is a conjugated or negated view, which its stand-in is not
+    supports_higher_order_operators = True  # to refuse them by name
     own_node = False  # the hook that is being registered is one on the node of an autograd.Function
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -134,6 +136,12 @@ class Tracer(Recorder, TorchDispatchMode):
 
     def _refuse(self, func: Any, args: Any, kwargs: Any) -> None:
         """Raises CaptureError for what no graph could say."""
+        if is_given_functions(func):
+            source, line = caller()
+            raise CaptureError(
+                f"{source} ({line}) calls {func.name()}, an operator that is given functions, and has no rule here; "
+                "write the branch or the loop in Python (memograd sees which way it goes)"
+            )
         if func.namespace in COLLECTIVE:
             refuse_collective(func, *caller())
         if self.offset_inputs and func is aten.as_strided.default and (len(args) > 3 or "storage_offset" in kwargs):
