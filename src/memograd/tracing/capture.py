@@ -185,12 +185,14 @@ class _Capture:
             in_notes=tuple(in_notes),
             united=self.united,
         )
-        inputs = tuple(replace(i, place=self.reads.tensors.get(id(i.tensor))) for i in self.inputs.entries)
+        inputs = tuple(replace(i, place=self.reads.found(i.tensor)) for i in self.inputs.entries)
         guards = Guards(self.reads)
+        guards.by_identity = frozenset(self.tracer.others_asked)
         if self.tracer.asked_ids:
             computed = frozenset(self.tracer.computed_ids)
             guards.ask(AskedIds(tuple(self.tracer.asked_ids), *self.reads.held(), computed), self.united)
-        guards.given = tuple([(k, self.reads.tensors[id(leaves[k])]) for k in self.itself])
+        found = [(k, self.reads.found(leaves[k])) for k in self.itself]
+        guards.given = tuple([(k, place) for k, place in found if place is not None])
         return Graph(self.graph, inputs, tuple(outputs.entries), calling, guards=guards, effects=effects).verify()
 
     def _stand_ins(self, leaves: list[Any], names: Sequence[str], wrt: Collection[int]) -> list[Any]:
@@ -234,7 +236,7 @@ class _Capture:
     def held_too(self, args: Any, kwargs: Any) -> list[int]:
         """Which leaves of the arguments are tensors that the program has found elsewhere, too."""
         leaves = pytree.tree_leaves((args, kwargs))
-        return [k for k, x in enumerate(leaves) if isinstance(x, torch.Tensor) and id(x) in self.reads.tensors]
+        return [k for k, x in enumerate(leaves) if isinstance(x, torch.Tensor) and self.reads.found(x) is not None]
 
     def _trace(self, args: Any, kwargs: Any) -> tuple[list[Any], Any]:
         """The leaves of what the program returns, and how they are nested: as they are now, before what it has

@@ -17,6 +17,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from memograd.tracing.keys import shown
+
 
 @dataclass(frozen=True)
 class Closure:
@@ -66,7 +68,7 @@ def captured(function: Any, entered: set[int] | None = None) -> Iterator[tuple[s
         if isinstance(value, (list, tuple)):
             yield from ((f"{name}_{i}", v) for i, v in enumerate(value))
         elif isinstance(value, dict):
-            yield from ((f"{name}_{k}", v) for k, v in value.items())
+            yield from ((f"{name}_{shown(k)}", v) for k, v in value.items())
         elif _is_program(value):
             yield from captured(value, entered)
 

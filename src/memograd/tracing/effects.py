@@ -25,6 +25,7 @@ from memograd.errors import CaptureError
 from memograd.tracing.given import Way, containers
 from memograd.tracing.handles import refuse_removed
 from memograd.tracing.holders import MISSING, Holder, Keyed, OfATensor
+from memograd.tracing.keys import shown
 from memograd.tracing.reachable import reachable
 from memograd.tracing.reads import Reads
 from memograd.tracing.registered import Registration, register
@@ -55,10 +56,8 @@ def changes_of(holder: Holder, before: Any, name: str) -> list[Change]:
         return [(holder, None, now, name)] if _differ(before, now) else []
     keys = [k for k in {**before, **now} if now.get(k, MISSING) is not before.get(k, MISSING)]
     moved = _moved(before, now) if isinstance(holder.holder, dict) else []
-    changes: list[Change] = [(holder, k, now.get(k, MISSING), f"{name}.{k}") for k in keys]
-    changes += [(holder, k, MISSING, f"{name}.{k}") for k in moved]
-    changes += [(holder, k, now[k], f"{name}.{k}") for k in moved]
-    return changes
+    changes = [(k, now.get(k, MISSING)) for k in keys] + [(k, MISSING) for k in moved] + [(k, now[k]) for k in moved]
+    return [(holder, k, value, f"{name}.{shown(k)}") for k, value in changes]
 
 
 def _forget(function: Any, misses: int) -> None:

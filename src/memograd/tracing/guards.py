@@ -58,6 +58,7 @@ class Guards:
         ids: of which arguments the program has asked the ids.
         keys: tensors that are keys of dicts which the program got hold of, members of sets, or held weakly; by id, and
             how they are got.
+        by_identity: ids of tensors in places, for which the program has asked: another one will not do there.
         moved: since this was last set to False, some place has got another tensor, which will do.
     """
 
@@ -97,8 +98,9 @@ class Guards:
             self.volatile = self.volatile or _COUNTS
             self.unknown = self.unknown or _COUNTS
         self.given: tuple[tuple[int, Place | Key], ...] = ()
-        self.keys = {of: place for of, place in reads.tensors.items() if isinstance(place, Key)}
+        self.keys = dict(reads.keys)
         self.ids: AskedIds | None = None
+        self.by_identity: frozenset[int] = frozenset()
         self.moved = False
         self._remember_tensors()
 
@@ -230,7 +232,10 @@ class Guards:
             return False
         if list(map(_DTYPE, solid)) != self._dtypes or list(map(_STRIDE, _strided(solid))) != self._strides:
             return False
-        self.moved |= any(a != b for a, b in ids)
+        moved = {of for pair in ids if pair[0] != pair[1] for of in pair}
+        if not (moved.isdisjoint(self.keys) and moved.isdisjoint(self.by_identity)):
+            return False
+        self.moved |= bool(moved)
         for way, values in zip(self._ways, now, strict=True):
             way.last = values
         self._remember_tensors()

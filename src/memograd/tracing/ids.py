@@ -8,6 +8,7 @@ the numbers that the program got hold of.
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +17,7 @@ import torch
 
 from memograd._torch import pytree
 from memograd.tracing.interposed import current
+from memograd.tracing.keys import compares_itself, held_by
 from memograd.tracing.tracer import Tracer
 
 _ID = id
@@ -64,14 +66,31 @@ def told(value: Any) -> int:
     tracer = current()
     argument = tracer.given_ids.get(_ID(value)) if tracer is not None else None
     if tracer is None or argument is None:
+        if tracer is not None and isinstance(value, torch.Tensor):
+            tracer.others_asked.add(_ID(value))
         return _ID(value)
     tracer.asked_ids.add(argument)
     return Told(argument[1])
 
 
 def hashed(value: Any) -> int:
-    """``hash(value)``, which of a tensor is its id."""
-    return told(value) if isinstance(value, torch.Tensor) else hash(value)
+    """``hash(value)``, which of a tensor is its id, and of an object may be the id of one."""
+    if isinstance(value, torch.Tensor):
+        return told(value)
+    if type(value) is not Told:
+        value = _with_ids(value)
+        if sys._getframe(1).f_code.co_name != "__hash__":  # of a key: what it holds is compared
+            counts(value)
+    number, tracer = hash(value), current()
+    of = tracer is not None and any(number == asked for _, asked in tracer.asked_ids)
+    return Told(number) if of else number
+
+
+def _with_ids(value: Any) -> Any:
+    """A tuple with the ids of tensors in their place, which has the same hash."""
+    if type(value) is not tuple:
+        return told(value) if isinstance(value, torch.Tensor) else value
+    return tuple(map(_with_ids, value))
 
 
 TOLD = {"id": told, "hash": hashed}  # by the name of the builtin
@@ -115,7 +134,7 @@ class AskedIds:
 
 def values_in(values: Iterable[Any]) -> Iterator[Any]:
     """The whole numbers among ``values`` that may be ids, and the texts that may have one, those in tuples, lists, sets
-    and dicts there, too."""
+    and dicts there, and in keys that are found by what they hold, too."""
     for value in values:
         if issubclass(type(value), int) and type(value) is not bool:
             yield from [int.__pos__(value)] if value.bit_length() > _BITS else []
@@ -123,8 +142,17 @@ def values_in(values: Iterable[Any]) -> Iterator[Any]:
             yield from [value] if _WRITTEN.search(value) else []
         elif isinstance(value, (tuple, list, set, frozenset)):
             yield from values_in(value)
+            if isinstance(value, (set, frozenset)):
+                yield from _in_keys(value)
         elif type(value) is dict:
             yield from values_in([*value, *value.values()])
+            yield from _in_keys(value)
+
+
+def _in_keys(keys: Iterable[Any]) -> Iterator[Any]:
+    for key in keys:
+        if not isinstance(key, (int, str, torch.Tensor)) and compares_itself(key):
+            yield from values_in(x for x in held_by(key) if isinstance(x, (int, str)))
 
 
 def written_in(text: str) -> Iterator[int]:

@@ -21,6 +21,7 @@ import torch
 from memograd.tracing import asked
 from memograd.tracing.holders import MISSING, Attributes, Variables, dict_of
 from memograd.tracing.ids import TOLD
+from memograd.tracing.keys import shown
 from memograd.tracing.kinds.kind import UNKNOWN, Kind
 from memograd.tracing.kinds.libraries import BIG, OF_A_LIBRARY
 from memograd.tracing.names import (
@@ -84,7 +85,7 @@ class Meetings(Objects):
             if isinstance(held, set):
                 self.meet(item, f"{name} member")
             else:
-                self.place(value, key, item, f"{name}.{key}".lstrip("."))
+                self.place(value, key, item, f"{name}.{shown(key)}".lstrip("."))
 
     def _large(self, value: Any, name: str) -> None:
         items = value.values() if isinstance(value, dict) else value
@@ -97,6 +98,8 @@ class Meetings(Objects):
         if type(value) not in (tuple, frozenset) and dict_of(value) is not None:
             self._object(value, name)
         for i, item in enumerate(value):
+            if isinstance(value, frozenset):
+                self.key(item, name)
             self.meet(item, f"{name}.{i}")
 
     def _tensor(self, value: torch.Tensor, name: str) -> None:

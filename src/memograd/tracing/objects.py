@@ -89,6 +89,7 @@ class Objects:
                 for key, entry in list(vars(cls).items()):
                     if not key.startswith("__"):
                         self.place(self.attributes_of(cls), key, entry, f"{cls.__qualname__}.{key}")
+        self._special_methods(value)
 
     def _metaclass(self, cls: type) -> None:
         """``type(self).scale``, a property of the class of the class; ``isinstance(x, Interface)``."""

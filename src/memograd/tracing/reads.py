@@ -37,6 +37,7 @@ from memograd.tracing.counters import Counters, remember
 from memograd.tracing.grown import Classes
 from memograd.tracing.holders import MISSING, Attributes, Holder, Parametrized, dict_of, holder_of, slots_of
 from memograd.tracing.ids import TOLD, values_in
+from memograd.tracing.keys import compares_itself, held_by
 from memograd.tracing.kinds.kind import ANSWER, UNKNOWN
 from memograd.tracing.kinds.libraries import PARAMETRIZED
 from memograd.tracing.meetings import Meetings
@@ -92,13 +93,6 @@ def tensors_in(value: Any, within: tuple[int, ...] = ()) -> Iterator[tuple[tuple
             yield from tensors_in(item, (*within, i))
 
 
-def weak_in(value: Any) -> list[weakref.ref[Any]]:
-    """The weak references that ``value`` is or holds, if it is a tuple."""
-    if isinstance(value, weakref.ref):
-        return [value]
-    return [reference for item in value for reference in weak_in(item)] if isinstance(value, tuple) else []
-
-
 def _itself(tensor: torch.Tensor) -> torch.Tensor:
     return tensor
 
@@ -112,6 +106,7 @@ class Reads(Meetings):
         before: what can hold values and the program has got hold of, and what it held; by id. Of an object its
             ``__dict__``.
         tensors: where each tensor met stands, by its id.
+        keys: the same of those by which something is found, and of those that are held weakly.
         states: what else the program has met, by its state.
         classes: the classes whose attributes it may ask for.
     """
@@ -119,7 +114,8 @@ class Reads(Meetings):
     def __init__(self, roots: Iterable[tuple[str, Any]], counts: bool = False) -> None:
         self.places: dict[tuple[int, Any], tuple[Place, Any]] = {}
         self.before: dict[int, tuple[Holder, Any]] = {}
-        self.tensors: dict[int, Place | Key] = {}
+        self.tensors: dict[int, Place] = {}
+        self.keys: dict[int, Key] = {}
         self.containers: list[Any] = []  # dicts, lists and sets that count as read with all they hold
         self.asking: list[tuple[dict[str, Any], str]] = []  # modules of code that asks for ids, and how
         self.names: dict[int, str] = {}  # a path for messages, by id of what was met
@@ -248,15 +244,23 @@ class Reads(Meetings):
 
     def key(self, value: Any, name: str) -> None:
         """``value`` is a key of a dict, or a member of a set."""
-        for _, tensor in tensors_in(value):
-            self.tensors.setdefault(id(tensor), Key(partial(_itself, tensor), f"a key of {name}"))
-        for reference in weak_in(value):
-            self.weakly(reference, name)
+        self.meet(value, f"a key of {name}")
+        if not compares_itself(value):
+            return
+        for held in held_by(value):
+            if isinstance(held, torch.Tensor):
+                self.keys.setdefault(id(held), Key(partial(_itself, held), f"a key of {name}"))
+            elif isinstance(held, weakref.ref):
+                self.weakly(held, name)
 
     def weakly(self, reference: weakref.ref[Any], name: str) -> None:
         """The program gets hold of what ``reference`` is of, and does not keep it alive."""
         if isinstance(tensor := reference(), torch.Tensor):
-            self.tensors.setdefault(id(tensor), Key(weakref.ref(tensor), name))
+            self.keys.setdefault(id(tensor), Key(weakref.ref(tensor), name))
+
+    def found(self, tensor: torch.Tensor | None) -> Place | Key | None:
+        """Where the program has found ``tensor``."""
+        return self.tensors.get(id(tensor)) or self.keys.get(id(tensor))
 
     def watch_ids(self, scope: dict[str, Any], name: str) -> None:
         """The program asks for ids, by the builtin of this ``name``: by ours in this module, while it is captured."""

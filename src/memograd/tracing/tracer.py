@@ -78,6 +78,7 @@ class Tracer(Recorder, TorchDispatchMode):
         self.handles: dict[int, tuple[Any, str]] = {}  # by id: those of hooks on its own tensors, and what these are
         self.given_ids: dict[int, tuple[int, int]] = {}  # what stands for an argument: its position and its id
         self.asked_ids: set[tuple[int, int]] = set()  # those the program has asked for
+        self.others_asked: set[int] = set()  # ids of other tensors for which the program has asked
         self.computed_ids: set[int] = set()  # and has computed with
         self.not_asked: set[int] = set()  # stand-ins of arguments that require a gradient which nobody will compute
         self.regions: list[Any] = []  # that write and will be computed again, see ``checkpoints.py``
