@@ -1,5 +1,7 @@
 """Programs that ask for ids of arguments: what they find, compute or return by these is PyTorch's for each argument."""
 
+import zlib
+
 import pytest
 import torch
 from torch import nn
@@ -36,7 +38,32 @@ def times_an_id(x, n):
     return x * id(n)
 
 
+def by_a_part(x, n):
+    return x * len({*hex(id(n))[-6:]}) * int(str(id(n))[-6:], 10)
+
+
+def by_a_part_of_a_longer_text(x, n):
+    return x * int(f"x{id(n)}"[-6:]) * int("n{}".format(id(n))[-6:])  # noqa: UP032
+
+
+def by_a_digit(x, n):
+    return x * sum(k * repr(id(n) // 32).endswith(str(k)) for k in range(10))
+
+
+def by_a_digest(x, n):
+    return x * zlib.crc32(str(id(n)).encode())
+
+
+def by_its_bytes(x, n):
+    return x * sum(id(n).to_bytes(8, "little")[:3])
+
+
+def by_the_hash_of_a_text(x, n):
+    return x * (hash(f"x{id(n)}") % 1009)
+
+
 PROGRAMS = [by_a_text, by_digits, by_a_longer_number, by_a_remainder, by_order, times_an_id]
+PROGRAMS += [by_a_part, by_a_part_of_a_longer_text, by_a_digit, by_a_digest, by_its_bytes, by_the_hash_of_a_text]
 
 
 class Program(nn.Module):
@@ -90,6 +117,14 @@ def test_a_text_with_an_id_cannot_be_left_behind():
     with pytest.raises(mg.CaptureError, match="leaves the id of a tensor"):
         mg.wrap(Program(run))(ARGUMENTS[0])
     assert not seen
+
+
+@pytest.mark.parametrize("made", [lambda n: [f"n{id(n)}"], lambda n: {"a": (1, hex(id(n)))}, lambda n: {id(n): 1}])
+def test_an_id_cannot_be_left_inside_of_something(made):
+    model = Program(lambda x, n: x * n)
+    model.run = lambda x, n: (setattr(model, "last", made(n)), x * n)[1]
+    with pytest.raises(mg.CaptureError, match="leaves the id of a tensor"):
+        mg.wrap(model)(ARGUMENTS[0])
 
 
 def test_other_arguments_take_the_same_graph_where_nothing_is_found_by_a_text():

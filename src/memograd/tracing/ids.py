@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+import types
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 from memograd._torch import pytree
+from memograd.tracing.id_texts import IdText, cuts_texts, plain, text_of
 from memograd.tracing.interposed import current
 from memograd.tracing.keys import compares_itself, held_by
 from memograd.tracing.tracer import Tracer
@@ -33,32 +35,61 @@ class Told(int):
 def _computing(name: str) -> None:
     function = getattr(int, name)
 
-    def call(self: Told, *others: Any) -> Any:
+    def call(self: Told, *others: Any, **named: Any) -> Any:
         counts(self)
-        return function(self, *others)
+        return function(self, *others, **named)
 
     setattr(Told, name, call)
 
 
 _OF_TWO = "add", "sub", "mul", "floordiv", "truediv", "mod", "divmod", "pow", "lshift", "rshift", "and", "or", "xor"
 _OTHERS = "lt", "le", "gt", "ge", "neg", "invert", "abs", "float", "index", "int", "round", "trunc"
-for _name in (*_OF_TWO, *(f"r{name}" for name in _OF_TWO), *_OTHERS):
-    _computing(f"__{_name}__")
+_METHODS = "to_bytes", "bit_length", "bit_count", "as_integer_ratio"
+for _name in (*(f"__{name}__" for name in (*_OF_TWO, *(f"r{name}" for name in _OF_TWO), *_OTHERS)), *_METHODS):
+    _computing(_name)
+
+
+def _writing(name: str) -> None:
+    function = getattr(int, name)
+
+    def call(self: Told, *spec: str) -> str:
+        _may_be_cut(int.__pos__(self), sys._getframe(1).f_code)
+        return text_of(function(self, *spec), int.__pos__(self))
+
+    setattr(Told, name, call)
+
+
+for _name in ("__str__", "__repr__", "__format__"):
+    _writing(_name)
+
+
+def _may_be_cut(number: int, code: types.CodeType) -> None:
+    tracer = current()
+    if tracer is not None and cuts_texts(code):
+        tracer.computed_ids.add(number)
 
 
 def counts(*values: Any) -> None:
-    """Those of ``values`` that are ids of arguments count as numbers."""
+    """Those of ``values`` that are ids of arguments, or in which one is written, count as numbers."""
     tracer = current()
     if tracer is not None and tracer.asked_ids:
-        tracer.computed_ids |= {int.__pos__(x) for x in pytree.tree_leaves(values) if type(x) is Told}
+        leaves = pytree.tree_leaves(values)
+        tracer.computed_ids |= {int.__pos__(x) for x in leaves if type(x) is Told}
+        for text in (x for x in leaves if isinstance(x, str)):
+            _written_out(text, tracer)
+
+
+def _written_out(text: str, tracer: Tracer) -> None:
+    asked = {of for _, of in tracer.asked_ids}
+    tracer.computed_ids |= asked.intersection(written_in(plain(text) if isinstance(text, IdText) else text))
 
 
 def returned(value: Any, tracer: Tracer) -> Any:
     """``value``, a leaf of what the program returns; an id is so for this argument alone, as a text is that has it."""
-    if tracer.asked_ids and type(value) in (Told, str):
-        asked = {of for _, of in tracer.asked_ids}
-        tracer.computed_ids |= asked.intersection(written_in(str(value)))
-    return int.__pos__(value) if type(value) is Told else value
+    value = plain(value) if type(value) is IdText else int.__pos__(value) if type(value) is Told else value
+    if tracer.asked_ids and type(value) in (int, str):
+        _written_out(str(value), tracer)
+    return value
 
 
 def told(value: Any) -> int:
@@ -70,6 +101,7 @@ def told(value: Any) -> int:
             tracer.others_asked.add(_ID(value))
         return _ID(value)
     tracer.asked_ids.add(argument)
+    _may_be_cut(argument[1], sys._getframe(1).f_code)
     return Told(argument[1])
 
 
@@ -93,7 +125,15 @@ def _with_ids(value: Any) -> Any:
     return tuple(map(_with_ids, value))
 
 
-TOLD = {"id": told, "hash": hashed}  # by the name of the builtin
+def _written(function: Callable[[Any], str]) -> Callable[[Any], str]:
+    def write(value: Any) -> str:
+        number = int.__pos__(value) if type(value) is Told else value
+        return text_of(function(number), number) if type(value) is Told else function(value)
+
+    return write
+
+
+TOLD = {"id": told, "hash": hashed, "hex": _written(hex), "oct": _written(oct), "bin": _written(bin)}  # by builtin
 
 
 @dataclass(frozen=True)

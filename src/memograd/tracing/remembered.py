@@ -16,7 +16,7 @@ from torch import fx
 from memograd.errors import CaptureError
 from memograd.ops import is_random
 from memograd.tracing.effects import Change
-from memograd.tracing.ids import written_in
+from memograd.tracing.ids import values_in, written_in
 from memograd.tracing.inputs import Inputs
 from memograd.tracing.reachable import reachable
 from memograd.tracing.tracer import Tracer
@@ -71,9 +71,9 @@ def refuse_ids(changes: Iterable[Change], tracer: Tracer, inputs: Inputs) -> Non
                 f"the program leaves the text of a tensor in {name!r}: at each run of a graph it would be that of the "
                 "capture. Leave the tensor (x.detach()) there, and write it out where it is read"
             )
-        texts = [x for x in (key, *held) if type(x) is str]
-        numbers = [x for x in (key, *held) if issubclass(type(x), int)]
-        numbers += [x for text in texts for x in written_in(text)]
+        left = list(values_in([key, *held]))
+        numbers = [x for x in left if isinstance(x, int)]
+        numbers += [x for text in left if isinstance(text, str) for x in written_in(text)]
         if any((tracer.knows_id(x) or x in asked) and x not in inputs.users for x in numbers):
             raise CaptureError(
                 f"the program leaves the id of a tensor in {name!r}: at each run of a graph it would be another one, "
