@@ -4,7 +4,8 @@
 * ``x._version`` counts writes, also those of an optimizer: refused for tensors that the program was given.
 * ``x.data_ptr()`` asks where a tensor lies: refused (``addresses``); ``x.storage_offset()`` where it begins there.
 * ``SobolEngine.draw`` writes numbers to memory: refused.
-* ``print(x)`` shows what a tensor without data is to PyTorch's own tracing; here it says what it is to the user.
+* ``print(x)`` shows what a tensor without data is to PyTorch's own tracing; here it says what it is to the user. A text
+  that is no more than shown is one thing, one that the program goes by another (``printed``).
 * ``x.tolist()`` and others read values (``silent_reads``), and ``x.apply_(f)`` writes what it makes of them.
 """
 
@@ -21,6 +22,7 @@ from memograd.errors import CaptureError
 from memograd.tracing.addresses import ADDRESSES, refuse_address
 from memograd.tracing.ids import counts
 from memograd.tracing.interposed import current
+from memograd.tracing.printed import only_shown
 from memograd.tracing.provenance import caller
 from memograd.tracing.silent_reads import BY_ELEMENT, TO_PYTHON, read_by
 from memograd.tracing.tracer import Tracer
@@ -76,18 +78,8 @@ class Unseen(TorchFunctionMode):
         if why := self._why_not(func, args):
             source, line = caller()
             raise CaptureError(f"{source} ({line}) {why}")
-        if func in _SHOWS and is_fake(shown := self.tracer.stand_in(args[0])):
-            if func != _REPR and not shown.dim():  # that of a number is the number's
-                return format(shown.item(), args[1])
-            text = Shown(
-                f"tensor(no values yet: a graph is being made of the program; {tuple(shown.shape)}, {shown.dtype})"
-            )
-            text.of = partial(self.tracer.look, args[0], "value")
-            return text
-        if func == _REPR and self.tracer.concrete:
-            text = Shown(func(*args, **kwargs))
-            text.of = partial(self.tracer.look, args[0], "value")
-            return text
+        if func in _SHOWS:
+            return self._shown(func, args)
         if func == _SET_DATA:
             tensor, new = args
             self.tracer.assign(tensor, new)
@@ -108,6 +100,26 @@ class Unseen(TorchFunctionMode):
                 values.setflags(write=False)  # nobody would see what is written through it
             return values
         return func(*args, **kwargs)
+
+    def _shown(self, func: Any, args: Any) -> Any:
+        with self.tracer.pause():
+            shown = self.tracer.stand_in(args[0])
+        if func != _REPR and not shown.dim():
+            return format(args[0].item(), args[1])  # that of a number is the number's
+        if not (self.tracer.concrete or is_fake(shown)):
+            return func(*args)
+        look = partial(self.tracer.look, args[0], "value")
+        if not (shows := only_shown()):
+            look()
+        if is_fake(shown):
+            text = f"tensor(no values yet: a graph is being made of the program; {tuple(shown.shape)}, {shown.dtype})"
+        else:
+            with self.tracer.pause():
+                text = func(shown, *args[1:])
+        if shows:
+            text = Shown(text)
+            text.of = look
+        return text
 
     def _why_not(self, func: Any, args: Any) -> str | None:
         """Why a graph cannot have what is asked here or drawn."""
