@@ -157,3 +157,54 @@ def test_ids_of_parameters_are_the_users():
     for _ in range(2):
         model(torch.ones(2, 3, dtype=F64)).sum().backward()
     assert table == {id(model.linear.weight): 2.0}
+
+
+def _beside_a_number(cache):
+    drawn = []
+
+    @cache
+    def table(n):
+        drawn.append(0.5 + len(drawn))
+        return torch.ones(n, dtype=F64), drawn[-1]
+
+    @cache
+    def steady(n):
+        return torch.ones(n, dtype=F64), n * 2.0
+
+    return table, steady
+
+
+@pytest.mark.parametrize("cache", [functools.cache, functools.lru_cache(4)])
+def test_a_number_beside_a_tensor_is_the_first_one_or_refused(cache):
+    table, steady = _beside_a_number(cache)
+    before = steady(3)[1]
+    model = mg.wrap(Program(lambda m, x: m.linear(x) * table(x.shape[1])[1] * steady(x.shape[1])[1]), check="never")
+    x = torch.ones(2, 3, dtype=F64)
+    first = model(x)
+    torch.testing.assert_close(first, model.linear(x) * 0.5 * before)
+    with pytest.raises(mg.CaptureError, match="another number each time"):
+        model(x[:1])
+
+
+@pytest.mark.parametrize("cache", [functools.cache, functools.lru_cache(4)])
+def test_a_number_that_is_the_same_each_time_is_not_refused(cache):
+    _, steady = _beside_a_number(cache)
+    model = mg.wrap(Program(lambda m, x: m.linear(x) * steady(3)[0] * steady(3)[1]))
+    for rows in (1, 2, 3):
+        x = torch.ones(rows, 3, dtype=F64)
+        torch.testing.assert_close(model(x), model.linear(x) * 6.0)
+
+
+def test_what_was_remembered_before_stays():
+    made = []
+
+    @functools.cache
+    def noted(n):
+        made.append(n)
+        return float(len(made)) if n < 3 else torch.ones(n, dtype=F64)
+
+    noted(1)
+    model = mg.wrap(Program(lambda m, x: m.linear(x) * noted(3) * noted(1)))
+    for rows in (1, 2):
+        x = torch.ones(rows, 3, dtype=F64)
+        torch.testing.assert_close(model(x), model.linear(x))

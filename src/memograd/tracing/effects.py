@@ -12,7 +12,6 @@ back, and remembered as *effects*: each time the graph has run they leave what P
 from __future__ import annotations
 
 import collections
-import gc
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -22,11 +21,11 @@ from typing import Any
 import torch
 
 from memograd.errors import CaptureError
+from memograd.tracing.caches import forget
 from memograd.tracing.given import Way, containers
 from memograd.tracing.handles import refuse_removed
 from memograd.tracing.holders import MISSING, Holder, Keyed, OfATensor
 from memograd.tracing.keys import shown
-from memograd.tracing.reachable import reachable
 from memograd.tracing.reads import Reads
 from memograd.tracing.registered import Registration, register
 from memograd.tracing.templates import Build, Run, Templates
@@ -45,7 +44,7 @@ def take_back(reads: Reads) -> list[Change]:
         if altered:
             holder.put_back(before)
     for function, asked in reads.remembering:
-        _forget(function, asked.misses)
+        forget(function, asked)
     return changes
 
 
@@ -58,12 +57,6 @@ def changes_of(holder: Holder, before: Any, name: str) -> list[Change]:
     moved = _moved(before, now) if isinstance(holder.holder, dict) else []
     changes = [(k, now.get(k, MISSING)) for k in keys] + [(k, MISSING) for k in moved] + [(k, now[k]) for k in moved]
     return [(holder, k, value, f"{name}.{shown(k)}") for k, value in changes]
-
-
-def _forget(function: Any, misses: int) -> None:
-    """A ``functools.cache`` that has got a tensor of a capture, or of a run that nobody shall notice, forgets it."""
-    if function.cache_info().misses != misses and reachable(*gc.get_referents(function)):
-        function.cache_clear()
 
 
 def _moved(before: dict[Any, Any], now: dict[Any, Any]) -> list[Any]:

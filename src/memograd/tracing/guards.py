@@ -8,7 +8,6 @@ tensor of the same geometry, where the graph looks its tensors up.
 from __future__ import annotations
 
 import collections
-import gc
 import types
 from collections.abc import Callable, Iterable, Sequence
 from operator import attrgetter, contains, getitem, is_
@@ -20,6 +19,7 @@ from torch.nn.parameter import is_lazy
 
 from memograd.errors import CaptureError
 from memograd.graph.signature import distinct
+from memograd.tracing.caches import table_of
 from memograd.tracing.holders import MISSING
 from memograd.tracing.ids import AskedIds
 from memograd.tracing.provenance import hooks_of_every_module
@@ -244,8 +244,8 @@ class Guards:
 
 def _tables(reads: Reads) -> list[dict[Any, Any]]:
     """Where the ``functools.cache``d functions that the program has called keep their results."""
-    called = [f for f, before in reads.remembering if f.cache_info()[:2] != before[:2]]
-    return [held for f in called for held in gc.get_referents(f) if type(held) is dict and held is not vars(f)]
+    called = [f for f, before in reads.remembering if f.cache_info()[:2] != (before.hits, before.misses)]
+    return [table_of(f) for f in called]
 
 
 def _remembers(table: dict[Any, Any], key: Any, before: Any) -> bool:

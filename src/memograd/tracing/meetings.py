@@ -19,6 +19,7 @@ from typing import Any
 import torch
 
 from memograd.tracing import asked
+from memograd.tracing.caches import Before
 from memograd.tracing.holders import MISSING, Attributes, Variables, dict_of
 from memograd.tracing.ids import TOLD
 from memograd.tracing.keys import shown
@@ -138,7 +139,7 @@ class Meetings(Objects):
 
     def _remembering(self, value: Any, name: str) -> None:
         """``@functools.cache``: what it returned once it returns again, to whoever asks."""
-        self.remembering.append((value, value.cache_info()))
+        self.remembering.append((value, Before(value)))
         self.meet(value.__wrapped__, name)
 
     def _function(self, function: types.FunctionType, name: str) -> None:

@@ -11,6 +11,7 @@ import weakref
 from typing import Any
 
 from memograd.tracing import asked
+from memograd.tracing.caches import Before
 from memograd.tracing.grown import Classes
 from memograd.tracing.holders import ClassAttributes, Holder, dict_of, slots_of
 from memograd.tracing.kinds.holders import inside
@@ -48,7 +49,7 @@ class Objects:
     again: str  # what could not be seen in this run, and will be in the next: the graph serves one call
     _alive: list[Any]
     _depth: int
-    remembering: list[tuple[Any, Any]]  # ``functools.cache``d functions, and how often they were asked and run before
+    remembering: list[tuple[Any, Before]]  # ``functools.cache``d functions, and what they remembered before
     _weakly = False
 
     def keep(self, container: Any, holder: Holder | None = None) -> Any:

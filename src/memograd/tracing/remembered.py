@@ -15,6 +15,7 @@ from torch import fx
 
 from memograd.errors import CaptureError
 from memograd.ops import is_random
+from memograd.tracing.caches import Before, computed_otherwise
 from memograd.tracing.effects import Change
 from memograd.tracing.ids import values_in, written_in
 from memograd.tracing.inputs import Inputs
@@ -23,19 +24,24 @@ from memograd.tracing.tracer import Tracer
 from memograd.tracing.unseen import Shown
 
 
-def refuse_remembered(functions: Iterable[tuple[Any, Any]], tracer: Tracer, inputs: Inputs) -> None:
-    """Raises CaptureError where one of these ``functools.cache``d functions, each with its ``cache_info`` before the
-    program ran, has got a tensor that another run would compute otherwise."""
+def refuse_remembered(functions: Iterable[tuple[Any, Before]], tracer: Tracer, inputs: Inputs) -> None:
+    """Raises CaptureError where one of these ``functools.cache``d functions, each with what it remembered before
+    the program ran, has got something that another run would compute otherwise."""
     for function, asked in functions:
         if function.cache_info().misses == asked.misses:
             continue
+        name = getattr(function, "__qualname__", "a function")
+        if computed_otherwise(function, asked):
+            raise CaptureError(
+                f"{name}, which remembers its results (functools.cache), has one with a tensor and a number in it, and "
+                "another number each time it is computed: PyTorch would keep the first. Let it return the number alone"
+            )
         held = gc.get_referents(function)
         keys = [key for table in held if isinstance(table, dict) for key in table]  # what it was called with
         tensors = [t for t in reachable(*held, *keys) if tracer.knows(t) and id(t) not in inputs.users]
         nodes = {tracer.node_of(t) for t in tensors}
         why = _changing(nodes, tracer, inputs)
         if why:
-            name = getattr(function, "__qualname__", "a function")
             raise CaptureError(
                 f"{name}, which remembers its results (functools.cache), has one that depends on {why}: PyTorch would "
                 "keep the first, and a graph compute it at each run. Keep it in an attribute of the model, or compute "
