@@ -75,3 +75,43 @@ def test_another_object_that_is_no_pytree_is_named() -> None:
         "the first call",
         "sample is another object than before, a Sample; pass what it holds, or make its class a pytree",
     ]
+
+
+class Reads(nn.Module):
+    """Goes by what it holds, and appends to a list of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(4, 2)
+        self.seen, self.scales, self.words = [], {"a": 2.0, "b": 3.0}, set()
+
+    def forward(self, x):
+        factor = next(iter(self.scales.values())) * getattr(self, "factor", 1.0) * (1 + len(self.words))
+        return self.layer(x) * factor
+
+
+def test_what_is_no_value_is_named_too() -> None:
+    model, x = mg.wrap(Reads()), torch.randn(3, 4)
+    model(x)
+    model.scales["a"] = model.scales.pop("a")
+    model(x)
+    model.factor = 2.0
+    model(x)
+    model.words.add("c")
+    model(x)
+    assert model.forward.captures[1:] == [  # pyright: ignore
+        "which keys 'self.scales' has, or their order, is not what it was",
+        "'self.factor', which was not there, is not what it was",
+        "'self.words', which the program reads (it holds 1 and held 0), is not what it was",
+    ]
+
+
+def test_a_list_that_a_hook_fills_is_named() -> None:
+    model, seen = Reads(), []
+    model.layer.register_forward_hook(lambda *_: seen.append(1))
+    step = mg.TrainStep(model, nn.MSELoss(), torch.optim.SGD(model.parameters(), 0.1))
+    for _ in range(3):
+        step(torch.ones(3, 4), torch.ones(3, 2))
+    assert len(seen) == 3 and step.captures[1:] == [
+        f"'seen', to which the program adds itself (it holds {k + 1} and held {k}), is not what it was" for k in (0, 1)
+    ]

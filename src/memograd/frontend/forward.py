@@ -156,7 +156,7 @@ class Wrapped:
         why, stale = "" if self.captures else "the first call", None
         for program in [*programs]:
             if not program.guards.hold():
-                stale = program.guards
+                stale = stale or program.guards
                 continue
             if not program.guards.given_hold(flat(args, kwargs)):
                 why = "an argument is a tensor that the model holds, or is none any more"

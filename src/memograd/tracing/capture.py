@@ -187,6 +187,7 @@ class _Capture:
         )
         inputs = tuple(replace(i, place=self.reads.found(i.tensor)) for i in self.inputs.entries)
         guards = Guards(self.reads)
+        guards.told.filled = {id(holder.holder) for holder, *_ in self.changes}
         guards.by_identity = frozenset(self.tracer.others_asked)
         if self.tracer.asked_ids:
             computed = frozenset(self.tracer.computed_ids)

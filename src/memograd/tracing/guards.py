@@ -20,6 +20,7 @@ from torch.nn.parameter import is_lazy
 from memograd.errors import CaptureError
 from memograd.graph.signature import distinct
 from memograd.tracing.caches import table_of
+from memograd.tracing.changed import Told
 from memograd.tracing.holders import MISSING
 from memograd.tracing.ids import AskedIds
 from memograd.tracing.provenance import hooks_of_every_module
@@ -56,6 +57,7 @@ class Guards:
         given: which leaves of the arguments are tensors that the program finds elsewhere, too, and where: it may ask
             whether they are the same, so they are no tensors of their own to it.
         ids: of which arguments the program has asked the ids.
+        told: what else it has read, by name.
         keys: tensors that are keys of dicts which the program got hold of, members of sets, or held weakly; by id, and
             how they are got.
         by_identity: ids of tensors in places, for which the program has asked: another one will not do there.
@@ -74,6 +76,7 @@ class Guards:
         self._nowhere = [p.holder for p in absent if not p.attribute]
         self._never = [p.key for p in absent if not p.attribute]
         self._unset = [p for p in absent if p.attribute]
+        self.told = Told(reads, absent)
         sized = [(c, len(reads.before[id(c)][1])) for c in reads.containers if not isinstance(c, set)]
         self._empty = [c for c, n in sized if not n]
         self._filled, self._sizes = [c for c, n in sized if n], [n for _, n in sized if n]
@@ -212,7 +215,7 @@ class Guards:
                 value = place.get()
                 if value is not before and not _will_do(value, before):
                     return repr(place.name)
-        return "something that the program reads"
+        return self.told.changed(id) or "something that the program reads"
 
     def _alike(self) -> bool:
         """Whether values that are other objects will do all the same."""

@@ -56,7 +56,12 @@ class States:
     @property
     def guarded(self) -> list[tuple[Any, Kind, Any]]:
         """Those that a graph holds for in this state alone."""
-        return [(v, kind, before) for v, kind, before, _ in self._before if kind.is_guarded(self.named)]
+        return [entry[:3] for entry in self.named_guarded]
+
+    @property
+    def named_guarded(self) -> list[tuple[Any, Kind, Any, str]]:
+        """The same, with their names."""
+        return [entry for entry in self._before if entry[1].is_guarded(self.named)]
 
     @property
     def met(self) -> list[tuple[Any, Kind, Any, str]]:
