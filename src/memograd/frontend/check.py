@@ -8,7 +8,6 @@ the loss is. For one call it needs the memory of two.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
 from functools import partial
 from math import inf
 from typing import Any
@@ -121,6 +120,22 @@ class Witness:
         if any(wrong):
             raise _mismatch([w for w in wrong if w is not None])
 
+    def derived(
+        self, question: Question, cotangents: Sequence[Tensor], further: bool, drawn: Generators
+    ) -> dict[int, Any] | None:
+        """PyTorch's gradients, before our pass begins; None where it has none. For the arguments see ``compare``.
+
+        Args:
+            drawn: where the generators stand, which our backward pass is going to draw from.
+        """
+        used, wanted = question
+        if not {*used} <= self.results.keys():
+            self.say("not compared: the loss uses what the model leaves in an attribute, and not what it returns")
+            return None
+        ends = [self.results[k] for k in used]
+        with without_dispatch_modes(of_users=False), drawn.again():
+            return self._derived(ends, wanted, [c.detach() for c in cotangents], further)
+
     def compare(
         self,
         call: Call,
@@ -128,7 +143,7 @@ class Witness:
         cotangents: Sequence[Tensor],
         gradients: dict[int, Any],
         further: bool,
-        drawn: Generators | None,
+        theirs: dict[int, Any] | None,
     ) -> None:
         """Compare what our forward and backward pass computed with PyTorch's.
 
@@ -138,23 +153,17 @@ class Witness:
             gradients: ours, by position of the input.
             further: whether they may be differentiated on; then a derivative of theirs is compared as well, along
                 directions drawn at random.
-            drawn: where the generators stood before our backward pass, which PyTorch's is to draw from.
+            theirs: what was ``derived`` for them.
 
         Raises:
             GradientMismatchError: they differ by more than rounding.
         """
-        used, wanted = question
-        if not {*used} <= self.results.keys():
-            self.say("not compared: the loss uses what the model leaves in an attribute, and not what it returns")
-            return
-        self.program.expected.compared(question)
-        ends = [self.results[k] for k in used]
-        seeds = [c.detach() for c in cotangents]
-        drawing = drawn.again() if drawn is not None else nullcontext()
-        with without_dispatch_modes(of_users=False), drawing:
-            theirs = self._derived(ends, wanted, seeds, further)
+        used = question[0]
+        if {*used} <= self.results.keys():
+            self.program.expected.compared(question)
         if theirs is None:
             return
+        seeds = [c.detach() for c in cotangents]
         wrong = self._wrong("the gradient of", gradients, theirs)
         if wrong and (wrong := self._beyond_rounding(wrong, question, seeds)):
             raise _mismatch(wrong)
@@ -190,7 +199,7 @@ class Witness:
         sources = [self.sources[k] for k in wanted]
         contents = Contents(self.buffers)
         try:
-            # our pass has called the user's hooks already: what they leave here is taken back
+            # our pass calls the user's hooks: what they leave here is taken back
             with TURN, undone(Reads(self.met)), redirected(), without_hooks(self.users), autocast.off():
                 theirs = torch.autograd.grad(ends, sources, seeds, create_graph=further, allow_unused=True)
         except (RuntimeError, NotImplementedError) as error:

@@ -149,8 +149,10 @@ class Derivatives:
             )
             call.witness = witness
             return gradients
-        gradients = None
-        drawn = Generators() if own and call.witness is not None else None
+        gradients = theirs = None
+        witness = call.witness if own and max(question[0]) < len(self.results) and not many else None
+        if witness is not None:  # ahead of ours, which calls the user's hooks: they find what PyTorch's would have found
+            theirs = witness.derived(question, arriving, further, Generators())
         if not inside_torch_func():
             self._see(running, question, further, own)
             gradients = running.answer(call, question, saved, arriving, further)
@@ -163,9 +165,9 @@ class Derivatives:
             self._reach.as_autograd(call, question, gradients)
         if foreseen and isinstance(running, Running) and len(call.groups) == 1:
             running.get_ready(question, further, call.groups[0] if own else range(len(inputs)), gradients)
-        if own and call.witness is not None and max(question[0]) < len(self.results) and not many:
-            witness, call.witness = call.witness, None
-            witness.compare(call, question, arriving, gradients, further, drawn)
+        if witness is not None:
+            call.witness = None
+            witness.compare(call, question, arriving, gradients, further, theirs)
         return gradients
 
     def look(self, call: Call, question: Question, gradients: Iterable[Any], arriving: Sequence[Any]) -> None:

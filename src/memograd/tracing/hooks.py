@@ -15,9 +15,12 @@ import torch
 from torch.utils.hooks import BackwardHook
 
 from memograd._torch import pytree
+from memograd.errors import CaptureError
 from memograd.tracing.backward import UntracedError
+from memograd.tracing.guards import taken_twice
 from memograd.tracing.interposed import current
-from memograd.tracing.undisturbed import taken_back
+from memograd.tracing.reads import Reads
+from memograd.tracing.undisturbed import undone
 
 _CALLED: WeakSet[BackwardHook] = WeakSet()  # whose hook behind the module is called when a graph runs
 
@@ -28,13 +31,18 @@ def name_of(hook: Any) -> str:
 
 def looks_on(hook: Callable[..., Any], gradient: torch.Tensor) -> bool:
     """Whether a hook on a tensor does more, or less, than make another gradient of one; it gets one without data."""
-    version = gradient._version
+    reads, version = Reads([("", hook)]), gradient._version
+    if reads.states.unknown:  # an iterator, from which it takes, or a clock: no run of it can be taken back
+        return True
     try:
-        with taken_back(hook, alone=True) as left:
+        with undone(reads, alone=True) as left:
             new = hook(gradient)
+            moved = reads.states.moved()
     except Exception:  # it looks at values, or cannot be called: that is seen when a gradient comes
         return False
-    return bool(left) or (new is None and gradient._version == version)
+    if taken := reads.states.taken:
+        raise CaptureError(taken_twice(taken[0]))
+    return bool(left or moved) or (new is None and gradient._version == version)
 
 
 def through(hook: Callable[..., Any], gradients: tuple[Any, ...], *more: Any) -> tuple[Any, ...]:
@@ -66,7 +74,14 @@ def _insisting(hook: Callable[..., Any]) -> Callable[..., Any]:
             return hook(*args)
         tensors = [t for t in pytree.tree_leaves(args) if isinstance(t, torch.Tensor)]
         before = [tracer.node_of(t) for t in tensors]
-        new = hook(*args)
+        reads = Reads([("", hook)])
+        if reads.states.unknown:
+            raise UntracedError("asks for something that no two runs find the same")
+        with undone(reads) as left:
+            new = hook(*args)
+            moved = reads.states.moved()
+        if left or moved:
+            raise UntracedError("leaves something behind")
         if new is None and before == [tracer.node_of(t) for t in tensors]:
             raise UntracedError("makes nothing of a gradient")
         return new

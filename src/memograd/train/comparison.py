@@ -58,8 +58,7 @@ class Comparison:
             GradientMismatchError: it is not what PyTorch computes.
         """
         assert self.program.origin is not None
-        with called_in_vain(self.trial.joint):
-            computed = self._with_update(theirs) if not self.program.gradients else self._gradients(theirs)
+        computed = self._with_update(theirs) if not self.program.gradients else self._gradients(theirs)
         if computed is None or self.program.devices or calls_code(self.trial.joint):
             return self.backend.compute(self.flat)
         return computed
@@ -94,7 +93,8 @@ class Comparison:
 
     def _again(self, flat: Sequence[Any]) -> Sequence[Tensor]:
         """What the program computes with the random numbers of the trial."""
-        with self.trial.drawn.again() if self.program.devices else nullcontext():
+        drawing = self.trial.drawn.again() if self.program.devices else nullcontext()
+        with called_in_vain(self.trial.joint), drawing:
             return self.backend.compute(flat)
 
     def _looks_wrong(

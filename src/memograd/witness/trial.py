@@ -19,6 +19,7 @@ from memograd.errors import GradientMismatchError, MemogradError
 from memograd.graph.graph import Graph
 from memograd.graph.signature import run
 from memograd.lower.lower import lower
+from memograd.tracing.at_run_time import called_in_vain
 from memograd.tracing.holders import Keyed
 from memograd.tracing.templates import Run
 from memograd.tracing.undisturbed import Generators
@@ -71,9 +72,10 @@ class Trial:
             return by_autograd(self.program, self.args, self.kwargs, self.joint, self.drawn, **options)
 
     def ours(self) -> Results:
-        """Those of the joint graph, operator by operator. It writes to nothing; the generators do not move. As in a
-        step grad mode is what it is, though nothing requires gradients: some kernels ask."""
-        with without_dispatch_modes(of_users=False), self.drawn.again():
+        """Those of the joint graph, operator by operator. It writes to nothing, and what code of the user's leaves
+        behind that it calls is taken back; the generators do not move. As in a step grad mode is what it is, though
+        nothing requires gradients: some kernels ask."""
+        with without_dispatch_modes(of_users=False), called_in_vain(self.joint), self.drawn.again():
             return self.named(run(self.function, self.flat))
 
     def named(self, results: Sequence[torch.Tensor]) -> Results:
