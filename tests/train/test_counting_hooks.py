@@ -57,8 +57,14 @@ def by_chance(model, count):
     model[2].register_full_backward_hook(lambda module, into, out: tuple(g * random.random() for g in into))
 
 
+def by_a_draw(model, count):
+    model[0].register_forward_hook(
+        lambda module, given, out: (out.register_hook(lambda g: g * torch.rand(())), None)[1]
+    )
+
+
 HOOKS = [on_a_parameter, on_a_result, that_looks, behind_a_module, in_front_of_one]
-HOOKS += [by_an_iterator, by_an_iterator_behind_a_module, by_chance]
+HOOKS += [by_an_iterator, by_an_iterator_behind_a_module, by_chance, by_a_draw]
 
 
 def _trained(hook, way, check):
@@ -77,7 +83,7 @@ def _trained(hook, way, check):
         optimizer.zero_grad()
         criterion(model(x), y).backward()
         optimizer.step()
-    return [p.detach() for p in model.parameters()], count.n
+    return [*(p.detach() for p in model.parameters()), torch.get_rng_state()], count.n
 
 
 @pytest.mark.parametrize("check", ["first", "never"])

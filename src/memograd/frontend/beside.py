@@ -30,10 +30,11 @@ def ran_beside(
     kwargs: Any,
     drawn: Generators,
     share: float = 0.0,
-) -> tuple[dict[int, Any], dict[str, Any], list[Any], list[tuple[str, Any]]] | None:
+) -> tuple[dict[int, Any], dict[str, Any], list[Any], list[tuple[str, Any]], list[tuple[Tensor, str]]] | None:
     """What can be differentiated by, by position; copies of the arguments that are written to, by name, as they are
-    afterwards; what the call returns on copies of the arguments; and what it has met. None where it cannot be run apart
-    from the calls before it. ``share``: of themselves, by which its parameters are changed beforehand."""
+    afterwards; what the call returns on copies of the arguments; what it has met; and where the generators stand then.
+    None where it cannot be run apart from the calls before it. ``share``: of themselves, by which its parameters are
+    changed beforehand."""
     leaves, spec = pytree.tree_flatten((args, kwargs))
     copies = {id(x): _copy(x) for x in leaves if isinstance(x, Tensor)}  # of one in two places there is one
     copies |= {id(leaves[k]): leaves[k] for k, _ in program.guards.given}
@@ -58,13 +59,14 @@ def ran_beside(
             if share:
                 nudged([t for t in sources.values() if isinstance(t, nn.Parameter)], share)
             own_args, own_kwargs = pytree.tree_unflatten([ends.get(id(x), x) for x in passed], spec)
-            apart = without_dispatch_modes(of_users=False), drawn.again(), redirected()
+            apart = without_dispatch_modes(of_users=False), redirected()
             reads, users = Reads(("", root) for root in roots), bound_sources(program, sources)
             given = [*leaves, *passed, *bound, *ends.values()]
             hooks = unregistered(given) if program.effects.hooks else nullcontext()
-            with plainly(), undone(reads), hooks, without_hooks(users), apart[0], apart[1], apart[2]:
+            with plainly(), undone(reads), hooks, without_hooks(users), apart[0], drawn.again() as own, apart[1]:
                 out = pytree.tree_leaves(function(*own_args, **own_kwargs))
-            return sources, new, out, reads.met()
+            behind = [(generator.get_state(), device) for device, generator in own.items()]
+            return sources, new, out, reads.met(), behind
     finally:
         contents.put_back()
 

@@ -8,6 +8,7 @@ the loss is. For one call it needs the memory of two.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from functools import partial
 from math import inf
 from typing import Any
@@ -17,6 +18,7 @@ from torch import nn
 
 from memograd import autocast
 from memograd._torch import redirected, without_dispatch_modes, without_hooks
+from memograd.draws import rng_state
 from memograd.errors import GradientMismatchError
 from memograd.frontend.answers import Question
 from memograd.frontend.beside import bound_sources, ran_beside
@@ -58,6 +60,9 @@ class Witness:
         self.drawn = drawn
         self.users: list[Tensor] = []
         self.met: list[tuple[str, Any]] = []
+        self.behind: list[tuple[Tensor, str]] = []  # where the generators stood behind PyTorch's forward pass
+        self.starts: Generators | None = None  # and where they start for PyTorch's backward pass
+        self.ahead = False  # our forward pass has drawn what the backward pass needs
         self.again: Callable[..., Witness | None] = lambda nudge: None  # the same call, with parameters nudged
         self.buffers: list[Tensor] = []  # a checkpoint computes a part of the forward pass again, and writes again
 
@@ -91,7 +96,7 @@ class Witness:
         if ran is None:
             say("not compared: the call goes on from what an earlier one left behind, with its history")
             return None
-        sources, new, out, met = ran
+        sources, new, out, met, behind = ran
         names = [i.name for i in program.early]
         results: dict[int, Tensor] = {}
         for position, k in zip(program.graph.calling.tensor_out, program.graph.positions("output"), strict=True):
@@ -100,13 +105,17 @@ class Witness:
         results |= {place: new[program.graph.outputs[k].name] for k, place in program.rewritten.items()}
         witness = cls(program, names, sources, results, say, drawn)
         witness.users, witness.met = bound_sources(program, sources), met
-        witness.buffers = list(model.buffers())
+        witness.buffers, witness.behind = list(model.buffers()), behind
         witness.again = partial(cls.of, program, model, function, args, kwargs, lambda why: None, drawn)
         return witness
 
     def drawn_on(self, devices: Sequence[str]) -> list[tuple[Tensor, str]]:
         """Where the generators of these devices stood before PyTorch's forward pass, for ours to draw the same."""
         return [(state, device) for state, device in self.drawn.shared if device in devices]
+
+    def drew(self) -> None:
+        """Our forward pass has run just now."""
+        self.ahead = any(not torch.equal(rng_state(device), state) for state, device in self.behind)
 
     def look(self, results: Sequence[Tensor]) -> None:
         """Compare our results, at once: the loop may write to them.
@@ -126,13 +135,16 @@ class Witness:
         """PyTorch's gradients, before our pass begins; None where it has none. For the arguments see ``compare``.
 
         Args:
-            drawn: where the generators stand, which our backward pass is going to draw from.
+            drawn: where the generators stand.
         """
         used, wanted = question
         if not {*used} <= self.results.keys():
             self.say("not compared: the loss uses what the model leaves in an attribute, and not what it returns")
             return None
         ends = [self.results[k] for k in used]
+        self.starts = drawn
+        if self.ahead:
+            drawn.shared = self.behind
         with without_dispatch_modes(of_users=False), drawn.again():
             return self._derived(ends, wanted, [c.detach() for c in cotangents], further)
 
@@ -235,7 +247,8 @@ class Witness:
             with torch.enable_grad():  # there is none in a backward pass
                 witness = self.again(nudge=roundings * eps)
             ends = None if witness is None else [witness.results[k] for k in used]
-            derived = None if ends is None or witness is None else witness._derived(ends, wanted, seeds, False)
+            with self.starts.again() if self.starts is not None else nullcontext():
+                derived = None if ends is None or witness is None else witness._derived(ends, wanted, seeds, False)
             if derived is None:
                 return wrong
             gradients.append(derived)

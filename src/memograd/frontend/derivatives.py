@@ -151,7 +151,7 @@ class Derivatives:
             return gradients
         gradients = theirs = None
         witness = call.witness if own and max(question[0]) < len(self.results) and not many else None
-        if witness is not None:  # ahead of ours, which calls the user's hooks: they find what PyTorch's would have found
+        if witness is not None:  # ahead of ours: the user's hooks find what PyTorch's would have found
             theirs = witness.derived(question, arriving, further, Generators())
         if not inside_torch_func():
             self._see(running, question, further, own)

@@ -86,6 +86,8 @@ class Program(Derivatives):
         if witness is not None:
             call.witness = witness
         handed: Any = self._handed(call, flat)
+        if witness is not None:
+            witness.drew()
         if self._only:
             return handed[0]
         values = {k: handed[at] for k, at in self.places.items()} | {k: flat[at] for k, at in self.passed.items()}

@@ -103,8 +103,9 @@ class Generators:
         self._others.put_back()
 
     @contextmanager
-    def again(self) -> Iterator[None]:
-        """What runs inside, in this thread, draws again what was drawn since, and nothing has moved afterwards.
+    def again(self) -> Iterator[dict[str, torch.Generator]]:
+        """What runs inside, in this thread, draws again what was drawn since, and nothing has moved afterwards. Hands
+        out what it draws from in the place of PyTorch's generators, by device.
 
         PyTorch's generators are everybody's, so they do not move inside either: another thread that draws meanwhile
         would draw what was drawn before, and this one would draw what the other has left.
@@ -112,8 +113,8 @@ class Generators:
         now = self.now()
         self.put_back_others()
         try:
-            with drawing(self.shared):
-                yield
+            with drawing(self.shared) as own:
+                yield own
         finally:
             now.put_back_others()
 
