@@ -249,3 +249,12 @@ def test_watching_ends_with_the_capture() -> None:
         mg.grad(lambda x: net(x) * config.k + (_ for _ in ()).throw(ValueError("no")))(X)
     assert {cls: cls.__getattribute__ for cls in before} == before
     assert "__getattribute__" not in vars(nn.Module)
+
+
+def test_a_module_that_an_object_hands_out_while_the_program_runs_is_watched_from_then_on() -> None:
+    holder: Any = Slotted()
+    holder.k = nn.Identity()
+    f = mg.grad(lambda x: (x * holder.k.scale).sum())
+    for scale in (2.0, 2.0, 3.0):
+        holder.k.scale = scale
+        torch.testing.assert_close(f(X), torch.full_like(X, scale))

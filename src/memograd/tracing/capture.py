@@ -124,7 +124,13 @@ def trace(
 
 
 class _Capture:
-    """One run of a program, and what it is found to be."""
+    """One run of a program, and what it is found to be.
+
+    Attributes:
+        reads: what it reads; there is none before it runs.
+    """
+
+    reads: Reads
 
     def __init__(
         self,
@@ -147,7 +153,6 @@ class _Capture:
         self.tracer.lift, self.tracer.used = self.inputs.lift, self.inputs.used
         self.gradients = GradientsLeft(self.inputs)
         self.roots: list[tuple[str, Any]] = [("", f)]
-        self.reads = Reads([])
         self.given = Given(())
         self.changes: list[Change] = []
 

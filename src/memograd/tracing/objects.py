@@ -10,6 +10,8 @@ import types
 import weakref
 from typing import Any
 
+import torch
+
 from memograd.tracing import asked
 from memograd.tracing.caches import Before
 from memograd.tracing.grown import Classes
@@ -71,6 +73,9 @@ class Objects:
     def watch_ids(self, scope: dict[str, Any], name: str) -> None:
         raise NotImplementedError
 
+    def watch_modules(self) -> None:
+        raise NotImplementedError
+
     def attributes_of(self, cls: type) -> Any:
         raise NotImplementedError
 
@@ -109,6 +114,8 @@ class Objects:
         """Any other object: its attributes are seen when they are asked for."""
         cls = type(value)
         own = dict_of(value)
+        if isinstance(value, torch.nn.Module):
+            self.watch_modules()
         if (kind := kind_of(value)) is not None:
             self.states.meet(value, kind, name or cls.__name__)
             self._inside(value, name)

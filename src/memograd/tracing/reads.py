@@ -128,6 +128,7 @@ class Reads(Meetings):
         self.remembering = []
         self.counters = Counters()
         self.counts = counts
+        self._modules = self._recording = False
         self._owners: dict[tuple[int, str], Any] = {}  # of whole numbers, by id of their ``__dict__`` and name
         self._busy = False
         self._depth = 0  # library functions called by library functions, on the way to what is met
@@ -139,8 +140,17 @@ class Reads(Meetings):
         """What runs inside is the program; ``alone``: and no part of a program around it."""
         instead = self.counters.of if self.counts else None
         with asked.listening(self.attribute, instead, alone), audited(self._looked_at):
-            asked.watch(nn.Module)
+            self._recording = True
+            if self._modules:
+                asked.watch(nn.Module)
             yield
+
+    def watch_modules(self) -> None:
+        """From the first one on that the program gets hold of: Python goes through all subclasses of a class whose
+        ``__getattribute__`` is set, and ``nn.Module`` has hundreds."""
+        self._modules = True
+        if self._recording:
+            asked.watch(nn.Module)
 
     def _looked_at(self, name: str, again: Callable[[], Any] | None) -> None:
         """A file, or how it stands with one."""

@@ -26,16 +26,18 @@ def is_shared(generator: Any) -> bool:
     return generator is random.random.__self__ or (numpy is not None and generator is numpy.random.rand.__self__)
 
 
-def _drawn(generator: Any) -> bytes:
+def _drawn(generator: Any) -> Any:
+    if generator is random or type(generator) is random.Random:
+        return generator.getstate()  # numbers in tuples, which nobody can change
     bits: Any = getattr(generator, "bit_generator", generator)
     if hasattr(bits, "state"):
         return pickle.dumps(bits.state)
     return pickle.dumps(generator.getstate() if hasattr(generator, "getstate") else generator.get_state())
 
 
-def _draw_again(generator: Any, state: bytes) -> None:
+def _draw_again(generator: Any, state: Any) -> None:
     bits: Any = getattr(generator, "bit_generator", generator)
-    content = pickle.loads(state)  # our own bytes
+    content = pickle.loads(state) if isinstance(state, bytes) else state  # our own bytes
     if hasattr(bits, "state"):
         bits.state = content
     elif hasattr(generator, "setstate"):
