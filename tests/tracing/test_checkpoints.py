@@ -1,5 +1,7 @@
 """Activation checkpointing and saved_tensors_hooks, against PyTorch with the same seed."""
 
+import copy
+
 import pytest
 import torch
 from torch import nn
@@ -46,6 +48,53 @@ def test_draws_and_gradients_are_those_of_pytorch(reentrant):
     assert torch.equal(after, torch.rand(2))
     for p, q in zip(ours.parameters(), theirs.parameters(), strict=True):
         torch.testing.assert_close(p, q, rtol=1e-10, atol=1e-12)
+
+
+class OnFrozen(nn.Module):
+    """As adapters are trained: what comes out of frozen layers is told to require a gradient, so that checkpoints with
+    reentry run at all. No parameter lies in front of these."""
+
+    def __init__(self):
+        super().__init__()
+        self.frozen = nn.Linear(3, 3).requires_grad_(False)
+        self.first, self.second = nn.Sequential(nn.Linear(3, 4), nn.Tanh()), nn.Sequential(nn.Linear(4, 4), nn.Tanh())
+        self.last = nn.Linear(4, 1)
+
+    def forward(self, x):
+        h = self.frozen(x).requires_grad_()
+        h = checkpoint(self.first, h, use_reentrant=True)
+        return self.last(checkpoint(self.second, h, use_reentrant=True))
+
+
+class OnTheBatch(OnFrozen):
+    def forward(self, x):
+        return self.last(checkpoint(self.first, x.requires_grad_(), use_reentrant=True))
+
+
+@pytest.mark.parametrize("kind", [OnFrozen, OnTheBatch])
+@pytest.mark.parametrize("way", ["step", "wrap"])
+def test_checkpoints_with_reentry_that_no_parameter_lies_in_front_of(kind, way):
+    torch.manual_seed(0)
+    theirs = kind().double()
+    ours = copy.deepcopy(theirs)
+    if way == "wrap":
+        mg.wrap(ours)
+    x, y = torch.randn(5, 3, dtype=torch.float64), torch.randn(5, 1, dtype=torch.float64)
+    losses = []
+    for model in (theirs, ours):
+        optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.1)
+        step = mg.TrainStep(model, nn.MSELoss(), optimizer) if model is ours and way == "step" else None
+        for _ in range(3):
+            optimizer.zero_grad()
+            if step is not None:
+                losses.append(step(x.clone(), y).item())
+                continue
+            loss = nn.MSELoss()(model(x.clone()), y)
+            loss.backward()
+            optimizer.step()
+            losses.append(loss.item())
+    torch.testing.assert_close(losses[3:], losses[:3])
+    torch.testing.assert_close([*ours.parameters()], [*theirs.parameters()])
 
 
 class Normed(nn.Module):

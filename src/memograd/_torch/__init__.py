@@ -41,6 +41,7 @@ try:
         current_pass,
         free_saved,
         needed_inputs,
+        nodes_behind,
         run_backward,
     )
     from memograd._torch.backends import float32_precisions, put_float32_precisions, without_cudnn

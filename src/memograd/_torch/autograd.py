@@ -7,6 +7,7 @@
 - ``backward_class``: the class of the node that an ``autograd.Function`` puts into autograd's graph; a subclass that is
   made while a program runs needs one of its own.
 - ``run_backward``: what ``torch.autograd.grad`` and ``backward`` call, which has a say in what becomes of the graph.
+- ``nodes_behind``: a tensor's history, whose nodes only autograd knows.
 - ``needed_inputs``: which gradients this backward pass was asked for; only the engine knows.
 - ``asked_for``: which tensors that are no leaves this backward pass was asked for the gradient of.
 - ``current_pass``, ``at_the_end``: which backward pass this is, and what is called behind it.
@@ -16,7 +17,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -36,6 +37,18 @@ def backward_class(function: Any, other: Any = None) -> Any:
     if other is not None:
         function._backward_cls = other
     return before
+
+
+def nodes_behind(tensors: Iterable[torch.Tensor]) -> list[Any]:
+    """The nodes that ``tensors`` were computed by, each once; those of leaves have a ``variable``."""
+    waiting: list[Any] = [t.grad_fn for t in tensors]
+    known: dict[Any, None] = {}
+    while waiting:
+        node = waiting.pop()
+        if node is not None and node not in known:
+            known[node] = None
+            waiting += [to for to, _ in node.next_functions]
+    return [*known]
 
 
 def needed_inputs(node: Any, surely: Collection[int] = ()) -> tuple[int, ...]:

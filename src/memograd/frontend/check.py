@@ -28,6 +28,7 @@ from memograd.tracing.reads import Reads
 from memograd.tracing.under_way import TURN
 from memograd.tracing.undisturbed import Contents, Generators, undone
 from memograd.witness.agreement import NOISE, Difference, difference, largest, precision_of
+from memograd.witness.reentry import reenters
 from memograd.witness.trial import NUDGES
 
 Tensor = torch.Tensor
@@ -208,6 +209,9 @@ class Witness:
         self, ends: Sequence[Tensor], wanted: Sequence[int], seeds: Sequence[Tensor], further: bool
     ) -> dict[int, Any] | None:
         """PyTorch's gradients by position; None where it has none."""
+        if reenters(ends):
+            self.say("not compared: torch.autograd.grad cannot run checkpoints with use_reentrant=True")
+            return None
         sources = [self.sources[k] for k in wanted]
         contents = Contents(self.buffers)
         try:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from memograd._torch import nodes_behind
 from memograd.adjoint.activity import active_nodes
 from memograd.errors import GraphError
 from memograd.graph.graph import Graph
@@ -35,15 +36,9 @@ def refuse_held_histories(forward: Graph, trained: Iterable[nn.Parameter]) -> No
 
 def _refuse(tensor: Any, name: str, trained: Iterable[nn.Parameter]) -> None:
     wanted = set(map(id, trained))
-    waiting, seen = [tensor.grad_fn], set()
-    while waiting:
-        node = waiting.pop()
-        if node is None or node in seen:
-            continue
-        seen.add(node)
+    for node in nodes_behind([tensor]):
         if id(getattr(node, "variable", None)) in wanted:
             raise GraphError(
                 f"{name} was computed outside of the step from a parameter of shape {list(node.variable.shape)} that "
                 "the optimizer trains: its gradient by this way would be left out. Compute it inside, or detach it"
             )
-        waiting += [to for to, _ in node.next_functions]

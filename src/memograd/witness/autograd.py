@@ -17,6 +17,7 @@ from memograd.tracing.holders import noted
 from memograd.tracing.under_way import TURN, plainly
 from memograd.tracing.undisturbed import Contents, Generators, taken_back
 from memograd.witness.agreement import Left, Results, number
+from memograd.witness.reentry import leaves_to_go_to
 from memograd.witness.widened import Widened, widen
 
 Tensor = torch.Tensor
@@ -39,7 +40,8 @@ def of_the_loss(out: Any, sources: Mapping[str, Tensor]) -> Derived:
     """The first tensor of what a program returns and its gradients. They go into ``.grad``: a Function's own backward
     (a reversible block) may leave gradients there, and nowhere else."""
     loss = next(x for x in pytree.tree_leaves(out) if isinstance(x, Tensor))
-    torch.autograd.backward(loss, inputs=list(sources.values()))
+    once = {id(t): t for t in (*sources.values(), *leaves_to_go_to([loss]))}
+    torch.autograd.backward(loss, inputs=list(once.values()))
     return loss, {name: _dense(source.grad) for name, source in sources.items()}, {}
 
 
