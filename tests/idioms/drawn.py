@@ -9,6 +9,7 @@ Names in a program: ``x`` [B, T] is data, ``w`` [T] and ``W`` [T, T] are paramet
 
 from __future__ import annotations
 
+import re
 import textwrap
 import warnings
 from collections.abc import Callable
@@ -130,13 +131,15 @@ class Drawn:
         """The scope after ``lines``; None if PyTorch refuses, or if what it gives is not fit for a comparison.
 
         ``.data`` hides a write also from PyTorch's check that no saved value is written to: PyTorch then computes with
-        the new value, which is no derivative of anything. So the trial uses ``detach``, which does not hide it. Lines
-        that raise where they have turned gradients off leave it so: the mode is put back.
+        the new value, which is no derivative of anything. So the trial uses ``detach``, which does not hide it, and
+        a copy where ``.data`` is assigned. Lines that raise where they have turned gradients off leave it so: the
+        mode is put back.
         """
         inputs, rest = self.inputs()
         leaves = [t.requires_grad_() for t in inputs]
         source = f"def f(x, w, W, s, n):\n    B, T = x.shape\n{self.body([*lines, 'return locals()'])}\n"
-        f = self._run(source.replace(".data", ".detach()"), "f", plain_grad)
+        source = re.sub(r"\.data = (.*)", r".detach().copy_(\1)", source).replace(".data", ".detach()")
+        f = self._run(source, "f", plain_grad)
         torch.manual_seed(SEED)
         try:
             with torch.enable_grad(), warnings.catch_warnings():

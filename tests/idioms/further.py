@@ -207,7 +207,7 @@ def state(draw: Any, p: Drawn) -> None:
         [f"{name} = {f} * 1", f"for k, c in enumerate({name}.unbind(1)):\n    c.add_(w[k])"],
         [f"{name} = {f} * 1", f"for r in {name}:\n    r *= w"],
         [f"{name} = {f} * 1", f"{name}[:, 1:] += {name}[:, :-1].clone()", f"{name}[:, :-1] -= {name}[:, 1:].detach()"],
-        [f"{name} = {f} * 1", f"{name}.data = {g}"],
+        [f"{name} = {f} * 1", f"{name}.data = {g} * 1"],
         [f"{name} = {f} * 1", f"{name}.copy_({g}, non_blocking=True)", f"torch.add({name}, 1, out={name}.detach())"],
         [f"{name} = ({f} * 1).as_subclass(torch.Tensor)", f"{name}.requires_grad_(True).mean()"],
         [f"a = {f}.to(torch.float32)", f"{name} = (a * 1).add_({g}.to(a)).to(x)"],

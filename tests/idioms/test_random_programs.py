@@ -5,6 +5,7 @@ import torch
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 from idioms.agreement import check_function, check_step, plain_grad
+from idioms.drawn import Drawn
 from idioms.families import FURTHER, programs
 
 FEW, MANY, BLOCK = 60, 3000, 50
@@ -48,6 +49,16 @@ def test_many_programs(block):
 @pytest.mark.parametrize("block", range(MANY // 4 // BLOCK))
 def test_many_programs_of_further_families(block):
     agree_all(programs(most=10, families=FURTHER), block)
+
+
+@pytest.mark.parametrize("saved, fits", [("y.exp()", True), ("y * y", False)])
+def test_data_is_assigned_where_no_saved_value_changes(saved, fits):
+    """Of ``y * y`` PyTorch saves y itself, and would differentiate with what is assigned."""
+    program = Drawn(2, 3, 0)
+    assert program.attempt("y = x * w", f"z = {saved}", "y.data = F.relu(x) * 1") == fits
+    if fits:
+        assert program.conclude("z.sum() + (y * w).sum()")
+        agree(program, ["grad"])
 
 
 def agree_all(strategy, block):
