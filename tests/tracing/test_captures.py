@@ -45,7 +45,7 @@ def test_each_reason_names_what_is_unlike_the_call_before() -> None:
 
 def test_many_are_said_once_with_the_last_reason() -> None:
     model = nn.Linear(4, 1)
-    step = mg.TrainStep(model, nn.MSELoss(), torch.optim.SGD(model.parameters(), 0.1), check="never")
+    step = mg.TrainStep(model, nn.MSELoss(), torch.optim.SGD(model.parameters(), 0.1), check="never", backend="eager")
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
         for rows in range(1, 36):

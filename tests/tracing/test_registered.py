@@ -167,6 +167,7 @@ def _run(wrapped, hook, use, calls=4):
     return found, kept, len(x._backward_hooks or ())
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("use", USES)
 @pytest.mark.parametrize("hook", HOOKS)
 @pytest.mark.parametrize("options", [{}, {"memory_budget": "1GiB"}], ids=["first", "budget"])

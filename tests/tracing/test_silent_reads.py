@@ -87,6 +87,7 @@ def trained(model: Any, numbers: list[list[int]]) -> list[tuple[Tensor, Tensor]]
     return seen
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("where", WHERE)
 @pytest.mark.parametrize("name", READS)
 def test_numbers_that_are_read_in_silence_are_those_of_the_call(name: str, where: str) -> None:
