@@ -68,6 +68,7 @@ def trained(kind: str, change: Callable[[Any], None], how: str) -> list[torch.Te
     return [p.detach() for p in model.parameters()]
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("how", ["step", "run", "accumulate"])
 @pytest.mark.parametrize("change", [begun_anew, another_counter, moments_too])
 @pytest.mark.parametrize("kind", OPTIMIZERS)

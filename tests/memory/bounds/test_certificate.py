@@ -64,9 +64,26 @@ def refuted(problem: Problem, budget: int, any_order: float, this_order: float) 
     )
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=True)
+def tried(examples: int) -> settings:
+    """The same examples in every run."""
+    slow = [HealthCheck.too_slow]
+    return settings(max_examples=examples, deadline=None, suppress_health_check=slow, derandomize=True)
+
+
+@tried(120)
 @given(problems(False) | problems(True), st.integers(0, 4), st.sampled_from([0, 1]))
 def test_no_schedule_beats_the_bound(problem: Problem, above: int, effort: int) -> None:
+    nothing_is_cheaper(problem, above, effort)
+
+
+@pytest.mark.slow
+@tried(1000)
+@given(problems(False) | problems(True), st.integers(0, 4), st.sampled_from([0, 1]))
+def test_no_schedule_beats_the_bound_of_many_problems(problem: Problem, above: int, effort: int) -> None:
+    nothing_is_cheaper(problem, above, effort)
+
+
+def nothing_is_cheaper(problem: Problem, above: int, effort: int) -> None:
     budget = problem.lightest.floor + above
     bound = lower_bound(problem, budget, effort)
     assert not refuted(problem, budget, bound.any_order, bound.this_order)
@@ -74,7 +91,7 @@ def test_no_schedule_beats_the_bound(problem: Problem, above: int, effort: int) 
     assert any_order_bound(problem, budget, effort) == bound.any_order
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=True)
+@tried(150)
 @given(problems(False) | problems(True), st.integers(0, 4))
 def test_the_knapsack_alone_is_a_bound(problem: Problem, above: int) -> None:
     """What remains without SciPy."""
@@ -85,7 +102,7 @@ def test_the_knapsack_alone_is_a_bound(problem: Problem, above: int) -> None:
     assert not refuted(problem, budget, bound.any_order, bound.this_order)
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=True)
+@tried(150)
 @given(problems(False) | problems(True))
 def test_no_schedule_needs_less_than_the_least_bytes(problem: Problem) -> None:
     least = least_bytes(cuts_of(problem.lightest, necessary_order(problem)))

@@ -6,6 +6,7 @@ import random
 from dataclasses import replace
 from unittest.mock import patch
 
+import pytest
 from exhaustive import least_cost
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -22,9 +23,20 @@ def fresh(seed: int, operators: int) -> Solutions:
     return solutions
 
 
-@settings(max_examples=15, deadline=None, derandomize=True)
+@settings(max_examples=5, deadline=None, derandomize=True)
 @given(st.integers(0, 10**9))
 def test_the_order_of_questions_makes_nothing_dearer(seed: int) -> None:
+    asked_in_any_order(seed)
+
+
+@pytest.mark.slow
+@settings(max_examples=40, deadline=None, derandomize=True)
+@given(st.integers(0, 10**9))
+def test_the_order_of_many_questions_makes_nothing_dearer(seed: int) -> None:
+    asked_in_any_order(seed)
+
+
+def asked_in_any_order(seed: int) -> None:
     solutions = fresh(seed, 10)
     problem = solutions.problem
     peak = simulate(problem, range(10)).peak
@@ -55,9 +67,20 @@ def test_the_floor_stays_and_is_no_fiction(seed: int, operators: int) -> None:
     assert solutions.search(floor - 1) is None and solutions.search(floor) is not None
 
 
-@settings(max_examples=15, deadline=None, derandomize=True)
+@settings(max_examples=4, deadline=None, derandomize=True)
 @given(st.integers(0, 10**9))
 def test_the_floor_depends_neither_on_earlier_questions_nor_on_measured_costs(seed: int) -> None:
+    same_floor(seed)
+
+
+@pytest.mark.slow
+@settings(max_examples=40, deadline=None, derandomize=True)
+@given(st.integers(0, 10**9))
+def test_floors_of_many_problems_depend_neither_on_earlier_questions_nor_on_measured_costs(seed: int) -> None:
+    same_floor(seed)
+
+
+def same_floor(seed: int) -> None:
     first, asked = fresh(seed, 12), fresh(seed, 12)
     floor = first.leanest()[0]
     for budget in range(simulate(asked.problem, range(12)).peak, asked.problem.floor, -5):

@@ -257,11 +257,11 @@ def _solve(stages: _Stages, budget: int) -> set[int] | None:
             room = math.floor((budget - run.needs) / unit)  # for what is held below the run
             if room < 0 or held > LEVELS:
                 continue
-            cost = least[run.start, : LEVELS + 1 - held] + run.cost
-            cost[room + 1 :] = np.inf
-            better = cost < least[stop, held:]
-            least[stop, held:][better] = cost[better]
-            choice[stop, held:][better] = number
+            there = slice(held, min(held + room, LEVELS) + 1)
+            cost = least[run.start, : there.stop - held] + run.cost
+            better = cost < least[stop, there]
+            np.copyto(least[stop, there], cost, where=better)
+            np.copyto(choice[stop, there], number, where=better)
     limit = min(LEVELS, math.floor((budget - stages.least) / unit))
     if limit < 0 or not np.isfinite(least[count, : limit + 1]).any():
         return None
