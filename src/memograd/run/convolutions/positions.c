@@ -7,6 +7,7 @@
 VECTORS
 
 enum { BLOCK = PAIRS * WIDE, CHUNK = 16 }; /* channels of a target, and of a source, that are together in a product */
+enum { TERMS = 128 }; /* that are summed at once over images: a sum of such sums errs less than a long one */
 
 static long least(long a, long b) { return a < b ? a : b; }
 
@@ -128,6 +129,7 @@ void memograd_position_filters(const float *g, const float *x, float *w, float *
                                const long *pairs, long images, long o, long c, long taps, long results, long pixels,
                                long first, long last) {
     float *b = work + pixels * images * BLOCK;
+    const long span = TERMS / images > 1 ? TERMS / images : 1;
     for (long c0 = first * BLOCK; c0 < least(c, last * BLOCK); c0 += BLOCK) {
         const long width = least(BLOCK, c - c0);
         if (width < BLOCK) memset(work, 0, 4 * pixels * images * BLOCK);
@@ -139,10 +141,13 @@ void memograd_position_filters(const float *g, const float *x, float *w, float *
         for (long o0 = 0; o0 < o; o0 += CHUNK) {
             const long some = least(CHUNK, o - o0);
             for (long t = 0; t < taps; ++t) {
-                const terms all = {pairs + 2 * starts[t], starts[t + 1] - starts[t], some * images, images * BLOCK};
+                const float *by = g + o0 * results * images;
                 FETCH(w + (o0 * c + c0) * taps, some, c * taps, width * taps, t, taps, 1);
-                product(all, g + o0 * results * images, images, 1, work, BLOCK, b + t * CHUNK * BLOCK, BLOCK, some,
-                        images, whole(width), 0);
+                for (long i = starts[t]; i == starts[t] || i < starts[t + 1]; i += span) {
+                    const terms all = {pairs + 2 * i, least(span, starts[t + 1] - i), some * images, images * BLOCK};
+                    product(all, by, images, 1, work, BLOCK, b + t * CHUNK * BLOCK, BLOCK, some, images, whole(width),
+                            i > starts[t]);
+                }
             }
             filters_back(b, w + (o0 * c + c0) * taps, c * taps, taps, some, width);
         }
