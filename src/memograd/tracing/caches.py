@@ -36,9 +36,10 @@ class Before:
 
 
 def table_of(function: Any) -> dict[Any, Any]:
-    """Where it keeps its results; those of a cache of limited size in links, which only the function shows."""
+    """Where it keeps its results; those of a cache of limited size in links, which only the function shows, in front of
+    the table."""
     held = gc.get_referents(function)
-    return next(x for x in held if type(x) is dict and x is not vars(function))
+    return [x for x in held if type(x) is dict and x is not vars(function)][-1]
 
 
 def _results(function: Any) -> dict[Any, Any]:
