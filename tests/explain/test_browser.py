@@ -257,6 +257,7 @@ def test_hostile_names_are_only_text(show):
     assert page.evaluate("typeof hacked") == "undefined" and page.locator("img").count() == 0
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("width, scheme", [(360, "light"), (1280, "dark")])
 def test_axe_finds_nothing_serious(show, serious, width, scheme):
     page = show("xor.html", width, 900, color_scheme=scheme, bypass_csp=True)

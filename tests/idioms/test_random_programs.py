@@ -8,7 +8,7 @@ from idioms.agreement import check_function, check_step, plain_grad
 from idioms.drawn import Drawn
 from idioms.families import FURTHER, programs
 
-FEW, MANY, BLOCK = 60, 3000, 50
+FEW, MANY, BLOCK = 40, 3000, 50
 WAYS = ("grad", "vjp", "hvp", "step")
 
 

@@ -96,6 +96,7 @@ def test_two_dtypes(f, pair, shapes):
     check(f, *(numbers(*shape, dtype=d, seed=k) for k, (d, shape) in enumerate(zip(pair, shapes, strict=True))))
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("shapes", [((3,), (3,)), ((), (3,)), ((3,), ())], ids=str)
 @pytest.mark.parametrize("pair", COMPLEX, ids=str)
 @pytest.mark.parametrize("f", BINARY.values(), ids=list(BINARY))
@@ -117,6 +118,7 @@ NUMBERS = {
 }
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.complex64], ids=str)
 @pytest.mark.parametrize("a", [2, 2.5, True, 0.5 + 2j], ids=str)
 @pytest.mark.parametrize("f", NUMBERS.values(), ids=list(NUMBERS))

@@ -8,7 +8,7 @@ from programs import FAMILIES, programs
 
 import memograd as mg
 
-QUICK, THOROUGH = 30, 400
+QUICK, THOROUGH = 20, 400
 SLOW_IS_FINE = [HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much]
 NOT_IN_PYTORCH = ("not implemented for", "does not support", "is not supported", "input_is_complex == grad_is_complex")
 

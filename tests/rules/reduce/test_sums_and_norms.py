@@ -29,6 +29,7 @@ def values(*shape, seed=0, dtype=torch.double):
     return torch.randn(shape, dtype=dtype, generator=torch.Generator().manual_seed(seed))
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("name", OVER_DIMS)
 @pytest.mark.parametrize("dim", DIMS, ids=str)
 @pytest.mark.parametrize("keepdim", [False, True])
