@@ -11,6 +11,7 @@ the tensors themselves; the graph is then right for these values only.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import replace
@@ -43,6 +44,7 @@ from memograd.tracing.handles import refuse_held
 from memograd.tracing.histories import Hook, refuse_past_hooks
 from memograd.tracing.ids import AskedIds, returned
 from memograd.tracing.inputs import Inputs
+from memograd.tracing.kinds.kind import Kind
 from memograd.tracing.leaves import differentiable, leaf_names
 from memograd.tracing.outputs import Outputs
 from memograd.tracing.plainly import raised_by_pytorch
@@ -55,6 +57,7 @@ from memograd.tracing.tracer import Tracer
 from memograd.tracing.under_way import ACTIVE, TURN, looking_away
 from memograd.tracing.undisturbed import ordinary_tensors
 from memograd.tracing.unseen import Shown, read
+from memograd.tracing.warned import Noting
 from memograd.tracing.watching import watching
 
 _SHAPES = 20_000  # operators on shapes that PyTorch may remember: some kilobytes each
@@ -225,7 +228,7 @@ class _Capture:
         refuse_ids(self.changes, self.tracer, self.inputs)
         templates = Templates(self.reads, self.given, self.inputs.names, self._is_captured, self.tracer.memory_of)
         templates.hooked = self.tracer.handles
-        effects = effects_of(self.changes, templates, out_leaves, self._registered())
+        effects = effects_of(self.changes, templates, out_leaves, self._registered(), self.tracer.warned.all)
         for node in self.graph.nodes:
             if isinstance(hook := node.target, Hook):
                 refuse_held(hook.hook, hook.name, self.tracer.handles)
@@ -276,6 +279,9 @@ class _Capture:
     def _isolated(self) -> Iterator[None]:
         """What the program changes is as it was afterwards."""
         self.reads = Reads(self.roots, counts=True)
+        self.tracer.warned = Noting(
+            lambda raises: self.reads.states.meet(warnings, Kind(lambda _: raises()), "the filters of warnings")
+        )
         try:
             yield
             refuse_remembered(self.reads.remembering, self.tracer, self.inputs)

@@ -29,6 +29,7 @@ from memograd.tracing.keys import shown
 from memograd.tracing.reads import Reads
 from memograd.tracing.registered import Registration, register
 from memograd.tracing.templates import Build, Run, Templates
+from memograd.tracing.warned import Warned
 
 Change = tuple[Holder, Any, Any, str]  # what was changed, the key (None: all of it), the new value, its name
 
@@ -108,6 +109,7 @@ class Effects:
             position among the leaves of what it returns.
         noted: how to make what the program has noted on tensors that it returns, by the same position.
         hooks: those that each run registers on its inputs.
+        warned: what each run warns of.
     """
 
     def __init__(
@@ -117,10 +119,12 @@ class Effects:
         noted: Mapping[int, Mapping[str, Build]] | None = None,
         held: Sequence[Any] = (),
         hooks: Sequence[Registration] = (),
+        warned: Sequence[Warned] = (),
     ) -> None:
         """``held``: the dicts and lists that the program got hold of besides its arguments."""
         self.effects = tuple(effects)
         self.hooks = tuple(hooks)
+        self.warned = tuple(warned)
         self.returned = returned or {}
         self.noted = noted or {}
         self._held = {id(c): c for c in held}
@@ -128,7 +132,7 @@ class Effects:
         self._own = {id(e.holder.holder): e.name for e in effects if e.way is None}
 
     def __bool__(self) -> bool:
-        return bool(self.effects or self.hooks)
+        return bool(self.effects or self.hooks or self.warned)
 
     @property
     def on_results(self) -> bool:
@@ -171,6 +175,8 @@ class Effects:
 
     def begin(self, left: Sequence[torch.Tensor], inputs: Mapping[str, Any], arguments: Any = None) -> Run:
         """The graph has run, on ``arguments`` if these are to be written to, and nothing has been written to yet."""
+        for warned in self.warned:
+            warned.give()
         run = Run(left, inputs, arguments)
         register(self.hooks, run)
         return run
@@ -196,6 +202,7 @@ def effects_of(
     templates: Templates,
     returned: Sequence[Any] = (),
     registered: Sequence[tuple[str, Any, Any]] = (),
+    warned: Sequence[Warned] = (),
 ) -> Effects:
     """``returned``: the leaves of what the program returns; ``registered``: on which input what hook is, and with what
     handle."""
@@ -214,10 +221,12 @@ def effects_of(
     for value, _, _, name in templates.reads.states.met:
         templates.refuse_hidden(value, name)
     ways = templates.given.ways
+    for one in warned:
+        templates.refuse_hidden(one.message, "a warning")
     effects = [
         Effect(h, key, templates.of(value), name, ways.get(id(h.holder)), key_of)
         for (h, key, value, name), key_of in zip(changes, keys, strict=True)
     ]
     held = [h.holder for h, _ in templates.reads.before.values()]
     builds = {k: build for k, build in builds.items() if build is not None}
-    return Effects(effects, builds, noted, held if effects else (), hooks)
+    return Effects(effects, builds, noted, held if effects else (), hooks, warned)

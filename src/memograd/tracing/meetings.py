@@ -36,6 +36,7 @@ from memograd.tracing.names import (
 )
 from memograd.tracing.objects import CARRIERS, Objects
 from memograd.tracing.standard import CALLED, Question, named, question
+from memograd.tracing.warned import INSTEAD
 
 _DEPTH = 2  # of calls from function to function inside libraries: what decides there does not change
 _LARGEST = 100_000  # entries of a container that are met one by one
@@ -181,6 +182,8 @@ class Meetings(Objects):
             self._everything(scope)
         for i, name in enumerate(chain):
             value = scope.get(name, MISSING)
+            if isinstance(value, types.FunctionType | types.BuiltinFunctionType) and value in INSTEAD:
+                value = self.stand_in(scope, name, *INSTEAD[value])
             if isinstance(value, types.ModuleType):
                 if is_machinery(value.__name__):
                     if not library:

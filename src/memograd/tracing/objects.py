@@ -73,6 +73,9 @@ class Objects:
     def watch_ids(self, scope: dict[str, Any], name: str) -> None:
         raise NotImplementedError
 
+    def stand_in(self, scope: dict[str, Any], name: str, value: Any, own: Any) -> Any:
+        raise NotImplementedError
+
     def watch_modules(self) -> None:
         raise NotImplementedError
 

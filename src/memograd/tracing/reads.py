@@ -117,6 +117,7 @@ class Reads(Meetings):
         self.tensors: dict[int, Place] = {}
         self.keys: dict[int, Key] = {}
         self.containers: list[Any] = []  # dicts, lists and sets that count as read with all they hold
+        self._instead: list[tuple[dict[str, Any], str, Any, Any]] = []  # what stands in modules as the program runs
         self.asking: list[tuple[dict[str, Any], str]] = []  # modules of code that asks for ids, and how
         self.names: dict[int, str] = {}  # a path for messages, by id of what was met
         self._classes: dict[type, Any] = {}
@@ -143,7 +144,14 @@ class Reads(Meetings):
             self._recording = True
             if self._modules:
                 asked.watch(nn.Module)
-            yield
+            try:
+                for scope, name, _, own in self._instead:
+                    scope[name] = own
+                yield
+            finally:
+                for scope, name, value, own in self._instead:
+                    if scope.get(name) is own:
+                        scope[name] = value
 
     def watch_modules(self) -> None:
         """From the first one on that the program gets hold of: Python goes through all subclasses of a class whose
@@ -277,6 +285,15 @@ class Reads(Meetings):
         if self.counts and name not in scope:
             scope[name] = TOLD[name]
             self.asking.append((scope, name))
+
+    def stand_in(self, scope: dict[str, Any], name: str, value: Any, own: Any) -> Any:
+        """As the program runs, ``own`` is what a module has in the place of ``value``, a function that it imported;
+        returns that."""
+        if scope[name] is not own:  # else it is, by who runs the program around this one
+            self._instead.append((scope, name, value, own))
+            if self._recording:
+                scope[name] = own
+        return value
 
     def forget_ids(self) -> None:
         """The program has run."""

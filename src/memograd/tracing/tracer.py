@@ -74,6 +74,7 @@ class Tracer(Recorder, TorchDispatchMode):
         super().__init__(*args, **kwargs)
         self.seeds: Any = None  # what the program makes of the random generator, see ``chance.py``
         self.past_hooks: list[tuple[set[fx.Node], str]] = []  # who reads a tensor without its hook, and where that is
+        self.warned: Any = None  # takes what the program warns of, where runs of its graph give that, see ``warned.py``
         self.registered: Any = None  # takes hooks on inputs, where these are none of the graph's, see ``registered.py``
         self.handles: dict[int, tuple[Any, str]] = {}  # by id: those of hooks on its own tensors, and what these are
         self.given_ids: dict[int, tuple[int, int]] = {}  # what stands for an argument: its position and its id

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 
 from memograd.tracing.tracer import Tracer
+from memograd.tracing.warned import not_given
 
 
 class _UnderWay(threading.local):
@@ -60,7 +61,8 @@ def plainly() -> Iterator[None]:
     it."""
     ACTIVE.plain += 1
     try:
-        yield
+        with not_given():
+            yield
     finally:
         ACTIVE.plain -= 1
 

@@ -14,10 +14,12 @@ from memograd.tracing.addresses import STORAGE_ADDRESS
 from memograd.tracing.chance import seeds
 from memograd.tracing.cudnn import plain_recurrence
 from memograd.tracing.histories import Histories, histories
+from memograd.tracing.interposed import together
 from memograd.tracing.silent_reads import PICKLES, TO_DLPACK
 from memograd.tracing.substitute import Substitute
 from memograd.tracing.tracer import Tracer
 from memograd.tracing.unseen import Unseen
+from memograd.tracing.warned import WATCHED
 
 
 def watching(
@@ -41,6 +43,7 @@ def watching(
     yield STORAGE_ADDRESS()
     yield PICKLES()
     yield TO_DLPACK()
+    yield together(*WATCHED)
     yield Histories(tracer)
     yield tracer.modules.follow(root)
     yield plain_recurrence()
