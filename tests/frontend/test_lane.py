@@ -92,7 +92,7 @@ def models() -> tuple[Any, Any]:
     ours: Any = mg.wrap(copy.deepcopy(theirs))
     for _ in range(4):
         trained(ours, X)
-    assert ours.forward._short[0]((X,)) is not None
+    assert ours.forward._short[0]((X,), {}) is not None
     return ours, theirs
 
 
@@ -102,7 +102,7 @@ def test_what_changes_about_the_model_leads_off_it(models: Any, change: Callable
         torch.manual_seed(1)
         change(model)
     short = models[0].forward._short[0]
-    assert short((X,)) is None
+    assert short((X,), {}) is None
     torch.testing.assert_close(*(trained(model, X) for model in models))
 
 
@@ -111,7 +111,7 @@ def test_what_stands_around_a_call_leads_off_it(models: Any, around: Callable[[]
     results = []
     for model in models:
         with around():
-            assert model is not models[0] or model.forward._short[0]((X,)) is None
+            assert model is not models[0] or model.forward._short[0]((X,), {}) is None
             results.append(trained(model, X) if torch.is_grad_enabled() else model(X).clone())
     torch.testing.assert_close(*results)
 
@@ -120,7 +120,7 @@ def test_a_transform_of_torch_func_leads_off_it(models: Any) -> None:
     led: list[bool] = []
 
     def loss(model: Any, x: torch.Tensor) -> torch.Tensor:
-        led.append(model is not models[0] or model.forward._short[0]((X,)) is None)
+        led.append(model is not models[0] or model.forward._short[0]((X,), {}) is None)
         return model(x).square().sum()
 
     torch.testing.assert_close(*(torch.func.grad(functools.partial(loss, model))(X) for model in models))
@@ -146,7 +146,7 @@ def test_another_default_dtype_leads_off_it(models: Any) -> None:
 
 @pytest.mark.parametrize("argument", ARGUMENTS.values(), ids=ARGUMENTS)
 def test_other_arguments_lead_off_it(models: Any, argument: Callable[[], Any]) -> None:
-    assert models[0].forward._short[0]((argument(),)) is None
+    assert models[0].forward._short[0]((argument(),), {}) is None
     results = []
     for model in models:
         x = argument()
@@ -158,7 +158,7 @@ def test_a_hook_for_every_module_leads_off_it(models: Any) -> None:
     hook = nn.modules.module.register_module_forward_hook(lambda m, args, out: out * 2)
     with contextlib.closing(contextlib.ExitStack()) as stack:
         stack.callback(hook.remove)
-        assert models[0].forward._short[0]((X,)) is None
+        assert models[0].forward._short[0]((X,), {}) is None
         torch.testing.assert_close(*(trained(model, X) for model in models))
 
 
@@ -168,7 +168,7 @@ def test_it_is_written_anew_for_what_is_usual_later(models: Any) -> None:
         model.scale = 3.0
     for _ in range(40):
         seen = trained(ours, X)
-    assert ours.forward._short[0]((X,)) is not None
+    assert ours.forward._short[0]((X,), {}) is not None
     torch.testing.assert_close(seen, trained(theirs, X))
 
 
@@ -234,7 +234,53 @@ def test_the_many_places_of_a_large_model_are_compared_in_a_loop(monkeypatch: py
     ours: Any = mg.wrap(copy.deepcopy(theirs))
     for _ in range(4):
         trained(ours, X)
-    assert ours.forward._short[0]((X,)) is not None
+    assert ours.forward._short[0]((X,), {}) is not None
     for model in (ours, theirs):
         model.scale = 7.0
     torch.testing.assert_close(trained(ours, X), trained(theirs, X))
+
+
+class Two(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(3, 3)
+
+    def forward(self, x: torch.Tensor, mask: Any = None, shift: Any = 0.0) -> torch.Tensor:
+        h = self.layer(x).tanh()
+        return (h if mask is None else h * mask - x) + shift
+
+
+KEYWORDS: list[tuple[tuple[Any, ...], dict[str, Any]]] = [
+    ((X,), {"mask": X + 1}),
+    ((), {"x": X, "mask": X + 1}),
+    ((), {"mask": X + 1, "x": X}),
+    ((), {"x": X}),
+    ((X, X + 1), {}),
+    ((X,), {"mask": X}),
+    ((X,), {"shift": X + 1}),
+    ((X,), {"mask": X + 1, "shift": 2.0}),
+    ((X,), {"mask": (X + 1).double()}),
+    ((X,), {"mask": torch.ones(3)}),
+    ((X,), {"mask": (X + 1).requires_grad_()}),
+]
+
+
+@pytest.mark.parametrize("first", range(3))
+def test_calls_with_keywords_go_it_and_others_do_not(monkeypatch: pytest.MonkeyPatch, first: int) -> None:
+    theirs = Two()
+    ours: Any = mg.wrap(copy.deepcopy(theirs))
+
+    def grads(model: Any, args: Any, kwargs: Any) -> Any:
+        model.zero_grad()
+        out = model(*args, **kwargs)
+        out.square().sum().backward()
+        return out.detach(), [p.grad.clone() for p in model.parameters()]
+
+    for other in KEYWORDS:
+        for args, kwargs in [*[KEYWORDS[first]] * 4, other, KEYWORDS[first]]:
+            torch.testing.assert_close(grads(ours, args, kwargs), grads(theirs, args, kwargs))
+    new: Any = mg.wrap(copy.deepcopy(theirs))
+    for _ in range(4):
+        grads(new, *KEYWORDS[first])
+    monkeypatch.setattr("memograd.frontend.forward.Wrapped.run", None)
+    torch.testing.assert_close(grads(new, *KEYWORDS[first]), grads(theirs, *KEYWORDS[first]))

@@ -118,9 +118,9 @@ class Wrapped:
 
     def call(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """What its model returns."""
-        if self._short is not None and not (kwargs or self.off or dynamo_listens()):
+        if self._short is not None and not (self.off or dynamo_listens()):
             lane, program = self._short
-            flat = lane(args)
+            flat = lane(args, kwargs)
             if flat is not None:
                 self._last = program
                 return program.launch(flat)
@@ -228,9 +228,10 @@ class Wrapped:
         self._last = program
         out = program(args, kwargs, self._witness(program, args, kwargs))
         self._long += 1
-        if self._long >= self._patience and self._hooks is not None and not kwargs and self.check != "always":
+        if self._long >= self._patience and self._hooks is not None and self.check != "always":
             self._patience *= 2  # who changes something at each call does not get a short way at each call
-            lane = lane_of(program, args, self._hooks, None if self.check == "never" else program.expected)
+            unchecked = None if self.check == "never" else program.expected
+            lane = lane_of(program, args, kwargs, self._hooks, unchecked)
             self._short = None if lane is None else (lane, program)
         return out
 

@@ -36,8 +36,10 @@ class Inputs:
 
     def flat(self, args: Any, kwargs: Any) -> list[Any]:
         """The flat inputs for these arguments."""
-        if kwargs or not only_tensors(args):
+        if not only_tensors((*args, *kwargs.values())):
             return self.graph.bind(args, kwargs)
+        if kwargs:  # in an order of the caller's
+            return self._bind(args, kwargs)
         self.graph.check_offsets(args)
         if self.bound is None or self.graph.guards.moved or [*map(_lies, self._held)] != self._lie:
             return self._bind(args, kwargs)

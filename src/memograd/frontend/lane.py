@@ -8,7 +8,7 @@ way, which knows what that means.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from operator import getitem
 from typing import Any
 
@@ -22,28 +22,35 @@ from memograd.graph.printing import load
 from memograd.tracing.reuse import places
 from memograd.tracing.under_way import ACTIVE
 
-Lane = Callable[[tuple[Any, ...]], list[Any] | None]
+Lane = Callable[[tuple[Any, ...], dict[str, Any]], list[Any] | None]
 _MOST = 200  # places that are written out; more are compared in a loop of C
 _ATTRIBUTES = ("dtype", "layout", "requires_grad")  # compared by identity
 _ADDRESS, _STRIDE = torch.Tensor.data_ptr, torch.Tensor.stride
 
 
 def lane_of(
-    program: Program, args: Sequence[Any], hooks: Sequence[dict[int, Any]], unchecked: Expected | None
+    program: Program,
+    args: Sequence[Any],
+    kwargs: Mapping[str, Any],
+    hooks: Sequence[dict[int, Any]],
+    unchecked: Expected | None,
 ) -> Lane | None:
-    """The flat inputs of ``program``, which has just run on ``args``, for arguments like these in surroundings like
-    these; the function's answer is None where they are others. None where there is no short way to be had.
+    """The flat inputs of ``program``, which has just run on ``args`` and ``kwargs``, for arguments like these in
+    surroundings like these; the function's answer is None where they are others. None where there is no short way to
+    be had.
 
     Args:
         hooks: the tables of the hooks of all modules, and of those for every module there is.
         unchecked: where calls are compared that were not yet: says whether there are some.
     """
-    flat = program.inputs.bound
+    flat, count, args = program.inputs.bound, len(args), [*args, *kwargs.values()]
     if flat is None or others_around() or any(hooks) or not (_is_simple(program, flat) and _are_simple(args)):
         return None
     writer = _Writer()
     names = [f"x{k}" for k in range(len(args))]
-    writer.surroundings(len(args), hooks, unchecked)
+    writer.surroundings(count, list(kwargs), hooks, unchecked)
+    if kwargs:
+        writer.lines.append("    args = *args, *kwargs.values()")
     if names:
         writer.lines.append(f"    [{', '.join(names)}] = args")
     if len(names) == 2:
@@ -64,7 +71,7 @@ def lane_of(
         writer.refuse([f"[*map({what}, {writer.name(held)})] != {writer.name([*map(of, held)])}"])
     late = iter(names)
     writer.lines.append(f"    return [{', '.join(bound[k] if k in bound else next(late) for k in range(len(flat)))}]")
-    return load("\n".join(["def lane(args):", *writer.lines]) + "\n", "lane", writer.scope)
+    return load("\n".join(["def lane(args, kwargs):", *writer.lines]) + "\n", "lane", writer.scope)
 
 
 def _is_simple(program: Program, flat: Sequence[torch.Tensor | None]) -> bool:
@@ -119,9 +126,13 @@ class _Writer:
         if tests:
             self.lines.append(f"    if {' or '.join(tests)}: return None")
 
-    def surroundings(self, count: int, hooks: Sequence[dict[int, Any]], unchecked: Expected | None) -> None:
-        """There are ``count`` arguments, and all that counts around the call is as it is now."""
-        tests = [f"len(args) != {count}", "not gradients()", "inference()", "others_around()"]
+    def surroundings(
+        self, count: int, keywords: list[str], hooks: Sequence[dict[int, Any]], unchecked: Expected | None
+    ) -> None:
+        """There are ``count`` arguments, others with these ``keywords``, and all that counts around the call is as it
+        is now."""
+        keys = f"[*kwargs] != {self.name(keywords)}" if keywords else "kwargs"
+        tests = [f"len(args) != {count}", keys, "not gradients()", "inference()", "others_around()"]
         tests += ["captures.plain", "captures.tracers"]
         if unchecked is not None:
             tests.append(f"{self.name(unchecked)}.unchecked")
