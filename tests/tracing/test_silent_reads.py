@@ -121,3 +121,9 @@ def test_a_pickle_is_that_of_the_call() -> None:
 
     expected = trained(Reading(compared, "argument"), PARTS)
     torch.testing.assert_close(trained(mg.wrap(Reading(compared, "argument"), check="never"), PARTS), expected)
+
+
+def test_a_file_of_tensors_is_refused_with_what_to_do(tmp_path):
+    torch.save(torch.ones(3), tmp_path / "scale.pt")
+    with pytest.raises(mg.CaptureError, match=r"torch\.load\) outside of the program"):
+        mg.capture(lambda x: x * torch.load(tmp_path / "scale.pt"), torch.ones(3))

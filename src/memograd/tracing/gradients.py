@@ -53,7 +53,7 @@ class GradientsLeft:
             source, line = caller()
             raise CaptureError(
                 f"the program reads the gradient of a tensor {tuple(tensor.shape)} that it was not given, at {source} "
-                f"({line}): pass it in as an argument, or set it to None before"
+                f"({line}): pass it in as an argument, or set it to None before (zero_grad() belongs into the loop)"
             )
         if own is None:
             reads.place(tensor, "grad", None, "a gradient", attribute=True)

@@ -53,7 +53,10 @@ def functional_twin(func: Any) -> Any:
         return None
     namespace, name = schema.name.split("::")
     if name in _REFUSED:
-        raise CaptureError(f"{func} changes the memory of a tensor; write the result to a new tensor instead")
+        raise CaptureError(
+            f"{func} changes the memory of a tensor; write the result to a new tensor instead, and read what comes "
+            "from a file or a pickle (torch.load) outside of the program"
+        )
     outs = {a.name for a in schema.arguments if a.kwarg_only and a.alias_info is not None and a.alias_info.is_write}
     wanted = [(a.name, str(a.type)) for a in schema.arguments if a.name not in outs]
     pure = name if outs else name.replace("__i", "__", 1) if name.startswith("__i") else name.removesuffix("_")
