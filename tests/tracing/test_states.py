@@ -22,6 +22,7 @@ import sys
 import threading
 import time
 import types
+import warnings
 import weakref
 import zlib
 from collections.abc import Callable
@@ -252,6 +253,17 @@ def weak_and_gone() -> Case:
     return times(lambda: 3.0 if seen() is None else 2.0), held.clear
 
 
+def weak_and_gone_beside_a_warning() -> Case:
+    held = [Thing()]
+    seen = weakref.ref(held[0])
+
+    def k() -> float:
+        warnings.warn("a warning", stacklevel=1)
+        return 3.0 if seen() is None else 2.0
+
+    return times(k), held.clear
+
+
 def weak_keys() -> Case:
     key = Thing()
     held = weakref.WeakKeyDictionary({key: 2.0})
@@ -411,6 +423,7 @@ CASES: dict[str, Any] = {
             *(mapped, number_of_c, pointer, proxy, values_of_a_dict, context, context_set_inside, environment),
             *(environment_by_getenv, of_this_thread, generator, advanced_outside, batches, lines, file_of_its_own),
             *(file_open, taken_from_a_list, got_from_a_dict, weak_proxy, weak_and_gone, weak_keys, base_class),
+            weak_and_gone_beside_a_warning,
             *(class_of_the_object, another_class, by_globals, noted_on_a_function, noted_on_a_tensor, other_arguments),
             *(large, polynomial, folder, clock, digits, another_context, hashed, decompressed),
         )

@@ -122,7 +122,7 @@ def trace(
             raise
         refused, raised = error, error.raised
     finally:  # no circle: what the program has met is let go at once, weak references to it end
-        one.tracer.lift = one.tracer.used = None
+        one.tracer.lift = one.tracer.used = one.tracer.warned = None
     raise one.raised_by_pytorch(args, kwargs, wrt, raised) or refused
 
 

@@ -96,8 +96,9 @@ class Noting:
             return warned.now()  # into a list of the program's own
         raises = warned.is_error()
         self._raised.append((warned, raises))
-        if self._tell is not None and len(self._raised) == 1:
-            self._tell(self._raises_others)
+        if self._tell is not None:
+            self._tell, tell = None, self._tell  # once; who is told holds this
+            tell(self._raises_others)
         if raises:
             warned.now()
         self.all.append(warned)
