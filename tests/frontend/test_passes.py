@@ -109,6 +109,19 @@ class Sine(nn.Module):
         return x.sin()
 
 
+def assert_equal_to_the_last_bit(use: Any, ours: Any, theirs: Any, batches: list[torch.Tensor]) -> None:
+    """The gradients of a step on each of the batches, from the first one on."""
+    for x in batches:
+        x.requires_grad_()
+        gradients: list[list[torch.Tensor]] = []
+        for model in (ours, theirs):
+            model.zero_grad()
+            x.grad = None
+            use(model, x).backward()
+            gradients.append([p.grad for p in (x, *model.parameters()) if p.grad is not None])
+        assert all(map(torch.equal, *gradients))
+
+
 ACTIVATIONS: list[Any] = [nn.Tanh, Sine, nn.Sigmoid, nn.Softplus, nn.ELU, nn.SiLU]
 
 
@@ -118,15 +131,7 @@ def test_gradients_of_gradients_are_pytorchs_to_the_last_bit(use, activation):
     torch.manual_seed(0)
     theirs: Any = nn.Sequential(nn.Linear(3, 9), activation(), nn.Linear(9, 9), activation(), nn.Linear(9, 1))
     ours = mg.wrap(copy.deepcopy(theirs), backend="eager")
-    for _ in range(4):
-        x = torch.randn(17, 3).requires_grad_()
-        gradients: list[list[torch.Tensor]] = []
-        for model in (ours, theirs):
-            model.zero_grad()
-            x.grad = None
-            use(model, x).backward()
-            gradients.append([p.grad for p in (x, *model.parameters()) if p.grad is not None])
-        assert all(map(torch.equal, *gradients))
+    assert_equal_to_the_last_bit(use, ours, theirs, [torch.randn(17, 3) for _ in range(4)])
 
 
 SMOOTH: list[Any] = [nn.Tanh, Sine, nn.Sigmoid, nn.Softplus, nn.ELU]
@@ -150,15 +155,7 @@ def test_gradients_of_third_order_are_pytorchs_to_the_last_bit(use, activation, 
     blocks = [activation(), nn.Linear(9, 9), activation(), nn.Linear(9, 9), activation(), Residual(activation)]
     theirs: Any = nn.Sequential(nn.Linear(2, 9), *blocks, nn.Linear(9, 1))
     ours = mg.wrap(copy.deepcopy(theirs), backend="eager", check="never")
-    for _ in range(3):
-        x = torch.randn(17, 2).requires_grad_()
-        gradients: list[list[torch.Tensor]] = []
-        for model in (ours, theirs):
-            model.zero_grad()
-            x.grad = None
-            use(model, x).backward()
-            gradients.append([p.grad for p in (x, *model.parameters()) if p.grad is not None])
-        assert all(map(torch.equal, *gradients))
+    assert_equal_to_the_last_bit(use, ours, theirs, [torch.randn(17, 2) for _ in range(3)])
 
 
 def test_what_was_remembered_in_case_somebody_goes_on_is_forgotten_once_nobody_did():

@@ -1,8 +1,9 @@
 """Checkpoints with reentry (``checkpoint(..., use_reentrant=True)``) among what a tensor was computed by.
 
 To autograd such a part of a program depends on its arguments alone. The parameters that it uses get their gradients
-into ``.grad``, by a backward pass inside of the backward pass: ``torch.autograd.grad`` cannot run it, and a backward
-pass that is told to go to the parameters only passes it by where no parameter lies in front of it.
+into ``.grad``, by a backward pass inside of the backward pass. PyTorch refuses that where a backward pass is told where
+to go, as ``torch.autograd.grad`` is; but only if it gets there: where no parameter lies in front, it passes by in
+silence, and those inside seem to have no gradient.
 """
 
 from __future__ import annotations
@@ -24,8 +25,8 @@ def reenters(ends: Iterable[Tensor]) -> bool:
 
 
 def leaves_to_go_to(ends: Iterable[Tensor]) -> list[Tensor]:
-    """Where there is one, all the leaves that ``ends`` were computed from: a backward pass that goes to these reaches
-    it."""
+    """Where there is one, all the leaves that ``ends`` were computed from: a backward pass that is told to go to these
+    gets there, and PyTorch says that it cannot run it."""
     nodes = nodes_behind(ends)
     return [node.variable for node in nodes if hasattr(node, "variable")] if _reenters(nodes) else []
 

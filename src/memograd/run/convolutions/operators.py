@@ -1,6 +1,5 @@
 """Convolutions and their two gradients as operators that say by which algorithm: ``winograd``, ``patches`` or
-``positions``. Operands
-that lie otherwise than the graph said, and results that are not finite, are left to PyTorch."""
+``positions``. Operands that lie otherwise than the graph said, and results that are not finite, are left to PyTorch."""
 
 from __future__ import annotations
 
